@@ -1,0 +1,41 @@
+"""What a timing depends on, written beside every timing."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import torch  # before openmm, whose plugin links torch's libraries
+
+# isort: split
+import openmm
+
+
+def processor_name() -> str:
+    """Return the processor's name where the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or "unknown"
+
+
+def describe() -> dict[str, str | int | float]:
+    """Return processor, threads, load and versions."""
+    return {
+        "processor": processor_name(),
+        "cores": os.cpu_count() or 0,
+        "torch_threads": torch.get_num_threads(),
+        "load_average": round(os.getloadavg()[0], 1),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "openmm": openmm.Platform.getOpenMMVersion(),
+    }
+
+
+def describe_line() -> str:
+    """Return :func:`describe` as one line."""
+    return ", ".join(f"{key} {value}" for key, value in describe().items())

@@ -1,0 +1,130 @@
+"""Time per MD step, OpenMM included, by backend, platform, precision and molecules.
+
+    python benchmarks/step_time.py --out step_time.json
+
+Every configuration is warmed up, then all of them take turns for several rounds, so that a
+busy moment of the machine hits all alike.  The median round is printed, with the spread.
+"No force" is what OpenMM itself needs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import torch  # before openmm, whose plugin links torch's libraries
+
+# isort: split
+import machine
+from openmm import OpenMMException
+from rich.console import Console
+from rich.table import Table
+from water_timing import DT_FS, Stepper
+
+from openmm_se3.files import atomic_write
+from openmm_se3.plugin import pythonforce_problem, torchforce_problem
+from openmm_se3.simulation.platforms import platform_names
+
+WARM_UP_STEPS = 100
+SECONDS_PER_DAY = 86400.0
+BACKENDS = {"torchforce": torchforce_problem, "pythonforce": pythonforce_problem}
+
+
+def steppers(
+    model: str, molecules: tuple[int, ...], precisions: tuple[str, ...], console: Console
+) -> list[tuple[dict[str, Any], Stepper]]:
+    """Return every configuration that runs here; say which do not, and why."""
+    found = []
+    for n, platform in itertools.product(molecules, platform_names()):
+        options: list[tuple[str | None, str, str]] = [(None, "no force", "single")]
+        for backend, problem in BACKENDS.items():
+            if problem() is None:
+                options += [(model, backend, precision) for precision in precisions]
+        for name, backend, precision in options:
+            facts = {
+                "molecules": n,
+                "backend": backend,
+                "platform": platform,
+                "precision": precision if name else "",
+            }
+            try:
+                found.append((facts, Stepper(name, n, backend, platform, precision)))
+            except OpenMMException as error:
+                console.print(f"[yellow]left out[/]: {facts}: {error}", highlight=False)
+    for backend, problem in BACKENDS.items():
+        if problem() is not None:
+            console.print(f"[yellow]left out[/]: {problem()}", highlight=False)
+    return found
+
+
+@click.command()
+@click.option("--model", default="water", show_default=True)
+@click.option("--molecules", "-n", multiple=True, type=int, default=(1, 2, 6))
+@click.option(
+    "--precision", multiple=True, type=str, default=("single", "double"),
+    show_default=True,
+)
+@click.option("--rounds", type=click.IntRange(1), default=7, show_default=True)
+@click.option("--steps", type=click.IntRange(1), default=300, show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path))
+def main(
+    model: str,
+    molecules: tuple[int, ...],
+    precision: tuple[str, ...],
+    rounds: int,
+    steps: int,
+    threads: int,
+    out: Path | None,
+) -> None:
+    """Time steps of molecular dynamics."""
+    console = Console()
+    torch.set_num_threads(threads)
+    configurations = steppers(model, molecules, precision, console)
+    times: list[list[float]] = [[] for _ in configurations]
+    for _, stepper in configurations:
+        stepper.step(WARM_UP_STEPS)
+    for _ in range(rounds):
+        for (_, stepper), own in zip(configurations, times, strict=True):
+            start = time.perf_counter()
+            stepper.step(steps)
+            own.append((time.perf_counter() - start) / steps)
+    rows = [
+        {**facts, "seconds_per_step": statistics.median(own), "rounds": own}
+        for (facts, _), own in zip(configurations, times, strict=True)
+    ]
+    table = Table(title=f"time per step of {DT_FS} fs, model {model}")
+    for heading in ("molecules", "backend", "platform", "precision"):
+        table.add_column(heading)
+    for heading in ("ms/step", "fastest to slowest", "ns/day"):
+        table.add_column(heading, justify="right")
+    for row in sorted(rows, key=lambda r: (r["molecules"], r["seconds_per_step"])):
+        median = row["seconds_per_step"]
+        table.add_row(
+            str(row["molecules"]),
+            row["backend"],
+            row["platform"],
+            row["precision"],
+            f"{median * 1e3:.3f}",
+            f"{min(row['rounds']) * 1e3:.3f} to {max(row['rounds']) * 1e3:.3f}",
+            f"{SECONDS_PER_DAY / median * DT_FS * 1e-6:.2f}",
+        )
+    console.print(table)
+    console.print(
+        f"medians of {rounds} interleaved rounds of {steps} steps, {threads} thread(s); "
+        f"{machine.describe_line()}",
+        highlight=False,
+    )
+    if out is not None:
+        result = {"machine": machine.describe(), "threads": threads, "rows": rows}
+        with atomic_write(out) as temporary:
+            temporary.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,385 @@
+"""Accuracy of a water model against DFT: test errors, minima, frequencies, dimer.
+
+    python benchmarks/water_accuracy.py --out water_accuracy.json --figure dimer.png
+
+Test errors are on trajectories that training never saw (``models/water/data/*.h5``).
+Everything else is compared with ``reference/water_dft.json``, which ``water_reference.py``
+made with DFT; no DFT runs here.  Exit code 1 if a figure misses its limit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+from rich.console import Console
+from rich.table import Table
+from water_geometry import (
+    WATER,
+    EnergyAndForces,
+    bond_lengths_and_angle,
+    find_minimum,
+    finite_difference_hessian,
+    frequencies,
+)
+
+from openmm_se3.export.modelfile import ModelFile, evaluate, load_model
+from openmm_se3.files import atomic_write
+from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.reference.dataset import Frame, read_datasets
+from openmm_se3.shipped import models_folder
+from openmm_se3.units import EV_TO_KCAL_PER_MOL
+
+REFERENCE = Path(__file__).parent / "reference" / "water_dft.json"
+DTYPES = {"single": torch.float32, "double": torch.float64}
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Test frames that are judged together; None means any, and no limit.
+
+    Attributes:
+        name: What they are.
+        molecules: Molecules per frame.
+        kind: Kind of frame.
+        temperature: K.
+        force_limit: Largest force MAE, kcal/mol/A.
+        energy_limit: Largest energy MAE, kcal/mol per molecule.
+    """
+
+    name: str
+    molecules: int
+    kind: str
+    temperature: float | None = None
+    force_limit: float | None = None
+    energy_limit: float | None = None
+
+
+GROUPS = (
+    Group("monomers, 600 K", 1, "md", 600.0, force_limit=0.05, energy_limit=0.03),
+    *(
+        Group(f"(H2O){n}, 350 K", n, "md", 350.0, force_limit=0.25, energy_limit=0.05)
+        for n in range(2, 7)
+    ),
+    Group("monomers, 300 K", 1, "md", 300.0),
+    Group("monomers, 1000 K", 1, "md", 1000.0),
+    Group("monomers, distorted", 1, "distortion"),
+    Group("dimers, approach curves", 2, "approach"),
+    Group("dimers, 700 K", 2, "md", 700.0),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One figure of the table."""
+
+    name: str
+    model: float
+    reference: float | None
+    error: float
+    limit: float | None
+    unit: str
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether the error is within the limit; None without a limit."""
+        return None if self.limit is None else bool(self.error <= self.limit)
+
+
+def interaction(
+    network: SE3Transformer, numbers: np.ndarray
+) -> EnergyAndForces:
+    """Return the model as a function of positions [n, 3] (A)."""
+    symbols = [chemical_symbols[z] for z in numbers]
+    return lambda positions: evaluate(network, symbols, positions)
+
+
+def frame_errors(
+    network: SE3Transformer, frames: list[Frame], self_energies: dict[int, float]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return energy errors [n_frames] (eV) and the force errors of each frame (eV/A)."""
+    energy_errors, force_errors = [], []
+    for frame in frames:
+        energy, forces = interaction(network, frame.numbers)(frame.positions)
+        atoms = sum(self_energies[int(z)] for z in frame.numbers)
+        energy_errors.append(energy + atoms - frame.energy)
+        force_errors.append(forces - frame.forces)
+    return np.array(energy_errors), force_errors
+
+
+def test_error_rows(
+    model: ModelFile, network: SE3Transformer, data: list[Path]
+) -> tuple[list[Row], list[dict[str, Any]]]:
+    """Return the test errors as rows, and with worst frames as plain values."""
+    dataset = read_datasets(data)
+    test = dataset.select("test")
+    rows, details = [], []
+    for group in GROUPS:
+        frames = [
+            frame
+            for frame in test
+            if len(frame.numbers) == 3 * group.molecules
+            and frame.kind == group.kind
+            and group.temperature in (None, frame.temperature)
+        ]
+        if not frames:
+            continue
+        energies, forces = frame_errors(network, frames, model.self_energies)
+        centred = (energies - energies.mean()) * EV_TO_KCAL_PER_MOL / group.molecules
+        by_frame = np.array([np.abs(f).mean() for f in forces]) * EV_TO_KCAL_PER_MOL
+        worst = int(by_frame.argmax())
+        details.append(
+            {
+                "group": group.name,
+                "frames": len(frames),
+                "trajectories": len({frame.trajectory for frame in frames}),
+                "force_mae": float(by_frame.mean()),
+                "force_mae_worst_frame": float(by_frame[worst]),
+                "force_error_largest_component": float(
+                    max(np.abs(f).max() for f in forces) * EV_TO_KCAL_PER_MOL
+                ),
+                "worst_frame": frames[worst].trajectory,
+                "energy_mae_per_molecule": float(np.abs(centred).mean()),
+                "energy_offset_per_molecule": float(
+                    energies.mean() * EV_TO_KCAL_PER_MOL / group.molecules
+                ),
+                "force_limit": group.force_limit,
+                "energy_limit": group.energy_limit,
+            }
+        )
+        last = details[-1]
+        rows += [
+            Row(
+                f"{group.name}: {what}",
+                last[key],
+                None,
+                last[key],
+                limit,
+                unit,
+            )
+            for what, key, limit, unit in (
+                ("force MAE", "force_mae", group.force_limit, "kcal/mol/A"),
+                (
+                    "energy MAE per molecule",
+                    "energy_mae_per_molecule",
+                    group.energy_limit,
+                    "kcal/mol",
+                ),
+            )
+        ]
+    return rows, details
+
+
+def compared(
+    name: str, found: float, expected: float, limit: float | None, unit: str
+) -> Row:
+    """Return a row for a number that DFT gives too."""
+    return Row(name, found, expected, abs(found - expected), limit, unit)
+
+
+def monomer_rows(
+    function: EnergyAndForces, reference: dict[str, Any]
+) -> tuple[list[Row], float]:
+    """Return minimum and frequencies of the monomer, and its energy (eV)."""
+    energy, positions = find_minimum(function, np.array(reference["positions"]))
+    first, second, angle = bond_lengths_and_angle(positions)
+    length = (first + second) / 2.0
+    rows = [
+        compared("monomer O-H", length, reference["oh_length"], 0.001, "A"),
+        compared("monomer H-O-H", angle, reference["hoh_angle"], 0.1, "degrees"),
+    ]
+    found = frequencies(finite_difference_hessian(function, positions), WATER, 3)
+    names = ("bend", "symmetric stretch", "antisymmetric stretch")
+    for name, own, theirs in zip(names, found, reference["frequencies"], strict=True):
+        rows.append(compared(f"monomer {name}", float(own), theirs, 10.0, "1/cm"))
+    return rows, energy
+
+
+def dimer_rows(
+    function: EnergyAndForces, references: dict[str, Any], monomer_energy: float
+) -> list[Row]:
+    """Return binding energy and O-O distance at each minimum that DFT has."""
+    rows = []
+    for name, reference in references.items():
+        energy, positions = find_minimum(function, np.array(reference["positions"]))
+        binding = (2.0 * monomer_energy - energy) * EV_TO_KCAL_PER_MOL
+        distance = float(np.linalg.norm(positions[3] - positions[0]))
+        expected = reference["binding_energy"] * EV_TO_KCAL_PER_MOL
+        rows += [
+            compared(f"dimer, {name}: binding", binding, expected, 0.15, "kcal/mol"),
+            compared(
+                f"dimer, {name}: O-O", distance, reference["oo_distance"], 0.02, "A"
+            ),
+        ]
+    return rows
+
+
+def dimer_curve(
+    dimer: EnergyAndForces, monomer: EnergyAndForces, curve: dict[str, Any]
+) -> np.ndarray:
+    """Return the model's interaction energies along a rigid curve, kcal/mol."""
+    frames = np.array(curve["positions"])
+    apart = monomer(frames[0][:3])[0] + monomer(frames[0][3:])[0]
+    energies = np.array([dimer(frame)[0] for frame in frames])
+    return (energies - apart) * EV_TO_KCAL_PER_MOL
+
+
+def draw(
+    curves: list[dict[str, Any]], found: list[np.ndarray], cutoff: float, path: Path
+) -> None:
+    """Draw the dimer curves of model and DFT."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        2,
+        len(curves),
+        figsize=(4.0 * len(curves), 5.0),
+        sharex=True,
+        height_ratios=(3, 1),
+        layout="constrained",
+        squeeze=False,
+    )
+    for (upper, lower), curve, own in zip(axes.T, curves, found, strict=True):
+        distances = np.array(curve["distances"])
+        dft = np.array(curve["interaction_energies"]) * EV_TO_KCAL_PER_MOL
+        upper.plot(distances, dft, "o", ms=3.5, color="black", label="DFT")
+        upper.plot(distances, own, "-", color="tab:blue", label="model")
+        upper.set_title(curve["name"])
+        upper.legend(frameon=False)
+        lower.plot(distances, own - dft, "-", color="tab:red")
+        lower.set_xlabel("O-O distance (A)")
+        for axis in (upper, lower):
+            axis.axvline(cutoff, color="grey", lw=0.8, ls=":")
+            axis.axhline(0.0, color="grey", lw=0.5)
+    axes[0, 0].set_ylabel("interaction (kcal/mol)")
+    axes[1, 0].set_ylabel("model - DFT")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+    pyplot.close(figure)
+
+
+def print_rows(rows: list[Row], console: Console, title: str) -> None:
+    """Print the table."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("figure")
+    for heading in ("model", "DFT", "error", "at most"):
+        table.add_column(heading, justify="right")
+    table.add_column("result")
+    words = {True: "[green]pass[/]", False: "[bold red]fail[/]", None: ""}
+    for row in rows:
+        table.add_row(
+            f"{row.name}, {row.unit}",
+            f"{row.model:.4f}",
+            "" if row.reference is None else f"{row.reference:.4f}",
+            f"{row.error:.4f}",
+            "" if row.limit is None else f"{row.limit:g}",
+            words[row.passed],
+        )
+    console.print(table)
+
+
+def print_worst(details: list[dict[str, Any]], console: Console) -> None:
+    """Print the worst frame of each group."""
+    table = Table(title="worst frames, kcal/mol/A", title_justify="left")
+    table.add_column("group")
+    for heading in ("frames", "force MAE", "worst frame's MAE", "largest component"):
+        table.add_column(heading, justify="right")
+    table.add_column("worst frame")
+    for row in details:
+        table.add_row(
+            row["group"],
+            str(row["frames"]),
+            f"{row['force_mae']:.4f}",
+            f"{row['force_mae_worst_frame']:.4f}",
+            f"{row['force_error_largest_component']:.4f}",
+            row["worst_frame"],
+        )
+    console.print(table)
+
+
+@click.command()
+@click.option("--model", default="water", show_default=True)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the labels; by default that of the shipped model.",
+)
+@click.option("--precision", type=click.Choice(list(DTYPES)), default="single")
+@click.option("--figure", type=click.Path(path_type=Path), default="water_dimer.png")
+@click.option("--out", type=click.Path(path_type=Path))
+@click.pass_context
+def main(
+    context: click.Context,
+    model: str,
+    data: Path | None,
+    precision: str,
+    figure: Path,
+    out: Path | None,
+) -> None:
+    """Print the accuracy of a water model; test errors in the precision given."""
+    torch.set_num_threads(1)
+    console = Console()
+    loaded = load_model(model)
+    folder = data or models_folder() / "water" / "data"
+    files = sorted(folder.glob("*.h5"))
+    if not files:
+        raise click.UsageError(f"no label files *.h5 in {folder}")
+    reference = json.loads(REFERENCE.read_text())
+    rows, details = test_error_rows(loaded, loaded.network(DTYPES[precision]), files)
+
+    # Minima and second derivatives need the digits of float64.
+    double = loaded.network(torch.float64)
+    monomer, dimer = interaction(double, WATER), interaction(double, np.tile(WATER, 2))
+    more, monomer_energy = monomer_rows(monomer, reference["monomer"])
+    rows += more + dimer_rows(dimer, reference["dimers"], monomer_energy)
+    curves = reference["curves"]
+    found = [dimer_curve(dimer, monomer, curve) for curve in curves]
+    draw(curves, found, loaded.config.cutoff, figure)
+    for curve, own in zip(curves, found, strict=True):
+        dft = np.array(curve["interaction_energies"]) * EV_TO_KCAL_PER_MOL
+        worst = int(np.abs(own - dft).argmax())
+        distance = curve["distances"][worst]
+        rows.append(
+            compared(
+                f"dimer curve, {curve['name']}: largest error, at {distance:.2f} A",
+                float(own[worst]),
+                float(dft[worst]),
+                None,
+                "kcal/mol",
+            )
+        )
+    level = reference["level_of_theory"]
+    title = f"model {model} against {level['method']}/{level['basis']}"
+    print_rows(rows, console, title)
+    print_worst(details, console)
+    console.print(f"test errors in {precision} precision; wrote {figure}")
+    passed = all(row.passed is not False for row in rows)
+    if out is not None:
+        result = {
+            "model": model,
+            "weights_sha256": loaded.metadata.get("weights_sha256"),
+            "precision": precision,
+            "passed": passed,
+            "rows": [{**dataclasses.asdict(r), "passed": r.passed} for r in rows],
+            "test_errors": details,
+            "curves": [
+                {"name": c["name"], "distances": c["distances"], "model": f.tolist()}
+                for c, f in zip(curves, found, strict=True)
+            ],
+        }
+        with atomic_write(out) as temporary:
+            temporary.write_text(json.dumps(result, indent=1) + "\n")
+    context.exit(0 if passed else 1)
+
+
+if __name__ == "__main__":
+    main()

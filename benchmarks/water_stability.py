@@ -1,0 +1,304 @@
+"""Long runs of water: is every trajectory stable, and does the energy stay?
+
+    python benchmarks/water_stability.py --out water_stability --processes 2
+
+Rows: one molecule at 300, 600 and 1000 K, 100 ps, three seeds; one molecule for 1 ns at
+300 K; two molecules in collision and the hexamer near 250 K, 20 ps, three seeds, with the
+ratio of energy fluctuations at 0.5 and 0.25 fs.  Each in float32 and float64 (1 ns in
+float32 only).  A finished row is a JSON file in ``--out``; rows that are there are not run
+again.  Exit code 1 if a row fails.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch  # before openmm, whose plugin links torch's libraries
+
+# isort: split
+import openmm
+from openmm import unit
+from rich.console import Console
+from rich.table import Table
+
+from openmm_se3.analysis.energies import energies
+from openmm_se3.analysis.read import read_folder
+from openmm_se3.analysis.stability import judge
+from openmm_se3.export.modelfile import load_model
+from openmm_se3.files import atomic_write
+from openmm_se3.force import SE3Potential
+from openmm_se3.integrators import run_verlet
+from openmm_se3.reference.executor import LocalExecutor
+from openmm_se3.simulation import RunOptions, run_dynamics, water_start, water_topology
+from openmm_se3.units import BOLTZMANN_KJ_PER_MOL, FS_TO_PS
+from openmm_se3.validation.contexts import as_function, make_context, masses_of
+from openmm_se3.validation.drift import drift_limit
+from openmm_se3.validation.dynamics import HALVING_RANGE
+
+DT = 0.5  # fs
+SEEDS = (1, 2, 3)
+PRECISIONS = ("single", "double")
+FRAME_FS, LONG_FRAME_FS = 10.0, 50.0
+COLLISION_SEPARATION = 9.0  # A, O-O at the start: nothing is felt beyond the cutoff
+COLLISION_WALL = 9.5  # A, O-O; molecules that fly apart are sent back
+WALL_STRENGTH = 500.0  # kJ/mol/nm^2
+HALVING_PS = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One run of the table."""
+
+    name: str
+    molecules: int
+    temperature: float
+    picoseconds: float
+    precision: str
+    seed: int
+    collision: bool = False
+    halving: bool = False
+
+    @property
+    def frame_fs(self) -> float:
+        """Time between saved frames, fs."""
+        return LONG_FRAME_FS if self.picoseconds > 200.0 else FRAME_FS
+
+
+def all_rows() -> list[Row]:
+    """Return every row, long ones first so that processes end together."""
+    rows = [Row("monomer-300K-1ns", 1, 300.0, 1000.0, "single", 1)]
+    for precision in PRECISIONS:
+        for seed in SEEDS:
+            tail = f"{precision}-seed{seed}"
+            rows += [
+                Row(f"monomer-{t:.0f}K-{tail}", 1, t, 100.0, precision, seed)
+                for t in (300.0, 600.0, 1000.0)
+            ]
+            # The ratio of fluctuations is one of the float64 model.
+            halving = precision == "double"
+            rows += [
+                Row(f"hexamer-{tail}", 6, 250.0, 20.0, precision, seed, False, halving),
+                Row(f"collision-{tail}", 2, 250.0, 20.0, precision, seed, True, halving),
+            ]
+    return sorted(rows, key=lambda row: -row.picoseconds * row.molecules)
+
+
+def separated_pair(seed: int) -> np.ndarray:
+    """Return two molecules [6, 3] (A) too far apart to feel each other."""
+    one = water_start(1)
+    rng = np.random.default_rng(seed)
+    direction = rng.normal(size=3)
+    direction /= np.linalg.norm(direction)
+    return np.concatenate([one, one + COLLISION_SEPARATION * direction])
+
+
+def add_wall(system: openmm.System) -> None:
+    """Send the two molecules of a pair back to each other when they are far apart."""
+    wall = openmm.CustomBondForce("0.5*strength*max(0, r-reach)^2")
+    wall.addGlobalParameter("strength", WALL_STRENGTH)
+    wall.addGlobalParameter("reach", COLLISION_WALL * 0.1)
+    wall.addBond(0, 3)
+    system.addForce(wall)
+
+
+def fluctuation_ratio(system: openmm.System, state: Path, platform: str) -> float:
+    """Return the ratio of energy fluctuations at ``DT`` and half of it.
+
+    Args:
+        system: Particles and forces, in float64.
+        state: State file of OpenMM that the runs start from.
+        platform: Name of the platform that computes the forces.
+    """
+    loaded = openmm.XmlSerializer.deserialize(state.read_text())
+    positions = loaded.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
+    velocities = loaded.getVelocities(asNumpy=True).value_in_unit(
+        unit.angstrom / unit.femtosecond
+    )
+    integrator = openmm.VerletIntegrator(0.001)
+    function = as_function(make_context(system, integrator, positions, platform))
+    spread = []
+    for divisor in (1, 2):
+        trajectory = run_verlet(
+            function,
+            masses_of(system),
+            positions,
+            velocities,
+            dt=DT / divisor,
+            steps=round(HALVING_PS / (DT * FS_TO_PS)) * divisor,
+            velocities_at="same time",
+        )
+        spread.append(trajectory.total_energy.std())
+    return float(spread[0] / spread[1])
+
+
+def run_row(task: tuple[Row, str, Path, str]) -> dict[str, Any]:
+    """Run one row and write its result; this is what a process does."""
+    row, model, out, platform = task
+    torch.set_num_threads(1)
+    topology = water_topology(row.molecules)
+    potential = SE3Potential(model, precision=row.precision)
+    system = potential.createSystem(topology)
+    if row.collision:
+        positions = separated_pair(row.seed)
+        add_wall(system)
+    else:
+        positions = water_start(row.molecules, row.seed)
+    options = RunOptions(
+        steps=round(row.picoseconds / (DT * FS_TO_PS)),
+        dt_fs=DT,
+        temperature=row.temperature,
+        precision=row.precision,
+        platform=platform,
+        seed=row.seed,
+        out=out / row.name,
+        overwrite=True,
+        frame_fs=row.frame_fs,
+    )
+    start = time.perf_counter()
+    record = run_dynamics(system, topology, positions, options)
+    result = {**measured(record.folder, row), "ns_per_day": record.ns_per_day}
+    if row.halving and record.status == "completed":
+        state = record.folder / "final_state.xml"
+        result["fluctuation_ratio"] = fluctuation_ratio(system, state, platform)
+    result["passed"] = row_passes(result)
+    result["seconds"] = time.perf_counter() - start
+    with atomic_write(out / f"{row.name}.json") as temporary:
+        temporary.write_text(json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def measured(folder: Path, row: Row) -> dict[str, Any]:
+    """Return stability, temperature and drift of a run."""
+    recording = read_folder(folder)
+    verdict = judge(recording)
+    degrees = recording.run["degrees_of_freedom"]
+    found = energies(recording.log, row.temperature, degrees, conserved=True)
+    slope = error = math.nan
+    if found is not None and found.shadow_drift is not None:
+        slope, error = found.shadow_drift.per_kt(row.temperature, degrees)
+    kt = BOLTZMANN_KJ_PER_MOL * row.temperature
+    result = {
+        "row": dataclasses.asdict(row),
+        "stable": verdict.stable and recording.run["status"] == "completed",
+        "reason": verdict.reason,
+        "lasted_ps": verdict.lasted_ps,
+        "worst_stretch": verdict.worst,
+        "degrees_of_freedom": degrees,
+        "temperature": found.temperature if found else math.nan,
+        "fluctuation_kt": found.fluctuation / kt if found else math.nan,
+        "drift": slope,
+        "drift_error": error,
+        "drift_limit": drift_limit(row.precision, error) if found else math.nan,
+    }
+    if row.molecules == 2:
+        oxygens = 10.0 * recording.trajectory.xyz[:, [0, 3]]
+        separation = np.linalg.norm(oxygens[:, 1] - oxygens[:, 0], axis=-1)
+        result["oo_range"] = [float(separation.min()), float(separation.max())]
+    return result
+
+
+def row_passes(result: dict[str, Any]) -> bool:
+    """Return whether a row meets every limit it has."""
+    ratio = result.get("fluctuation_ratio")
+    low, high = HALVING_RANGE
+    return bool(
+        result["stable"]
+        and abs(result["drift"]) <= result["drift_limit"]
+        and (ratio is None or low <= ratio <= high)
+    )
+
+
+def finished(out: Path, row: Row) -> dict[str, Any] | None:
+    """Return the result of a row that ran before with the same settings, or None."""
+    path = out / f"{row.name}.json"
+    if not path.is_file():
+        return None
+    result: dict[str, Any] = json.loads(path.read_text())
+    return result if result["row"] == dataclasses.asdict(row) else None
+
+
+def check_model(out: Path, digest: str) -> None:
+    """Refuse to mix rows of different weights in one folder."""
+    path = out / "model.sha256"
+    if path.is_file() and path.read_text().strip() != digest:
+        raise click.UsageError(f"{out} has rows of other weights; give another --out")
+    path.write_text(digest + "\n")
+
+
+def print_table(results: list[dict[str, Any]], console: Console) -> None:
+    """Print one line a row."""
+    table = Table(title="stability and drift, NVE, 0.5 fs", title_justify="left")
+    table.add_column("run")
+    for heading in ("ps", "T, K", "worst stretch, A", "drift, kT/ns/dof", "limit"):
+        table.add_column(heading, justify="right")
+    for heading in ("halving", "O-O, A", "result"):
+        table.add_column(heading, justify="right")
+    for r in sorted(results, key=lambda r: str(r["row"]["name"])):
+        ratio, span = r.get("fluctuation_ratio"), r.get("oo_range")
+        verdict = "[green]pass[/]" if r["passed"] else f"[bold red]fail[/] {r['reason']}"
+        table.add_row(
+            r["row"]["name"],
+            f"{r['lasted_ps']:.0f}",
+            f"{r['temperature']:.0f}",
+            f"{r['worst_stretch']:.2f}",
+            f"{r['drift']:.4f} +- {r['drift_error']:.4f}",
+            f"{r['drift_limit']:.4g}",
+            "" if ratio is None else f"{ratio:.2f}",
+            "" if span is None else f"{span[0]:.1f} to {span[1]:.1f}",
+            verdict,
+        )
+    console.print(table)
+
+
+@click.command()
+@click.option("--model", default="water", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default="water_stability")
+@click.option("--processes", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--only", default="*", help="Rows to run, such as 'hexamer-*'.")
+@click.option("--platform", default="Reference", show_default=True)
+@click.option("--short", is_flag=True, help="A hundredth of each length, to try it out.")
+@click.pass_context
+def main(
+    context: click.Context,
+    model: str,
+    out: Path,
+    processes: int,
+    only: str,
+    platform: str,
+    short: bool,
+) -> None:
+    """Run what is not finished yet and print all rows."""
+    console = Console()
+    rows = [row for row in all_rows() if fnmatch.fnmatch(row.name, only)]
+    if not rows:
+        raise click.UsageError(f"no row is named like {only!r}")
+    if short:
+        rows = [dataclasses.replace(r, picoseconds=r.picoseconds / 100) for r in rows]
+    out.mkdir(parents=True, exist_ok=True)
+    check_model(out, str(load_model(model).metadata["weights_sha256"]))
+    done = {row.name: finished(out, row) for row in rows}
+    todo = [row for row in rows if done[row.name] is None]
+    results = [result for result in done.values() if result is not None]
+    console.print(f"{len(results)} rows are there, {len(todo)} to run", highlight=False)
+    tasks = [(row, model, out, platform) for row in todo]
+    for index, result in LocalExecutor(processes).run(run_row, tasks):
+        results.append(result)
+        console.print(
+            f"{len(results)}/{len(rows)} {todo[index].name}: "
+            f"{'pass' if result['passed'] else 'FAIL'} in {result['seconds']:.0f} s",
+            highlight=False,
+        )
+    print_table(results, console)
+    context.exit(0 if all(r["passed"] for r in results) else 1)
+
+
+if __name__ == "__main__":
+    main()

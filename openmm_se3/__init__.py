@@ -1,0 +1,21 @@
+"""Machine-learned force field for OpenMM: an SE(3)-Transformer trained on DFT."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from openmm_se3.version import __version__
+
+if TYPE_CHECKING:
+    from openmm_se3.force import SE3Potential
+
+__all__ = ["SE3Potential", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use, so that the command line starts without torch and OpenMM.
+    if name == "SE3Potential":
+        from openmm_se3.force import SE3Potential
+
+        return SE3Potential
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,135 @@
+"""All analyses of one recording together."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from openmm_se3.analysis.energies import Energies, energies
+from openmm_se3.analysis.geometry import (
+    WaterGeometry,
+    bonds,
+    water_geometry,
+    water_molecules,
+)
+from openmm_se3.analysis.hydrogen_bonds import MAX_MOLECULES, Cluster, cluster
+from openmm_se3.analysis.read import Recording
+from openmm_se3.analysis.spectrum import (
+    Spectrum,
+    internal_velocities,
+    molecules_of,
+    spectrum,
+)
+from openmm_se3.analysis.stability import Stability, judge
+from openmm_se3.units import FS_TO_PS
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """What a recording shows; a part that cannot be given is None.
+
+    Attributes:
+        recording: What was analysed.
+        stability: The verdict.
+        geometry: O-H lengths and H-O-H angles, of the good frames.
+        cluster: O-O distances and hydrogen bonds, of the good frames.
+        energies: Drift and temperature.
+        spectrum: Of motions inside the molecules.
+        whole_spectrum: Of all motions, for more than one molecule.
+        missing: One sentence for each thing that cannot be given, and why.
+    """
+
+    recording: Recording
+    stability: Stability
+    geometry: WaterGeometry | None
+    cluster: Cluster | None
+    energies: Energies | None
+    spectrum: Spectrum | None
+    whole_spectrum: Spectrum | None
+    missing: tuple[str, ...]
+
+    @property
+    def molecules(self) -> int:
+        """Number of water molecules."""
+        return len(water_molecules(self.recording.trajectory.topology))
+
+
+def analyze(recording: Recording) -> Analysis:
+    """Analyse a run or any trajectory.
+
+    Frames after the first bad one are left out of everything but the verdict.
+    """
+    stability = judge(recording)
+    missing = list(recording.missing)
+    run, trajectory = recording.run, recording.trajectory
+    good = trajectory if stability.stable else trajectory[: stability.frames]
+    geometry = water_geometry(good)
+    if geometry is None:
+        missing.append("No geometry: there is no good frame of a water molecule.")
+    if len(water_molecules(trajectory.topology)) > MAX_MOLECULES:
+        missing.append(f"No hydrogen bonds: more than {MAX_MOLECULES} molecules.")
+    thermal = None
+    if recording.log:
+        nve = run["options"]["ensemble"] == "nve"
+        thermal = energies(
+            recording.log, run["options"]["temperature"], run["degrees_of_freedom"], nve
+        )
+        if not nve:
+            missing.append("No energy drift: a thermostat changes the energy in NVT.")
+        elif thermal is None or thermal.drift is None:
+            missing.append("No energy drift: the run is too short for block means.")
+    inside = whole = None
+    if recording.velocities is not None:
+        inside, whole = _spectra(recording, stability.frames)
+        if inside is None:
+            missing.append("No vibrational spectrum: too few frames.")
+    return Analysis(
+        recording=recording,
+        stability=stability,
+        geometry=geometry,
+        cluster=cluster(good),
+        energies=thermal,
+        spectrum=inside,
+        whole_spectrum=whole,
+        missing=tuple(missing),
+    )
+
+
+def _spectra(
+    recording: Recording, frames: int
+) -> tuple[Spectrum | None, Spectrum | None]:
+    assert recording.velocities is not None
+    run, topology = recording.run, recording.trajectory.topology
+    masses = np.array(run["masses"])
+    dt = run["options"]["dt_fs"]
+    interval = run["frame_interval"] * dt
+    velocities = np.asarray(recording.velocities[:frames], float)
+    # Positions at the time of the velocities, half a step before the frame.
+    positions = 10.0 * np.asarray(recording.trajectory.xyz[:frames], float)
+    positions -= velocities * dt / 2.0
+    internal = np.zeros_like(velocities)
+    molecules = molecules_of(topology, bonds(topology))
+    for atoms in molecules:
+        internal[:, atoms] = internal_velocities(
+            positions[:, atoms],
+            velocities[:, atoms],
+            masses[atoms],
+            recording.reference[atoms],
+        )
+    inside = spectrum(internal, masses, interval, dt)
+    whole = None
+    if len(molecules) > 1:
+        whole = spectrum(velocities, masses, interval, dt)
+    return inside, whole
+
+
+def duration_ps(recording: Recording) -> float | None:
+    """Return the length of a recording, ps, or None if times are unknown."""
+    if recording.run:
+        run = recording.run
+        planned = run["options"]["steps"] * run["options"]["dt_fs"] * FS_TO_PS
+        return float(run.get("time_ps", planned))
+    if recording.times is None or len(recording.times) == 0:
+        return None
+    return float(recording.times[-1])

@@ -1,0 +1,303 @@
+"""The figure of a run: one panel for each thing that was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from openmm_se3.analysis.analysis import Analysis
+from openmm_se3.analysis.report import verdict
+from openmm_se3.files import atomic_write
+
+BLUE, ORANGE, GREEN, GREY = "#2f6690", "#d1673c", "#3a7d44", "#8a8f98"
+COLUMNS = 3
+PANEL_INCHES = (4.2, 3.1)
+MAX_POINTS = 4000  # of a line; more cannot be seen and make a large file
+STYLE: dict[Any, Any] = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10.5,
+    "axes.labelsize": 9.5,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "axes.formatter.useoffset": False,
+}
+
+Panel = Callable[[Axes, Analysis], None]
+
+
+def write_figure(analysis: Analysis, path: Path) -> None:
+    """Draw what an analysis has into a PNG file."""
+    import matplotlib
+
+    panels = choose_panels(analysis)
+    height = max(1, -(-len(panels) // COLUMNS))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(
+            figsize=(PANEL_INCHES[0] * COLUMNS, PANEL_INCHES[1] * height + 0.4),
+            layout="constrained",
+        )
+        FigureCanvasAgg(figure)
+        stable = analysis.stability.stable
+        figure.suptitle(
+            _shortened(verdict(analysis)),
+            color=GREEN if stable else ORANGE,
+            fontsize=12,
+            fontweight="bold",
+        )
+        grid = figure.add_gridspec(height, COLUMNS)
+        for index, panel in enumerate(panels):
+            row, column = divmod(index, COLUMNS)
+            # The last panel fills its row.
+            end = COLUMNS if index == len(panels) - 1 else column + 1
+            panel(figure.add_subplot(grid[row, column:end]), analysis)
+        with atomic_write(path) as temporary:
+            figure.savefig(temporary, dpi=150, format="png")
+
+
+def choose_panels(analysis: Analysis) -> list[Panel]:
+    """Return the panels for which there is something to draw."""
+    panels: list[Panel] = []
+    if analysis.geometry is not None:
+        panels += [_lengths_in_time, _length_distribution, _angle_distribution]
+    if analysis.cluster is not None:
+        panels += [_oxygen_distances, _hydrogen_bonds]
+    if analysis.energies is not None:
+        panels += [_total_energy, _temperature]
+    if analysis.spectrum is not None:
+        panels.append(_spectrum)
+    return panels
+
+
+def _shortened(text: str, limit: int = 110) -> str:
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def _frame_times(analysis: Analysis) -> tuple[np.ndarray, str]:
+    times = analysis.recording.times
+    if times is None:
+        return np.arange(analysis.recording.trajectory.n_frames) + 1.0, "frame"
+    return times, "time (ps)"
+
+
+def _lengths_in_time(axis: Axes, analysis: Analysis) -> None:
+    assert analysis.geometry is not None
+    times, label = _frame_times(analysis)
+    lengths = analysis.geometry.lengths.reshape(len(analysis.geometry.lengths), -1)
+    times = times[: len(lengths)]
+    stride = max(1, len(times) // MAX_POINTS)
+    if lengths.shape[1] == 2:
+        for bond, color in ((0, BLUE), (1, ORANGE)):
+            axis.plot(
+                times[::stride],
+                lengths[::stride, bond],
+                lw=0.5,
+                color=color,
+                alpha=0.75,
+                label=f"O-H{bond + 1}",
+            )
+    else:
+        # The span is taken over all frames of a bin, so that no outlier is skipped.
+        starts = np.arange(0, len(times), stride)
+        low = np.minimum.reduceat(lengths.min(axis=1), starts)
+        high = np.maximum.reduceat(lengths.max(axis=1), starts)
+        axis.fill_between(
+            times[starts], low, high, color=BLUE, alpha=0.35, lw=0, label="all bonds"
+        )
+        mean = np.add.reduceat(lengths.mean(axis=1), starts)
+        mean /= np.diff(np.append(starts, len(times)))
+        axis.plot(times[starts], mean, lw=0.6, color=BLUE, label="mean")
+    margin = 0.25 * (lengths.max() - lengths.min())
+    axis.set(
+        title="O-H length",
+        xlabel=label,
+        ylabel="Å",
+        ylim=(lengths.min() - 0.2 * margin, lengths.max() + margin),
+    )
+    axis.margins(x=0)
+    axis.legend(loc="upper right", ncols=2, handlelength=1.2)
+
+
+def _length_distribution(axis: Axes, analysis: Analysis) -> None:
+    assert analysis.geometry is not None
+    _distribution(axis, analysis.geometry.lengths.ravel(), BLUE, "Å", 3)
+    axis.set(title="O-H length, distribution", xlabel="Å")
+
+
+def _angle_distribution(axis: Axes, analysis: Analysis) -> None:
+    assert analysis.geometry is not None
+    _distribution(axis, analysis.geometry.angles.ravel(), GREEN, "°", 1)
+    axis.set(title="H-O-H angle, distribution", xlabel="degrees")
+
+
+def _distribution(
+    axis: Axes, values: np.ndarray, color: str, unit: str, digits: int
+) -> None:
+    axis.hist(values, bins=60, density=True, color=color, alpha=0.8)
+    mean, spread = values.mean(), values.std()
+    axis.axvline(mean, color="black", lw=0.9, ls="--")
+    space = "" if unit == "°" else " "
+    axis.text(
+        0.97,
+        0.95,
+        f"{mean:.{digits}f} ± {spread:.{digits}f}{space}{unit}",
+        transform=axis.transAxes,
+        ha="right",
+        va="top",
+        fontsize=9,
+    )
+    axis.set_yticks([])
+    axis.set_ylim(0.0, 1.15 * axis.get_ylim()[1])
+    axis.spines["left"].set_visible(False)
+
+
+def _oxygen_distances(axis: Axes, analysis: Analysis) -> None:
+    assert analysis.cluster is not None
+    oo = analysis.cluster.oo.ravel()
+    edges = np.linspace(2.2, max(4.0, np.quantile(oo, 0.999)), 80).tolist()
+    axis.hist(oo, bins=edges, density=True, color=GREY, alpha=0.6, label="all pairs")
+    nearest = analysis.cluster.nearest.ravel()
+    axis.hist(
+        nearest,
+        bins=edges,
+        density=True,
+        histtype="step",
+        color=ORANGE,
+        lw=1.4,
+        label="nearest neighbour",
+    )
+    axis.set(title="O-O distance, distribution", xlabel="Å", yticks=[])
+    axis.spines["left"].set_visible(False)
+    axis.legend(loc="upper right")
+
+
+def _hydrogen_bonds(axis: Axes, analysis: Analysis) -> None:
+    assert analysis.cluster is not None
+    times, label = _frame_times(analysis)
+    count = analysis.cluster.bonds
+    at = times[analysis.cluster.frames]
+    axis.plot(at, count, lw=0.5, color=BLUE, alpha=0.45)
+    width = max(1, len(count) // 50)
+    smooth = np.convolve(count, np.ones(width) / width, mode="valid")
+    offset = (len(count) - len(smooth)) // 2
+    axis.plot(at[offset : offset + len(smooth)], smooth, lw=1.4, color=ORANGE)
+    axis.set(
+        title=f"Hydrogen bonds: {count.mean():.2f} on average",
+        xlabel=label,
+        ylabel="number",
+        ylim=(-0.3, count.max() + 0.7),
+    )
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.margins(x=0)
+
+
+def _total_energy(axis: Axes, analysis: Analysis) -> None:
+    thermal, log = analysis.energies, analysis.recording.log
+    assert thermal is not None
+    time, total = log["time_ps"], log["total_kj_per_mol"]
+    shadow = log["shadow_kj_per_mol"]
+    # The first row of the shadow energy, or else of the total energy, is the zero.
+    zero = shadow[0] if np.isfinite(shadow[0]) else total[0]
+    axis.plot(time, total - zero, lw=0.4, color=BLUE, alpha=0.6, label="total")
+    title = "Total energy"
+    if np.isfinite(shadow).any():
+        axis.plot(time, shadow - zero, lw=0.8, color=ORANGE, label="shadow")
+    if thermal.drift is not None:
+        line = thermal.drift.intercept + thermal.drift.slope * time - zero
+        axis.plot(time, line, lw=1.1, ls="--", color="black", label="line")
+        drift = thermal.shadow_drift or thermal.drift
+        slope, error = drift.per_kt(thermal.kt, thermal.degrees_of_freedom)
+        title = f"Total energy: drift {slope:+.4f} ± {error:.4f} kT/ns/dof"
+    axis.set(title=title, xlabel="time (ps)", ylabel="kJ/mol, relative")
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, high + 0.2 * (high - low))
+    axis.margins(x=0)
+    axis.legend(loc="upper right", ncols=3, handlelength=1.2)
+
+
+def _temperature(axis: Axes, analysis: Analysis) -> None:
+    thermal, log = analysis.energies, analysis.recording.log
+    assert thermal is not None
+    time, temperature = log["time_ps"], log["temperature_k"]
+    axis.plot(time, temperature, lw=0.35, color=GREY, alpha=0.7)
+    blocks = min(40, len(time))
+    size = len(time) // blocks
+    mean = temperature[: size * blocks].reshape(blocks, size).mean(axis=1)
+    middle = time[: size * blocks].reshape(blocks, size).mean(axis=1)
+    axis.plot(middle, mean, lw=1.4, color=ORANGE, label="block means")
+    axis.axhline(
+        thermal.kt, color="black", lw=0.9, ls="--", label=f"{thermal.kt:g} K asked"
+    )
+    axis.set(
+        title=f"Temperature {thermal.temperature:.0f} K",
+        xlabel="time (ps)",
+        ylabel="K",
+        ylim=(0.0, 1.25 * max(float(temperature.max()), thermal.kt)),
+    )
+    axis.margins(x=0)
+    axis.legend(loc="upper right", ncols=2, handlelength=1.2)
+
+
+def _spectrum(axis: Axes, analysis: Analysis) -> None:
+    inside, whole = analysis.spectrum, analysis.whole_spectrum
+    assert inside is not None
+    top = max([4200.0, *(inside.peaks + 300.0)])
+    shown = inside.wavenumber < top
+    x, y = inside.wavenumber[shown], inside.intensity[shown]
+    if whole is not None:
+        at = whole.wavenumber < top
+        axis.fill_between(
+            whole.wavenumber[at],
+            whole.intensity[at],
+            color=GREY,
+            alpha=0.4,
+            lw=0,
+            label="all motions",
+        )
+    axis.plot(x, y, lw=1.1, color=BLUE, label="inside molecules")
+    _label_peaks(axis, inside.peaks, np.interp(inside.peaks, x, y), top)
+    axis.set(
+        title="Vibrations (velocity autocorrelation)",
+        xlabel="cm$^{-1}$",
+        xlim=(0.0, top),
+        ylim=(0.0, 1.45),
+        yticks=[],
+    )
+    axis.spines["left"].set_visible(False)
+    if whole is not None:
+        axis.legend(loc="upper left", handlelength=1.2)
+
+
+def _label_peaks(
+    axis: Axes, peaks: np.ndarray, heights: np.ndarray, width: float
+) -> None:
+    # Labels stand upright and are pushed apart where peaks are close.
+    least = 0.055 * width
+    places = peaks.copy()
+    for _ in range(50):
+        gaps = np.diff(places)
+        for k in np.flatnonzero(gaps < least):
+            push = 0.5 * (least - gaps[k])
+            places[k] -= push
+            places[k + 1] += push
+    for peak, height, place in zip(peaks, heights, places, strict=True):
+        axis.annotate(
+            f"{peak:.0f}",
+            xy=(peak, height),
+            xytext=(place, height + 0.12),
+            rotation=90,
+            ha="center",
+            va="bottom",
+            fontsize=8.5,
+            arrowprops={"arrowstyle": "-", "lw": 0.6, "color": GREY},
+        )

@@ -1,0 +1,195 @@
+"""Reads what a run left, or any trajectory that mdtraj can read."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mdtraj
+import numpy as np
+
+from openmm_se3.simulation import folder as names
+from openmm_se3.simulation.log import COLUMNS
+from openmm_se3.units import FS_TO_PS, NM_TO_ANGSTROM
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """A trajectory and whatever else is known about it.
+
+    Attributes:
+        trajectory: Frames, as mdtraj holds them (nm).
+        reference: Positions [n_atoms, 3], A, in the topology file; a run's minimum.
+        times: Time of each frame [n_frames], ps; None if unknown.
+        velocities: Velocities [n_frames, n_atoms, 3], A/fs, each half a step before its
+            frame; None if they were not saved.
+        log: Columns of the log by name; empty if there is none.
+        run: What ``run.json`` says; empty if there is none.
+        missing: One sentence for each thing that cannot be given, and why.
+    """
+
+    trajectory: mdtraj.Trajectory
+    reference: np.ndarray
+    times: np.ndarray | None
+    velocities: np.ndarray | None
+    log: dict[str, np.ndarray]
+    run: dict[str, Any]
+    missing: tuple[str, ...]
+
+
+def read_folder(folder: str | Path) -> Recording:
+    """Read the folder of a run, finished or not.
+
+    Raises:
+        ValueError: It is not such a folder, or a file in it cannot be read.
+    """
+    folder = Path(folder)
+    if not (folder / names.RUN).is_file():
+        raise ValueError(
+            f"{folder} is not the folder of a run: it has no {names.RUN}; for other "
+            "trajectories give --trajectory and --topology"
+        )
+    run = json.loads((folder / names.RUN).read_text(encoding="utf-8"))
+    top = folder / names.TOPOLOGY
+    trajectory = _read_frames(folder / names.TRAJECTORY, top, may_be_empty=True)
+    missing = []
+    if run["status"] == "running":
+        missing.append("The run has not ended: it goes on, or it was killed.")
+    log = {}
+    if (folder / names.LOG).is_file():
+        log = read_log(folder / names.LOG)
+    else:
+        missing.append("No energies, drift and temperature: there is no log.csv.")
+    velocities = None
+    if (folder / names.VELOCITIES).is_file():
+        velocities = np.load(folder / names.VELOCITIES, allow_pickle=False)
+        # A killed run may have written a frame to one file and not to the other.
+        n_frames = min(len(velocities), trajectory.n_frames)
+        velocities, trajectory = velocities[:n_frames], trajectory[:n_frames]
+    else:
+        missing.append("No vibrational spectrum: there is no velocities.npy.")
+    spacing = run["frame_interval"] * run["options"]["dt_fs"] * FS_TO_PS
+    return Recording(
+        trajectory=trajectory,
+        reference=_read_reference(top),
+        times=spacing * np.arange(1, trajectory.n_frames + 1),
+        velocities=velocities,
+        log=log,
+        run=run,
+        missing=tuple(missing),
+    )
+
+
+def read_files(
+    trajectory: str | Path, topology: str | Path, frame_fs: float | None = None
+) -> Recording:
+    """Read any trajectory.
+
+    Args:
+        trajectory: File that mdtraj can read.
+        topology: PDB file of the same atoms, whose bond lengths serve as the reference.
+        frame_fs: Time between frames, fs; by default as in the file, if it has times.
+
+    Raises:
+        ValueError: A file cannot be read, or the two do not fit together.
+    """
+    frames = _read_frames(Path(trajectory), Path(topology))
+    missing = [
+        "No energies, energy drift and temperature: they need the log of a run.",
+        "No vibrational spectrum: it needs saved velocities, which trajectories lack.",
+    ]
+    times = None
+    if frame_fs is not None:
+        times = frame_fs * FS_TO_PS * np.arange(1, frames.n_frames + 1)
+    elif Path(trajectory).suffix in (".xtc", ".trr", ".h5", ".nc"):
+        times = np.asarray(frames.time, float)
+    else:
+        missing.append(
+            "No times: a file of this kind has none; give --frame-interval in fs."
+        )
+    return Recording(
+        trajectory=frames,
+        reference=_read_reference(Path(topology)),
+        times=times,
+        velocities=None,
+        log={},
+        run={},
+        missing=tuple(missing),
+    )
+
+
+def read_log(path: str | Path) -> dict[str, np.ndarray]:
+    """Return the columns of a log by name; empty fields are not-a-number.
+
+    A last line that was cut short by a kill is left out.
+
+    Raises:
+        ValueError: The file is not such a log.
+    """
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    if not rows or tuple(rows[0]) != COLUMNS:
+        raise ValueError(f"{path} is not a log: its first line must name {COLUMNS}")
+    whole = [row for row in rows[1:] if len(row) == len(COLUMNS)]
+    try:
+        table = np.array([[float(x or "nan") for x in row] for row in whole])
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    return dict(zip(COLUMNS, table.reshape(-1, len(COLUMNS)).T, strict=True))
+
+
+def _read_reference(topology: Path) -> np.ndarray:
+    return np.asarray(mdtraj.load(str(topology)).xyz[0], float) * NM_TO_ANGSTROM
+
+
+def _read_frames(
+    path: Path, topology: Path, may_be_empty: bool = False
+) -> mdtraj.Trajectory:
+    if not topology.is_file():
+        raise ValueError(f"there is no topology file {topology}")
+    try:
+        atoms = mdtraj.load_topology(str(topology))
+    except Exception as error:
+        raise ValueError(
+            f"mdtraj cannot read the topology {topology}: {error}"
+        ) from error
+    if may_be_empty and (not path.is_file() or _is_empty_dcd(path)):
+        return mdtraj.Trajectory(np.empty((0, atoms.n_atoms, 3), np.float32), atoms)
+    if not path.is_file():
+        raise ValueError(f"there is no trajectory file {path}")
+    try:
+        with _quiet_stdout():
+            return mdtraj.load(str(path), top=atoms)
+    # mdtraj raises errors of many kinds, some of them bare Exceptions.
+    except Exception as error:
+        raise ValueError(
+            f"mdtraj cannot read {path} with the {atoms.n_atoms} atoms of {topology}: "
+            f"{error or 'it is empty or damaged'}"
+        ) from error
+
+
+def _is_empty_dcd(path: Path) -> bool:
+    # The header of 276 bytes is written when the run starts, the first frame later.
+    header_bytes = 276
+    return path.suffix == ".dcd" and path.stat().st_size <= header_bytes
+
+
+@contextlib.contextmanager
+def _quiet_stdout() -> Iterator[None]:
+    # mdtraj's DCD reader prints from C, past sys.stdout.
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 1)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)

@@ -1,0 +1,190 @@
+"""The result of an analysis as a table, a JSON file and a short report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from openmm_se3.analysis import hydrogen_bonds, stability
+from openmm_se3.analysis.analysis import Analysis
+from openmm_se3.files import atomic_write
+from openmm_se3.simulation import folder as names
+from openmm_se3.simulation.drift import Drift
+
+SPECTRUM_NOTE = (
+    "Vibrations: from the velocity autocorrelation, inside each molecule (Eckart "
+    "frame).  Verlet dynamics show a mode too high; the wavenumbers are corrected by "
+    "w = (2/dt) sin(w_MD dt/2)."
+)
+DRIFT_NOTE = (
+    "Drift: slope of a regression on 20 block means, with its standard error, in units "
+    "of kT at the temperature asked for.  The shadow energy is what Verlet dynamics "
+    "conserve better than the total energy; it drifts alike and shows smaller drifts."
+)
+TEMPERATURE_NOTE = (
+    "Temperature: from the kinetic energy.  In NVE a molecule keeps the energy it "
+    "had at the end of the equilibration, which scatters widely from run to run."
+)
+
+
+def rows(analysis: Analysis) -> list[tuple[str, str]]:
+    """Return what was found as rows of name and value."""
+    run, thermal = analysis.recording.run, analysis.energies
+    table: list[tuple[str, str]] = []
+    if run:
+        options = run["options"]
+        table += [
+            (
+                "System",
+                f"{len(run['masses'])} atoms, {options['ensemble'].upper()}, "
+                f"{options['dt_fs']:g} fs steps",
+            ),
+            ("Platform", f"{run['platform']}, {options['precision']} precision"),
+        ]
+        if run.get("seconds") and run.get("steps"):
+            per_step = 1000.0 * run["seconds"] / run["steps"]
+            speed = f"{per_step:.2f} ms a step, {run['ns_per_day']:.1f} ns/day"
+            table.append(("Speed", speed))
+    if analysis.geometry is not None:
+        lengths, angles = analysis.geometry.lengths, analysis.geometry.angles
+        span = f"{lengths.min():.3f} to {lengths.max():.3f}"
+        table += [
+            ("O-H length", f"{lengths.mean():.4f} ± {lengths.std():.4f} A ({span})"),
+            ("H-O-H angle", f"{angles.mean():.2f} ± {angles.std():.2f} degrees"),
+        ]
+    if analysis.cluster is not None:
+        nearest, count = analysis.cluster.nearest, analysis.cluster.bonds
+        table += [
+            ("Nearest O-O", f"{nearest.mean():.3f} ± {nearest.std():.3f} A"),
+            ("Hydrogen bonds", f"{count.mean():.2f} on average, at most {count.max()}"),
+        ]
+    if thermal is not None:
+        error = ""
+        if thermal.temperature_error is not None:
+            error = f" ± {thermal.temperature_error:.1f}"
+        table.append(
+            (
+                "Temperature",
+                f"{thermal.temperature:.1f}{error} K ({thermal.kt:g} K asked, "
+                f"{thermal.degrees_of_freedom} degrees of freedom)",
+            )
+        )
+        for name, drift in (
+            ("Drift, total energy", thermal.drift),
+            ("Drift, shadow energy", thermal.shadow_drift),
+        ):
+            if drift is not None:
+                slope, spread = drift.per_kt(thermal.kt, thermal.degrees_of_freedom)
+                table.append((name, f"{slope:+.5f} ± {spread:.5f} kT/ns/dof"))
+    if analysis.spectrum is not None and len(analysis.spectrum.peaks):
+        peaks = ", ".join(f"{peak:.0f}" for peak in analysis.spectrum.peaks)
+        table.append(("Vibrations", f"{peaks} cm^-1"))
+    return table
+
+
+def verdict(analysis: Analysis) -> str:
+    """Return the verdict in one line."""
+    judged = analysis.stability
+    lasted = f"{judged.frames} frames"
+    if judged.lasted_ps is not None:
+        lasted = f"{judged.lasted_ps:.4g} ps"
+    if judged.stable:
+        return (
+            f"STABLE for {lasted}; no bond further than {judged.worst:.3f} A from rest"
+        )
+    return f"UNSTABLE after {lasted}: {judged.reason}"
+
+
+def print_report(analysis: Analysis, console: Console) -> None:
+    """Print the table and the verdict."""
+    table = Table(show_header=False, box=None, padding=(0, 2))
+    for name, value in rows(analysis):
+        table.add_row(name, value)
+    console.print(table)
+    for sentence in analysis.missing:
+        console.print(sentence, highlight=False)
+    style = "bold green" if analysis.stability.stable else "bold red"
+    console.print(verdict(analysis), style=style, highlight=False, soft_wrap=True)
+
+
+def summary(analysis: Analysis) -> dict[str, Any]:
+    """Return what was found as plain values for a JSON file."""
+    judged, thermal = analysis.stability, analysis.energies
+    result: dict[str, Any] = {
+        "verdict": "STABLE" if judged.stable else "UNSTABLE",
+        "reason": judged.reason,
+        "criterion": stability.CRITERION,
+        "lasted_ps": judged.lasted_ps,
+        "good_frames": judged.frames,
+        "largest_bond_deviation_angstrom": judged.worst,
+        "molecules": analysis.molecules,
+    }
+    if analysis.geometry is not None:
+        result["oh_length_angstrom"] = _statistics(analysis.geometry.lengths)
+        result["hoh_angle_degrees"] = _statistics(analysis.geometry.angles)
+    if analysis.cluster is not None:
+        result["nearest_oo_angstrom"] = _statistics(analysis.cluster.nearest)
+        result["hydrogen_bonds"] = _statistics(analysis.cluster.bonds)
+    if thermal is not None:
+        result["temperature_k"] = thermal.temperature
+        result["temperature_error_k"] = thermal.temperature_error
+        result["temperature_asked_k"] = thermal.kt
+        result["degrees_of_freedom"] = thermal.degrees_of_freedom
+        result["total_energy_std_kj_per_mol"] = thermal.fluctuation
+        for name, drift in (
+            ("drift_kt_per_ns_per_dof", thermal.drift),
+            ("shadow_drift_kt_per_ns_per_dof", thermal.shadow_drift),
+        ):
+            result[name] = _drift(drift, thermal.kt, thermal.degrees_of_freedom)
+    if analysis.spectrum is not None:
+        result["peaks_per_cm"] = analysis.spectrum.peaks.tolist()
+        result["spectral_resolution_per_cm"] = analysis.spectrum.resolution
+    result["missing"] = list(analysis.missing)
+    result["run"] = analysis.recording.run
+    return result
+
+
+def _statistics(values: np.ndarray) -> dict[str, float]:
+    return {
+        "mean": float(values.mean()),
+        "std": float(values.std()),
+        "min": float(values.min()),
+        "max": float(values.max()),
+    }
+
+
+def _drift(drift: Drift | None, kt: float, dof: int) -> dict[str, float] | None:
+    if drift is None:
+        return None
+    slope, error = drift.per_kt(kt, dof)
+    return {"slope": slope, "error": error}
+
+
+def write_markdown(analysis: Analysis, path: Path) -> None:
+    """Write the short report, which shows the figure beside it."""
+    lines = ["# Analysis of a water trajectory", "", f"**{verdict(analysis)}**", ""]
+    lines += [f"![figure]({names.FIGURE})", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in rows(analysis)]
+    notes = [stability.CRITERION]
+    if analysis.energies is not None:
+        notes.append(TEMPERATURE_NOTE)
+        if analysis.energies.drift is not None:
+            notes.append(DRIFT_NOTE)
+    if analysis.spectrum is not None:
+        notes.append(SPECTRUM_NOTE)
+    if analysis.cluster is not None:
+        notes.append(hydrogen_bonds.CRITERION)
+    lines += ["", *(f"- {note}" for note in notes)]
+    if analysis.missing:
+        lines += ["", "What this cannot give:", ""]
+        lines += [f"- {sentence}" for sentence in analysis.missing]
+    if analysis.recording.run:
+        run = analysis.recording.run
+        versions = ", ".join(f"{k} {v}" for k, v in run["versions"].items())
+        lines += ["", f"Seed {run['options']['seed']}; {versions}."]
+    with atomic_write(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

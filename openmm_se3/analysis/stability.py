@@ -1,0 +1,151 @@
+"""Did the molecules survive?
+
+The criterion is that of Fu et al. 2022 (https://arxiv.org/abs/2210.07237): a trajectory
+is unstable from its first frame in which a bond is more than 0.5 A from its reference
+length.  Numbers that are not finite, and hydrogens that are nearer to the oxygen of
+another molecule than to their own, end it too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import mdtraj
+import numpy as np
+
+from openmm_se3.analysis.geometry import bonds, distances, water_molecules
+from openmm_se3.analysis.read import Recording
+from openmm_se3.simulation.guard import MAX_STRETCH
+
+CRITERION = (
+    f"STABLE means: in every frame all positions are finite, every bond is within "
+    f"{MAX_STRETCH} A of its reference length (that of the topology file, the "
+    "minimum), and every hydrogen is nearer to its own oxygen than to any other (Fu et "
+    "al. 2022, https://arxiv.org/abs/2210.07237)."
+)
+# A, an O-H shorter than this cannot belong to a hydrogen nearer to another oxygen.
+SURELY_OWN = 1.15
+# A, range of O-H lengths that can be those of a relaxed structure.
+OH_RANGE = (0.85, 1.15)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stability:
+    """Verdict on a trajectory.
+
+    Attributes:
+        stable: Whether every frame was good.
+        reason: What was wrong first; empty if stable.
+        frames: Number of good frames before that.
+        lasted_ps: Time of the last good frame, ps; None if times are unknown.
+        worst: Largest deviation of a bond from its reference in good frames, A.
+    """
+
+    stable: bool
+    reason: str
+    frames: int
+    lasted_ps: float | None
+    worst: float
+
+
+def judge(recording: Recording) -> Stability:
+    """Return the verdict on a recording.
+
+    Raises:
+        ValueError: The reference structure is not that of relaxed water.
+    """
+    trajectory = recording.trajectory
+    pairs = bonds(trajectory.topology)
+    reference = np.linalg.norm(
+        recording.reference[pairs[:, 0]] - recording.reference[pairs[:, 1]], axis=1
+    )
+    _check_reference(trajectory.topology, pairs, reference)
+    deviation = np.empty((trajectory.n_frames, 0))
+    if trajectory.n_frames and len(pairs):
+        deviation = distances(trajectory, pairs) - reference
+    frame, reason = first_fault(trajectory, pairs, deviation)
+    lasted = None
+    if recording.times is not None:
+        lasted = float(recording.times[frame - 1]) if frame else 0.0
+    if not reason and recording.run.get("status") == "stopped":
+        # The guard stops before the bad frame is written.
+        reason, lasted = recording.run["reason"], recording.run["time_ps"]
+        if recording.run["phase"] != "production":
+            reason = f"already in the {recording.run['phase']}: {reason}"
+    worst = float(abs(deviation[:frame]).max()) if deviation[:frame].size else 0.0
+    return Stability(
+        stable=not reason, reason=reason, frames=frame, lasted_ps=lasted, worst=worst
+    )
+
+
+def first_fault(
+    trajectory: mdtraj.Trajectory, pairs: np.ndarray, deviation: np.ndarray
+) -> tuple[int, str]:
+    """Return the first bad frame and what is wrong with it.
+
+    Args:
+        trajectory: Frames.
+        pairs: Bonds [n_bonds, 2].
+        deviation: Deviation of each bond from its reference [n_frames, n_bonds], A.
+
+    Returns:
+        Index of the frame and the reason; the number of frames and "" if all are good.
+    """
+    found = []
+    finite = np.isfinite(trajectory.xyz).all(axis=2)
+    if not finite.all():
+        frame, atom = _first(~finite)
+        name = trajectory.topology.atom(atom)
+        found.append((frame, f"the position of {name} is not a finite number"))
+    # A comparison with a number that is not finite is False; it was found above.
+    stretched = abs(deviation) > MAX_STRETCH
+    if stretched.any():
+        frame, bond = _first(stretched)
+        a, b = (trajectory.topology.atom(i) for i in pairs[bond])
+        change = deviation[frame, bond]
+        found.append((frame, f"the bond {a} {b} is {change:+.2f} A from its reference"))
+    lost = _first_lost_hydrogen(trajectory)
+    if lost is not None:
+        found.append(lost)
+    return min(found) if found else (trajectory.n_frames, "")
+
+
+def _first(mask: np.ndarray) -> tuple[int, int]:
+    frame = int(np.argmax(mask.any(axis=1)))
+    return frame, int(np.argmax(mask[frame]))
+
+
+def _first_lost_hydrogen(trajectory: mdtraj.Trajectory) -> tuple[int, str] | None:
+    waters = water_molecules(trajectory.topology)
+    if len(waters) < 2 or trajectory.n_frames == 0:
+        return None
+    own = waters[:, [0, 1, 0, 2]].reshape(-1, 2)
+    lengths = distances(trajectory, own)
+    for frame in np.flatnonzero((lengths > SURELY_OWN).any(axis=1)):
+        for bond in np.flatnonzero(lengths[frame] > SURELY_OWN):
+            oxygen, hydrogen = own[bond]
+            others = waters[waters[:, 0] != oxygen, 0]
+            pairs = np.stack([others, np.full(len(others), hydrogen)], axis=1)
+            far = distances(trajectory[frame], pairs)[0]
+            if far.min() < lengths[frame, bond]:
+                atoms = trajectory.topology
+                taker = atoms.atom(int(others[np.argmin(far)]))
+                return int(frame), (
+                    f"{atoms.atom(int(oxygen)).residue} lost an atom: "
+                    f"{atoms.atom(int(hydrogen))} is {far.min():.2f} A from {taker} "
+                    f"and {lengths[frame, bond]:.2f} A from its own oxygen"
+                )
+    return None
+
+
+def _check_reference(
+    topology: mdtraj.Topology, pairs: np.ndarray, reference: np.ndarray
+) -> None:
+    for (i, j), length in zip(pairs, reference, strict=True):
+        symbols = {topology.atom(int(k)).element.symbol for k in (i, j)}
+        if symbols == {"H", "O"} and not OH_RANGE[0] <= length <= OH_RANGE[1]:
+            raise ValueError(
+                f"the O-H bond of atoms {i} and {j} is {length:.2f} A long in the "
+                "topology file; its coordinates must be a relaxed structure, because "
+                "its bond lengths are the reference"
+            )

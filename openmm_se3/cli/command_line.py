@@ -1,0 +1,37 @@
+"""The command line as text, to be stored with what it made."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Container
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+
+def command_line(context: click.Context, verb: str, leave_out: Container[str]) -> str:
+    """Return the command with the options that were given.
+
+    Files appear by name only, so that nothing of the machine's folders is stored.
+
+    Args:
+        context: Context of the command.
+        verb: The words before the options, such as "label".
+        leave_out: Names of options that change nothing in the result.
+    """
+    words = ["openmm-se3", *verb.split()]
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if not given or name in leave_out or name not in context.params:
+            continue
+        value = context.params[name]
+        text = value.name if isinstance(value, Path) else str(value)
+        if isinstance(parameter, click.Argument):
+            words.append(text)
+        elif isinstance(value, bool):
+            words.append((parameter.opts if value else parameter.secondary_opts)[0])
+        else:
+            words += [parameter.opts[0], text]
+    return shlex.join(words)

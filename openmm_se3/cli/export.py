@@ -1,0 +1,68 @@
+"""``openmm-se3 export``: a checkpoint becomes a model, a model becomes one topology's file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("source")
+@click.option(
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Model folder to write, or with --topology the .pt file.",
+)
+@click.option(
+    "--topology",
+    type=click.Path(path_type=Path),
+    help="PDB file: bake its atoms into a file that a bare TorchForce runs.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["single", "double"]),
+    default="single",
+    show_default=True,
+    help="Precision of the network in a file for one topology.",
+)
+@click.option("--licence", default="MIT", show_default=True, help="Licence of the weights.")
+@click.option("--overwrite", is_flag=True, help="Replace what is there.")
+def command(
+    source: str,
+    out: Path,
+    topology: Path | None,
+    precision: str,
+    licence: str,
+    overwrite: bool,
+) -> None:
+    """Turn SOURCE into files for MD.
+
+    SOURCE is a training checkpoint (best.pt of a run) or its folder; with --topology it can
+    also be a model: a shipped model's name, a model folder or a model.pt.
+    """
+    from openmm_se3.export import export_model, export_topology, load_model
+    from openmm_se3.export.write import model_of_checkpoint
+    from openmm_se3.training.checkpoint import BEST, load_checkpoint
+
+    path = Path(source)
+    checkpoint = path / BEST if (path / BEST).is_file() else path
+    is_checkpoint = checkpoint.is_file() and checkpoint.name != "model.pt"
+    if topology is None:
+        model = export_model(
+            load_checkpoint(checkpoint), out, licence=licence, overwrite=overwrite
+        )
+        click.echo(f"{out}: model '{model.metadata['name']}', equal to its checkpoint")
+        click.echo(f'To use it: SE3Potential("{out}"), or openmm-se3 validate {out}')
+        return
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"{out} exists; --overwrite replaces it")
+    if is_checkpoint:
+        model = model_of_checkpoint(load_checkpoint(checkpoint), path.stem, licence)
+    else:
+        model = load_model(source)
+    export_topology(model, topology, out, precision)
+    click.echo(f'{out}: for {topology}; to use it: TorchForce("{out}")')
+    click.echo("It returns energy and forces: call setOutputsForces(True).")

@@ -1,0 +1,188 @@
+"""``openmm-se3 label``: DFT energies and forces for structures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from openmm_se3.cli.command_line import command_line
+from openmm_se3.reference.level import LevelOfTheory
+
+if TYPE_CHECKING:
+    from openmm_se3.reference.dataset import Dataset
+
+DEFAULT = LevelOfTheory()
+FAILURES_SHOWN = 20
+
+
+@click.command()
+@click.argument("structures", type=click.Path(path_type=Path), metavar="INPUT.xyz")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="HDF5 file to write.",
+)
+@click.option(
+    "--method",
+    default=DEFAULT.method,
+    show_default=True,
+    help="Exchange-correlation functional, as PySCF names it.",
+)
+@click.option(
+    "--basis",
+    default=DEFAULT.basis,
+    show_default=True,
+    help="Basis set, as PySCF names it.",
+)
+@click.option(
+    "--cartesian/--spherical",
+    default=DEFAULT.cartesian,
+    show_default=True,
+    help="Cartesian or spherical d and f functions.",
+)
+@click.option(
+    "--density-fit/--no-density-fit",
+    default=DEFAULT.density_fit,
+    show_default=True,
+    help="Density fitting of the integrals.",
+)
+@click.option(
+    "--grid-level",
+    type=click.IntRange(0, 9),
+    default=DEFAULT.grid_level,
+    show_default=True,
+    help="Integration grid of PySCF.",
+)
+@click.option(
+    "--scf-tolerance",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=DEFAULT.scf_tolerance,
+    show_default=True,
+    help="Convergence threshold of the energy, hartree.",
+)
+@click.option(
+    "--max-cycles",
+    type=click.IntRange(min=1),
+    default=DEFAULT.max_cycles,
+    show_default=True,
+    help="SCF iterations before a frame is set aside.",
+)
+@click.option(
+    "--charge",
+    type=int,
+    default=DEFAULT.charge,
+    show_default=True,
+    help="Total charge of every frame.",
+)
+@click.option(
+    "--spin",
+    type=click.IntRange(min=0),
+    default=DEFAULT.spin,
+    show_default=True,
+    help="Number of unpaired electrons of every frame.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Worker processes.  [default: one per core]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@click.pass_context
+def command(
+    context: click.Context,
+    structures: Path,
+    output: Path,
+    method: str,
+    basis: str,
+    cartesian: bool,
+    density_fit: bool,
+    grid_level: int,
+    scf_tolerance: float,
+    max_cycles: int,
+    charge: int,
+    spin: int,
+    workers: int | None,
+    overwrite: bool,
+) -> None:
+    """Compute DFT energies and forces for every frame of an extended XYZ file.
+
+    The run can be stopped at any time: the same command goes on where it was.  Frames
+    without a converged label are left out and listed with the reason.
+    """
+    from openmm_se3.cli.progress_bar import progress_bar
+    from openmm_se3.files import sha256
+    from openmm_se3.reference import labelling
+    from openmm_se3.reference.executor import LocalExecutor, WorkerDiedError
+    from openmm_se3.reference.provenance import read_provenance
+
+    frames = labelling.read_structures(structures)
+    if output.exists() and output.samefile(structures):
+        raise ValueError(f"{output} is the input; give another name for the output")
+    level = LevelOfTheory(
+        method=method,
+        basis=basis,
+        cartesian=cartesian,
+        density_fit=density_fit,
+        grid_level=grid_level,
+        scf_tolerance=scf_tolerance,
+        max_cycles=max_cycles,
+        charge=charge,
+        spin=spin,
+    )
+    provenance: dict[str, Any] = {
+        "label": command_line(context, "label", ("workers", "overwrite")),
+        "input_sha256": sha256(structures),
+    }
+    sampled = read_provenance(structures)
+    if sampled:
+        provenance["sample"] = sampled
+
+    def resumed(found: int, total: int) -> None:
+        if found:
+            click.echo(f"found {found} finished labels, {total - found} are left")
+        if total < len(frames):
+            click.echo(f"{len(frames) - total} frames repeat others, computed once")
+
+    try:
+        with progress_bar("Labelling") as progress:
+            dataset, failures = labelling.label(
+                frames,
+                output,
+                level,
+                LocalExecutor(workers),
+                provenance,
+                progress=progress,
+                resumed=resumed,
+                overwrite=overwrite,
+            )
+    except (KeyboardInterrupt, WorkerDiedError):
+        journal = labelling.journal_path(output)
+        if journal.exists():
+            click.echo(
+                f"finished labels are safe in {journal}; the same command goes on",
+                err=True,
+            )
+        raise
+    _report(dataset, failures, output)
+
+
+def _report(dataset: Dataset, failures: list[tuple[int, str]], output: Path) -> None:
+    from ase.data import chemical_symbols
+
+    from openmm_se3.reference.labelling import failures_path, summary
+
+    click.echo(f"{len(dataset.frames)} labels with {dataset.level}: {output}")
+    click.echo(summary(dataset))
+    for number, energy in dataset.self_energies.items():
+        click.echo(f"  isolated {chemical_symbols[number]}: {energy:.6f} eV")
+    if not failures:
+        return
+    click.echo(f"{len(failures)} frames set aside ({failures_path(output)}):")
+    for index, reason in failures[:FAILURES_SHOWN]:
+        click.echo(f"  frame {index}: {reason}")
+    if len(failures) > FAILURES_SHOWN:
+        click.echo(f"  and {len(failures) - FAILURES_SHOWN} more")

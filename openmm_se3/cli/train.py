@@ -1,0 +1,75 @@
+"""``openmm-se3 train``: train a network on labelled data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder of the run.  [default: CONFIG's name with -run, here]",
+)
+@click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
+@click.option("--overwrite", is_flag=True, help="Start again in a folder with a run.")
+@click.option(
+    "--max-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Stop after this time; --resume goes on.",
+)
+@click.option(
+    "--max-epochs",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Stop when the data were seen this often; --resume goes on.",
+)
+def command(
+    config: Path,
+    out: Path | None,
+    resume: bool,
+    overwrite: bool,
+    max_minutes: float | None,
+    max_epochs: float | None,
+) -> None:
+    """Train the network that CONFIG describes.
+
+    CONFIG is a YAML file with the keys model, training and data.  The run can be stopped
+    at any time (Ctrl-C, --max-minutes, a kill) and goes on with --resume as if it had not
+    been.  The limits of a sitting do not change the learning-rate schedule, which spans
+    training.steps.
+    """
+    if resume and overwrite:
+        raise click.UsageError("--resume and --overwrite exclude each other")
+    from rich.console import Console
+
+    from openmm_se3.training.report import error_report
+    from openmm_se3.training.run import REPORT, train
+    from openmm_se3.training.settings import read_config
+
+    settings = read_config(config)
+    folder = out if out is not None else Path(f"{config.stem}-run")
+    console = Console()
+    outcome = train(
+        settings,
+        folder,
+        resume=resume,
+        overwrite=overwrite,
+        max_minutes=max_minutes,
+        max_epochs=max_epochs,
+        console=console,
+    )
+    if outcome.errors is not None:
+        click.echo(error_report(outcome.errors))
+        click.echo(f"Finished after {outcome.step} steps: {folder / REPORT}")
+        click.echo(f"To use the model: openmm-se3 export {folder / 'best.pt'}")
+        return
+    total = settings.training.steps
+    click.echo(
+        f"Stopped at step {outcome.step} of {total}, nothing is lost. Go on with"
+    )
+    click.echo(f"  openmm-se3 train {config} --out {folder} --resume")
+    if outcome.signal is not None:
+        raise click.exceptions.Exit(128 + outcome.signal)

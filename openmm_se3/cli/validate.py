@@ -1,0 +1,73 @@
+"""``openmm-se3 validate MODEL``: is a model file fit for dynamics?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the result as JSON here.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a file that --out names.")
+@click.option(
+    "--structure",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Structure for dynamics (any file that ASE reads); by default the "
+    "model's reference structure.",
+)
+@click.option(
+    "--steps",
+    type=int,
+    default=2000,
+    show_default=True,
+    help="Steps of the comparison with the Verlet reference.",
+)
+@click.option(
+    "--drift-ps",
+    type=float,
+    default=5.0,
+    show_default=True,
+    help="Length of each NVE run for the energy drift, ps; 0 leaves it out.",
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Random seed.")
+@click.pass_context
+def command(
+    context: click.Context,
+    model: str,
+    out: Path | None,
+    overwrite: bool,
+    structure: Path | None,
+    steps: int,
+    drift_ps: float,
+    seed: int,
+) -> None:
+    """Check MODEL: symmetry, forces, Verlet dynamics, drift, backends, precisions.
+
+    MODEL is the name of a shipped model or the path of a model.  Exit code 0 if every
+    check passed, 1 if one failed, 2 if the model cannot be checked.
+    """
+    # The output is checked before minutes of work, not after.
+    if out is not None and out.exists() and not overwrite:
+        raise ValueError(f"{out} exists; give --overwrite to replace it")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise ValueError(f"there is no folder {out.absolute().parent} for --out")
+
+    from rich.console import Console
+
+    from openmm_se3.validation.battery import Settings, validate
+
+    console = Console()
+    settings = Settings(structure, steps, drift_ps, seed)
+    with console.status("loading the model") as status:
+        report = validate(model, settings, lambda stage: status.update(stage))
+    report.print(console)
+    if out is not None:
+        report.write(out)
+        console.print(f"wrote {out}")
+    context.exit(0 if report.passed else 1)

@@ -1,0 +1,171 @@
+"""Configuration objects: the same fields in YAML, in checkpoints and in exported files."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from openmm_se3.elements import SYMBOLS
+
+T = TypeVar("T")
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
+    """Return a configuration dataclass made from plain values.
+
+    Lists become tuples where the field is a tuple, and integers become floats where the
+    field is a float, as YAML and JSON do not tell these apart.
+
+    Raises:
+        ValueError: A key is unknown (the nearest known one is named), a required one is
+            missing, or a value has the wrong type.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {list(fields)}"
+            raise ValueError(f"unknown key {key!r} in {cls.__name__}{hint}")
+    missing = [
+        name
+        for name, f in fields.items()
+        if name not in values
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"{cls.__name__} needs {missing}")
+    converted = {
+        key: _convert(cls.__name__, key, value, hints[key])
+        for key, value in values.items()
+    }
+    return cls(**converted)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return the fields of a configuration as plain values, tuples as lists."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in dataclasses.asdict(config).items()
+    }
+
+
+def _convert(owner: str, key: str, value: Any, hint: Any) -> Any:
+    options = [hint]
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        options = list(typing.get_args(hint))
+    for option in options:
+        kind = typing.get_origin(option) or option
+        if kind is typing.Literal and value in typing.get_args(option):
+            return value
+        if kind is tuple and isinstance(value, list | tuple):
+            return tuple(value)
+        if kind is float and isinstance(value, int | float) and value is not True:
+            return float(value)
+        if kind is bool and isinstance(value, bool):
+            return value
+        if kind is int and isinstance(value, int) and not isinstance(value, bool):
+            return value
+        if kind in (str, dict) and isinstance(value, kind):
+            return value
+        if kind is types.NoneType and value is None:
+            return None
+    expected = getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
+    if typing.get_origin(hint) is typing.Literal:
+        expected = f"one of {list(typing.get_args(hint))}"
+    raise ValueError(f"{owner}.{key} must be {expected}, got {value!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Everything that decides the shape and the equations of a network.
+
+    Attributes:
+        elements: Chemical symbols; the index of an element here is its species.
+        cutoff: Distance beyond which atoms do not see each other, A.
+        layers: Attention layers.
+        channels: Channels C of every degree.
+        key_channels: Channels of queries and keys, over all heads.
+        heads: Attention heads; divides ``channels`` and ``key_channels``.
+        lmax: Highest degree l of hidden features.
+        jmax: Highest degree J of the spherical harmonics in the kernels; None allows all
+            that equation (2.2) has, up to 2 lmax.
+        mirror: Keep only kernels with even k + l + J, which makes the energy of mirror
+            images equal (equivariance under O(3), not only SO(3)).
+        kernel: "depthwise" (a radial function per path and channel, channels mixed on the
+            atoms) or "full" (a radial function per path and pair of channels).
+        radial_functions: Bessel functions of the distance.
+        radial_width: Width of the radial networks.
+        self_interaction: "attentive" (2.6, 2.7) or "linear" (a fixed mixing of channels).
+        self_interaction_width: Width of the network of (2.6).
+        nonlinearity: "gate" (smooth at vanishing features) or "norm" (2.9).
+        embedding: "learned" vector per element, or "one-hot".
+        force_mode: "conservative" (-dE/dx) or "direct" (type-1 outputs).
+        energy_scale: Atomic energies are the network's outputs times this, eV.
+        wall: Add the repulsion of nuclei (ZBL) below bonding distances.
+    """
+
+    elements: tuple[str, ...]
+    cutoff: float = 6.0
+    layers: int = 3
+    channels: int = 16
+    key_channels: int = 8
+    heads: int = 4
+    lmax: int = 2
+    jmax: int | None = None
+    mirror: bool = True
+    kernel: typing.Literal["depthwise", "full"] = "depthwise"
+    radial_functions: int = 8
+    radial_width: int = 32
+    self_interaction: typing.Literal["attentive", "linear"] = "attentive"
+    self_interaction_width: int = 32
+    nonlinearity: typing.Literal["gate", "norm"] = "gate"
+    embedding: typing.Literal["learned", "one-hot"] = "learned"
+    force_mode: typing.Literal["conservative", "direct"] = "conservative"
+    energy_scale: float = 1.0
+    wall: bool = True
+
+    def __post_init__(self) -> None:
+        """Check values that would fail later with a message that names no field.
+
+        Raises:
+            ValueError: A value is out of range or does not go with another.
+        """
+        unknown = [e for e in self.elements if e not in SYMBOLS]
+        if not self.elements or unknown or len(set(self.elements)) < len(self.elements):
+            raise ValueError(
+                "elements must be different chemical symbols such as [H, O], "
+                f"got {list(self.elements)}"
+            )
+        for name in (
+            "layers",
+            "channels",
+            "key_channels",
+            "heads",
+            "radial_functions",
+            "radial_width",
+            "self_interaction_width",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0.0 < self.cutoff < 100.0:
+            raise ValueError(f"cutoff must be in A and positive, got {self.cutoff}")
+        if self.energy_scale <= 0.0:
+            raise ValueError(f"energy_scale must be positive, got {self.energy_scale}")
+        if self.lmax < 0 or (self.jmax is not None and self.jmax < self.lmax):
+            raise ValueError(
+                f"need 0 <= lmax <= jmax, got lmax={self.lmax}, jmax={self.jmax}"
+            )
+        if self.force_mode == "direct" and self.lmax < 1:
+            raise ValueError("direct forces are vectors: they need lmax of at least 1")
+        for name in ("channels", "key_channels"):
+            if getattr(self, name) % self.heads:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must be a multiple of "
+                    f"heads={self.heads}"
+                )

@@ -1,0 +1,20 @@
+"""Trained model -> self-describing files, checked equal to the network before use.
+
+    modelfile  the files: what they hold, reading and checking them
+    modules    TorchScript modules in OpenMM's units
+    checks     exported equals eager
+    write      checkpoint -> files
+"""
+
+from openmm_se3.export.checks import ExportError
+from openmm_se3.export.modelfile import ModelFile, ModelFileError, load_model
+from openmm_se3.export.write import export_model, export_topology
+
+__all__ = [
+    "ExportError",
+    "ModelFile",
+    "ModelFileError",
+    "export_model",
+    "export_topology",
+    "load_model",
+]

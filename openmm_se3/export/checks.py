@@ -1,0 +1,94 @@
+"""An exported module must equal the network it was made from.
+
+TorchScript recompiles itself during the first calls (profile-guided optimisation), and has
+given wrong gradients after them, so that one call proves nothing: modules are compared over
+twenty calls with changing positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.units import EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM, EV_TO_KJ_PER_MOL
+
+CALLS = 20
+# Largest difference of energies (eV an atom) and forces (eV/A), by precision.
+TOLERANCE = {torch.float32: 5e-5, torch.float64: 1e-10}
+DISPLACEMENT = 0.005  # nm
+
+
+class ExportError(RuntimeError):
+    """An exported module does not reproduce its network."""
+
+
+def random_positions(n_atoms: int, spacing: float = 0.12) -> Tensor:
+    """Return positions [n_atoms, 3], nm, float64, no two closer than 0.6 spacings."""
+    generator = torch.Generator().manual_seed(n_atoms)
+    side = 1
+    while side**3 < n_atoms:
+        side += 1
+    index = torch.arange(n_atoms)
+    grid = torch.stack([index % side, index // side % side, index // side**2], dim=1)
+    jitter = torch.rand((n_atoms, 3), generator=generator, dtype=torch.float64)
+    return spacing * (grid + 0.2 * jitter)
+
+
+def largest_difference(
+    module: Callable[[Tensor], tuple[Tensor, Tensor]],
+    expected: Callable[[Tensor], tuple[Tensor, Tensor]],
+    positions: Tensor,
+) -> float:
+    """Return the largest difference of two modules over :data:`CALLS` calls.
+
+    Args:
+        module: Called as OpenMM calls it, with positions that require gradients.
+        expected: What it should equal.
+        positions: Start positions [n_particles, 3], nm.
+
+    Returns:
+        The larger of the differences in energy (eV an atom) and in force (eV/A).
+    """
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for _ in range(CALLS):
+        noise = torch.randn(positions.shape, generator=generator, dtype=torch.float64)
+        x = positions + DISPLACEMENT * noise.to(positions)
+        energy, forces = module(x.clone().requires_grad_())
+        energy_expected, forces_expected = expected(x)
+        difference_e = (energy - energy_expected).abs().max() / len(x)
+        difference_f = (forces - forces_expected).abs().max()
+        finite = torch.isfinite(energy).all() and torch.isfinite(forces).all()
+        if not finite or energy.requires_grad or forces.requires_grad:
+            return float("inf")
+        worst = max(
+            worst,
+            float(difference_e) / EV_TO_KJ_PER_MOL,
+            float(difference_f) / EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM,
+        )
+    return worst
+
+
+def require_equal(
+    module: Callable[[Tensor], tuple[Tensor, Tensor]],
+    expected: Callable[[Tensor], tuple[Tensor, Tensor]],
+    positions: Tensor,
+    network: SE3Transformer,
+) -> float:
+    """Return the largest difference of a module and its network.
+
+    Raises:
+        ExportError: It is above the tolerance of the network's precision.
+    """
+    dtype = network.embedding.weight.dtype
+    difference = largest_difference(module, expected, positions)
+    if not difference <= TOLERANCE[dtype]:
+        raise ExportError(
+            f"the exported module differs from the network by {difference:.1e} eV or eV/A "
+            f"for {len(positions)} atoms (limit {TOLERANCE[dtype]:.0e}); this version of "
+            f"torch ({torch.__version__}) may not be fit for it: see 'openmm-se3 doctor'"
+        )
+    return difference

@@ -1,0 +1,299 @@
+"""Model files: weights and a description that needs no other source.
+
+A model is a folder with
+
+    weights.safetensors   the parameters, the source of truth
+    config.json           the description below
+    model.pt              TorchScript made from these two, with both of them inside
+
+The description holds ``format``, ``format_version``, ``name``, ``model`` (the fields of
+:class:`~openmm_se3.config.ModelConfig`), ``units``, ``level_of_theory``, ``self_energies``
+(eV, by element), ``training_data`` (files and their SHA-256), ``errors`` (as measured),
+``licence``, ``versions``, ``weights_sha256`` and ``reference``: one structure with the
+energy and forces that the network must give for it.
+
+Reading never runs code from a file: tensors come from safetensors and the network is built
+by this package, also where a ``model.pt`` is given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+
+from openmm_se3.config import ModelConfig, from_dict, to_dict
+from openmm_se3.elements import ATOMIC_NUMBERS
+from openmm_se3.files import atomic_write
+from openmm_se3.graph import all_pairs
+from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.shipped import damaged_files, shipped_models
+
+FORMAT = "openmm-se3 model"
+FORMAT_VERSION = 1
+UNITS = {"length": "angstrom", "energy": "eV", "force": "eV/angstrom"}
+WEIGHTS, DESCRIPTION, SCRIPT = "weights.safetensors", "config.json", "model.pt"
+MAX_FILE_BYTES = 1 << 30  # what is read from an archive without further question
+REQUIRED = ("name", "model", "units", "level_of_theory", "self_energies", "reference")
+# Rounding between machines and versions; a wrong weight or equation is far outside.
+REFERENCE_TOLERANCE = 1e-4  # eV and eV/A
+
+
+class ModelFileError(ValueError):
+    """A file that is not a model of this package, or not a whole one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFile:
+    """A model as read from its files.
+
+    Attributes:
+        config: Shape of the network.
+        metadata: The description (see the module).
+        weights: Parameters by name, as stored.
+    """
+
+    config: ModelConfig
+    metadata: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+
+    def network(self, dtype: torch.dtype = torch.float32) -> SE3Transformer:
+        """Return the network in evaluation mode.
+
+        Args:
+            dtype: ``torch.float32`` or ``torch.float64``.
+
+        Raises:
+            ModelFileError: Weights and config do not belong together.
+        """
+        network = SE3Transformer(self.config)
+        try:
+            network.load_state_dict(self.weights, strict=True)
+        except RuntimeError as error:
+            raise ModelFileError(f"weights and config disagree: {error}") from error
+        for parameter in network.parameters():
+            parameter.requires_grad_(False)
+        return network.to(dtype).eval()
+
+    @property
+    def self_energies(self) -> dict[int, float]:
+        """Energies of isolated atoms, eV, by atomic number."""
+        energies: dict[str, float] = self.metadata["self_energies"]
+        return {ATOMIC_NUMBERS[symbol]: e for symbol, e in energies.items()}
+
+
+def load_model(name_or_path: str | Path) -> ModelFile:
+    """Read a model: the name of a shipped one, a folder, or a ``model.pt``.
+
+    Raises:
+        FileNotFoundError: There is no shipped model of this name and no such path.
+        ModelFileError: The file is not one of ours, damaged, of a newer version, or does
+            not reproduce its own reference.
+    """
+    path = Path(name_or_path)
+    shipped = shipped_models()
+    if str(name_or_path) in shipped:
+        path = shipped[str(name_or_path)]
+        faults = damaged_files(path)
+        if faults:
+            raise ModelFileError(
+                f"the shipped model {name_or_path} is damaged ({'; '.join(faults)}): "
+                "install openmm-se3 again"
+            )
+    elif not path.exists():
+        raise FileNotFoundError(
+            f"no model {str(name_or_path)!r}: shipped models are "
+            f"{sorted(shipped) or 'none'}, and there is no such file or folder"
+        )
+    if path.is_dir():
+        description, weights = _read_folder(path)
+    else:
+        description, weights = _read_archive(path)
+    return _check(path, description, weights)
+
+
+def _read_folder(path: Path) -> tuple[bytes, bytes]:
+    contents = []
+    for name in (DESCRIPTION, WEIGHTS):
+        if not (path / name).is_file():
+            raise ModelFileError(
+                f"{path} is not a model folder: it has no {name}"
+                + ("; give a checkpoint to 'openmm-se3 export' first"
+                   if any(path.glob("*.ckpt")) else "")
+            )
+        contents.append((path / name).read_bytes())
+    return contents[0], contents[1]
+
+
+def _read_archive(path: Path) -> tuple[bytes, bytes]:
+    """Return description and weights from inside a ``model.pt`` without running it."""
+    if not zipfile.is_zipfile(path):
+        raise ModelFileError(
+            f"{path} is not a model: expected a folder with {DESCRIPTION} and {WEIGHTS}, "
+            f"or a {SCRIPT} made by 'openmm-se3 export'; files of other programs and "
+            "PyTorch checkpoints cannot be read"
+        )
+    with zipfile.ZipFile(path) as archive:
+        names = {Path(i.filename).name: i for i in archive.infolist() if "/extra/" in i.filename}
+        contents = []
+        for name in (DESCRIPTION, WEIGHTS):
+            if name not in names:
+                raise ModelFileError(
+                    f"{path} holds no {name}: it was not made by 'openmm-se3 export'"
+                )
+            info = names[name]
+            if info.compress_type != zipfile.ZIP_STORED or info.file_size > MAX_FILE_BYTES:
+                raise ModelFileError(f"{path}: {name} inside is compressed or too large")
+            try:
+                contents.append(archive.read(info))
+            except (zipfile.BadZipFile, EOFError, OSError) as error:
+                raise ModelFileError(f"{path} is damaged: {error}") from error
+    return contents[0], contents[1]
+
+
+def _check(path: Path, description: bytes, weights: bytes) -> ModelFile:
+    try:
+        metadata = json.loads(description)
+    except ValueError as error:
+        raise ModelFileError(f"{path}: {DESCRIPTION} is not JSON: {error}") from error
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise ModelFileError(f"{path}: {DESCRIPTION} does not describe an {FORMAT}")
+    version = metadata.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise ModelFileError(
+            f"{path} has format version {version}; this program reads up to "
+            f"{FORMAT_VERSION}: upgrade openmm-se3"
+        )
+    missing = [key for key in REQUIRED if key not in metadata]
+    if missing:
+        raise ModelFileError(f"{path}: {DESCRIPTION} lacks {missing}")
+    if metadata["units"] != UNITS:
+        raise ModelFileError(f"{path}: units are {metadata['units']}, expected {UNITS}")
+    expected = metadata.get("weights_sha256")
+    if hashlib.sha256(weights).hexdigest() != expected:
+        raise ModelFileError(f"{path}: {WEIGHTS} does not match its SHA-256: damaged")
+    try:
+        tensors = safetensors.torch.load(weights)
+    except safetensors.SafetensorError as error:
+        raise ModelFileError(f"{path}: {WEIGHTS} cannot be read: {error}") from error
+    broken = [name for name, t in tensors.items() if not torch.isfinite(t).all()]
+    if broken:
+        raise ModelFileError(f"{path}: NaN or infinite weights in {broken}")
+    config = from_dict(ModelConfig, metadata["model"])
+    lacking = [e for e in config.elements if e not in metadata["self_energies"]]
+    if lacking:
+        raise ModelFileError(f"{path}: no self-energies of {lacking}")
+    model = ModelFile(config, metadata, tensors)
+    check_reference(model, path)
+    return model
+
+
+def evaluate(
+    network: SE3Transformer, symbols: list[str], positions: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Return the interaction energy (eV) and forces [n_atoms, 3] (eV/A) of a molecule.
+
+    Args:
+        network: The network, in evaluation mode.
+        symbols: Chemical symbols [n_atoms].
+        positions: Positions [n_atoms, 3], A.
+    """
+    species = torch.tensor([network.config.elements.index(s) for s in symbols])
+    x = torch.tensor(np.asarray(positions), dtype=torch.float64)
+    centre, neighbour = all_pairs(len(symbols))
+    energy, forces = network.energy_and_forces(
+        x, species, centre, neighbour, dense=len(symbols) > 1
+    )
+    return energy.item(), forces.double().numpy()
+
+
+def check_reference(model: ModelFile, path: Path) -> None:
+    """Compute the reference structure again.
+
+    Raises:
+        ModelFileError: Energy or forces differ from those stored with the model.
+    """
+    reference = model.metadata["reference"]
+    energy, forces = evaluate(
+        model.network(torch.float64),
+        reference["symbols"],
+        np.array(reference["positions"]),
+    )
+    error = max(
+        abs(energy - reference["energy"]),
+        float(np.abs(forces - np.array(reference["forces"])).max()),
+    )
+    if not error < REFERENCE_TOLERANCE:
+        raise ModelFileError(
+            f"{path}: this version of openmm-se3 gives other energies than the one that "
+            f"wrote the model (difference {error:.1e} eV or eV/A); use the version in its "
+            f"description: {model.metadata.get('versions')}"
+        )
+
+
+def describe(
+    config: ModelConfig,
+    weights: dict[str, torch.Tensor],
+    reference: tuple[list[str], np.ndarray],
+    **metadata: Any,
+) -> ModelFile:
+    """Return a model from its parts, with format, hash and reference filled in.
+
+    Args:
+        config: Shape of the network.
+        weights: Parameters by name.
+        reference: Symbols and positions [n_atoms, 3] (A) of the reference structure.
+        **metadata: Further fields of the description.
+    """
+    weights = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
+    symbols, positions = reference
+    model = ModelFile(config, {}, weights)
+    energy, forces = evaluate(model.network(torch.float64), symbols, positions)
+    description = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "units": UNITS,
+        "model": to_dict(config),
+        "weights_sha256": hashlib.sha256(safetensors.torch.save(weights)).hexdigest(),
+        "reference": {
+            "symbols": symbols,
+            "positions": np.asarray(positions).tolist(),
+            "energy": energy,
+            "forces": forces.tolist(),
+        },
+        **metadata,
+    }
+    missing = [key for key in REQUIRED if key not in description]
+    if missing:
+        raise ModelFileError(f"a description needs {missing}")
+    return ModelFile(config, description, weights)
+
+
+def contents(model: ModelFile) -> dict[str, bytes]:
+    """Return the bytes of the description and of the weights by file name."""
+    return {
+        DESCRIPTION: (json.dumps(model.metadata, indent=1) + "\n").encode(),
+        WEIGHTS: safetensors.torch.save(model.weights),
+    }
+
+
+def write_model(folder: Path, model: ModelFile, script: torch.jit.ScriptModule) -> None:
+    """Write description, weights and TorchScript into a folder, each file whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = contents(model)
+    for name, content in parts.items():
+        with atomic_write(folder / name) as temporary:
+            temporary.write_bytes(content)
+    buffer = io.BytesIO()
+    torch.jit.save(script, buffer, _extra_files=parts)
+    with atomic_write(folder / SCRIPT) as temporary:
+        temporary.write_bytes(buffer.getvalue())

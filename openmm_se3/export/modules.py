@@ -1,0 +1,189 @@
+"""TorchScript modules that OpenMM calls, in OpenMM's units.
+
+TorchForce hands over all positions of the System [n_particles, 3] in nm (float64 on the
+Reference and CPU platforms, float32 on GPUs), and the box vectors as rows [3, 3] if the
+force is periodic.  It reads back the energy in kJ/mol and the forces [n_particles, 3] in
+kJ/mol/nm through raw pointers: they must be contiguous and in the positions' precision.
+
+Two modules do the same:
+
+* :class:`GenericForce`, scripted: any number of atoms, with or without a box, edges from a
+  cell list.  It is what ``model.pt`` holds.
+* :func:`specialise`: one molecule's atoms and all their pairs, energy and forces recorded
+  as one graph of tensor operations, without autograd or Python at run time.  For a few
+  atoms it is several times faster.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from openmm_se3.graph import all_pairs
+from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.units import (
+    EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM,
+    EV_TO_KJ_PER_MOL,
+    NM_TO_ANGSTROM,
+)
+
+
+class GenericForce(nn.Module):
+    """A network as OpenMM calls it; species are set when a System is made.
+
+    Args:
+        network: The network, in evaluation mode.
+    """
+
+    def __init__(self, network: SE3Transformer) -> None:
+        super().__init__()
+        import vesin_torch  # noqa: F401  (registers torch.classes.vesin)
+
+        self.network = network
+        self.length = NM_TO_ANGSTROM
+        self.energy = EV_TO_KJ_PER_MOL
+        self.force = EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM
+        # Cutoff, both directions of a pair, sorted, algorithm, skin, threads (0 = all).
+        self.neighbour_list = torch.classes.vesin._NeighborList(
+            network.config.cutoff, True, True, "auto", 0.0, 0
+        )
+        nothing = torch.zeros(0, dtype=torch.int64)
+        self.register_buffer("species", nothing)
+        self.register_buffer("atoms", nothing)
+        self.register_buffer("offset", torch.zeros(1, dtype=torch.float64))
+
+    @torch.jit.export
+    def set_atoms(self, species: Tensor, atoms: Tensor, offset: float) -> None:
+        """Say which particles of the System the force acts on.
+
+        Args:
+            species: Index of each atom's element in the model's elements [n_atoms].
+            atoms: Particle of the System that each atom is [n_atoms].
+            offset: Added to the energy, eV.
+        """
+        self.species = species
+        self.atoms = atoms
+        self.offset = torch.full([1], offset, dtype=torch.float64)
+
+    def forward(
+        self, positions: Tensor, box: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return energy [1], kJ/mol, and forces [n_particles, 3], kJ/mol/nm.
+
+        Args:
+            positions: Positions of all particles [n_particles, 3], nm.
+            box: Box vectors as rows [3, 3], nm; None without a box.
+        """
+        if self.species.shape[0] == 0:
+            raise RuntimeError(
+                "this model does not know its atoms: call set_atoms, or make a file for "
+                "one topology with 'openmm-se3 export --topology'"
+            )
+        x = positions.detach().index_select(0, self.atoms) * self.length
+        points = x.to(torch.float64)
+        if box is None:
+            cell = torch.zeros(3, 3, dtype=torch.float64, device=x.device)
+        else:
+            cell = box.detach().to(torch.float64) * self.length
+        periodic = torch.tensor(box is not None)
+        centre, neighbour, images = self.neighbour_list.compute(
+            points, cell, periodic, "ijS", True
+        )
+        shifts = (images.to(torch.float64) @ cell).to(x.dtype)
+        energy, forces = self.network.energy_and_forces(
+            x, self.species, centre, neighbour, shifts
+        )
+        result = torch.zeros_like(positions.detach())
+        result = result.index_add(0, self.atoms, (self.force * forces).to(result.dtype))
+        energy = self.energy * (energy + self.offset)
+        return energy.to(positions.dtype), result
+
+
+def specialise(
+    network: SE3Transformer,
+    species: Tensor,
+    atoms: Tensor,
+    n_particles: int,
+    offset: float,
+    example: Tensor,
+) -> torch.jit.ScriptModule:
+    """Return a module for given atoms without a box: all pairs, static shapes.
+
+    The forward and backward passes of the network are recorded as one list of tensor
+    operations, in which everything that does not depend on positions is a constant.
+
+    Args:
+        network: The network, in evaluation mode.
+        species: Index of each atom's element in the model's elements [n_atoms].
+        atoms: Particle of the System that each atom is [n_atoms].
+        n_particles: Particles of the System.
+        offset: Added to the energy, eV.
+        example: Positions [n_particles, 3], nm, of the precision and on the device that
+            the module will be called with; atoms must not coincide.
+    """
+    n_atoms = len(species)
+    centre, neighbour = all_pairs(n_atoms)
+    everything = bool(torch.equal(atoms, torch.arange(n_particles)))
+
+    def energy_and_forces(positions: Tensor) -> tuple[Tensor, Tensor]:
+        chosen = positions if everything else positions.index_select(0, atoms)
+        energy, forces = network.energy_and_forces(
+            chosen * NM_TO_ANGSTROM, species, centre, neighbour, dense=n_atoms > 1
+        )
+        forces = (EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM * forces).to(positions.dtype)
+        if not everything:
+            forces = torch.zeros_like(positions).index_add(0, atoms, forces)
+        energy = EV_TO_KJ_PER_MOL * (energy + offset)
+        return energy.to(positions.dtype), forces.contiguous()
+
+    example = example.detach()
+    graph = make_fx(energy_and_forces)(example)
+    graph.graph.eliminate_dead_code()
+    _prepare_for_torchscript(graph)
+    with torch.no_grad():
+        traced = torch.jit.trace(graph.eval(), (example,), check_trace=False)
+    return torch.jit.script(WithoutGradients(traced).eval())
+
+
+def _prepare_for_torchscript(graph: fx.GraphModule) -> None:
+    """Change what TorchScript would get wrong in a recorded graph."""
+    for node in list(graph.graph.nodes):
+        # A tensor made by the graph lives where the graph's inputs live.
+        if "device" in node.kwargs:
+            node.kwargs = {k: v for k, v in node.kwargs.items() if k != "device"}
+        # TorchScript decomposes addmm itself and then runs a shape analysis that fails on
+        # correct graphs; without addmm it does neither.
+        if node.target is torch.ops.aten.addmm.default:
+            bias, left, right = node.args
+            with graph.graph.inserting_before(node):
+                product = graph.graph.call_function(
+                    torch.ops.aten.mm.default, (left, right)
+                )
+                total = graph.graph.call_function(
+                    torch.ops.aten.add.Tensor, (product, bias)
+                )
+            node.replace_all_uses_with(total)
+            graph.graph.erase_node(node)
+    graph.recompile()
+
+
+class WithoutGradients(nn.Module):
+    """Calls a graph without recording anything for autograd.
+
+    TorchForce hands over positions that require gradients, and TorchScript drops a
+    ``detach`` when it freezes a module; without this every operation would be recorded.
+
+    Args:
+        graph: The graph.
+    """
+
+    def __init__(self, graph: torch.jit.ScriptModule) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return energy and forces for positions [n_particles, 3]."""
+        with torch.no_grad():
+            energy, forces = self.graph(positions)
+        return energy, forces

@@ -1,0 +1,139 @@
+"""The TorchScript module of one force: a model, the atoms it acts on, the box or none."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from openmm_se3.export.checks import random_positions, require_equal
+from openmm_se3.export.modelfile import ModelFile
+from openmm_se3.export.modules import GenericForce, specialise
+from openmm_se3.graph import neighbour_pairs
+from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.units import (
+    EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM,
+    EV_TO_KJ_PER_MOL,
+    NM_TO_ANGSTROM,
+)
+
+# Up to this many atoms without a box all pairs cost less than a neighbour list.
+DENSE_ATOMS = 64
+# A module with a neighbour list is compared with the network on at most this many atoms.
+CHECKED_ATOMS = 24
+PRECISIONS = {"single": torch.float32, "double": torch.float64}
+
+
+@dataclasses.dataclass(frozen=True)
+class ForceSettings:
+    """Everything that decides what one force computes.
+
+    Attributes:
+        model: The model.
+        precision: "single" or "double", of the network; energies are always summed in
+            float64.
+        species: Index of each atom's element in the model's elements [n_atoms].
+        atoms: Particle of the System that each atom is [n_atoms].
+        n_particles: Particles of the System.
+        periodic: The System has a box.
+        offset: Added to the energy, eV.
+    """
+
+    model: ModelFile
+    precision: str
+    species: tuple[int, ...]
+    atoms: tuple[int, ...]
+    n_particles: int
+    periodic: bool
+    offset: float
+
+    @property
+    def static(self) -> bool:
+        """Tell whether the force is recorded for exactly these atoms, all pairs."""
+        return not self.periodic and len(self.atoms) <= DENSE_ATOMS
+
+
+def build_module(settings: ForceSettings) -> torch.jit.ScriptModule:
+    """Return the module of a force, compared with the network it was made from.
+
+    Raises:
+        ExportError: The module does not reproduce the network.
+    """
+    network = settings.model.network(PRECISIONS[settings.precision])
+    if settings.static:
+        return _static_module(network, settings)
+    return _generic_module(network, settings)
+
+
+def _static_module(
+    network: SE3Transformer, settings: ForceSettings
+) -> torch.jit.ScriptModule:
+    species, atoms = torch.tensor(settings.species), torch.tensor(settings.atoms)
+    example = random_positions(settings.n_particles)
+    module = specialise(
+        network, species, atoms, settings.n_particles, settings.offset, example
+    )
+    require_equal(module, eager_force(network, settings), example, network)
+    return module
+
+
+def _generic_module(
+    network: SE3Transformer, settings: ForceSettings
+) -> torch.jit.ScriptModule:
+    module = torch.jit.script(GenericForce(network).eval())
+    few = dataclasses.replace(
+        settings,
+        species=settings.species[:CHECKED_ATOMS],
+        atoms=tuple(range(min(len(settings.species), CHECKED_ATOMS))),
+        n_particles=min(len(settings.species), CHECKED_ATOMS),
+        periodic=False,
+    )
+    _set_atoms(module, few)
+    example = random_positions(few.n_particles)
+    require_equal(module, eager_force(network, few), example, network)
+    _set_atoms(module, settings)
+    return module
+
+
+def _set_atoms(module: torch.jit.ScriptModule, settings: ForceSettings) -> None:
+    module.set_atoms(
+        torch.tensor(settings.species), torch.tensor(settings.atoms), settings.offset
+    )
+
+
+class eager_force:  # noqa: N801  (used like a function)
+    """The same force computed by the network itself, the slow and certain way.
+
+    Args:
+        network: The network, in evaluation mode.
+        settings: What to compute.
+    """
+
+    def __init__(self, network: SE3Transformer, settings: ForceSettings) -> None:
+        self.network = network
+        self.settings = settings
+        self.species = torch.tensor(settings.species)
+        self.atoms = torch.tensor(settings.atoms)
+
+    def __call__(
+        self, positions: Tensor, box: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return energy [1] (kJ/mol) and forces [n_particles, 3] (kJ/mol/nm).
+
+        Args:
+            positions: Positions of all particles [n_particles, 3], nm.
+            box: Box vectors as rows [3, 3], nm; None without a box.
+        """
+        x = positions.detach()[self.atoms] * NM_TO_ANGSTROM
+        cell = None if box is None else box * NM_TO_ANGSTROM
+        centre, neighbour, shifts = neighbour_pairs(
+            x, self.network.config.cutoff, cell
+        )
+        energy, forces = self.network.energy_and_forces(
+            x, self.species, centre, neighbour, shifts
+        )
+        result = torch.zeros_like(positions.detach())
+        result[self.atoms] = forces.to(result.dtype) * EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM
+        energy = (energy + self.settings.offset) * EV_TO_KJ_PER_MOL
+        return energy.to(positions.dtype), result

@@ -1,0 +1,259 @@
+"""SE3Potential: a model as a force in OpenMM Systems."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import openmm
+from openmm import app, unit
+
+from openmm_se3.elements import ATOMIC_NUMBERS, SYMBOLS
+from openmm_se3.export.modelfile import evaluate, load_model
+from openmm_se3.force.backends import make_force, resolve
+from openmm_se3.force.module import PRECISIONS, ForceSettings
+
+if TYPE_CHECKING:
+    from ase.calculators.calculator import Calculator
+
+
+class SE3Potential:
+    """A trained SE(3)-Transformer that can be added to OpenMM Systems.
+
+    Example:
+        >>> potential = SE3Potential("water")
+        >>> system = potential.createSystem(pdb.topology)
+
+    Args:
+        model: Name of a shipped model, a model folder, or a ``model.pt``.
+        precision: "single" or "double" precision of the network.
+        backend: "torchforce", "pythonforce", or "auto": TorchForce where the plugin works,
+            else PythonForce with a warning.
+
+    Attributes:
+        config: Shape of the network.
+        metadata: Description of the model: elements, cutoff, level of theory, self-energies,
+            errors as measured, and so on.
+        backend: The backend in use.
+
+    Raises:
+        FileNotFoundError: There is no such model.
+        ModelFileError: The file is not one of ours, or damaged.
+        PluginError: The backend asked for does not work here.
+        ValueError: Unknown precision or backend.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "water",
+        *,
+        precision: str = "single",
+        backend: str = "auto",
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(
+                f"precision must be one of {list(PRECISIONS)}, got {precision!r}"
+            )
+        self.precision = precision
+        self.backend = resolve(backend)
+        self.model = load_model(model)
+        self.config = self.model.config
+        self.metadata = self.model.metadata
+        self._network = self.model.network(PRECISIONS[precision])
+
+    def createSystem(  # noqa: N802
+        self,
+        topology: app.Topology,
+        *,
+        energy: str = "interaction",
+        removeCMMotion: bool = False,  # noqa: N803
+    ) -> openmm.System:
+        """Return a System whose only force is this potential.
+
+        Args:
+            topology: The atoms, with an element each; box vectors make it periodic.
+            energy: "interaction", relative to isolated atoms, or "total", as DFT gives it.
+            removeCMMotion: Add a CMMotionRemover.
+
+        Raises:
+            ValueError: The topology is empty or holds atoms that the model does not know.
+        """
+        system = openmm.System()
+        self._species(topology, list(range(topology.getNumAtoms())))
+        for atom in topology.atoms():
+            system.addParticle(atom.element.mass)
+        vectors = topology.getPeriodicBoxVectors()
+        if vectors is not None:
+            system.setDefaultPeriodicBoxVectors(*vectors)
+        self.addForces(system, topology, energy=energy)
+        if removeCMMotion:
+            system.addForce(openmm.CMMotionRemover())
+        return system
+
+    def addForces(  # noqa: N802
+        self,
+        system: openmm.System,
+        topology: app.Topology,
+        atoms: Iterable[int] | None = None,
+        forceGroup: int = 0,  # noqa: N803
+        *,
+        energy: str = "interaction",
+    ) -> None:
+        """Add this potential to an existing System.
+
+        Nothing is removed from the System: forces that describe the same atoms twice are
+        the caller's to take out.
+
+        Args:
+            system: The System; changed in place.
+            topology: Its topology.
+            atoms: Indices of the atoms the model acts on, in any order; None for all.
+            forceGroup: Force group, 0 to 31.
+            energy: "interaction", relative to isolated atoms, or "total", as DFT gives it.
+
+        Raises:
+            ValueError: Topology and System differ in size, atoms are out of range, given
+                twice, constrained, without mass or of unknown elements, or an argument is
+                not one of its choices.
+        """
+        n_particles = system.getNumParticles()
+        if topology.getNumAtoms() != n_particles:
+            raise ValueError(
+                f"the topology has {topology.getNumAtoms()} atoms, the System "
+                f"{n_particles} particles: they must be the same"
+            )
+        if not 0 <= forceGroup <= 31:
+            raise ValueError(f"forceGroup must be 0 to 31, got {forceGroup}")
+        if energy not in ("interaction", "total"):
+            raise ValueError(f"energy must be 'interaction' or 'total', got {energy!r}")
+        chosen = list(range(n_particles)) if atoms is None else [int(a) for a in atoms]
+        species = self._species(topology, chosen)
+        _refuse_unfit(system, chosen)
+        offset = 0.0
+        if energy == "total":
+            offset = sum(
+                self.metadata["self_energies"][self.config.elements[s]] for s in species
+            )
+        periodic = (
+            topology.getPeriodicBoxVectors() is not None
+            or system.usesPeriodicBoundaryConditions()
+        )
+        force = make_force(
+            self.backend,
+            ForceSettings(
+                model=self.model,
+                precision=self.precision,
+                species=tuple(species),
+                atoms=tuple(chosen),
+                n_particles=n_particles,
+                periodic=periodic,
+                offset=offset,
+            ),
+        )
+        force.setForceGroup(forceGroup)
+        system.addForce(force)
+
+    def energy_and_forces(
+        self, numbers: Any, positions: Any
+    ) -> tuple[float, np.ndarray]:
+        """Return the network's own energy and forces of a free molecule.
+
+        Args:
+            numbers: Atomic numbers [n_atoms].
+            positions: Positions [n_atoms, 3], A (or a Quantity).
+
+        Returns:
+            Energy relative to isolated atoms, eV, and forces [n_atoms, 3], eV/A.
+
+        Raises:
+            ValueError: Unknown elements, wrong shape, or positions that are not finite.
+        """
+        if unit.is_quantity(positions):
+            positions = positions.value_in_unit(unit.angstrom)
+        numbers = np.asarray(numbers, dtype=int)
+        positions = np.asarray(positions, dtype=float)
+        if positions.shape != (len(numbers), 3):
+            raise ValueError(
+                f"positions of {len(numbers)} atoms must have shape "
+                f"({len(numbers)}, 3), got {positions.shape}"
+            )
+        wrong = np.flatnonzero(~np.isfinite(positions).all(axis=1))
+        if len(wrong):
+            raise ValueError(f"position of atom {wrong[0]} is not finite")
+        wrong = np.flatnonzero((numbers < 1) | (numbers > len(SYMBOLS)))
+        if len(wrong):
+            raise ValueError(
+                f"atom {wrong[0]} has atomic number {numbers[wrong[0]]}: expected 1 to "
+                f"{len(SYMBOLS)}"
+            )
+        symbols = [SYMBOLS[z - 1] for z in numbers]
+        self._require_known(symbols, list(range(len(symbols))))
+        return evaluate(self._network, symbols, positions)
+
+    def ase_calculator(self) -> Calculator:
+        """Return an ASE calculator over this potential, for free molecules."""
+        from openmm_se3.force.ase import SE3Calculator
+
+        return SE3Calculator(self)
+
+    def _species(self, topology: app.Topology, chosen: list[int]) -> list[int]:
+        """Return the species of the chosen atoms.
+
+        Raises:
+            ValueError: Names the first atom that is wrong, and why.
+        """
+        all_atoms = list(topology.atoms())
+        if not chosen:
+            raise ValueError("no atoms: give at least one, or atoms=None for all")
+        if len(set(chosen)) < len(chosen):
+            twice = next(a for a in chosen if chosen.count(a) > 1)
+            raise ValueError(f"atom {twice} is given twice")
+        outside = [a for a in chosen if not 0 <= a < len(all_atoms)]
+        if outside:
+            raise ValueError(
+                f"atom index {outside[0]} is out of range: the topology has "
+                f"{len(all_atoms)} atoms"
+            )
+        symbols = []
+        for index in chosen:
+            atom = all_atoms[index]
+            if atom.element is None:
+                raise ValueError(
+                    f"atom {index} ({atom.name} of {atom.residue.name} "
+                    f"{atom.residue.id}) has no element: virtual sites and extra "
+                    "particles cannot be part of the model's atoms"
+                )
+            symbols.append(atom.element.symbol)
+        self._require_known(symbols, chosen)
+        return [self.config.elements.index(symbol) for symbol in symbols]
+
+    def _require_known(self, symbols: list[str], indices: list[int]) -> None:
+        for symbol, index in zip(symbols, indices, strict=True):
+            if symbol not in self.config.elements:
+                known = sorted(self.config.elements, key=ATOMIC_NUMBERS.__getitem__)
+                raise ValueError(
+                    f"atom {index} is {symbol}, which the model "
+                    f"'{self.metadata['name']}' does not know; it knows {known}"
+                )
+
+
+def _refuse_unfit(system: openmm.System, chosen: list[int]) -> None:
+    """Refuse particles that a model of free atoms cannot act on.
+
+    Raises:
+        ValueError: Names the particle and the fix.
+    """
+    members = set(chosen)
+    for index in chosen:
+        if system.isVirtualSite(index):
+            raise ValueError(f"particle {index} is a virtual site: leave it out of atoms")
+    for index in range(system.getNumConstraints()):
+        first, second, _ = system.getConstraintParameters(index)
+        if first in members or second in members:
+            raise ValueError(
+                f"particles {first} and {second} are constrained; the model's atoms move "
+                "freely: make the System with constraints=None, rigidWater=False"
+            )
+

@@ -1,0 +1,47 @@
+"""Edges of a set of atoms: all pairs, or neighbours within a cutoff.
+
+An edge goes from a neighbour j to a centre i and carries the vector x_j - x_i + shift, where
+the shift is a lattice vector.  Edges are sorted by centre.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def all_pairs(n_atoms: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Return centre and neighbour [n_atoms (n_atoms - 1)] of every ordered pair."""
+    index = torch.arange(n_atoms, device=device)
+    centre = index.repeat_interleave(max(n_atoms - 1, 0))
+    neighbour = index.repeat(n_atoms, 1)[~torch.eye(n_atoms, dtype=torch.bool)]
+    return centre, neighbour
+
+
+def neighbour_pairs(
+    positions: Tensor, cutoff: float, cell: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the edges within a cutoff, found by vesin's cell list.
+
+    A box smaller than twice the cutoff gives an atom several images of a neighbour, and
+    of itself, as it should.
+
+    Args:
+        positions: Positions [n_atoms, 3], A.
+        cutoff: Largest distance, A.
+        cell: Lattice vectors as rows [3, 3], A; None without a box.
+
+    Returns:
+        centre [n_edges], neighbour [n_edges], shifts [n_edges, 3] in A.
+    """
+    from vesin_torch import NeighborList
+
+    box = torch.zeros(3, 3, dtype=torch.float64) if cell is None else cell
+    centre, neighbour, shifts = NeighborList(cutoff, full_list=True, sorted=True).compute(
+        points=positions.detach().to(torch.float64),
+        box=box.to(torch.float64).to(positions.device),
+        periodic=cell is not None,
+        quantities="ijS",
+    )
+    lattice = shifts.to(torch.float64) @ box.to(torch.float64).to(positions.device)
+    return centre, neighbour, lattice.to(positions.dtype)

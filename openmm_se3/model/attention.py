@@ -1,0 +1,169 @@
+"""Attention over neighbours, equations (2.3) to (2.5) and (2.8).
+
+    q_i      = sum_l W_Q^l f_i^l                                            (2.3)
+    k_ij     = sum_k W_K^{lk}(x_j - x_i) f_j^k                              (2.4)
+    alpha_ij = exp(q_i . k_ij) / sum_j' exp(q_i . k_ij')                    (2.5)
+    f_out,i^l = self-interaction(f_i)^l
+                + sum_k sum_j alpha_ij W_V^{lk}(x_j - x_i) f_j^k            (2.8)
+
+| symbol     | variable      | shape                                     |
+|------------|---------------|-------------------------------------------|
+| f_i        | features      | [dim_in, n_atoms, channels]               |
+| q_i        | queries       | [n_atoms, dim_query, key_channels]        |
+| k_ij       | keys          | [n_edges, dim_out, key_channels]          |
+| v_ij       | values        | [n_edges, dim_out, channels]              |
+| alpha_ij   | alpha         | [n_edges, heads]                          |
+
+Atom i is the ``centre`` of an edge, atom j its ``neighbour``.  Heads share out the channels:
+head h owns channels h C/H to (h+1) C/H - 1, so that concatenating heads is no operation.
+
+Where we differ and why:
+
+* (2.5) becomes alpha_ij = u_ij exp(a_ij) / (1 + sum_j' u_ij' exp(a_ij')) with the envelope
+  u(r), and the radial functions of the values carry u(r) too.  Energy and forces are then
+  smooth when a neighbour crosses the cutoff, the last one included, and an atom without
+  neighbours receives nothing instead of 0/0.
+* Logits are a = A tanh(q . k / (A sqrt(d))): no overflow of exp in float32, without a
+  maximum over neighbours, which has kinks and costs a reduction.
+* Keys and values use one kernel, with channels of their own.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from openmm_se3.config import ModelConfig
+from openmm_se3.model.kernel import DepthwiseKernel, FullKernel, KernelBasis
+from openmm_se3.model.layers import AttentiveSelfInteraction, EquivariantLinear
+from openmm_se3.model.radial import RadialNetwork
+
+LOGIT_BOUND = 10.0
+
+
+def sum_over_neighbours(
+    values: Tensor, centre: Tensor, n_atoms: int, dense: bool
+) -> Tensor:
+    """Add up the values of the edges of each atom.
+
+    Args:
+        values: Values [n_edges, ...].
+        centre: Central atom of each edge [n_edges].
+        n_atoms: Number of atoms.
+        dense: The edges are all pairs, sorted by centre, so that a reshape serves.
+
+    Returns:
+        Sums [n_atoms, ...].
+    """
+    if dense:
+        return values.unflatten(0, (n_atoms, n_atoms - 1)).sum(1)
+    sums = values.new_zeros([n_atoms] + list(values.shape[1:]))
+    return sums.index_add(0, centre, values)
+
+
+class AttentionLayer(nn.Module):
+    """One SE(3)-Transformer layer, equation (2.8), with several heads.
+
+    Args:
+        config: Shape of the network.
+        k_max: Highest degree of the input features.
+        l_max: Highest degree of the output features.
+        channels_in: Channels of the input features.
+    """
+
+    def __init__(
+        self, config: ModelConfig, k_max: int, l_max: int, channels_in: int
+    ) -> None:
+        super().__init__()
+        channels, key_channels = config.channels, config.key_channels
+        self.heads = config.heads
+        self.channels = channels
+        self.key_channels = key_channels
+        shared = min(k_max, l_max)
+        self.dim_query = (shared + 1) ** 2
+        self.dim_out = (l_max + 1) ** 2
+        harmonics_jmax = max_harmonic(config)
+        self.basis = KernelBasis(
+            l_max, k_max, harmonics_jmax, harmonics_jmax, config.mirror
+        )
+        self.query = EquivariantLinear(shared, channels_in, key_channels)
+        self.depthwise = config.kernel == "depthwise"
+        kernel: nn.Module
+        if self.depthwise:
+            self.mix = EquivariantLinear(k_max, channels_in, key_channels + channels)
+            kernel = DepthwiseKernel(self.basis.paths, key_channels + channels)
+        else:
+            self.mix = nn.Identity()
+            kernel = FullKernel(
+                self.basis.paths, channels_in, key_channels + channels
+            )
+        self.kernel = kernel
+        self.radial = RadialNetwork(
+            config.radial_functions, config.radial_width, kernel.n_radial
+        )
+        self.output = EquivariantLinear(l_max, channels, channels)
+        self.self_interaction: nn.Module
+        if config.self_interaction == "attentive":
+            self.self_interaction = AttentiveSelfInteraction(
+                shared, channels_in, channels, config.self_interaction_width
+            )
+        else:
+            self.self_interaction = EquivariantLinear(shared, channels_in, channels)
+        # q . k is a sum of this many products a head.
+        n_products = self.dim_query * key_channels / self.heads
+        self.logit_scale = 1.0 / (LOGIT_BOUND * math.sqrt(n_products))
+        self.logit_bound = LOGIT_BOUND
+
+    def forward(
+        self,
+        features: Tensor,
+        harmonics: Tensor,
+        bessel: Tensor,
+        envelope: Tensor,
+        centre: Tensor,
+        neighbour: Tensor,
+        dense: bool,
+    ) -> Tensor:
+        """Return features [(l_max+1)^2, n_atoms, channels].
+
+        Args:
+            features: f_in [(k_max+1)^2, n_atoms, channels_in].
+            harmonics: Y_{Jm} of the edges' directions [n_edges, (jmax+1)^2].
+            bessel: Radial basis [n_edges, n_functions].
+            envelope: u(r) [n_edges].
+            centre: Atom i of each edge [n_edges].
+            neighbour: Atom j of each edge [n_edges].
+            dense: The edges are all pairs, sorted by centre.
+        """
+        n_atoms = features.shape[1]
+        queries = self.query(features[: self.dim_query]).transpose(0, 1)  # (2.3)
+        senders = self.mix(features).index_select(1, neighbour).transpose(0, 1)
+        basis = self.basis(harmonics)  # (2.1)
+        radial = self.radial(bessel, envelope)
+        messages = self.kernel(basis, radial, senders)  # (2.2) [n_edges, dim_out, Ck + C]
+        keys, values = messages.split([self.key_channels, self.channels], dim=2)  # (2.4)
+        keys = keys[:, : self.dim_query]
+
+        products = queries.index_select(0, centre) * keys
+        logits = products.sum(1).unflatten(1, (self.heads, -1)).sum(2)
+        logits = self.logit_bound * torch.tanh(self.logit_scale * logits)
+        weights = torch.exp(logits) * envelope.unsqueeze(1)
+        total = 1.0 + sum_over_neighbours(weights, centre, n_atoms, dense)
+        alpha = weights / total.index_select(0, centre)  # (2.5) [n_edges, heads]
+
+        weighted = values.unflatten(2, (self.heads, -1)) * alpha[:, None, :, None]
+        heads = sum_over_neighbours(weighted.flatten(2), centre, n_atoms, dense)
+        update = self.output(heads.transpose(0, 1))
+        kept = self.self_interaction(features[: self.dim_query])  # (2.6, 2.7)
+        if self.dim_query < self.dim_out:
+            low, high = update.split([self.dim_query, self.dim_out - self.dim_query])
+            return torch.cat([kept + low, high])
+        return kept + update  # (2.8)
+
+
+def max_harmonic(config: ModelConfig) -> int:
+    """Return the highest degree J that any kernel of the network uses."""
+    allowed = 2 * config.lmax if config.layers > 2 else config.lmax
+    return allowed if config.jmax is None else min(config.jmax, allowed)

@@ -1,0 +1,69 @@
+"""Functions of the distance: envelope, Bessel basis and radial networks psi(|x|).
+
+| symbol   | variable   | shape                          |
+|----------|------------|--------------------------------|
+| |x_ij|   | distance   | [n_edges]                      |
+| u(r)     | envelope   | [n_edges]                      |
+| b_n(r)   | bessel     | [n_edges, n_functions]         |
+| psi(r)   | radial     | [n_edges, n_outputs]           |
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class Envelope(nn.Module):
+    """Smooth cutoff u(r) = (1 - (r / r_c)^4)^3, and 0 beyond the cutoff r_c.
+
+    Value, slope and curvature vanish at the cutoff, and u stays above a half up to 0.67
+    r_c, so that the far half of the neighbourhood counts.
+    """
+
+    def __init__(self, cutoff: float) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Return u(r) [n_edges] for distances r [n_edges], A."""
+        return (1.0 - (distance / self.cutoff).pow(4)).clamp(min=0.0).pow(3)
+
+
+class BesselBasis(nn.Module):
+    """Bessel functions b_n(r) = sqrt(2 / r_c) sin(n pi r / r_c) / r, n = 1, 2, ...
+
+    Gasteiger et al., https://arxiv.org/abs/2003.03123, equation 7.
+    """
+
+    def __init__(self, cutoff: float, n_functions: int) -> None:
+        super().__init__()
+        self.scale = math.sqrt(2.0 / cutoff)
+        frequencies = math.pi / cutoff * torch.arange(1, n_functions + 1).double()
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Return b_n(r) [n_edges, n_functions] for distances r [n_edges], A."""
+        r = distance.unsqueeze(-1)
+        return self.scale * torch.sin(r * self.frequencies) / r
+
+
+class RadialNetwork(nn.Module):
+    """psi(r) = u(r) MLP(b(r)) of equation (2.2): zero at the cutoff with zero slope."""
+
+    def __init__(self, n_functions: int, width: int, n_outputs: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(n_functions, width)
+        self.output = nn.Linear(width, n_outputs)
+
+    def forward(self, bessel: Tensor, envelope: Tensor) -> Tensor:
+        """Return psi [n_edges, n_outputs].
+
+        Args:
+            bessel: b_n(r) [n_edges, n_functions].
+            envelope: u(r) [n_edges].
+        """
+        hidden = nn.functional.silu(self.hidden(bessel))
+        return self.output(hidden) * envelope.unsqueeze(-1)

@@ -1,0 +1,263 @@
+"""The SE(3)-Transformer: species and edges in, atomic energies (and direct forces) out.
+
+    species -> {0} -> attention -> {0..lmax} -> ... -> attention -> {0} or {0, 1}
+
+The sum of the type-0 outputs is the energy; the type-1 outputs are the direct forces, if
+these are wanted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from openmm_se3.config import ModelConfig
+from openmm_se3.model.attention import AttentionLayer, max_harmonic, sum_over_neighbours
+from openmm_se3.model.kernel import SphericalHarmonics
+from openmm_se3.model.layers import Gate, NormNonlinearity
+from openmm_se3.model.radial import BesselBasis, Envelope
+from openmm_se3.model.wall import ZBLWall
+
+# Added to squared distances (A^2): atoms on top of each other give no NaN, and at bonding
+# distances it is below the rounding of float64.
+DISTANCE_EPSILON = 1e-16
+
+
+class SE3Transformer(nn.Module):
+    """Atomic energies and direct forces of a set of atoms.
+
+    Energies are relative to isolated atoms: what the network gives for an atom without
+    neighbours is subtracted by species, so that an isolated atom has exactly zero.
+
+    A new network is in float64, which its constants need; ``.float()`` makes it fast.  A
+    float64 network with the weights of a float32 one is a new one that loads them.
+
+    Args:
+        config: Shape and equations of the network.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.n_species = len(config.elements)
+        self.direct = config.force_mode == "direct"
+        self.energy_scale = config.energy_scale
+        self.distance_epsilon = DISTANCE_EPSILON
+        if config.embedding == "learned":
+            embedding = nn.Embedding(self.n_species, config.channels)
+        else:
+            embedding = nn.Embedding.from_pretrained(torch.eye(self.n_species))
+        self.embedding = embedding
+        self.envelope = Envelope(config.cutoff)
+        self.bessel = BesselBasis(config.cutoff, config.radial_functions)
+        self.harmonics = SphericalHarmonics(max_harmonic(config))
+        self.has_wall = config.wall
+        self.wall = ZBLWall(config.elements)
+
+        last = 1 if self.direct else 0
+        degrees = [0] + [config.lmax] * (config.layers - 1) + [last]
+        channels_in = embedding.embedding_dim
+        attention, nonlinearities = [], []
+        for k_max, l_max in zip(degrees[:-1], degrees[1:], strict=True):
+            attention.append(AttentionLayer(config, k_max, l_max, channels_in))
+            nonlinearity = Gate if config.nonlinearity == "gate" else NormNonlinearity
+            nonlinearities.append(nonlinearity(l_max, config.channels))
+            channels_in = config.channels
+        self.attention = nn.ModuleList(attention)
+        self.nonlinearities = nn.ModuleList(nonlinearities)
+        self.energy_head = nn.Sequential(
+            nn.Linear(config.channels, config.channels),
+            nn.SiLU(),
+            nn.Linear(config.channels, 1, bias=False),
+        )
+        self.force_head = nn.Linear(config.channels, 1, bias=False)
+        # Energy of isolated atoms as the network gives it; made anew by eval().
+        isolated = torch.zeros(self.n_species, dtype=torch.float64)
+        self.register_buffer("isolated", isolated, persistent=False)
+        self.double()
+
+    def forward(
+        self,
+        species: Tensor,
+        vectors: Tensor,
+        centre: Tensor,
+        neighbour: Tensor,
+        dense: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Return atomic energies and direct forces.
+
+        Args:
+            species: Index of each atom's element in ``config.elements`` [n_atoms].
+            vectors: x_j - x_i of each edge [n_edges, 3], A.
+            centre: Atom i of each edge [n_edges].
+            neighbour: Atom j of each edge [n_edges].
+            dense: The edges are all ordered pairs of different atoms, sorted by centre.
+
+        Returns:
+            Energies relative to isolated atoms [n_atoms], float64, eV; direct forces
+            [n_atoms, 3], eV/A, or [0, 3] where forces are conservative.
+        """
+        features, wall = self.features(species, vectors, centre, neighbour, dense)
+        energies = self.atomic_energies(features)
+        if self.training:
+            isolated = self.isolated_energies(species)
+        else:
+            isolated = self.isolated
+        energies = energies - isolated.index_select(0, species) + wall
+        if self.direct:
+            forces = self.force_head(features[1:4]).squeeze(2).T * self.energy_scale
+        else:
+            forces = features.new_zeros((0, 3))
+        return energies, forces
+
+    @torch.jit.export
+    def energy_and_forces(
+        self,
+        positions: Tensor,
+        species: Tensor,
+        centre: Tensor,
+        neighbour: Tensor,
+        shifts: Tensor | None = None,
+        molecule: Tensor | None = None,
+        n_molecules: int = 1,
+        create_graph: bool = False,
+        dense: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the energy of each molecule and the force on each atom.
+
+        Training, export, validation and the OpenMM force all go through this one function,
+        so that what is measured is what runs.  Relative vectors are formed in the
+        positions' own precision and only then cast to the network's: positions far from
+        the origin lose nothing.
+
+        Args:
+            positions: Positions [n_atoms, 3], A.
+            species: Index of each atom's element in ``config.elements`` [n_atoms].
+            centre: Atom i of each edge [n_edges].
+            neighbour: Atom j of each edge [n_edges].
+            shifts: Lattice vector added to x_j - x_i [n_edges, 3], A; None without a box.
+            molecule: Molecule of each atom [n_atoms]; None where there is only one.
+            n_molecules: Number of molecules.
+            create_graph: Keep what is needed to differentiate the forces, for training.
+            dense: The edges are all ordered pairs of one molecule, sorted by centre.
+
+        Returns:
+            Energies relative to isolated atoms [n_molecules], float64, eV; forces
+            [n_atoms, 3], eV/A, in the network's precision.
+        """
+        vectors = positions.index_select(0, neighbour)
+        vectors = vectors - positions.index_select(0, centre)
+        if shifts is not None:
+            vectors = vectors + shifts
+        vectors = vectors.to(self.embedding.weight.dtype).detach()
+        if self.direct:
+            atomic, forces = self.forward(species, vectors, centre, neighbour, dense)
+        elif torch.jit.is_scripting():
+            # TorchScript has no enable_grad; TorchForce leaves gradients on.
+            atomic, slope = self.energies_and_slope(
+                species, vectors, centre, neighbour, create_graph, dense
+            )
+            forces = self.forces_of_edges(slope, centre, neighbour, species.shape[0])
+        else:
+            with torch.enable_grad():
+                atomic, slope = self.energies_and_slope(
+                    species, vectors, centre, neighbour, create_graph, dense
+                )
+                forces = self.forces_of_edges(
+                    slope, centre, neighbour, species.shape[0]
+                )
+        if not create_graph:
+            atomic, forces = atomic.detach(), forces.detach()
+        if molecule is None:
+            energies = atomic.sum(0, keepdim=True)
+        else:
+            energies = atomic.new_zeros(n_molecules).index_add(0, molecule, atomic)
+        return energies, forces
+
+    def energies_and_slope(
+        self,
+        species: Tensor,
+        vectors: Tensor,
+        centre: Tensor,
+        neighbour: Tensor,
+        create_graph: bool,
+        dense: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Return atomic energies [n_atoms] and dE/d(x_j - x_i) [n_edges, 3]."""
+        vectors = vectors.requires_grad_()
+        atomic, _ = self.forward(species, vectors, centre, neighbour, dense)
+        (slope,) = torch.autograd.grad(
+            [atomic.sum()], [vectors], create_graph=create_graph
+        )
+        assert slope is not None  # for TorchScript, which types it as optional
+        return atomic, slope
+
+    def forces_of_edges(
+        self, slope: Tensor, centre: Tensor, neighbour: Tensor, n_atoms: int
+    ) -> Tensor:
+        """Return -dE/dx_i [n_atoms, 3] from dE/d(x_j - x_i) [n_edges, 3].
+
+        What an edge pushes its neighbour, it pushes its centre the other way: the net force
+        vanishes to rounding.
+        """
+        forces = slope.new_zeros(n_atoms, 3).index_add(0, centre, slope)
+        return forces.index_add(0, neighbour, -slope)
+
+    def features(
+        self,
+        species: Tensor,
+        vectors: Tensor,
+        centre: Tensor,
+        neighbour: Tensor,
+        dense: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the last features [dim, n_atoms, channels] and the wall's energy."""
+        n_atoms = species.shape[0]
+        distance = torch.sqrt(vectors.square().sum(1) + self.distance_epsilon)
+        harmonics = self.harmonics(vectors / distance.unsqueeze(1))
+        envelope = self.envelope(distance)
+        bessel = self.bessel(distance)
+        features = self.embedding(species).unsqueeze(0)  # [1, n_atoms, channels]
+        for attention, nonlinearity in zip(self.attention, self.nonlinearities):
+            features = attention(
+                features, harmonics, bessel, envelope, centre, neighbour, dense
+            )
+            features = nonlinearity(features)
+        if self.has_wall:
+            pairs = self.wall(species, distance, centre, neighbour).to(torch.float64)
+            wall = sum_over_neighbours(pairs, centre, n_atoms, dense)
+        else:
+            wall = torch.zeros(n_atoms, dtype=torch.float64, device=vectors.device)
+        return features, wall
+
+    def atomic_energies(self, features: Tensor) -> Tensor:
+        """Return the energy head's output [n_atoms] for features, float64, eV."""
+        energies = self.energy_head(features[0]).squeeze(1).to(torch.float64)
+        return energies * self.energy_scale
+
+    def isolated_energies(self, like: Tensor) -> Tensor:
+        """Return what the network gives for a lone atom of each species [n_species]."""
+        species = torch.arange(self.n_species, device=like.device)
+        nothing = species[:0]
+        vectors = self.embedding.weight.new_zeros((0, 3))
+        features, _ = self.features(species, vectors, nothing, nothing, False)
+        return self.atomic_energies(features)
+
+    def train(self, mode: bool = True) -> SE3Transformer:
+        """Switch between training and evaluation; the latter stores isolated energies."""
+        super().train(mode)
+        self._store_isolated()
+        return self
+
+    def _apply(self, *args: Any, **kwargs: Any) -> SE3Transformer:
+        # Another precision gives slightly different isolated energies.
+        super()._apply(*args, **kwargs)
+        self._store_isolated()
+        return self
+
+    def _store_isolated(self) -> None:
+        if not self.training:
+            with torch.no_grad():
+                self.isolated = self.isolated_energies(self.isolated)

@@ -1,0 +1,1 @@
+"""Structures, their DFT labels, and the files that hold both."""

@@ -1,0 +1,136 @@
+"""Reading HDF5 files that others made, without trusting them.
+
+A file can point out of itself (external and soft links, external storage, virtual
+datasets), hold pickled objects, be cut short, or declare arrays far larger than the
+data it stores.  Each of these ends in a ValueError that names the file and the place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+# The most that deflate can compress, and an allowance for small arrays.
+MAX_COMPRESSION = 1032
+SMALL_ARRAY = 1 << 16  # bytes
+
+
+@contextlib.contextmanager
+def open_hdf5(path: str | Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file for reading.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not HDF5, or damaged; damage met while it is read included.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no file {path}")
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file")
+    if not h5py.is_hdf5(path):
+        with open(path, "rb") as raw:
+            raise ValueError(f"{path} is not HDF5; it starts with {raw.read(20)!r}")
+    try:
+        # Files here are written whole and then renamed, so that no lock is needed, and
+        # some file systems have none.
+        with h5py.File(path, "r", locking=False) as file:
+            yield file
+    except (OSError, RuntimeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is cut short or damaged ({error}); copy or make it again"
+        ) from error
+
+
+def child(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
+    """Return what stands under a name, if it is stored in this file.
+
+    Raises:
+        ValueError: There is nothing, or only a link to elsewhere.
+    """
+    link = group.get(name, getlink=True)
+    if link is None:
+        raise ValueError(f"{place(group)} lacks {name!r}; it has {sorted(group)}")
+    if not isinstance(link, h5py.HardLink):
+        raise ValueError(f"{place(group)}: {name!r} is a link to elsewhere, not read")
+    return group[name]
+
+
+def groups(file: h5py.File) -> Iterator[tuple[str, h5py.Group]]:
+    """Yield the name and the group of everything at the top of a file.
+
+    Raises:
+        ValueError: Something is not a group.
+    """
+    for name in file:
+        group = child(file, name)
+        if not isinstance(group, h5py.Group):
+            raise ValueError(f"{place(file)}: {name!r} is not a group")
+        yield name, group
+
+
+def text_attribute(file: h5py.File, name: str) -> str:
+    """Return an attribute of a file that is text.
+
+    Raises:
+        ValueError: It is missing or not text.
+    """
+    value = file.attrs.get(name)
+    if not isinstance(value, str):
+        raise ValueError(f"{place(file)} lacks the text attribute {name!r}")
+    return value
+
+
+def read_array(group: h5py.Group, name: str, kinds: str = "f") -> np.ndarray:
+    """Return an array of numbers.
+
+    Args:
+        group: Where it is.
+        name: Its name.
+        kinds: Accepted NumPy kinds, such as "f" or "iu".
+
+    Raises:
+        ValueError: It is missing, of another type, stored elsewhere, or larger than the
+            file can hold.
+    """
+    dataset = _dataset(group, name)
+    if dataset.dtype.kind not in kinds:
+        raise ValueError(f"{place(group)}: {name!r} has type {dataset.dtype}")
+    return np.asarray(dataset[()])
+
+
+def read_texts(group: h5py.Group, name: str) -> list[str]:
+    """Return a list of strings.
+
+    Raises:
+        ValueError: As :func:`read_array`.
+    """
+    dataset = _dataset(group, name)
+    if h5py.check_string_dtype(dataset.dtype) is None or dataset.ndim != 1:
+        raise ValueError(f"{place(group)}: {name!r} is not a list of strings")
+    return [str(text) for text in dataset.asstr()[:]]
+
+
+def place(group: h5py.Group) -> str:
+    """Return the file and the group as text for a message."""
+    return f"{group.file.filename}, {group.name}"
+
+
+def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:
+    dataset = child(group, name)
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
+        raise ValueError(f"{place(group)}: {name!r} is not an array")
+    if dataset.is_virtual or dataset.external:
+        raise ValueError(f"{place(group)}: {name!r} is kept in another file")
+    declared = math.prod(dataset.shape) * dataset.dtype.itemsize
+    stored = dataset.id.get_storage_size()
+    if declared > MAX_COMPRESSION * stored + SMALL_ARRAY:
+        raise ValueError(
+            f"{place(group)}: {name!r} declares {declared} bytes but stores {stored}"
+        )
+    return dataset

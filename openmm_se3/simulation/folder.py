@@ -1,0 +1,140 @@
+"""The folder of one run: its files, its lock, and what may be overwritten."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from openmm_se3.files import atomic_write
+
+RUN = "run.json"  # what was asked for, on what it ran and how it ended
+TOPOLOGY = "topology.pdb"  # atoms, with the minimised structure
+TRAJECTORY = "trajectory.dcd"
+VELOCITIES = "velocities.npy"
+LOG = "log.csv"
+LAST_GOOD_FRAME = "last_good.pdb"
+LAST_GOOD_STATE = "last_good_state.xml"
+FINAL_STATE = "final_state.xml"
+SUMMARY = "summary.json"
+REPORT = "report.md"
+FIGURE = "figure.png"
+LOCK = ".lock"
+
+RESULTS = (
+    RUN,
+    TOPOLOGY,
+    TRAJECTORY,
+    VELOCITIES,
+    LOG,
+    LAST_GOOD_FRAME,
+    LAST_GOOD_STATE,
+    FINAL_STATE,
+    SUMMARY,
+    REPORT,
+    FIGURE,
+)
+
+
+class FolderInUseError(RuntimeError):
+    """Another run writes to the folder, or its results would be overwritten."""
+
+
+class RunFolder:
+    """Holds a folder for one run, as a context manager.
+
+    The lock belongs to the process: it ends with it, however it ends, so that a killed
+    run leaves nothing to clean up.
+
+    Args:
+        path: The folder; it is made if absent.
+        overwrite: Whether the results of an earlier run may be replaced.
+    """
+
+    def __init__(self, path: str | Path, overwrite: bool = False) -> None:
+        self.path = Path(path)
+        self.overwrite = overwrite
+        self._lock: int | None = None
+
+    def __enter__(self) -> RunFolder:
+        """Make and lock the folder.
+
+        Raises:
+            FolderInUseError: Another run holds it, or it has results already.
+            OSError: It cannot be made or written to.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = self._acquire()
+        found = [name for name in RESULTS if (self.path / name).exists()]
+        if found and not self.overwrite:
+            self._release()
+            raise FolderInUseError(
+                f"{self.path} has results of an earlier run ({', '.join(found)}); give "
+                "--out another folder, or --overwrite to replace them"
+            )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Release the folder."""
+        self._release()
+
+    def __truediv__(self, name: str) -> Path:
+        """Return the path of a file in the folder."""
+        return self.path / name
+
+    def clear(self) -> None:
+        """Delete the results of an earlier run; other files stay."""
+        for name in RESULTS:
+            (self.path / name).unlink(missing_ok=True)
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write a JSON file whole or not at all."""
+        write_json(self.path / name, content)
+
+    def _acquire(self) -> int:
+        path = self.path / LOCK
+        while True:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(lock, 200).decode(errors="replace").strip()
+                os.close(lock)
+                raise FolderInUseError(
+                    f"another run ({holder}) writes to {self.path}; wait for it or "
+                    "give --out another folder"
+                ) from None
+            # The file may have been removed by its last holder between open and lock;
+            # then this lock is on a file that nobody else will find.
+            try:
+                same = os.fstat(lock).st_ino == os.stat(path).st_ino
+            except FileNotFoundError:
+                same = False
+            if same:
+                break
+            os.close(lock)
+        os.ftruncate(lock, 0)
+        os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        return lock
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            (self.path / LOCK).unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = None
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file whole or not at all; not-a-number is refused."""
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

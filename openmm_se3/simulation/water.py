@@ -1,0 +1,136 @@
+"""Water molecules: their topology, a start, and the run on a model."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+from openmm import app
+from rich.console import Console
+
+from openmm_se3.simulation.options import RunOptions
+from openmm_se3.simulation.run import RunRecord, run_dynamics
+
+OH_LENGTH = 0.9572  # A, gas-phase water
+HOH_ANGLE = 104.52  # degrees
+HYDROGEN_BOND = 2.9  # A, O-O distance of a new molecule to its donor
+# A, least distances between molecules of a start; closer ones would be pushed apart.
+MIN_CONTACT = {("H", "H"): 1.8, ("H", "O"): 1.7, ("O", "O"): 2.6}
+TRIES = 200  # orientations of a new molecule before another donor is taken
+ONE_THREAD_ATOMS = 60  # up to here one thread is faster than several
+
+
+@dataclasses.dataclass(frozen=True)
+class WaterRun(RunOptions):
+    """Options of a run of water molecules.
+
+    Attributes:
+        molecules: Number of water molecules, without a box.
+        model: Name of a shipped model, or the path of a model.
+    """
+
+    molecules: int = 1
+    model: str = "water"
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ValueError: A value is out of its range; the message names it.
+        """
+        super().__post_init__()
+        if self.molecules < 1:
+            raise ValueError(f"molecules is {self.molecules}; it must be at least 1")
+
+
+def run_water(options: WaterRun, console: Console | None = None) -> RunRecord:
+    """Run water molecules on a model and write the trajectory to ``options.out``.
+
+    Args:
+        options: What to run.
+        console: Shows progress there; None shows nothing.
+    """
+    from openmm_se3 import SE3Potential
+
+    topology = water_topology(options.molecules)
+    positions = water_start(options.molecules, options.seed)
+    potential = SE3Potential(options.model, precision=options.precision)
+    system = potential.createSystem(topology)
+    about = {
+        "molecules": options.molecules,
+        "model": options.model,
+        "backend": potential.backend,
+        "level_of_theory": potential.metadata.get("level_of_theory"),
+    }
+    with _threads_for(len(positions)):
+        return run_dynamics(system, topology, positions, options, about, console)
+
+
+def water_topology(n_molecules: int) -> app.Topology:
+    """Return a topology of water molecules: O, H1, H2 each, with their bonds."""
+    topology = app.Topology()
+    chain = topology.addChain()
+    oxygen, hydrogen = app.element.oxygen, app.element.hydrogen
+    for _ in range(n_molecules):
+        residue = topology.addResidue("HOH", chain)
+        centre = topology.addAtom("O", oxygen, residue)
+        for name in ("H1", "H2"):
+            topology.addBond(centre, topology.addAtom(name, hydrogen, residue))
+    return topology
+
+
+def water_start(n_molecules: int, seed: int | None = None) -> np.ndarray:
+    """Return start positions [n_atoms, 3], A: a hydrogen-bonded cluster.
+
+    One molecule has its gas-phase geometry.  Each further one accepts a hydrogen bond
+    from a molecule that is there, in a random orientation without bad contacts.  The
+    run minimises whatever this gives on its model.
+
+    Args:
+        n_molecules: Number of molecules.
+        seed: Seed of the random choices; None draws one.
+    """
+    rng = np.random.default_rng(seed)
+    half = np.radians(HOH_ANGLE) / 2.0
+    across, along = OH_LENGTH * np.sin(half), OH_LENGTH * np.cos(half)
+    shape = np.array([[0.0, 0.0, 0.0], [across, 0.0, along], [-across, 0.0, along]])
+    molecules = [shape]
+    while len(molecules) < n_molecules:
+        donor = molecules[rng.integers(len(molecules))]
+        bond = donor[rng.integers(1, 3)] - donor[0]
+        oxygen = donor[0] + bond / np.linalg.norm(bond) * HYDROGEN_BOND
+        for _ in range(TRIES):
+            molecule = oxygen + shape @ _random_rotation(rng).T
+            if not _has_bad_contact(molecule, molecules):
+                molecules.append(molecule)
+                break
+    return np.concatenate(molecules)
+
+
+def _random_rotation(rng: np.random.Generator) -> np.ndarray:
+    q, r = np.linalg.qr(rng.normal(size=(3, 3)))
+    q = q * np.sign(np.diag(r))
+    return q * np.linalg.det(q)
+
+
+def _has_bad_contact(molecule: np.ndarray, others: list[np.ndarray]) -> bool:
+    least = np.array(
+        [[MIN_CONTACT[min(a, b), max(a, b)] for b in "OHH"] for a in "OHH"]
+    )
+    separation = np.array(others)[:, None, :, :] - molecule[None, :, None, :]
+    return bool((np.linalg.norm(separation, axis=-1) < least).any())
+
+
+@contextlib.contextmanager
+def _threads_for(n_atoms: int) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    if n_atoms <= ONE_THREAD_ATOMS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,114 @@
+"""Checkpoints: plain tensors, numbers, strings and containers of them, nothing else.
+
+They load with ``weights_only=True``, which runs no code from the file.  Keys:
+
+    format, format_version
+    model, training        the configurations as plain values
+    data                   sha256 of all data and of each file, names and digests
+    self_energies          eV by chemical symbol
+    level_of_theory        settings of the labels
+    step, skipped          steps made; steps skipped as not finite
+    history                one dict a validation
+    running                sums since the last validation
+    network, average       weights, and their moving average, which is what is exported
+    optimizer, rng         the optimiser's state; PyTorch's random state
+    errors                 errors of ``average`` by split and group, once measured
+    versions               of the programs that wrote it
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from openmm_se3.files import atomic_write
+
+FORMAT = "openmm-se3 checkpoint"
+FORMAT_VERSION = 1
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the programs that decide what training gives."""
+    found = {}
+    for name in ("openmm-se3", "torch", "lightning", "dgl", "e3nn", "numpy"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def save_checkpoint(
+    path: Path, content: dict[str, Any], previous: Path | None = None
+) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        path: File to write or replace.
+        content: What to store beside the header and the versions.
+        previous: Where the file that is replaced goes; by default it is lost.
+    """
+    header = {"format": FORMAT, "format_version": FORMAT_VERSION}
+    with atomic_write(path) as temporary:
+        torch.save({**header, **content, "versions": versions()}, temporary)
+        if previous is not None and path.exists():
+            path.replace(previous)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint without running any code from it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged, of another kind, or of a newer version.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint {path}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        if broken is not None:
+            raise ValueError(f"checksum of {broken} is wrong")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever the zip or pickle reader meets
+        raise ValueError(f"{path} is damaged or not a checkpoint: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a checkpoint of openmm-se3")
+    if content["format_version"] > FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format version {content['format_version']}; this program reads "
+            f"up to {FORMAT_VERSION}: upgrade openmm-se3"
+        )
+    return content
+
+
+def load_last(folder: Path) -> dict[str, Any] | None:
+    """Read the newest checkpoint of a run that can be read; None if there is none.
+
+    Raises:
+        ValueError: There are checkpoints and none can be read.
+    """
+    problems = []
+    for name in (LAST, PREVIOUS):
+        try:
+            content = load_checkpoint(folder / name)
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            warnings.warn(
+                f"{problem}; going on from {name} (step {content['step']})",
+                stacklevel=2,
+            )
+        return content
+    if problems:
+        raise ValueError("; ".join(problems))
+    return None

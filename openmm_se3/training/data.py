@@ -1,0 +1,299 @@
+"""Labelled frames as DGL graphs, and the order in which batches of them are seen.
+
+| name            | shape                 | unit | where               |
+|-----------------|-----------------------|------|---------------------|
+| species         | [n_atoms] int64       |      | ``graph.ndata``     |
+| positions       | [n_atoms, 3] float64  | A    | ``graph.ndata``     |
+| forces          | [n_atoms, 3] float64  | eV/A | ``graph.ndata``     |
+| shift           | [n_edges, 3] float64  | A    | ``graph.edata``     |
+| energy          | [n_frames] float64    | eV   | labels, interaction |
+| weight          | [n_frames] float64    |      | labels              |
+| frame           | [n_frames] int64      |      | labels, index       |
+
+An edge of a graph runs from the neighbour (source) to the centre (destination), the way a
+message does.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openmm_se3.graph import neighbour_pairs
+from openmm_se3.reference.dataset import Frame
+
+if TYPE_CHECKING:
+    import dgl
+
+Composition = tuple[int, ...]
+
+
+def import_dgl() -> Any:
+    """Return the module ``dgl``, set to PyTorch without a note on the screen."""
+    os.environ.setdefault("DGLBACKEND", "pytorch")
+    import dgl
+    import dgl.dataloading
+
+    return dgl
+
+
+def composition(frame: Frame) -> Composition:
+    """Return the sorted atomic numbers of a frame."""
+    return tuple(sorted(int(number) for number in frame.numbers))
+
+
+def lowest_energies(frames: Sequence[Frame]) -> dict[Composition, float]:
+    """Return the lowest total energy (eV) of each composition."""
+    lowest: dict[Composition, float] = {}
+    for frame in frames:
+        key = composition(frame)
+        lowest[key] = min(frame.energy, lowest.get(key, np.inf))
+    return lowest
+
+
+def frame_weights(
+    frames: Sequence[Frame],
+    cap: float | None,
+    lowest: Mapping[Composition, float] | None = None,
+) -> np.ndarray:
+    """Return the weight of each frame in the loss [n_frames].
+
+    Labels far above the thermal range keep the model from inventing deep wells there, but
+    their large errors must not decide the fit: with dE the energy per atom above the lowest
+    frame of the same composition, the weight is 1 / (1 + (dE / cap)^2).
+
+    Args:
+        frames: The frames.
+        cap: Energy per atom at which the weight is 1/2, eV; None gives ones.
+        lowest: Lowest total energies, eV; by default those of ``frames``.
+    """
+    if cap is None:
+        return np.ones(len(frames))
+    # A composition that the training frames lack is measured from its own lowest.
+    lowest = {**lowest_energies(frames), **(lowest or {})}
+    excess = np.array(
+        [(f.energy - lowest[composition(f)]) / len(f.numbers) for f in frames]
+    )
+    return 1.0 / (1.0 + (excess.clip(min=0.0) / cap) ** 2)
+
+
+class FrameGraphs(torch.utils.data.Dataset):
+    """Labelled frames as DGL graphs with their edges, made once.
+
+    Args:
+        frames: The frames.
+        elements: Chemical symbols of the model; the index is the species.
+        cutoff: Longest edge, A.
+        self_energies: Energies of isolated atoms by atomic number, eV; subtracted from the
+            total energies.
+        weights: Weight of each frame in the loss [n_frames].
+
+    Raises:
+        ValueError: A frame holds an element that the model or the self-energies lack.
+    """
+
+    def __init__(
+        self,
+        frames: Sequence[Frame],
+        elements: Sequence[str],
+        cutoff: float,
+        self_energies: Mapping[int, float],
+        weights: np.ndarray,
+    ) -> None:
+        from ase.data import atomic_numbers, chemical_symbols
+
+        species = {atomic_numbers[symbol]: i for i, symbol in enumerate(elements)}
+        present = sorted({int(number) for f in frames for number in f.numbers})
+        for known, name in ((species, "model"), (self_energies, "self-energies")):
+            lacking = [chemical_symbols[z] for z in present if z not in known]
+            if lacking:
+                have = [chemical_symbols[z] for z in sorted(known)]
+                raise ValueError(
+                    f"the data hold {lacking}, which the {name} lack; there: {have}"
+                )
+        self.frames = list(frames)
+        self.graphs = [frame_graph(frame, species, cutoff) for frame in frames]
+        self.energies = torch.tensor(
+            [f.energy - sum(self_energies[int(z)] for z in f.numbers) for f in frames],
+            dtype=torch.float64,
+        )
+        self.weights = torch.as_tensor(weights, dtype=torch.float64)
+        self.n_atoms = np.array([len(frame.numbers) for frame in frames], dtype=int)
+        self.n_edges = np.array([g.num_edges() for g in self.graphs], dtype=int)
+
+    def __len__(self) -> int:
+        return len(self.graphs)
+
+    def __getitem__(self, index: int) -> tuple[dgl.DGLGraph, dict[str, Tensor]]:
+        """Return the graph and the labels of one frame."""
+        labels = {
+            "energy": self.energies[index],
+            "weight": self.weights[index],
+            "frame": torch.tensor(index),
+        }
+        return self.graphs[index], labels
+
+
+def frame_graph(
+    frame: Frame, species: Mapping[int, int], cutoff: float
+) -> dgl.DGLGraph:
+    """Return the graph of one frame.
+
+    Args:
+        frame: The frame.
+        species: Index of the species by atomic number.
+        cutoff: Longest edge, A.
+    """
+    dgl = import_dgl()
+    positions = torch.tensor(frame.positions, dtype=torch.float64)
+    centre, neighbour, shifts = neighbour_pairs(positions, cutoff)
+    graph = dgl.graph((neighbour, centre), num_nodes=len(positions))
+    graph.ndata["species"] = torch.tensor([species[int(z)] for z in frame.numbers])
+    graph.ndata["positions"] = positions
+    graph.ndata["forces"] = torch.tensor(frame.forces, dtype=torch.float64)
+    graph.edata["shift"] = torch.as_tensor(shifts, dtype=torch.float64)
+    return graph
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphTensors:
+    """The plain tensors of a batch that the network sees, in the order it takes them."""
+
+    positions: Tensor
+    species: Tensor
+    centre: Tensor
+    neighbour: Tensor
+    shifts: Tensor
+    molecule: Tensor
+    n_molecules: int
+
+
+def graph_tensors(graph: dgl.DGLGraph) -> GraphTensors:
+    """Take a batched graph apart."""
+    neighbour, centre = graph.edges()
+    counts = graph.batch_num_nodes()
+    molecule = torch.repeat_interleave(
+        torch.arange(len(counts), device=counts.device),
+        counts,
+        output_size=graph.num_nodes(),
+    )
+    return GraphTensors(
+        positions=graph.ndata["positions"],
+        species=graph.ndata["species"],
+        centre=centre,
+        neighbour=neighbour,
+        shifts=graph.edata["shift"],
+        molecule=molecule,
+        n_molecules=len(counts),
+    )
+
+
+def fill_batches(
+    frames: Iterable[int], sizes: np.ndarray, budget: int
+) -> list[list[int]]:
+    """Return frames, in the order given, in batches within a budget.
+
+    Args:
+        frames: Indices of frames.
+        sizes: Size of each frame [n_frames].
+        budget: Largest sum of sizes in a batch; a larger frame gets a batch of its own.
+    """
+    batches: list[list[int]] = []
+    filled = 0
+    for frame in frames:
+        # A lone atom has no edges, and yet a batch cannot hold any number of them.
+        size = max(int(sizes[frame]), 1)
+        if not batches or filled + size > budget:
+            batches.append([])
+            filled = 0
+        batches[-1].append(int(frame))
+        filled += size
+    return batches
+
+
+class BatchOrder:
+    """The batch of every step: a function of the seed and the step only.
+
+    Each epoch shuffles all frames and fills batches in that order.
+
+    Args:
+        sizes: Size of each frame [n_frames], in the unit of the budget.
+        budget: Largest sum of sizes in a batch.
+        seed: Seed of the shuffles.
+    """
+
+    def __init__(self, sizes: np.ndarray, budget: int, seed: int) -> None:
+        self.sizes = sizes
+        self.budget = budget
+        self.seed = seed
+        self._starts = [0]  # first step of each epoch, as far as known
+
+    def epoch(self, index: int) -> list[list[int]]:
+        """Return the batches of one epoch as lists of frames."""
+        rng = np.random.default_rng([self.seed, index])
+        shuffled = rng.permutation(len(self.sizes))
+        return fill_batches(shuffled, self.sizes, self.budget)
+
+    def steps(self, first: int, last: int) -> Iterator[list[int]]:
+        """Yield the batches of steps ``first`` to ``last`` - 1."""
+        while first < last:
+            index = self._epoch_of(first)
+            start = self._starts[index]
+            for batch in self.epoch(index)[first - start : last - start]:
+                yield batch
+                first += 1
+
+    def epochs_at(self, step: int) -> float:
+        """Return how many times the data have been seen after ``step`` steps."""
+        index = self._epoch_of(step)
+        start, end = self._starts[index], self._starts[index + 1]
+        return index + (step - start) / (end - start)
+
+    def _epoch_of(self, step: int) -> int:
+        while self._starts[-1] <= step:
+            batches = self.epoch(len(self._starts) - 1)
+            self._starts.append(self._starts[-1] + len(batches))
+        return bisect.bisect_right(self._starts, step) - 1
+
+
+class Interval:
+    """Batches from the present step to the next validation; one pass of the trainer.
+
+    It has no length, because the first one of a resumed run is shorter.
+
+    Args:
+        order: The batch of every step.
+        step: Gives the present step.
+        length: Steps between validations.
+        total: Steps of the whole run.
+    """
+
+    def __init__(
+        self, order: BatchOrder, step: Callable[[], int], length: int, total: int
+    ) -> None:
+        self.order = order
+        self.step = step
+        self.length = length
+        self.total = total
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first = self.step()
+        last = min((first // self.length + 1) * self.length, self.total)
+        return self.order.steps(first, last)
+
+
+def loader(graphs: FrameGraphs, batches: Any) -> Any:
+    """Return DGL's data loader over batches of frames.
+
+    Args:
+        graphs: The data.
+        batches: Lists of frames, one a batch.
+    """
+    return import_dgl().dataloading.GraphDataLoader(graphs, batch_sampler=batches)

@@ -1,0 +1,76 @@
+"""The loss of equation (3.2), with weights for frames and Huber's bound as options.
+
+    loss =   1/M  sum over molecules m  of  w_m W_e (E_m - E_m^ref)^2
+           + 1/N  sum over atoms a      of  w_m(a) |f_a - f_a^ref|^2
+
+| symbol   | variable        | shape        | unit  |
+|----------|-----------------|--------------|-------|
+| E        | energies        | [n_molecules]| eV    |
+| f        | forces          | [n_atoms, 3] | eV/A  |
+| w        | weights         | [n_molecules]|       |
+| W_e      | energy_weight   |              | 1/A^2 |
+| m(a)     | molecule        | [n_atoms]    |       |
+
+The thesis has w = 1.  "Molecule" is one frame: here it may be a cluster.  With
+``energy_per_atom`` the energy error of a frame is divided by its number of atoms first.
+With ``huber_delta`` d the square x^2 of an error beyond d becomes d (2 |x| - d); for forces
+x is the length of the error vector, so that the loss does not depend on the axes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from openmm_se3.training.settings import TrainingConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class LossTerms:
+    """The loss of a batch and its two parts, all scalars."""
+
+    total: Tensor
+    energy: Tensor
+    forces: Tensor
+
+
+def loss_terms(
+    energies: Tensor,
+    forces: Tensor,
+    reference_energies: Tensor,
+    reference_forces: Tensor,
+    weights: Tensor,
+    molecule: Tensor,
+    config: TrainingConfig,
+) -> LossTerms:
+    """Return the loss of a batch, in float64.
+
+    Args:
+        energies: Predicted energies [n_molecules], eV.
+        forces: Predicted forces [n_atoms, 3], eV/A.
+        reference_energies: Labels [n_molecules], eV.
+        reference_forces: Labels [n_atoms, 3], eV/A.
+        weights: Weight of each frame [n_molecules].
+        molecule: Frame of each atom [n_atoms].
+        config: Holds the energy weight, the energy's scaling and Huber's bound.
+    """
+    error = energies.double() - reference_energies
+    if config.energy_per_atom:
+        error = error / torch.bincount(molecule, minlength=len(energies))
+    energy_squares = bounded(error.square(), config.huber_delta)
+    energy = config.energy_weight * (weights * energy_squares).mean()
+    force_errors = forces.double() - reference_forces
+    force_squares = bounded(force_errors.square().sum(-1), config.huber_delta)
+    force = (weights[molecule] * force_squares).mean()
+    return LossTerms(energy + force, energy, force)
+
+
+def bounded(squares: Tensor, delta: float | None) -> Tensor:
+    """Return Huber's function of errors x, given x^2; the squares themselves for None."""
+    if delta is None:
+        return squares
+    # The clamp keeps the derivative of the root finite where the branch is not taken.
+    length = squares.clamp(min=delta * delta).sqrt()
+    return torch.where(squares > delta * delta, delta * (2.0 * length - delta), squares)

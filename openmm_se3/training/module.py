@@ -1,0 +1,248 @@
+"""One optimisation step and one validation, as a LightningModule.
+
+The module counts its own steps and keeps everything that a resumed run needs; Lightning
+moves data, runs the loops and calls the callbacks.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from typing import Any
+
+import lightning.pytorch as lightning
+import torch
+from torch import Tensor
+
+from openmm_se3.model.potential import energy_and_forces
+from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.training.data import BatchOrder, FrameGraphs, graph_tensors
+from openmm_se3.training.loss import loss_terms
+from openmm_se3.training.metrics import (
+    Predictions,
+    as_tensors,
+    error_table,
+    join,
+    predict_batch,
+)
+from openmm_se3.training.schedule import learning_rate, validations_since_best
+from openmm_se3.training.settings import TrainingConfig
+
+FIRST_AVERAGES = 10.0  # steps over which the moving average forgets the random start
+
+
+class DivergedError(RuntimeError):
+    """The loss stayed infinite or NaN; the last checkpoint is from before."""
+
+
+class TrainingModule(lightning.LightningModule):
+    """Trains a network on labelled frames.
+
+    Args:
+        network: The network, in the precision of training.
+        config: Settings of the optimisation.
+        order: The batch of every step.
+        train_graphs: Data to train on; names frames in messages.
+        validation_graphs: Data to validate on.
+
+    Attributes:
+        average: Network with the moving average of the weights.
+        step: Steps made, skipped ones included.
+        skipped: Steps skipped because the loss or its gradient was not finite.
+        history: One row a validation.
+    """
+
+    def __init__(
+        self,
+        network: SE3Transformer,
+        config: TrainingConfig,
+        order: BatchOrder,
+        train_graphs: FrameGraphs,
+        validation_graphs: FrameGraphs,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.network = network
+        self.average = copy.deepcopy(network).requires_grad_(False)
+        self.config = config
+        self.order = order
+        self.train_graphs = train_graphs
+        self.validation_graphs = validation_graphs
+        self.step = 0
+        self.skipped = 0
+        self.skipped_in_a_row = 0
+        self.history: list[dict[str, float]] = []
+        self.seconds = 0.0
+        # loss, energy part, force part and number of the steps since the last validation
+        self.running = torch.zeros(4, dtype=torch.float64)
+        self.optimizer = make_optimizer(network, config)
+        self._predictions: list[Predictions] = []
+        self._clock = time.monotonic()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return the optimiser; Lightning moves its state with the weights."""
+        return self.optimizer
+
+    @property
+    def losses(self) -> list[float]:
+        """Validation losses so far."""
+        return [row["validation_loss"] for row in self.history]
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether the run is over, after its steps or because it got no better."""
+        patience = self.config.patience
+        return self.step >= self.config.steps or (
+            patience is not None and validations_since_best(self.losses) >= patience
+        )
+
+    def on_fit_start(self) -> None:
+        """Start the clock."""
+        self._clock = time.monotonic()
+
+    def training_step(self, batch: tuple[Any, dict[str, Tensor]], index: int) -> None:
+        """Make one step; see :class:`TrainingConfig` for what decides it.
+
+        Raises:
+            DivergedError: Too many steps in a row were not finite.
+        """
+        graph, labels = batch
+        tensors = graph_tensors(graph)
+        energies, forces = energy_and_forces(
+            self.network, **vars(tensors), create_graph=True
+        )
+        terms = loss_terms(
+            energies,
+            forces,
+            labels["energy"],
+            graph.ndata["forces"],
+            labels["weight"],
+            tensors.molecule,
+            self.config,
+        )
+        self.optimizer.zero_grad()
+        self.manual_backward(terms.total)
+        if self._gradient_is_finite() and bool(torch.isfinite(terms.total)):
+            rate = learning_rate(self.config, self.step, self.losses)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
+            self._update_average()
+            parts = torch.stack([terms.total, terms.energy, terms.forces])
+            self.running[:3] += parts.detach().cpu()
+            self.running[3] += 1
+            self.skipped_in_a_row = 0
+        else:
+            self._skip(labels["frame"])
+        self.step += 1
+
+    def _gradient_is_finite(self) -> bool:
+        limit = self.config.clip_norm
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.network.parameters(), float("inf") if limit is None else limit
+        )
+        return bool(torch.isfinite(norm))
+
+    def _skip(self, frames: Tensor) -> None:
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        names = sorted({self.train_graphs.frames[int(i)].trajectory for i in frames})
+        message = (
+            f"step {self.step}: loss or gradient not finite, step skipped; {names}"
+        )
+        if self.skipped_in_a_row > self.config.max_skipped:
+            raise DivergedError(
+                f"{message}; {self.skipped_in_a_row} in a row. The last checkpoint is "
+                "good: lower the learning rate or check these frames"
+            )
+        warnings.warn(message, stacklevel=2)
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        made = self.step - self.skipped
+        decay = min(self.config.average_decay, (1.0 + made) / (FIRST_AVERAGES + made))
+        torch._foreach_lerp_(
+            list(self.average.parameters()),
+            list(self.network.parameters()),
+            1.0 - decay,
+        )
+
+    def on_validation_epoch_start(self) -> None:
+        """Bring what the averaged network derives from its weights up to date."""
+        self.average.eval()
+        self._predictions.clear()
+
+    def validation_step(self, batch: tuple[Any, dict[str, Tensor]], index: int) -> None:
+        """Predict one batch with the averaged weights."""
+        self._predictions.append(predict_batch(self.average, batch[0]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Add a row to the history."""
+        graphs, predictions = self.validation_graphs, join(self._predictions)
+        terms = loss_terms(**as_tensors(graphs, predictions), config=self.config)
+        errors = error_table(graphs, predictions, [""] * len(graphs))["all"]
+        count = max(float(self.running[3]), 1.0)
+        self.seconds += time.monotonic() - self._clock
+        self._clock = time.monotonic()
+        self.history.append(
+            {
+                "step": self.step,
+                "epoch": self.order.epochs_at(self.step),
+                "learning_rate": self.optimizer.param_groups[0]["lr"],
+                "train_loss": float(self.running[0]) / count,
+                "train_loss_energy": float(self.running[1]) / count,
+                "train_loss_forces": float(self.running[2]) / count,
+                "validation_loss": float(terms.total),
+                "validation_loss_energy": float(terms.energy),
+                "validation_loss_forces": float(terms.forces),
+                **{key: value for key, value in errors.items() if key != "frames"},
+                "skipped": self.skipped,
+                "seconds": self.seconds,
+            }
+        )
+        self.running.zero_()
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that a resumed run needs, as plain values."""
+        now = time.monotonic()
+        return {
+            "step": self.step,
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "seconds": self.seconds + now - self._clock,
+            "history": copy.deepcopy(self.history),
+            "running": self.running.clone(),
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` returned."""
+        self.step = state["step"]
+        self.skipped = state["skipped"]
+        self.skipped_in_a_row = state["skipped_in_a_row"]
+        self.seconds = state["seconds"]
+        self.history = copy.deepcopy(state["history"])
+        self.running = state["running"].clone()
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+
+
+def make_optimizer(
+    network: SE3Transformer, config: TrainingConfig
+) -> torch.optim.Optimizer:
+    """Return the optimiser of a network's parameters."""
+    # Fused: one operation for all parameters, where the plain loop makes some ten each.
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(
+            network.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+    return torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)

@@ -1,0 +1,90 @@
+"""What the user sees while a model trains: a bar with the time left, and errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as lightning
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+HEADER = (
+    "    step   epoch  learning   train loss  valid loss   energy MAE  force MAE  "
+    "force RMSE\n"
+    "                      rate  (3.2)        (3.2)          kcal/mol  kcal/mol/A  "
+    "kcal/mol/A"
+)
+
+
+class TrainingProgress(lightning.Callback):
+    """One bar for the whole run, and one line of errors a validation.
+
+    Args:
+        console: Where to write.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("[progress.percentage]{task.percentage:3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            # The average speed of the last minute or so, as validations take time too.
+            speed_estimate_period=90.0,
+        )
+
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Show the bar at the step where this sitting starts."""
+        self.console.print(HEADER, style="dim", highlight=False)
+        self.bar.start()
+        self.task = self.bar.add_task(
+            "training", total=module.config.steps, completed=module.step, note=""
+        )
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Move the bar."""
+        note = f"{module.skipped} skipped" if module.skipped else ""
+        self.bar.update(self.task, completed=module.step, note=note)
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Print the errors just measured."""
+        self.console.print(validation_line(module.history[-1]), highlight=False)
+
+    def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Take the bar down."""
+        self.bar.stop()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, module: Any, exception: BaseException
+    ) -> None:
+        """Take the bar down, so that the message stands alone."""
+        self.bar.stop()
+
+
+def validation_line(row: dict[str, float]) -> str:
+    """Return the errors of one validation under ``HEADER``."""
+    return (
+        f"{row['step']:8.0f} {row['epoch']:7.1f} {row['learning_rate']:9.1e} "
+        f"{row['train_loss']:11.3e} {row['validation_loss']:11.3e} "
+        f"{row['energy_mae']:12.4f} {row['force_mae']:10.4f} {row['force_rmse']:11.4f}"
+    )

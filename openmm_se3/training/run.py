@@ -1,0 +1,341 @@
+"""A training run in its folder: from a configuration to a checkpoint and its errors.
+
+Files of a run:
+
+    config.yaml          what was run, paths absolute
+    last.pt, previous.pt newest checkpoint and the one before
+    best.pt              checkpoint of the best validation, with ``errors`` at the end
+    history.csv          one row a validation
+    errors.json, report.md, learning-curve.png, parity.png   at the end
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as lightning
+import torch
+import yaml
+from rich.console import Console
+
+from openmm_se3.config import to_dict
+from openmm_se3.files import atomic_write, sha256
+from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.reference.dataset import SPLITS, Dataset, Frame, read_datasets
+from openmm_se3.training.checkpoint import (
+    BEST,
+    LAST,
+    PREVIOUS,
+    load_checkpoint,
+    load_last,
+    save_checkpoint,
+)
+from openmm_se3.training.data import (
+    BatchOrder,
+    FrameGraphs,
+    Interval,
+    frame_weights,
+    loader,
+    lowest_energies,
+)
+from openmm_se3.training.metrics import (
+    error_table,
+    evaluation_loader,
+    group_names,
+    predict,
+)
+from openmm_se3.training.module import TrainingModule
+from openmm_se3.training.progress import TrainingProgress
+from openmm_se3.training.report import (
+    HISTORY,
+    error_report,
+    plot_history,
+    plot_parity,
+    write_errors,
+    write_history,
+)
+from openmm_se3.training.settings import RunConfig, differences
+from openmm_se3.training.sitting import Signals, Sitting, SittingOver
+
+CONFIG, ERRORS, REPORT = "config.yaml", "errors.json", "report.md"
+CURVE, PARITY = "learning-curve.png", "parity.png"
+FILES = (CONFIG, LAST, PREVIOUS, BEST, HISTORY, ERRORS, REPORT, CURVE, PARITY)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a sitting ended.
+
+    Attributes:
+        step: Steps made so far.
+        finished: The run is over and its errors are known.
+        signal: Number of the signal that stopped it, if one did.
+        errors: Errors by split and group; None before the end of the run.
+    """
+
+    step: int
+    finished: bool
+    signal: int | None
+    errors: dict[str, dict[str, dict[str, float]]] | None
+
+
+def train(
+    config: RunConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    max_minutes: float | None = None,
+    max_epochs: float | None = None,
+    console: Console | None = None,
+) -> Outcome:
+    """Train a model, or go on with a run, until it is finished or the sitting is over.
+
+    Args:
+        config: What to run.
+        folder: Folder of the run; made if missing.
+        resume: Go on from the newest checkpoint in the folder.
+        overwrite: Start again in a folder that holds a run.
+        max_minutes: Stop after this time, with a checkpoint.
+        max_epochs: Stop when the run has seen the data this often, with a checkpoint.
+        console: Where to report; by default the terminal.
+
+    Raises:
+        FileExistsError: The folder holds a run, and neither ``resume`` nor ``overwrite``
+            is given.
+        ValueError: The data do not fit the model, a split is missing, or the run to
+            resume had other settings or data.
+        DivergedError: Too many steps in a row were not finite.
+    """
+    started = time.monotonic()
+    console = console or Console()
+    checkpoint = open_folder(folder, resume, overwrite)
+    if resume and checkpoint is None:
+        console.print(f"No checkpoint in {folder}: starting at the beginning.")
+    if config.training.threads is not None:
+        torch.set_num_threads(config.training.threads)
+    torch.manual_seed(config.training.seed)
+    dataset = read_datasets(config.data.files)
+    header = make_header(config, dataset)
+    if checkpoint is not None:
+        refuse_changes(checkpoint, header, folder)
+    module = make_module(config, dataset)
+    if checkpoint is not None:
+        module.restore(checkpoint)
+        console.print(f"Going on from step {module.step} of {config.training.steps}.")
+        write_history(folder / HISTORY, module.history)
+    with atomic_write(folder / CONFIG) as temporary:
+        temporary.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
+
+    with Signals() as signals:
+        if not module.finished or not module.history:
+            sitting = Sitting(
+                folder,
+                header,
+                signals,
+                config.training.checkpoint_minutes,
+                max_minutes,
+                max_epochs,
+                started,
+            )
+            fit(module, [TrainingProgress(console), sitting], folder)
+    if module.history:
+        plot_history(folder / CURVE, module.history)
+    if not module.finished:
+        return Outcome(module.step, False, signals.received, None)
+    errors = finish(folder, config, dataset)
+    return Outcome(module.step, True, signals.received, errors)
+
+
+def open_folder(folder: Path, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+    """Make the folder of a run ready and return the checkpoint to go on from.
+
+    Raises:
+        FileExistsError: The folder holds a run that nobody asked to go on with.
+        ValueError: All checkpoints of the run are damaged.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if resume:
+        return load_last(folder)
+    present = [folder / name for name in FILES if (folder / name).exists()]
+    if present and not overwrite:
+        raise FileExistsError(
+            f"{folder} holds a run ({', '.join(p.name for p in present)}); "
+            "--resume goes on with it, --overwrite starts again, --out names another folder"
+        )
+    for path in present:
+        path.unlink()
+    return None
+
+
+def make_header(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
+    """Return what a checkpoint says about the run beside its state."""
+    from ase.data import chemical_symbols
+
+    hashes = [sha256(path) for path in config.data.files]
+    names = [Path(path).name for path in config.data.files]
+    return {
+        "model": to_dict(config.model),
+        "training": to_dict(config.training),
+        "data": {
+            "sha256": hashlib.sha256("".join(hashes).encode()).hexdigest(),
+            "files": [list(pair) for pair in zip(names, hashes, strict=True)],
+        },
+        "self_energies": {
+            chemical_symbols[number]: energy
+            for number, energy in dataset.self_energies.items()
+        },
+        "level_of_theory": json.loads(dataset.level.to_json()),
+        "reference": reference_structure(dataset),
+    }
+
+
+def reference_structure(dataset: Dataset) -> dict[str, Any]:
+    """Return the structure of lowest energy an atom, which an exported file keeps.
+
+    It is near a minimum, so that later checks can start dynamics from it.
+    """
+    from ase.data import chemical_symbols
+
+    def energy_per_atom(frame: Frame) -> float:
+        isolated = sum(dataset.self_energies[int(z)] for z in frame.numbers)
+        return (frame.energy - isolated) / len(frame.numbers)
+
+    frame = min(dataset.frames, key=energy_per_atom)
+    return {
+        "symbols": [chemical_symbols[z] for z in frame.numbers],
+        "positions": frame.positions.tolist(),
+    }
+
+
+def refuse_changes(
+    checkpoint: dict[str, Any], header: dict[str, Any], folder: Path
+) -> None:
+    """Compare a run with the one it wants to go on from.
+
+    Raises:
+        ValueError: Settings or data differ; each difference is shown.
+    """
+    lines = differences(checkpoint, header)
+    before, now = checkpoint["data"], header["data"]
+    if before["sha256"] != now["sha256"]:
+        old, new = dict(before["files"]), dict(now["files"])
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name):
+                was, is_now = (d.get(name, "absent")[:12] for d in (old, new))
+                lines.append(
+                    f"data {name}: sha256 {was} in the checkpoint, {is_now} now"
+                )
+        if not lines:
+            lines.append("data: the same files in another order")
+    if lines:
+        raise ValueError(
+            f"{folder} cannot be resumed, the run has changed: {'; '.join(lines)}. "
+            "Undo the change, or start a new run with --out or --overwrite"
+        )
+
+
+def make_module(config: RunConfig, dataset: Dataset) -> TrainingModule:
+    """Return the module at step 0.
+
+    Raises:
+        ValueError: There are no frames to train on or to validate on.
+    """
+    training = config.training
+    graphs = {name: split_graphs(config, dataset, name) for name in SPLITS[:2]}
+    for name, part in graphs.items():
+        if not len(part):
+            raise ValueError(
+                f"the data hold no {name} frames; every frame of the HDF5 files names "
+                "its split, and training needs both train and validation"
+            )
+    sizes = graphs["train"].n_edges
+    if training.batch_unit == "frames":
+        sizes = sizes * 0 + 1
+    order = BatchOrder(sizes, training.batch_size, training.seed)
+    network = SE3Transformer(config.model)
+    network.to(getattr(torch, training.precision))
+    return TrainingModule(
+        network, training, order, graphs["train"], graphs["validation"]
+    )
+
+
+def split_graphs(config: RunConfig, dataset: Dataset, split: str) -> FrameGraphs:
+    """Return the graphs of one split, weighted from the lowest training energies."""
+    frames = dataset.select(split)
+    lowest = lowest_energies(dataset.select("train"))
+    return FrameGraphs(
+        frames,
+        config.model.elements,
+        config.model.cutoff,
+        dataset.self_energies,
+        frame_weights(frames, config.training.energy_cap, lowest),
+    )
+
+
+def fit(
+    module: TrainingModule, callbacks: Sequence[lightning.Callback], folder: Path
+) -> None:
+    """Train until the run is finished or a callback ends the sitting."""
+    config = module.config
+    interval = Interval(
+        module.order, lambda: module.step, config.validate_every, config.steps
+    )
+    # What Lightning says about devices and workers is of no use here.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    trainer = lightning.Trainer(
+        accelerator=config.device,
+        devices=1,
+        max_epochs=-1,
+        callbacks=list(callbacks),
+        default_root_dir=folder,
+        inference_mode=False,  # forces are gradients, in validation too
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        try:
+            trainer.fit(
+                module,
+                loader(module.train_graphs, interval),
+                evaluation_loader(module.validation_graphs),
+            )
+        except SittingOver:
+            pass
+
+
+def finish(
+    folder: Path, config: RunConfig, dataset: Dataset
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Measure the best weights on every split and write the report."""
+    best = load_checkpoint(folder / BEST)
+    network = SE3Transformer(config.model)
+    network.to(getattr(torch, config.training.precision))
+    network.load_state_dict(best["average"])
+    network.eval()
+    errors = {}
+    for split in SPLITS:
+        graphs = split_graphs(config, dataset, split)
+        if len(graphs):
+            predictions = predict(network, graphs)
+            names = group_names(graphs.frames)
+            errors[split] = error_table(graphs, predictions, names)
+            plot_parity(folder / PARITY, graphs, predictions)
+    save_checkpoint(folder / BEST, {**best, "errors": errors})
+    write_errors(folder / ERRORS, errors)
+    with atomic_write(folder / REPORT) as temporary:
+        temporary.write_text(error_report(errors))
+    return errors

@@ -1,0 +1,245 @@
+"""Everything one training run is told: the YAML file and its three parts."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import typing
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from openmm_se3.config import ModelConfig, from_dict, to_dict
+
+# These change how a run is carried out, not what it computes: a resumed run may differ.
+CIRCUMSTANCES = ("device", "threads", "checkpoint_minutes")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """Settings of the optimisation.
+
+    The whole run is counted in steps, one batch each: the learning rate and the order of
+    the batches depend on the step and the seed only, so that a run that was stopped and
+    resumed equals one that was not.
+
+    Attributes:
+        steps: Optimiser steps of the whole run.
+        validate_every: Steps between validations; each one writes a checkpoint.
+        batch_size: Size of a batch, in ``batch_unit``.
+        batch_unit: "frames", or "edges": batches are filled with frames up to this many
+            edges, which keeps the cost of a step even when sizes differ.
+        energy_weight: W_e of equation (3.2), 1/A^2.
+        energy_per_atom: Divide energy errors by the number of atoms in the loss.
+        energy_cap: Energy above the lowest frame of the same composition, eV per atom, at
+            which the weight of a frame is 1/2; null gives every frame the weight 1.
+        huber_delta: Error (eV, eV/A) beyond which the loss grows linearly; null keeps
+            squares.
+        optimizer: "adam" or "adamw".
+        learning_rate: Highest learning rate.
+        weight_decay: Decay of the weights; needs "adamw".
+        warmup_steps: Steps over which the learning rate grows from zero.
+        schedule: "cosine" to the end of the run, "plateau" or "constant".
+        final_learning_rate: Where the cosine ends and the plateau schedule stops, as a
+            fraction of ``learning_rate``.
+        plateau_patience: Validations without improvement before a reduction.
+        plateau_factor: Factor of one reduction.
+        clip_norm: Largest gradient norm; null does not clip.
+        average_decay: Decay of the exponential moving average of the weights, which is
+            what is validated and exported.
+        patience: Validations without improvement before the run stops early; null runs
+            all steps.
+        max_skipped: Steps in a row that may be skipped because the loss or its gradient is
+            not finite; one more stops the run.
+        precision: "float32" or "float64" network; energies are summed in float64.
+        seed: Seed of the initial weights and of the order of the batches.
+        device: "auto", "cpu" or "gpu".
+        threads: CPU threads; null leaves PyTorch's choice.
+        checkpoint_minutes: Longest time without a checkpoint between validations.
+    """
+
+    steps: int = 20000
+    validate_every: int = 500
+    batch_size: int = 16
+    batch_unit: typing.Literal["frames", "edges"] = "frames"
+    energy_weight: float = 1.0
+    energy_per_atom: bool = False
+    energy_cap: float | None = None
+    huber_delta: float | None = None
+    optimizer: typing.Literal["adam", "adamw"] = "adam"
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.0
+    warmup_steps: int = 100
+    schedule: typing.Literal["cosine", "plateau", "constant"] = "cosine"
+    final_learning_rate: float = 0.01
+    plateau_patience: int = 10
+    plateau_factor: float = 0.5
+    clip_norm: float | None = 10.0
+    average_decay: float = 0.999
+    patience: int | None = None
+    max_skipped: int = 20
+    precision: typing.Literal["float32", "float64"] = "float32"
+    seed: int = 0
+    device: typing.Literal["auto", "cpu", "gpu"] = "auto"
+    threads: int | None = None
+    checkpoint_minutes: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ValueError: A value is out of range or does not go with another.
+        """
+        positive = (
+            "steps",
+            "validate_every",
+            "batch_size",
+            "energy_cap",
+            "huber_delta",
+            "learning_rate",
+            "plateau_patience",
+            "clip_norm",
+            "patience",
+            "threads",
+        )
+        not_negative = ("energy_weight", "weight_decay", "warmup_steps", "max_skipped")
+        for name in positive:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"training.{name} must be positive, got {value}")
+        for name in (*not_negative, "seed", "checkpoint_minutes"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(
+                    f"training.{name} must not be negative, got {getattr(self, name)}"
+                )
+        for name in ("final_learning_rate", "plateau_factor", "average_decay"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(
+                    f"training.{name} must be at least 0 and below 1, "
+                    f"got {getattr(self, name)}"
+                )
+        if self.weight_decay and self.optimizer != "adamw":
+            raise ValueError(
+                "training.weight_decay needs optimizer: adamw; with adam it would be "
+                "mixed into the gradient's moments"
+            )
+        if self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"training.warmup_steps={self.warmup_steps} must be below "
+                f"steps={self.steps}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the labels are.
+
+    Attributes:
+        files: Data sets in our HDF5 format; relative paths start at the YAML file.
+    """
+
+    files: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Check that there is something to read.
+
+        Raises:
+            ValueError: No file is named.
+        """
+        if not self.files:
+            raise ValueError("data.files is empty; name at least one HDF5 file")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """One training run.
+
+    Attributes:
+        model: The network.
+        training: The optimisation.
+        data: The labels.
+    """
+
+    model: ModelConfig
+    training: TrainingConfig
+    data: DataConfig
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as in the YAML file."""
+        return {
+            "model": to_dict(self.model),
+            "training": to_dict(self.training),
+            "data": to_dict(self.data),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sections:
+    model: dict
+    data: dict
+    training: dict = dataclasses.field(default_factory=dict)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases, which can hide gigabytes in a few lines."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("anchors and aliases are not supported here")
+        return super().compose_node(parent, index)
+
+
+# PyYAML follows YAML 1.1, where 2e-3 without a point is a string.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def read_config(path: str | Path) -> RunConfig:
+    """Read the YAML file of a run; paths of data files become absolute.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not YAML, or a key or value is wrong.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no configuration file {path}")
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must have the keys model, data and training")
+    try:
+        sections = from_dict(_Sections, values)
+        data = from_dict(DataConfig, sections.data)
+        files = tuple(str((path.parent / name).resolve()) for name in data.files)
+        return RunConfig(
+            model=from_dict(ModelConfig, sections.model),
+            training=from_dict(TrainingConfig, sections.training),
+            data=DataConfig(files),
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return one line for each setting that changes what a run computes.
+
+    Args:
+        old: ``{"model": ..., "training": ...}`` of a checkpoint.
+        new: The same of the run that wants to go on from it.
+    """
+    lines = []
+    for section in ("model", "training"):
+        for key in sorted(old[section].keys() | new[section].keys()):
+            if section == "training" and key in CIRCUMSTANCES:
+                continue
+            before, now = old[section].get(key), new[section].get(key)
+            if before != now:
+                lines.append(f"{section}.{key}: {before} in the checkpoint, {now} now")
+    return lines

@@ -1,0 +1,158 @@
+"""One sitting of a run: when checkpoints are written and what ends it.
+
+A sitting ends when the run is finished, when its time or its epochs are used up, or on
+Ctrl-C or a SIGTERM.  All but the first leave a checkpoint from which the run goes on as if
+it had not stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import lightning.pytorch as lightning
+
+from openmm_se3.training.checkpoint import BEST, LAST, PREVIOUS, save_checkpoint
+from openmm_se3.training.module import TrainingModule
+from openmm_se3.training.report import HISTORY, write_history
+from openmm_se3.training.schedule import validations_since_best
+
+
+class SittingOver(BaseException):
+    """Leaves the trainer after a checkpoint was written."""
+
+
+class Signals:
+    """Catches Ctrl-C and SIGTERM, so that a step is finished before the run stops.
+
+    A second Ctrl-C stops at once.  Handlers are put back at the end of the block.
+
+    Attributes:
+        received: Number of the signal, or None.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is not threading.main_thread():
+            return self  # handlers belong to the main thread
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.getsignal(number)
+        self.install()
+        return self
+
+    def install(self) -> None:
+        """Set the handlers, also over those that the trainer sets when it starts."""
+        for number in self._before:
+            signal.signal(number, self._handle)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = number
+
+
+class Sitting(lightning.Callback):
+    """Writes checkpoints and ends the sitting.
+
+    Args:
+        folder: Folder of the run.
+        header: What a checkpoint holds beside the state of the module.
+        signals: Tells whether the user wants to stop.
+        checkpoint_minutes: Longest time without a checkpoint.
+        max_minutes: Length of the sitting, from ``started``; None has no limit.
+        max_epochs: Epochs of the run at which the sitting ends; None has no limit.
+        started: ``time.monotonic()`` at the start of the sitting.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        header: dict[str, Any],
+        signals: Signals,
+        checkpoint_minutes: float,
+        max_minutes: float | None,
+        max_epochs: float | None,
+        started: float,
+    ) -> None:
+        self.folder = folder
+        self.header = header
+        self.signals = signals
+        self.checkpoint_seconds = 60.0 * checkpoint_minutes
+        self.end = math.inf if max_minutes is None else started + 60.0 * max_minutes
+        self.max_epochs = math.inf if max_epochs is None else max_epochs
+        self._saved = time.monotonic()
+
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Write the first checkpoint, so that there always is one to go on from."""
+        self.signals.install()
+        if not (self.folder / LAST).exists():
+            self.save(module)
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save or stop between validations.
+
+        A step that a validation follows leaves both to :meth:`on_validation_end`, so that
+        a resumed run does not miss it.
+        """
+        config = module.config
+        if module.step % config.validate_every == 0 or module.step == config.steps:
+            return
+        if self.is_over(module):
+            self.save(module)
+            raise SittingOver
+        if time.monotonic() - self._saved > self.checkpoint_seconds:
+            self.save(module)
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Save, keep the best, and stop if the run is finished or the sitting over."""
+        if validations_since_best(module.losses) == 0:
+            save_checkpoint(self.folder / BEST, self.content(module))
+        self.save(module)
+        write_history(self.folder / HISTORY, module.history)
+        if module.finished:
+            trainer.should_stop = True
+        elif self.is_over(module):
+            raise SittingOver
+
+    def is_over(self, module: TrainingModule) -> bool:
+        """Tell whether the sitting is over."""
+        return (
+            self.signals.received is not None
+            or time.monotonic() >= self.end
+            or module.order.epochs_at(module.step) >= self.max_epochs
+        )
+
+    def content(self, module: TrainingModule) -> dict[str, Any]:
+        """Return what a checkpoint of this moment holds."""
+        return {**self.header, **module.state(), "errors": None}
+
+    def save(self, module: TrainingModule) -> None:
+        """Write the last checkpoint and keep the one before."""
+        save_checkpoint(
+            self.folder / LAST, self.content(module), self.folder / PREVIOUS
+        )
+        self._saved = time.monotonic()

@@ -1,0 +1,175 @@
+"""The same energies and forces from every backend, platform and precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import openmm
+
+from openmm_se3.force import SE3Potential
+from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.plugin import pythonforce_problem, torchforce_problem
+from openmm_se3.simulation.platforms import platform_names
+from openmm_se3.validation.check import Check
+from openmm_se3.validation.contexts import as_function, make_context, make_system
+from openmm_se3.validation.network import evaluate
+from openmm_se3.validation.structures import Structure
+
+FORCE_LIMIT = {"double": 1e-10, "single": 5e-5}  # eV/A
+# OpenMM's GPU platforms keep positions, or at least forces, in single precision.
+GPU_FORCE_LIMIT = {"double": 1e-6, "single": 1e-3}
+PRECISION_LIMIT = 1e-3  # eV/A, float32 against float64
+CALLS = 20  # a scripted module changes during its first calls, so one is not enough
+RATTLE = 0.05  # A
+
+
+def rattled(structure: Structure, rng: np.random.Generator) -> list[Structure]:
+    """Return ``CALLS`` structures near one."""
+    shape = structure.positions.shape
+    return [
+        structure.moved(structure.positions + rng.normal(scale=RATTLE, size=shape))
+        for _ in range(CALLS)
+    ]
+
+
+def largest_errors(
+    found: list[tuple[float, np.ndarray]], expected: list[tuple[float, np.ndarray]]
+) -> tuple[float, float]:
+    """Return the largest differences of energies (eV) and of forces (eV/A)."""
+    energy = max(abs(a - b) for (a, _), (b, _) in zip(found, expected, strict=True))
+    # numpy's max passes NaN on, Python's does not.
+    forces = np.max(
+        [np.abs(a - b).max() for (_, a), (_, b) in zip(found, expected, strict=True)]
+    )
+    return energy, float(forces)
+
+
+def usable_backends() -> dict[str, str | None]:
+    """Return why a backend cannot be used here, or None, by its name."""
+    return {
+        "torchforce": torchforce_problem(),
+        "pythonforce": pythonforce_problem(),
+    }
+
+
+def backend_checks(
+    model: str | Path,
+    networks: dict[str, SE3Transformer],
+    structures: list[Structure],
+    rng: np.random.Generator,
+) -> list[Check]:
+    """Compare every way of running the model with the eager network.
+
+    A platform or backend that this machine lacks is listed as not run, with the reason.
+
+    Args:
+        model: Name or path of the model.
+        networks: The eager network by precision.
+        structures: Structures of different sizes.
+        rng: Moves the atoms from call to call.
+    """
+    checks = []
+    frames = {s.name: rattled(s, rng) for s in structures}
+    expected = {
+        precision: {
+            name: [evaluate(network, frame) for frame in moved]
+            for name, moved in frames.items()
+        }
+        for precision, network in networks.items()
+    }
+    for name in frames:
+        _, difference = largest_errors(expected["single"][name], expected["double"][name])
+        checks.append(
+            Check(
+                "precision",
+                f"single against double, {name}",
+                difference,
+                "eV/A",
+                high=PRECISION_LIMIT,
+                note="eager network",
+            )
+        )
+    for precision in networks:
+        for backend, problem in usable_backends().items():
+            if problem is not None:
+                checks.append(_cannot_run(f"{backend}, {precision}", problem))
+                continue
+            potential = SE3Potential(model, precision=precision, backend=backend)
+            for platform in platform_names():
+                checks.append(
+                    _platform_check(
+                        potential, platform, precision, frames, expected[precision]
+                    )
+                )
+        checks.append(_ase_check(model, precision, frames, expected[precision]))
+    return checks
+
+
+def _cannot_run(name: str, problem: str) -> Check:
+    return Check("backends", name, None, "eV/A", note=problem)
+
+
+def _platform_check(
+    potential: SE3Potential,
+    platform: str,
+    precision: str,
+    frames: dict[str, list[Structure]],
+    expected: dict[str, list[tuple[float, np.ndarray]]],
+) -> Check:
+    name = f"{potential.backend} on {platform}, {precision}"
+    energy_error, force_error = 0.0, 0.0
+    try:
+        for key, moved in frames.items():
+            system = make_system(potential, moved[0])
+            context = make_context(
+                system,
+                openmm.VerletIntegrator(0.001),
+                moved[0].positions,
+                platform,
+                precision,
+            )
+            function = as_function(context)
+            found = [function(frame.positions) for frame in moved]
+            energy, force = largest_errors(found, expected[key])
+            energy_error = max(energy_error, energy)
+            force_error = float(np.max([force_error, force]))
+    except openmm.OpenMMException as error:
+        return _cannot_run(name, " ".join(str(error).split()))
+    limits = FORCE_LIMIT if platform in ("Reference", "CPU") else GPU_FORCE_LIMIT
+    return Check(
+        "backends",
+        name,
+        force_error,
+        "eV/A",
+        high=limits[precision],
+        note=f"against eager, {CALLS} calls a size; energy {energy_error:.1e} eV",
+    )
+
+
+def _ase_check(
+    model: str | Path,
+    precision: str,
+    frames: dict[str, list[Structure]],
+    expected: dict[str, list[tuple[float, np.ndarray]]],
+) -> Check:
+    from ase import Atoms
+
+    calculator = SE3Potential(model, precision=precision).ase_calculator()
+    energy_error, force_error = 0.0, 0.0
+    for key, moved in frames.items():
+        found = []
+        for frame in moved:
+            atoms = Atoms(frame.numbers, frame.positions, calculator=calculator)
+            found.append((atoms.get_potential_energy(), atoms.get_forces()))
+        energy, force = largest_errors(found, expected[key])
+        energy_error = max(energy_error, energy)
+        force_error = float(np.max([force_error, force]))
+    return Check(
+        "backends",
+        f"ASE calculator, {precision}",
+        force_error,
+        "eV/A",
+        high=FORCE_LIMIT[precision],
+        note=f"against eager, {CALLS} calls a size; energy {energy_error:.1e} eV",
+    )

@@ -1,0 +1,102 @@
+"""All checks of one model file in one call."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from openmm_se3.export.modelfile import load_model
+from openmm_se3.force import SE3Potential
+from openmm_se3.validation.backends import backend_checks
+from openmm_se3.validation.check import Check
+from openmm_se3.validation.drift import drift_check
+from openmm_se3.validation.dynamics import verlet_checks
+from openmm_se3.validation.energies import energy_checks
+from openmm_se3.validation.network import DTYPES, in_both_precisions
+from openmm_se3.validation.report import Report
+from openmm_se3.validation.structures import (
+    dynamics_structure,
+    random_cluster,
+    read_structure,
+)
+from openmm_se3.validation.symmetry import symmetry_checks
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How long and on what to check.
+
+    Attributes:
+        structure: File of a structure for dynamics; None takes the model's
+            reference structure.
+        steps: Steps of the comparison with Verlet, of 0.5 fs.
+        drift_ps: Length of each NVE run, ps; 0 leaves the drift out.
+        seed: Seed of everything random.
+    """
+
+    structure: Path | None = None
+    steps: int = 2000
+    drift_ps: float = 5.0
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: A value is out of range.
+        """
+        if self.steps < 100:
+            raise ValueError(f"steps must be at least 100, got {self.steps}")
+        if self.drift_ps != 0.0 and not 0.5 <= self.drift_ps < 1e6:
+            raise ValueError(f"drift_ps must be 0 or at least 0.5, got {self.drift_ps}")
+
+
+def validate(
+    model: str | Path,
+    settings: Settings | None = None,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> Report:
+    """Run every check on a model.
+
+    Args:
+        model: Name of a shipped model, or path of a model.
+        settings: How long and on what to check.
+        progress: Called with what comes next.
+
+    Raises:
+        ValueError: The model or the structure cannot be used.
+        FileNotFoundError: There is no such file.
+    """
+    settings = settings or Settings()
+    rng = np.random.default_rng(settings.seed)
+    loaded = load_model(model)
+    elements = loaded.config.elements
+    networks = in_both_precisions(loaded)
+    cluster = random_cluster(elements, rng)
+    if settings.structure is None:
+        structure = dynamics_structure(loaded.metadata["reference"], rng)
+    else:
+        structure = read_structure(settings.structure, elements)
+
+    checks: list[Check] = []
+    progress("equivariance and permutation")
+    checks += symmetry_checks(networks, cluster, rng)
+    progress("finite differences, isolated atoms, cutoff")
+    checks += energy_checks(networks, cluster, structure)
+    progress("backends, platforms, precisions")
+    checks += backend_checks(model, networks, [cluster, structure], rng)
+    progress("Verlet in NumPy against OpenMM")
+    double = SE3Potential(model, precision="double")
+    checks += verlet_checks(double, structure, settings.steps, rng)
+    for precision in DTYPES if settings.drift_ps > 0.0 else ():
+        progress(f"energy drift, {precision}")
+        potential = SE3Potential(model, precision=precision)
+        checks.append(
+            drift_check(
+                potential, structure, precision, settings.drift_ps, settings.seed
+            )
+        )
+    return Report(str(model), loaded.metadata, tuple(checks))

@@ -1,0 +1,197 @@
+"""OpenMM's VerletIntegrator beside our own.
+
+Stoermer-Verlet in NumPy (``openmm_se3.integrators``) and OpenMM get their forces from the
+same System; OpenMM holds velocities half a step before the positions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import openmm
+from openmm import unit
+
+from openmm_se3.force import SE3Potential
+from openmm_se3.integrators import (
+    EnergyAndForces,
+    Trajectory,
+    VelocityTime,
+    accelerations,
+    reversed_start,
+    run_verlet,
+)
+from openmm_se3.units import (
+    BOLTZMANN_EV,
+    EV_PER_ANGSTROM_DALTON_TO_ANGSTROM_PER_FS2,
+)
+from openmm_se3.validation.check import Check
+from openmm_se3.validation.contexts import (
+    as_function,
+    energy_and_forces_of,
+    make_context,
+    make_system,
+    masses_of,
+    positions_of,
+    relaxed,
+)
+from openmm_se3.validation.structures import Structure
+
+DT = 0.5  # fs
+POSITION_LIMIT = 1e-9  # A, Verlet against OpenMM and after the way back
+WRONG_START_LIMIT = 1e-4  # A, what the wrong convention must at least differ by
+HALVING_RANGE = (3.0, 5.0)  # of a second-order method, ideally 4
+STRETCH = 0.06  # A, random displacement of the start from the minimum
+TEMPERATURE = 300.0  # K
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where dynamics starts.
+
+    Attributes:
+        positions: Positions [n_atoms, 3], A.
+        velocities: Velocities [n_atoms, 3], A/fs.
+    """
+
+    positions: np.ndarray
+    velocities: np.ndarray
+
+
+def displaced_start(
+    structure: Structure, masses: np.ndarray, rng: np.random.Generator
+) -> Start:
+    """Return a start away from the minimum, with velocities of ``TEMPERATURE``."""
+    shape = structure.positions.shape
+    unit_energy = EV_PER_ANGSTROM_DALTON_TO_ANGSTROM_PER_FS2
+    spread = np.sqrt(TEMPERATURE * BOLTZMANN_EV * unit_energy / masses)
+    velocities = rng.normal(size=shape) * spread[:, None]
+    velocities -= masses @ velocities / masses.sum()
+    positions = structure.positions + rng.uniform(-STRETCH, STRETCH, size=shape)
+    return Start(positions, velocities)
+
+
+def verlet(
+    function: EnergyAndForces,
+    masses: np.ndarray,
+    start: Start,
+    steps: int,
+    velocities_at: VelocityTime,
+    dt: float = DT,
+) -> Trajectory:
+    """Return our own trajectory from a start."""
+    return run_verlet(
+        function,
+        masses,
+        start.positions,
+        start.velocities,
+        dt=dt,
+        steps=steps,
+        velocities_at=velocities_at,
+    )
+
+
+def openmm_trajectory(
+    context: openmm.Context, start: Start, steps: int
+) -> np.ndarray:
+    """Return positions [steps + 1, n_atoms, 3] (A) by the context's integrator."""
+    context.setPositions(start.positions * unit.angstrom)
+    context.setVelocities(start.velocities * unit.angstrom / unit.femtosecond)
+    frames = [start.positions]
+    for _ in range(steps):
+        context.getIntegrator().step(1)
+        frames.append(positions_of(context))
+    return np.array(frames)
+
+
+def openmm_way_back(context: openmm.Context, masses: np.ndarray) -> Start:
+    """Return the start of the way back from a context's state.
+
+    OpenMM holds v(t - dt/2); the way back needs -v(t + dt/2) = -(v(t - dt/2) + a dt).
+    """
+    state = context.getState(getVelocities=True)
+    velocities = state.getVelocities(asNumpy=True).value_in_unit(
+        unit.angstrom / unit.femtosecond
+    )
+    _, forces = energy_and_forces_of(context)
+    ahead = velocities + accelerations(forces, masses) * DT
+    return Start(positions_of(context), -ahead)
+
+
+def largest_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the largest difference of any coordinate, A."""
+    return float(np.abs(first - second).max())
+
+
+def verlet_checks(
+    potential: SE3Potential, structure: Structure, steps: int, rng: np.random.Generator
+) -> list[Check]:
+    """Compare Stoermer-Verlet in NumPy with OpenMM on the Reference platform.
+
+    Args:
+        potential: The float64 model.
+        structure: Atoms, near a minimum.
+        steps: Steps of ``DT``.
+        rng: Makes the start.
+    """
+    system = make_system(potential, structure)
+    masses = masses_of(system)
+    integrator = openmm.VerletIntegrator(DT * unit.femtosecond)
+    context = make_context(system, integrator, structure.positions)
+    function = as_function(
+        make_context(system, openmm.VerletIntegrator(0.001), structure.positions)
+    )
+    start = displaced_start(relaxed(system, structure), masses, rng)
+
+    ours = verlet(function, masses, start, steps, "half step before")
+    theirs = openmm_trajectory(context, start, steps)
+    they_return = openmm_trajectory(context, openmm_way_back(context, masses), steps)[-1]
+    back = Start(*reversed_start(ours))
+    we_return = verlet(function, masses, back, steps, "half step before").positions[-1]
+    synchronous = verlet(function, masses, start, steps, "same time")
+    halved = verlet(function, masses, start, 2 * steps, "same time", DT / 2)
+    ratio = synchronous.total_energy.std() / halved.total_energy.std()
+    travelled = np.abs(theirs - theirs[0]).max()
+    group, note = "Verlet", f"{structure.name}, {steps} steps of {DT:g} fs, Reference"
+    return [
+        Check(
+            group,
+            "NumPy against OpenMM, positions",
+            largest_distance(ours.positions, theirs),
+            "A",
+            high=POSITION_LIMIT,
+            note=f"{note}; atoms move by {travelled:.2f} A",
+        ),
+        Check(
+            group,
+            "control: wrong start convention is seen",
+            largest_distance(synchronous.positions, theirs),
+            "A",
+            low=WRONG_START_LIMIT,
+            note="velocities taken for those at t instead of t - dt/2",
+        ),
+        Check(
+            group,
+            "NumPy, way back to the start",
+            largest_distance(we_return, start.positions),
+            "A",
+            high=POSITION_LIMIT,
+            note=note,
+        ),
+        Check(
+            group,
+            "OpenMM, way back to the start",
+            largest_distance(they_return, start.positions),
+            "A",
+            high=POSITION_LIMIT,
+            note=note,
+        ),
+        Check(
+            group,
+            "energy fluctuation, step / half step",
+            float(ratio),
+            "",
+            *HALVING_RANGE,
+            note=f"{synchronous.total_energy.std() * 1000.0:.3g} meV at {DT:g} fs",
+        ),
+    ]

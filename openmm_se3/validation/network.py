@@ -1,0 +1,36 @@
+"""The eager network on a structure: what every other way of running it must equal."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from openmm_se3.export.modelfile import ModelFile
+from openmm_se3.export.modelfile import evaluate as evaluate_symbols
+from openmm_se3.graph import all_pairs
+from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.validation.structures import Structure, symbols
+
+DTYPES = {"double": torch.float64, "single": torch.float32}
+
+
+def in_both_precisions(model: ModelFile) -> dict[str, SE3Transformer]:
+    """Return the network in float64 and float32, by OpenMM's names of precisions."""
+    return {precision: model.network(dtype) for precision, dtype in DTYPES.items()}
+
+
+def evaluate(network: SE3Transformer, structure: Structure) -> tuple[float, np.ndarray]:
+    """Return interaction energy (eV) and forces [n_atoms, 3] (eV/A)."""
+    return evaluate_symbols(network, symbols(structure), structure.positions)
+
+
+def edges_of(
+    network: SE3Transformer, structure: Structure
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return what the network takes: species, vectors, centre, neighbour of all pairs."""
+    elements = list(network.config.elements)
+    species = torch.tensor([elements.index(symbol) for symbol in symbols(structure)])
+    centre, neighbour = all_pairs(len(structure.numbers))
+    positions = torch.from_numpy(structure.positions)
+    vectors = positions[neighbour] - positions[centre]
+    return species, vectors.to(network.embedding.weight.dtype), centre, neighbour

@@ -1,0 +1,95 @@
+"""The result of a validation as a table and as a JSON file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import openmm
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from openmm_se3.files import atomic_write
+from openmm_se3.validation.check import Check
+from openmm_se3.version import __version__
+
+FORMAT = "openmm-se3 validation"
+FORMAT_VERSION = 1
+COLOURS = {"pass": "green", "fail": "bold red", "not run": "yellow"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """All checks of one model.
+
+    Attributes:
+        model: Name or path of the model.
+        metadata: What the model file says about itself.
+        checks: The checks, in the order of the table.
+    """
+
+    model: str
+    metadata: dict[str, Any]
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return all(check.status != "fail" for check in self.checks)
+
+    def summary(self) -> str:
+        """Return the verdict in one line."""
+        counts = Counter(check.status for check in self.checks)
+        parts = [f"{counts[s]} {w}" for s, w in _WORDS.items() if counts[s]]
+        return f"{'PASSED' if self.passed else 'FAILED'}: {', '.join(parts)}"
+
+    def print(self, console: Console) -> None:
+        """Print the table and the verdict."""
+        table = Table(title=f"openmm-se3 validate {self.model}", title_justify="left")
+        table.add_column("check", overflow="fold")
+        table.add_column("measured", justify="right", no_wrap=True)
+        table.add_column("limit", justify="right", no_wrap=True)
+        table.add_column("result", no_wrap=True)
+        table.add_column("note", overflow="fold")
+        group = ""
+        for check in self.checks:
+            if check.group != group:
+                table.add_section()
+            group = check.group
+            number = "-" if check.measured is None else f"{check.measured:.2e}"
+            table.add_row(
+                f"{check.group}: {check.name}",
+                f"{number} {check.unit}".strip(),
+                check.limit,
+                f"[{COLOURS[check.status]}]{check.status}[/]",
+                check.note,
+            )
+        console.print(table)
+        console.print(self.summary())
+
+    def write(self, path: str | Path) -> None:
+        """Write the report as JSON, whole or not at all."""
+        content = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "model": self.model,
+            "passed": self.passed,
+            "checks": [check.to_dict() for check in self.checks],
+            "model_metadata": self.metadata,
+            "versions": {
+                "openmm_se3": __version__,
+                "torch": torch.__version__,
+                "openmm": openmm.Platform.getOpenMMVersion(),
+                "python": platform.python_version(),
+            },
+        }
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=1, default=str) + "\n")
+
+
+_WORDS = {"pass": "checks passed", "fail": "failed", "not run": "not run"}

@@ -1,0 +1,133 @@
+"""Structures to test a model on, made from the elements that it knows."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase.data import atomic_numbers, chemical_symbols, covalent_radii
+from ase.symbols import Symbols
+
+CLUSTER_ATOMS = 8  # at least; every element stands in the cluster twice or more
+CLUSTER_SPACING = (1.3, 1.9)  # nearest neighbour, in sums of covalent radii
+CONTACT_DISTANCE = 1.9  # A, shortest distance of two molecules of a pair
+SMALL_MOLECULE = 5  # atoms; two of these also test forces between molecules
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure:
+    """Atoms without a box.
+
+    Attributes:
+        name: What it is.
+        numbers: Atomic numbers [n_atoms].
+        positions: Positions [n_atoms, 3], A.
+    """
+
+    name: str
+    numbers: np.ndarray
+    positions: np.ndarray
+
+    def moved(self, positions: np.ndarray) -> Structure:
+        """Return the same atoms at other positions [n_atoms, 3], A."""
+        return dataclasses.replace(self, positions=positions)
+
+
+def random_cluster(elements: tuple[str, ...], rng: np.random.Generator) -> Structure:
+    """Return a cluster of every element of a model, without symmetry or overlaps.
+
+    Atoms are added one by one next to one that is there already, at 1.3 to 1.9 times the
+    sum of the covalent radii.
+    """
+    repeats = max(2, int(np.ceil(CLUSTER_ATOMS / len(elements))))
+    numbers = np.array([atomic_numbers[e] for e in elements] * repeats)
+    radii = covalent_radii[numbers]
+    positions = [np.zeros(3)]
+    while len(positions) < len(numbers):
+        i = len(positions)
+        beside = int(rng.integers(i))
+        direction = rng.normal(size=3)
+        length = rng.uniform(*CLUSTER_SPACING) * (radii[i] + radii[beside])
+        trial = positions[beside] + length * direction / np.linalg.norm(direction)
+        distances = np.linalg.norm(np.array(positions) - trial, axis=1)
+        if (distances >= CLUSTER_SPACING[0] * (radii[i] + radii[:i])).all():
+            positions.append(trial)
+    return Structure("random cluster", numbers, np.array(positions))
+
+
+def pair_of(molecule: Structure, rng: np.random.Generator) -> Structure:
+    """Return a molecule and a turned copy of it in contact."""
+    turned = molecule.positions - molecule.positions.mean(axis=0)
+    turned = turned @ random_rotation(rng).T
+    centred = molecule.positions - molecule.positions.mean(axis=0)
+    direction = random_rotation(rng)[0]
+    distance = 1.0
+    while True:
+        copy = turned + distance * direction
+        gaps = np.linalg.norm(centred[:, None] - copy[None, :], axis=-1)
+        if gaps.min() >= CONTACT_DISTANCE:
+            break
+        distance += 0.05
+    return Structure(
+        f"two {molecule.name}",
+        np.tile(molecule.numbers, 2),
+        np.concatenate([centred, copy]),
+    )
+
+
+def random_rotation(rng: np.random.Generator) -> np.ndarray:
+    """Return a proper rotation [3, 3], uniform over SO(3)."""
+    q, r = np.linalg.qr(rng.normal(size=(3, 3)))
+    q = q * np.sign(np.diag(r))
+    return q * np.linalg.det(q)
+
+
+def read_structure(path: str | Path, elements: tuple[str, ...]) -> Structure:
+    """Read one structure from a file of any format that ASE knows.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be read, has a box or an element that the model lacks.
+    """
+    from ase.io import read
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no structure file {path}")
+    try:
+        atoms = read(path, index=-1)
+    except Exception as error:  # each of ASE's readers has errors of its own
+        raise ValueError(f"{path} cannot be read as a structure: {error}") from error
+    if atoms.pbc.any():
+        raise ValueError(f"{path} has a periodic box; give a free molecule or cluster")
+    if not np.isfinite(atoms.positions).all():
+        raise ValueError(f"{path} has positions that are not finite")
+    foreign = sorted(set(atoms.symbols) - set(elements))
+    if foreign:
+        raise ValueError(
+            f"{path} has {', '.join(foreign)}; the model knows {', '.join(elements)}"
+        )
+    return Structure(path.name, atoms.numbers, atoms.positions.copy())
+
+
+def dynamics_structure(
+    reference: dict[str, Any], rng: np.random.Generator
+) -> Structure:
+    """Return the model's reference structure, doubled if it is a small molecule.
+
+    Args:
+        reference: Symbols and positions (A) from the model's description.
+        rng: Turns the copy.
+    """
+    numbers = np.array([atomic_numbers[symbol] for symbol in reference["symbols"]])
+    positions = np.array(reference["positions"], dtype=np.float64)
+    name = str(Symbols(numbers))
+    structure = Structure(name, numbers, positions)
+    return pair_of(structure, rng) if len(numbers) <= SMALL_MOLECULE else structure
+
+
+def symbols(structure: Structure) -> list[str]:
+    """Return the chemical symbol of each atom."""
+    return [chemical_symbols[z] for z in structure.numbers]

@@ -1,0 +1,109 @@
+"""Packaging: metadata, dependencies and the shipped models."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (ROOT / "openmm_se3/version.py").read_text(), re.M
+)[1]
+
+# torch and openmm are pinned because openmmtorch 1.5, the release with TorchForce, is
+# built for them; beside others it aborts the process.  openmm_se3/plugin.py holds the
+# same numbers.
+OPENMM = ">=8.4,<8.6"
+# openmmtorch has wheels for Linux on x86-64; elsewhere OpenMM's PythonForce does its
+# work.
+HAS_PLUGIN = 'sys_platform == "linux" and platform_machine == "x86_64"'
+
+BASE = [
+    "torch>=2.9,<2.10",
+    f"openmm{OPENMM}",
+    f"openmmtorch==1.5; {HAS_PLUGIN}",
+    "e3nn>=0.6,<0.7",
+    "vesin-torch>=0.6,<0.7",
+    "numpy>=1.26",
+    "scipy>=1.11",
+    "ase>=3.23",
+    "mdtraj>=1.10",
+    "safetensors>=0.4",
+    "matplotlib>=3.8",
+    "click>=8.1",
+    "rich>=13",
+    "pyyaml>=6",
+]
+
+# DGL 1.1.3 is the last release that imports beside this torch; it has wheels for Python
+# 3.10 and 3.11, and does not name packaging, pandas and setuptools among its
+# dependencies.
+TRAIN = [
+    "dgl==1.1.3",
+    "packaging",
+    "pandas",
+    "setuptools",
+    "lightning>=2.4",
+    "h5py>=3.10",
+]
+
+DFT = [
+    "pyscf>=2.9",
+    "pyscf-dispersion>=1.3",
+    "tblite>=0.4",
+    "h5py>=3.10",
+    "threadpoolctl>=3",
+]
+
+OPENMM_ML = ["openmmml==1.7", "openmm>=8.5.2,<8.6"]
+
+# OpenMM's CUDA platform and the plugin for it.
+CUDA12 = [f"openmm[cuda12]{OPENMM}", f"openmmtorch[cuda12]==1.5; {HAS_PLUGIN}"]
+
+TEST = [*TRAIN, *DFT, *OPENMM_ML, "pytest>=8"]
+
+DEV = [*TEST, "ruff>=0.14", "mypy>=1.18", "types-PyYAML", "pandas-stubs"]
+
+setup(
+    name="openmm-se3",
+    version=VERSION,
+    description="SE(3)-Transformer force fields for molecular dynamics with OpenMM",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="openmm_se3 contributors",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=[*find_packages(include=["openmm_se3*"]), "openmm_se3.models"],
+    package_dir={"openmm_se3.models": "models"},
+    package_data={
+        "openmm_se3": ["py.typed"],
+        "openmm_se3.models": [
+            "*/model.pt",
+            "*/weights.safetensors",
+            "*/config.json",
+            "*/card.md",
+            "*/SHA256SUMS",
+        ],
+    },
+    install_requires=BASE,
+    extras_require={
+        "train": TRAIN,
+        "dft": DFT,
+        "openmm-ml": OPENMM_ML,
+        "cuda12": CUDA12,
+        "test": TEST,
+        "dev": DEV,
+    },
+    entry_points={"console_scripts": ["openmm-se3 = openmm_se3.cli:main"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Chemistry",
+        "Topic :: Scientific/Engineering :: Physics",
+    ],
+    zip_safe=False,
+)

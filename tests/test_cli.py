@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from openmm_se3 import cli
+from openmm_se3.version import __version__
+
+RUN = [sys.executable, "-c", "from openmm_se3.cli import main; main()"]
+ROOT = Path(cli.__file__).parents[2]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run a verb "water" that does what the test wants."""
+
+    def run(body: Callable[[], None], *arguments: str) -> Result:
+        @click.command()
+        @click.option("--steps", type=int)
+        def command(steps: int | None) -> None:
+            body()
+
+        module = type(sys)("openmm_se3.cli.water")
+        module.command = command  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "openmm_se3.cli.water", module)
+        return CliRunner().invoke(cli.main, arguments)
+
+    return run
+
+
+def fail_with(error: BaseException) -> Callable[[], None]:
+    def body() -> None:
+        raise error
+
+    return body
+
+
+def test_help_lists_every_verb() -> None:
+    result = CliRunner().invoke(cli.main, ["--help"])
+    assert result.exit_code == 0
+    for verb, help_line in cli.VERBS.items():
+        assert f"  {verb} " in result.output
+        assert help_line in result.output, "too long for one line"
+
+
+def test_help_imports_nothing_slow() -> None:
+    code = (
+        "import sys\n"
+        "from openmm_se3.cli import main\n"
+        "main(['--help'], standalone_mode=False)\n"
+        "slow = {'torch', 'openmm', 'numpy', 'mdtraj', 'matplotlib', 'ase', 'rich'}\n"
+        "sys.exit(f'imported: {slow & set(sys.modules)}' if slow & set(sys.modules) "
+        "else 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_is_a_command_with_help(verb: str) -> None:
+    module = importlib.import_module(f"openmm_se3.cli.{verb}")
+    assert isinstance(module.command, click.Command)
+    result = CliRunner().invoke(cli.main, [verb, "--help"])
+    assert result.exit_code == 0
+    assert "--debug" in result.output
+
+
+def test_version() -> None:
+    result = CliRunner().invoke(cli.main, ["--version"])
+    assert result.output.strip() == f"openmm-se3, version {__version__}"
+
+
+def test_unknown_verb_names_the_nearest() -> None:
+    result = CliRunner().invoke(cli.main, ["watr"])
+    assert result.exit_code == 2
+    assert "there is no verb 'watr'; did you mean 'water'?" in result.output
+
+
+def test_unknown_verb_without_a_near_one_lists_all() -> None:
+    result = CliRunner().invoke(cli.main, ["xyz"])
+    assert result.exit_code == 2
+    assert "verbs: water, analyze" in result.output
+
+
+def test_unknown_option_names_the_nearest(invoke: Callable[..., Result]) -> None:
+    result = invoke(lambda: None, "water", "--step", "3", "--setps", "4")
+    assert result.exit_code == 2
+    assert "--steps" in result.output.split("Error:")[1]
+
+
+class OwnError(ValueError):
+    pass
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("bad"),
+        FileNotFoundError("bad"),
+        FileExistsError("bad"),
+        RuntimeError("bad"),
+        OwnError("bad"),
+    ],
+)
+def test_expected_error_is_one_line(
+    invoke: Callable[..., Result], error: Exception
+) -> None:
+    result = invoke(fail_with(error), "water")
+    assert result.exit_code == 2
+    assert result.output == "Error: bad\n"
+
+
+def test_message_of_several_lines_is_shown_as_one(
+    invoke: Callable[..., Result],
+) -> None:
+    text = "no box\n  Exception raised from forward at model.cpp:1\nframe #0: f"
+    result = invoke(fail_with(RuntimeError(text)), "water")
+    assert result.output == "Error: no box\n"
+
+
+def test_unexpected_error_names_its_type(invoke: Callable[..., Result]) -> None:
+    result = invoke(fail_with(KeyError("mass")), "water")
+    assert result.exit_code == 1
+    assert result.output == "Error: KeyError: 'mass' (--debug shows where)\n"
+
+
+@pytest.mark.parametrize("arguments", [("--debug", "water"), ("water", "--debug")])
+def test_debug_shows_the_traceback(
+    invoke: Callable[..., Result], arguments: tuple[str, ...]
+) -> None:
+    result = invoke(fail_with(ValueError("bad")), *arguments)
+    assert result.exit_code == 2
+    assert "Traceback (most recent call last)" in result.output
+    assert result.output.endswith("Error: bad\n")
+
+
+def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'dgl'")
+
+    monkeypatch.setattr(cli.importlib, "import_module", fail)
+    result = CliRunner().invoke(cli.main, ["train"])
+    assert result.exit_code == 2
+    assert "No module named 'dgl'" in result.output
+    assert 'pip install "openmm-se3[train]"' in result.output
+    assert result.output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "line"),
+    [
+        (signal.SIGINT, 130, "openmm-se3: interrupted (Ctrl-C)"),
+        (signal.SIGTERM, 143, "openmm-se3: terminated"),
+    ],
+)
+def test_signals_end_in_one_line(
+    number: signal.Signals, code: int, line: str, tmp_path: Path
+) -> None:
+    program = (
+        "import pathlib, sys, time, types, click\n"
+        "from openmm_se3 import cli\n"
+        "@click.command()\n"
+        "def command():\n"
+        "    pathlib.Path('started').touch()\n"
+        "    time.sleep(60)\n"
+        "module = types.ModuleType('openmm_se3.cli.water')\n"
+        "module.command = command\n"
+        "sys.modules[module.__name__] = module\n"
+        "cli.main(['water'])\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=environment(),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "started").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert errors == f"{line}\n"

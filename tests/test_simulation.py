@@ -1,0 +1,391 @@
+"""Runs of a System whose physics is known, and what happens when they go wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mdtraj
+import numpy as np
+import openmm
+import pytest
+from analytic_water import harmonic_water
+from openmm import app, unit
+
+from openmm_se3.analysis import read_folder
+from openmm_se3.analysis.read import read_log
+from openmm_se3.simulation import (
+    FolderInUseError,
+    RunOptions,
+    RunRecord,
+    WaterRun,
+    best_platform,
+    degrees_of_freedom,
+    energy_drift,
+    run_dynamics,
+    water_start,
+    water_topology,
+)
+from openmm_se3.simulation import folder as names
+from openmm_se3.simulation.folder import RunFolder
+from openmm_se3.simulation.platforms import named_platform
+from openmm_se3.simulation.progress import ProgressReporter
+
+TESTS = Path(__file__).parent
+
+
+def run(out: Path, n_molecules: int = 1, **options: object) -> RunRecord:
+    system, topology = harmonic_water(n_molecules)
+    settings = {"platform": "Reference", "equilibration_ps": 0.2, **options}
+    chosen = RunOptions(out=out, **settings)  # type: ignore[arg-type]
+    return run_dynamics(system, topology, water_start(n_molecules, 1), chosen)
+
+
+class BreakingForce:
+    """No force up to a step; then a number that is not finite, or a constant pull."""
+
+    def __init__(self, step: int, force: float) -> None:
+        self.step = step
+        self.force = force
+
+    def __call__(self, state: openmm.State) -> tuple[float, np.ndarray]:
+        forces = np.zeros((len(state.getPositions()), 3))
+        if state.getStepCount() >= self.step:
+            forces[2, 0] = self.force
+        return 0.0, forces
+
+
+def run_breaking(out: Path, step: int, force: float, platform: str) -> RunRecord:
+    system, topology = harmonic_water()
+    system.addForce(openmm.PythonForce(BreakingForce(step, force)))
+    options = RunOptions(out=out, steps=2000, equilibration_ps=0.0, platform=platform)
+    return run_dynamics(system, topology, water_start(1), options)
+
+
+# Drift
+
+
+def correlated_noise(rng: np.random.Generator, n: int, lag: float) -> np.ndarray:
+    noise = np.empty(n)
+    memory = np.exp(-1.0 / lag)
+    noise[0] = rng.normal()
+    for k, kick in enumerate(rng.normal(size=n - 1)):
+        noise[k + 1] = memory * noise[k] + np.sqrt(1.0 - memory**2) * kick
+    return noise
+
+
+def test_drift_finds_a_known_slope_and_knows_its_error() -> None:
+    rng = np.random.default_rng(1)
+    times, slope = 0.01 * np.arange(2000), 0.01
+    hits, slopes, ends = 0, [], []
+    for _ in range(200):
+        energy = -900.0 + slope * times + 0.1 * correlated_noise(rng, 2000, 30.0)
+        drift = energy_drift(times, energy)
+        assert drift is not None
+        hits += abs(drift.slope - slope) < 2.0 * drift.error
+        slopes.append(drift.slope)
+        ends.append((energy[-1] - energy[0]) / (times[-1] - times[0]))
+    assert hits / 200 > 0.88  # two standard errors hold 95 %
+    assert abs(np.mean(slopes) - slope) < 4.0 * np.std(slopes) / np.sqrt(200)
+    # The control: last minus first energy is right on average too, but far noisier.
+    assert np.std(ends) > 2.0 * np.std(slopes)
+
+
+def test_drift_of_an_exact_line_and_of_what_has_none() -> None:
+    times = 0.01 * np.arange(1000)
+    drift = energy_drift(times, 5.0 - 0.3 * times)
+    assert drift is not None
+    assert drift.slope == pytest.approx(-0.3, abs=1e-12)
+    assert drift.intercept == pytest.approx(5.0, abs=1e-10)
+    # 0.3 kJ/mol/ps are 300 kJ/mol/ns; kT is 2.494 kJ/mol at 300 K.
+    assert drift.per_kt(300.0, 6)[0] == pytest.approx(-300.0 / 2.49434 / 6, rel=1e-5)
+    assert energy_drift(times[:39], times[:39]) is None
+    assert energy_drift(times, np.full(1000, np.nan)) is None
+    with pytest.raises(ValueError, match="1000 times but 3 energies"):
+        energy_drift(times, [1.0, 2.0, 3.0])
+
+
+# Physics of a run
+
+
+def test_energy_is_conserved_and_its_fluctuation_is_second_order(
+    tmp_path: Path,
+) -> None:
+    spread = {}
+    for dt in (0.5, 0.25):
+        out = tmp_path / str(dt)
+        # The same seed and steps of equilibration would not give the same start, so
+        # the molecule starts from rest at twice the temperature instead.
+        run(out, steps=round(4000 / dt), dt_fs=dt, equilibration_ps=0.0)
+        log = read_log(out / names.LOG)
+        total, shadow = log["total_kj_per_mol"], log["shadow_kj_per_mol"][:-1]
+        spread[dt] = total.std()
+        drift = energy_drift(log["time_ps"][:-1], shadow)
+        assert drift is not None
+        slope, error = drift.per_kt(300.0, 6)
+        assert abs(slope) < max(0.01, 3.0 * error)
+        assert shadow.std() < 0.1 * total.std()
+        # The kinetic energy half a step away would not do.
+        assert total.std() < 0.01 * log["kinetic_kj_per_mol"].std()
+    assert 3.0 < spread[0.5] / spread[0.25] < 5.0
+
+
+def test_saved_velocities_are_half_a_step_before_the_frames(tmp_path: Path) -> None:
+    run(tmp_path / "a", steps=100, frame_fs=0.5)
+    recording = read_folder(tmp_path / "a")
+    assert recording.velocities is not None
+    assert recording.velocities.shape == (100, 3, 3)
+    positions = 10.0 * recording.trajectory.xyz
+    midway = (positions[1:] - positions[:-1]) / 0.5
+    assert np.abs(midway - recording.velocities[1:]).max() < 1e-5
+    # The control: they are not those at the full step.
+    full = (positions[2:] - positions[:-2]) / 1.0
+    assert np.abs(full - recording.velocities[1:-1]).max() > 1e-3
+
+
+def test_momentum_is_removed_and_angular_momentum_stays(tmp_path: Path) -> None:
+    run(tmp_path / "a", n_molecules=2, steps=200)
+    recording = read_folder(tmp_path / "a")
+    assert recording.velocities is not None
+    mass = np.array(recording.run["masses"])[:, None]
+    velocity, position = recording.velocities[-1], 10.0 * recording.trajectory.xyz[-1]
+    assert np.abs((mass * velocity).sum(axis=0)).max() < 1e-6
+    angular = (mass * np.cross(position, velocity)).sum(axis=0)
+    assert np.linalg.norm(angular) > 0.01
+
+
+def test_temperature_of_nvt_is_the_one_asked_for(tmp_path: Path) -> None:
+    record = run(tmp_path / "a", n_molecules=3, steps=30_000, ensemble="nvt")
+    log = read_log(record.folder / names.LOG)
+    temperature = log["temperature_k"]
+    blocks = temperature[-2400:].reshape(20, -1).mean(axis=1)
+    error = blocks.std(ddof=1) / np.sqrt(20)
+    assert abs(temperature.mean() - 300.0) < max(4.0 * error, 10.0)
+    assert np.isnan(log["shadow_kj_per_mol"]).all()
+
+
+def test_degrees_of_freedom() -> None:
+    system, _ = harmonic_water(2)
+    assert degrees_of_freedom(system, "nve") == 15
+    assert degrees_of_freedom(system, "nvt") == 18
+    system.addConstraint(0, 1, 0.1)
+    assert degrees_of_freedom(system, "nve") == 14
+    system.addForce(openmm.CMMotionRemover())
+    assert degrees_of_freedom(system, "nvt") == 14
+    with pytest.raises(ValueError, match="nothing to simulate"):
+        degrees_of_freedom(openmm.System(), "nve")
+
+
+def test_same_seed_gives_the_same_run(tmp_path: Path) -> None:
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        run(tmp_path / name, steps=40, seed=seed)
+    a, b, c = (np.load(tmp_path / name / names.VELOCITIES) for name in "abc")
+    assert (a == b).all()
+    assert not (a == c).all()
+
+
+def test_completed_run_says_so_and_its_last_state_can_be_loaded(tmp_path: Path) -> None:
+    record = run(tmp_path / "a", steps=100)
+    assert (record.status, record.steps, record.time_ps) == ("completed", 100, 0.05)
+    facts = json.loads((tmp_path / "a" / names.RUN).read_text())
+    assert facts["status"] == "completed"
+    assert facts["degrees_of_freedom"] == 6
+    state = openmm.XmlSerializer.deserialize(
+        (tmp_path / "a" / names.FINAL_STATE).read_text()
+    )
+    assert state.getStepCount() == 100
+    assert not (tmp_path / "a" / names.LOCK).exists()
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize("platform", ["Reference", "CPU"])
+def test_guard_stops_at_a_nan_and_keeps_the_last_good_frame(
+    tmp_path: Path, platform: str
+) -> None:
+    record = run_breaking(tmp_path / "a", 102, float("nan"), platform)
+    assert record.status == "stopped"
+    assert record.steps == 100
+    assert record.time_ps == pytest.approx(0.05)
+    assert "H2 of HOH 1 (atom 2)" in record.reason or platform == "CPU"
+    recording = read_folder(record.folder)
+    assert recording.trajectory.n_frames == 25
+    assert np.isfinite(recording.trajectory.xyz).all()
+    assert recording.velocities is not None
+    assert np.isfinite(recording.velocities).all()
+    last = mdtraj.load(str(record.folder / names.LAST_GOOD_FRAME))
+    assert np.abs(last.xyz[0] - recording.trajectory.xyz[-1]).max() < 1e-4
+    state = openmm.XmlSerializer.deserialize(
+        (record.folder / names.LAST_GOOD_STATE).read_text()
+    )
+    assert state.getStepCount() == 100
+    facts = json.loads((record.folder / names.RUN).read_text())
+    assert facts["status"] == "stopped"
+    assert facts["reason"] == record.reason
+
+
+def test_guard_names_a_stretched_bond(tmp_path: Path) -> None:
+    record = run_breaking(tmp_path / "a", 50, 3e5, "Reference")
+    assert record.status == "stopped"
+    assert "the bond of O of HOH 1 (atom 0) and H2 of HOH 1 (atom 2)" in record.reason
+    assert 50 <= record.steps < 200
+
+
+def test_guard_stops_an_explosion_from_a_long_step(tmp_path: Path) -> None:
+    record = run(tmp_path / "a", steps=2000, dt_fs=4.0, equilibration_ps=0.0)
+    assert record.status == "stopped"
+    assert record.steps < 50
+    assert "time step too long" in record.reason
+    assert np.isfinite(read_folder(record.folder).trajectory.xyz).all()
+
+
+def test_nothing_is_overwritten_unless_asked(tmp_path: Path) -> None:
+    out = tmp_path / "a"
+    run(out, steps=40)
+    (out / "notes.txt").write_text("mine")
+    before = (out / names.TRAJECTORY).read_bytes()
+    with pytest.raises(FolderInUseError, match="--overwrite"):
+        run(out, steps=80)
+    assert (out / names.TRAJECTORY).read_bytes() == before
+    run(out, steps=80, overwrite=True)
+    assert len(np.load(out / names.VELOCITIES)) == 20
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_a_failing_start_keeps_the_old_results(tmp_path: Path) -> None:
+    out = tmp_path / "a"
+    run(out, steps=40)
+    system, topology = harmonic_water()
+    options = RunOptions(out=out, overwrite=True, platform="Reference")
+    with pytest.raises(ValueError, match="cannot be minimised"):
+        run_dynamics(system, topology, np.zeros((3, 3)), options)
+    assert len(np.load(out / names.VELOCITIES)) == 10
+
+
+def test_two_runs_cannot_share_a_folder(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "a"):
+        with pytest.raises(FolderInUseError, match=f"process {os.getpid()} on"):
+            run(tmp_path / "a", steps=40)
+    with RunFolder(tmp_path / "a"):
+        pass
+
+
+def test_a_killed_run_leaves_readable_files_and_no_lock(tmp_path: Path) -> None:
+    out = tmp_path / "a"
+    code = (
+        f"import sys; sys.path.insert(0, {str(TESTS)!r})\n"
+        "from pathlib import Path\n"
+        "from test_simulation import run\n"
+        f"run(Path({str(out)!r}), steps=10**7)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    log, start = out / names.LOG, time.monotonic()
+    while not (log.exists() and log.stat().st_size > 20_000):
+        assert process.poll() is None
+        assert time.monotonic() - start < 120.0
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    recording = read_folder(out)
+    assert recording.trajectory.n_frames > 1000
+    assert recording.velocities is not None
+    assert len(recording.velocities) == recording.trajectory.n_frames
+    assert len(recording.log["step"]) > 200
+    assert "killed" in recording.missing[0]
+    run(out, steps=40, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(KeyboardInterrupt(), "interrupted"), (OSError(28), "failed")]
+)
+def test_an_interrupted_run_leaves_readable_files(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    status: str,
+) -> None:
+    def interrupt(
+        self: ProgressReporter, simulation: app.Simulation, state: openmm.State
+    ) -> None:
+        if simulation.currentStep > 500:
+            raise error
+
+    monkeypatch.setattr(ProgressReporter, "report", interrupt)
+    with pytest.raises(type(error)):
+        run(tmp_path / "a", steps=2000, equilibration_ps=0.0)
+    recording = read_folder(tmp_path / "a")
+    assert recording.run["status"] == status
+    assert recording.run["steps"] == 504
+    assert recording.trajectory.n_frames == 126
+    assert (tmp_path / "a" / names.LAST_GOOD_STATE).exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dt_fs": -0.5}, "dt_fs is -0.5"),
+        ({"dt_fs": float("nan")}, "dt_fs is nan"),
+        ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"steps": 0}, "steps is 0"),
+        ({"ensemble": "npt"}, "ensemble is 'npt'"),
+        ({"precision": "half"}, "precision is 'half'"),
+        ({"equilibration_ps": -1.0}, "equilibration_ps is -1.0"),
+        ({"seed": 0}, "seed is 0"),
+        ({"molecules": 0}, "molecules is 0"),
+    ],
+)
+def test_bad_options_are_refused_by_name(
+    options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        WaterRun(**options)  # type: ignore[arg-type]
+
+
+def test_bad_starts_are_refused(tmp_path: Path) -> None:
+    system, topology = harmonic_water()
+    options = RunOptions(out=tmp_path / "a", platform="Reference")
+    with pytest.raises(ValueError, match="must agree"):
+        run_dynamics(system, topology, np.zeros((4, 3)), options)
+    with pytest.raises(ValueError, match="atom 1 is not a finite number"):
+        start = water_start(1)
+        start[1, 0] = np.nan
+        run_dynamics(system, topology, start, options)
+    assert not (tmp_path / "a").exists()
+
+
+# Starts and platforms
+
+
+@pytest.mark.parametrize("n_molecules", [1, 2, 6, 20])
+def test_start_is_a_connected_cluster_without_overlaps(n_molecules: int) -> None:
+    positions = water_start(n_molecules, 3)
+    assert (positions == water_start(n_molecules, 3)).all()
+    assert positions.shape == (3 * n_molecules, 3)
+    assert water_topology(n_molecules).getNumAtoms() == 3 * n_molecules
+    oxygens = positions[::3]
+    distance = np.linalg.norm(oxygens[:, None] - oxygens, axis=-1)
+    np.fill_diagonal(distance, np.inf)
+    if n_molecules > 1:
+        assert 2.6 <= distance.min(axis=1).min()
+        assert distance.min(axis=1).max() < 3.0
+    for hydrogen in (1, 2):
+        length = np.linalg.norm(positions[hydrogen::3] - oxygens, axis=1)
+        assert np.abs(length - 0.9572).max() < 1e-12
+
+
+def test_best_platform_runs_and_says_why() -> None:
+    system, _ = harmonic_water()
+    platform, why = best_platform(system, water_start(1))
+    assert platform.getName() in ("CUDA", "Reference", "CPU")
+    assert why
+    context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
+    context.setPositions(water_start(1) * unit.angstrom)
+    assert named_platform("reference").getName() == "Reference"
+    with pytest.raises(ValueError, match="no platform 'Abacus' here; choose from"):
+        named_platform("Abacus")
