@@ -2,9 +2,10 @@
 
     python benchmarks/dft_vs_model.py --out dft_vs_model.json
 
-DFT: energy and gradient with PySCF at the level of theory of the labels.  Model: energy and
-forces through OpenMM as dynamics gets them, on the faster of the platforms present.  Both
-use the same number of threads.  Rounds of the two are interleaved; medians are printed.
+DFT: energy and gradient with PySCF at the level of theory of the labels.  Model: energy
+and forces through OpenMM as dynamics gets them, on the faster of the platforms
+present.  Both use the same number of threads.  Rounds of the two are interleaved;
+medians are printed.
 """
 
 from __future__ import annotations
@@ -17,11 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-import torch  # before openmm, whose plugin links torch's libraries
-
-# isort: split
 import machine
+import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits

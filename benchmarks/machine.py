@@ -6,10 +6,8 @@ import os
 import platform
 from pathlib import Path
 
-import torch  # before openmm, whose plugin links torch's libraries
-
-# isort: split
 import openmm
+import torch
 
 
 def processor_name() -> str:

@@ -2,9 +2,9 @@
 
     python benchmarks/step_time.py --out step_time.json
 
-Every configuration is warmed up, then all of them take turns for several rounds, so that a
-busy moment of the machine hits all alike.  The median round is printed, with the spread.
-"No force" is what OpenMM itself needs.
+Every configuration is warmed up, then all of them take turns for several rounds, so
+that a busy moment of the machine hits all alike.  The median round is printed, with the
+spread. "No force" is what OpenMM itself needs.
 """
 
 from __future__ import annotations
@@ -17,10 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch  # before openmm, whose plugin links torch's libraries
-
-# isort: split
 import machine
+import torch
 from openmm import OpenMMException
 from rich.console import Console
 from rich.table import Table
@@ -36,7 +34,10 @@ BACKENDS = {"torchforce": torchforce_problem, "pythonforce": pythonforce_problem
 
 
 def steppers(
-    model: str, molecules: tuple[int, ...], precisions: tuple[str, ...], console: Console
+    model: str,
+    molecules: tuple[int, ...],
+    precisions: tuple[str, ...],
+    console: Console,
 ) -> list[tuple[dict[str, Any], Stepper]]:
     """Return every configuration that runs here; say which do not, and why."""
     found = []
@@ -56,7 +57,7 @@ def steppers(
                 found.append((facts, Stepper(name, n, backend, platform, precision)))
             except OpenMMException as error:
                 console.print(f"[yellow]left out[/]: {facts}: {error}", highlight=False)
-    for backend, problem in BACKENDS.items():
+    for problem in BACKENDS.values():
         if problem() is not None:
             console.print(f"[yellow]left out[/]: {problem()}", highlight=False)
     return found
@@ -66,7 +67,10 @@ def steppers(
 @click.option("--model", default="water", show_default=True)
 @click.option("--molecules", "-n", multiple=True, type=int, default=(1, 2, 6))
 @click.option(
-    "--precision", multiple=True, type=str, default=("single", "double"),
+    "--precision",
+    multiple=True,
+    type=str,
+    default=("single", "double"),
     show_default=True,
 )
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True)
@@ -116,8 +120,8 @@ def main(
         )
     console.print(table)
     console.print(
-        f"medians of {rounds} interleaved rounds of {steps} steps, {threads} thread(s); "
-        f"{machine.describe_line()}",
+        f"medians of {rounds} interleaved rounds of {steps} steps, "
+        f"{threads} thread(s); {machine.describe_line()}",
         highlight=False,
     )
     if out is not None:

@@ -3,8 +3,9 @@
     python benchmarks/water_accuracy.py --out water_accuracy.json --figure dimer.png
 
 Test errors are on trajectories that training never saw (``models/water/data/*.h5``).
-Everything else is compared with ``reference/water_dft.json``, which ``water_reference.py``
-made with DFT; no DFT runs here.  Exit code 1 if a figure misses its limit.
+Everything else is compared with ``reference/water_dft.json``, which
+``water_reference.py`` made with DFT; no DFT runs here.  Exit code 1 if a figure misses
+its limit.
 """
 
 from __future__ import annotations
@@ -92,9 +93,7 @@ class Row:
         return None if self.limit is None else bool(self.error <= self.limit)
 
 
-def interaction(
-    network: SE3Transformer, numbers: np.ndarray
-) -> EnergyAndForces:
+def interaction(network: SE3Transformer, numbers: np.ndarray) -> EnergyAndForces:
     """Return the model as a function of positions [n, 3] (A)."""
     symbols = [chemical_symbols[z] for z in numbers]
     return lambda positions: evaluate(network, symbols, positions)
@@ -103,7 +102,7 @@ def interaction(
 def frame_errors(
     network: SE3Transformer, frames: list[Frame], self_energies: dict[int, float]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Return energy errors [n_frames] (eV) and the force errors of each frame (eV/A)."""
+    """Return energy errors [n_frames], eV, and force errors by frame, eV/A."""
     energy_errors, force_errors = [], []
     for frame in frames:
         energy, forces = interaction(network, frame.numbers)(frame.positions)
@@ -231,7 +230,7 @@ def dimer_curve(
 
 
 def draw(
-    curves: list[dict[str, Any]], found: list[np.ndarray], cutoff: float, path: Path
+    curves: dict[str, Any], found: dict[str, np.ndarray], cutoff: float, path: Path
 ) -> None:
     """Draw the dimer curves of model and DFT."""
     import matplotlib
@@ -248,12 +247,13 @@ def draw(
         layout="constrained",
         squeeze=False,
     )
-    for (upper, lower), curve, own in zip(axes.T, curves, found, strict=True):
+    for (upper, lower), (name, curve) in zip(axes.T, curves.items(), strict=True):
+        own = found[name]
         distances = np.array(curve["distances"])
         dft = np.array(curve["interaction_energies"]) * EV_TO_KCAL_PER_MOL
         upper.plot(distances, dft, "o", ms=3.5, color="black", label="DFT")
         upper.plot(distances, own, "-", color="tab:blue", label="model")
-        upper.set_title(curve["name"])
+        upper.set_title(name)
         upper.legend(frameon=False)
         lower.plot(distances, own - dft, "-", color="tab:red")
         lower.set_xlabel("O-O distance (A)")
@@ -339,18 +339,19 @@ def main(
     # Minima and second derivatives need the digits of float64.
     double = loaded.network(torch.float64)
     monomer, dimer = interaction(double, WATER), interaction(double, np.tile(WATER, 2))
-    more, monomer_energy = monomer_rows(monomer, reference["monomer"])
+    more, monomer_energy = monomer_rows(monomer, reference["monomers"]["minimum"])
     rows += more + dimer_rows(dimer, reference["dimers"], monomer_energy)
     curves = reference["curves"]
-    found = [dimer_curve(dimer, monomer, curve) for curve in curves]
+    found = {n: dimer_curve(dimer, monomer, curve) for n, curve in curves.items()}
     draw(curves, found, loaded.config.cutoff, figure)
-    for curve, own in zip(curves, found, strict=True):
+    for name, curve in curves.items():
+        own = found[name]
         dft = np.array(curve["interaction_energies"]) * EV_TO_KCAL_PER_MOL
         worst = int(np.abs(own - dft).argmax())
         distance = curve["distances"][worst]
         rows.append(
             compared(
-                f"dimer curve, {curve['name']}: largest error, at {distance:.2f} A",
+                f"dimer curve, {name}: largest error, at {distance:.2f} A",
                 float(own[worst]),
                 float(dft[worst]),
                 None,
@@ -371,10 +372,10 @@ def main(
             "passed": passed,
             "rows": [{**dataclasses.asdict(r), "passed": r.passed} for r in rows],
             "test_errors": details,
-            "curves": [
-                {"name": c["name"], "distances": c["distances"], "model": f.tolist()}
-                for c, f in zip(curves, found, strict=True)
-            ],
+            "curves": {
+                n: {"distances": curve["distances"], "model": found[n].tolist()}
+                for n, curve in curves.items()
+            },
         }
         with atomic_write(out) as temporary:
             temporary.write_text(json.dumps(result, indent=1) + "\n")

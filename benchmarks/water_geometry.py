@@ -1,7 +1,7 @@
 """Geometry of water molecules: builders, minima and normal modes for the benchmarks.
 
-Everything works on a callable that returns energy (eV) and forces (eV/A), so that DFT and
-the model go through the same lines.
+Everything works on a callable that returns energy (eV) and forces (eV/A), so that DFT
+and the model go through the same lines.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def monomer_start() -> np.ndarray:
 
 
 def dimer_starts() -> dict[str, np.ndarray]:
-    """Return dimers O, H, H, O, H, H [6, 3] (A) near the two minima that wB97X/6-31G(d) has.
+    """Return dimers [6, 3] (A) near the two minima that wB97X/6-31G(d) has.
 
-    "hydrogen bond" is the one that experiment knows.  "cyclic", with two bent bonds and a
-    centre of inversion, is the lower one in this small basis, whose superposition error
-    favours compact dimers.
+    "hydrogen bond" is the one that experiment knows.  "cyclic", with two bent bonds and
+    a centre of inversion, is the lower one in this small basis, whose superposition
+    error favours compact dimers.
     """
     bound = [
         [0.142, -0.003, -0.031],
@@ -65,20 +65,21 @@ def water_grid(n_molecules: int, spacing: float = 2.9) -> tuple[np.ndarray, np.n
 
 
 def bond_lengths_and_angle(positions: np.ndarray) -> tuple[float, float, float]:
-    """Return the two O-H lengths (A) and the H-O-H angle (degrees) of O, H, H [3, 3]."""
+    """Return the two O-H lengths (A) and the H-O-H angle (degrees)."""
     first, second = positions[1] - positions[0], positions[2] - positions[0]
     r1, r2 = np.linalg.norm(first), np.linalg.norm(second)
     angle = np.degrees(np.arccos(first @ second / (r1 * r2)))
     return float(r1), float(r2), float(angle)
 
 
-def find_minimum(function: EnergyAndForces, start: np.ndarray) -> tuple[float, np.ndarray]:
+def find_minimum(
+    function: EnergyAndForces, start: np.ndarray
+) -> tuple[float, np.ndarray]:
     """Return energy (eV) and positions [n_atoms, 3] (A) of the nearest minimum.
 
     Raises:
         RuntimeError: A force larger than 10 times ``GRADIENT_TOLERANCE`` is left.
     """
-
     scale = np.sqrt(FIRST_CURVATURE)
 
     def objective(scaled: np.ndarray) -> tuple[float, np.ndarray]:

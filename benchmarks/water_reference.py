@@ -4,8 +4,8 @@
 
 Writes ``benchmarks/reference/water_dft.json``: minima, harmonic frequencies, binding
 energy and rigid dimer curves at the level of theory of the shipped model's labels.
-Takes about fifteen minutes on one core.  Binding energies are not corrected for
-basis-set superposition, like the labels.
+Takes about fifteen minutes on one core; a run that was stopped goes on where it was.
+Binding energies are not corrected for basis-set superposition, like the labels.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ OUTPUT = Path(__file__).parent / "reference" / "water_dft.json"
 DIMER = np.tile(WATER, 2)
 DISTANCES = np.concatenate(
     [np.arange(2.4, 3.21, 0.1), np.arange(3.4, 4.01, 0.2), np.arange(4.25, 8.01, 0.25)]
-)
+).round(10)
 
 
 def dft(
@@ -77,7 +77,9 @@ def monomer_reference(level: LevelOfTheory) -> dict[str, Any]:
         "energy": energy,
         "oh_length": (first + second) / 2.0,
         "hoh_angle": angle,
-        "frequencies": frequencies(analytic_hessian(positions, level), WATER, 3).tolist(),
+        "frequencies": frequencies(
+            analytic_hessian(positions, level), WATER, 3
+        ).tolist(),
         "frequencies_finite_differences": frequencies(differences, WATER, 3).tolist(),
     }
 
@@ -96,13 +98,12 @@ def dimer_reference(
 
 
 def dimer_curve(
-    name: str, first: np.ndarray, second: np.ndarray, level: LevelOfTheory
+    first: np.ndarray, second: np.ndarray, level: LevelOfTheory
 ) -> dict[str, Any]:
     """Return the interaction energy of two rigid molecules along their O-O axis.
 
     Args:
-        name: What the orientation is.
-        first: Molecule O, H, H [3, 3], A, with its oxygen at the origin.
+        first: Molecule O, H, H [3, 3], A.
         second: The other one; its oxygen gives the direction.
         level: Level of theory.
     """
@@ -114,7 +115,6 @@ def dimer_curve(
     apart = sum(dft(WATER, level)(molecule)[0] for molecule in (first, second))
     labels = [label_frame(DIMER, frame, level) for frame in frames]
     return {
-        "name": name,
         "distances": DISTANCES.tolist(),
         "positions": [frame.tolist() for frame in frames],
         "interaction_energies": [label.energy - apart for label in labels],
@@ -122,44 +122,75 @@ def dimer_curve(
     }
 
 
+class Reference:
+    """The file with what is finished; each part is written as soon as it is there.
+
+    Args:
+        path: The JSON file; parts of the same level of theory in it are kept.
+        level: Level of theory.
+    """
+
+    def __init__(self, path: Path, level: LevelOfTheory) -> None:
+        self.path = path
+        self.content: dict[str, Any] = {
+            "level_of_theory": dataclasses.asdict(level),
+            "programs": program_versions(),
+            "units": {"length": "angstrom", "energy": "eV", "frequency": "1/cm"},
+        }
+        if path.is_file():
+            before = json.loads(path.read_text())
+            if before["level_of_theory"] == self.content["level_of_theory"]:
+                self.content = before
+
+    def part(
+        self, section: str, name: str, compute: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Return a part of the file, computed if it is not there yet."""
+        parts = self.content.setdefault(section, {})
+        if name not in parts:
+            parts[name] = compute()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(self.path) as temporary:
+                temporary.write_text(json.dumps(self.content, indent=1) + "\n")
+        found: dict[str, Any] = parts[name]
+        return found
+
+
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=OUTPUT)
 def main(out: Path) -> None:
-    """Compute the DFT reference of the water monomer and dimer."""
+    """Compute what is missing of the DFT reference of water."""
     console = Console()
     level = LevelOfTheory()
-    monomer = monomer_reference(level)
+    reference = Reference(out, level)
+    monomer = reference.part("monomers", "minimum", lambda: monomer_reference(level))
     console.print(
         f"monomer: O-H {monomer['oh_length']:.5f} A, angle {monomer['hoh_angle']:.3f}, "
         f"frequencies {np.round(monomer['frequencies'], 1)} 1/cm"
     )
-    dimers = {}
+    alone = monomer_start()
+    # Both C2 axes along z: the dipoles point the same way along the O-O axis.
+    above = alone + np.array([0.0, 0.0, 3.0])
+    pairs = {"aligned dipoles": (alone, above)}
     for name, start in dimer_starts().items():
-        dimer = dimer_reference(start, level, monomer["energy"])
-        dimers[name] = dimer
+        dimer = reference.part(
+            "dimers",
+            name,
+            lambda start=start: dimer_reference(start, level, monomer["energy"]),
+        )
         console.print(
             f"dimer, {name}: O-O {dimer['oo_distance']:.4f} A, binding energy "
             f"{dimer['binding_energy'] * EV_TO_KCAL_PER_MOL:.3f} kcal/mol"
         )
-    alone = monomer_start()
-    # Both C2 axes along z: the dipoles point the same way along the O-O axis.
-    above = alone + np.array([0.0, 0.0, 3.0])
-    curves = [dimer_curve("aligned dipoles", alone, above, level)]
-    for name, dimer in dimers.items():
-        bound = np.array(dimer["positions"])
-        curves.append(dimer_curve(name, bound[:3], bound[3:], level))
-    result = {
-        "level_of_theory": dataclasses.asdict(level),
-        "programs": program_versions(),
-        "units": {"length": "angstrom", "energy": "eV", "frequency": "1/cm"},
-        "monomer": monomer,
-        "dimers": dimers,
-        "curves": curves,
-    }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(out) as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n")
-    console.print(f"wrote {out}")
+        positions = np.array(dimer["positions"])
+        pairs[name] = (positions[:3], positions[3:])
+    for name, (first, second) in pairs.items():
+        reference.part(
+            "curves",
+            name,
+            lambda first=first, second=second: dimer_curve(first, second, level),
+        )
+        console.print(f"curve, {name}: done")
 
 
 if __name__ == "__main__":

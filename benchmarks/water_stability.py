@@ -3,10 +3,10 @@
     python benchmarks/water_stability.py --out water_stability --processes 2
 
 Rows: one molecule at 300, 600 and 1000 K, 100 ps, three seeds; one molecule for 1 ns at
-300 K; two molecules in collision and the hexamer near 250 K, 20 ps, three seeds, with the
-ratio of energy fluctuations at 0.5 and 0.25 fs.  Each in float32 and float64 (1 ns in
-float32 only).  A finished row is a JSON file in ``--out``; rows that are there are not run
-again.  Exit code 1 if a row fails.
+300 K; two molecules in collision and the hexamer near 250 K, 20 ps, three seeds, with
+the ratio of energy fluctuations at 0.5 and 0.25 fs.  Each in float32 and float64 (1 ns
+in float32 only).  A finished row is a JSON file in ``--out``; rows that are there are
+not run again.  Exit code 1 if a row fails.
 """
 
 from __future__ import annotations
@@ -21,10 +21,8 @@ from typing import Any
 
 import click
 import numpy as np
-import torch  # before openmm, whose plugin links torch's libraries
-
-# isort: split
 import openmm
+import torch
 from openmm import unit
 from rich.console import Console
 from rich.table import Table
@@ -86,7 +84,9 @@ def all_rows() -> list[Row]:
             halving = precision == "double"
             rows += [
                 Row(f"hexamer-{tail}", 6, 250.0, 20.0, precision, seed, False, halving),
-                Row(f"collision-{tail}", 2, 250.0, 20.0, precision, seed, True, halving),
+                Row(
+                    f"collision-{tail}", 2, 250.0, 20.0, precision, seed, True, halving
+                ),
             ]
     return sorted(rows, key=lambda row: -row.picoseconds * row.molecules)
 
@@ -243,7 +243,9 @@ def print_table(results: list[dict[str, Any]], console: Console) -> None:
         table.add_column(heading, justify="right")
     for r in sorted(results, key=lambda r: str(r["row"]["name"])):
         ratio, span = r.get("fluctuation_ratio"), r.get("oo_range")
-        verdict = "[green]pass[/]" if r["passed"] else f"[bold red]fail[/] {r['reason']}"
+        verdict = (
+            "[green]pass[/]" if r["passed"] else f"[bold red]fail[/] {r['reason']}"
+        )
         table.add_row(
             r["row"]["name"],
             f"{r['lasted_ps']:.0f}",
@@ -264,7 +266,9 @@ def print_table(results: list[dict[str, Any]], console: Console) -> None:
 @click.option("--processes", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--only", default="*", help="Rows to run, such as 'hexamer-*'.")
 @click.option("--platform", default="Reference", show_default=True)
-@click.option("--short", is_flag=True, help="A hundredth of each length, to try it out.")
+@click.option(
+    "--short", is_flag=True, help="A hundredth of each length, to try it out."
+)
 @click.pass_context
 def main(
     context: click.Context,

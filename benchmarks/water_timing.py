@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch  # noqa: F401  (before openmm, whose plugin links torch's libraries)
-
-# isort: split
 import openmm
 from openmm import unit
 from water_geometry import water_grid

@@ -46,5 +46,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 def sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file's content as hexadecimal digits."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

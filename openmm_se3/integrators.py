@@ -18,16 +18,17 @@ Equations of the thesis, chapter 1, with the acceleration a(x) = f(x) / m:
 
 Where this differs from the printed equations, and why:
 
-- (1.5) is printed with f_n dt^2 / (2 m).  Adding (1.3) for +dt and -dt gives twice that:
-  the stray 1/2 would halve every force.  Reference: E. Hairer, C. Lubich and G. Wanner,
-  Acta Numerica 12, 399 (2003), https://doi.org/10.1017/S0962492902000144, equation (1.3).
+- (1.5) is printed with f_n dt^2 / (2 m).  Adding (1.3) for +dt and -dt gives twice
+  that: the stray 1/2 would halve every force.  Reference: E. Hairer, C. Lubich and
+  G. Wanner, Acta Numerica 12, 399 (2003), https://doi.org/10.1017/S0962492902000144,
+  equation (1.3).
 - (1.4) is printed as v_{n+1} = (x_n - x_{n-1}) / dt, which is the velocity half a step
-  after x_{n-1} and only first order as one at a full step.  The central difference above
-  is second order, like the positions; kinetic energies come from it.
+  after x_{n-1} and only first order as one at a full step.  The central difference
+  above is second order, like the positions; kinetic energies come from it.
 
-Started with velocities half a step before the positions, this is the leapfrog of OpenMM's
-``VerletIntegrator`` in exact arithmetic: x_{-1} = x_0 - v_{-1/2} dt turns (1.5) into
-x_1 = x_0 + dt (v_{-1/2} + a_0 dt).
+Started with velocities half a step before the positions, this is the leapfrog of
+OpenMM's ``VerletIntegrator`` in exact arithmetic: x_{-1} = x_0 - v_{-1/2} dt turns
+(1.5) into x_1 = x_0 + dt (v_{-1/2} + a_0 dt).
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ def previous_positions(
         # (1.3) backwards in time.
         return current - velocities * dt + 0.5 * acceleration * dt**2
     raise ValueError(
-        f"velocities_at must be 'half step before' or 'same time', got {velocities_at!r}"
+        "velocities_at must be 'half step before' or 'same time', "
+        f"got {velocities_at!r}"
     )
 
 
@@ -206,8 +208,8 @@ def _check_start(
     shape = (len(masses), 3)
     if positions.shape != shape or velocities.shape != shape:
         raise ValueError(
-            f"positions {positions.shape} and velocities {velocities.shape} should both "
-            f"be {shape} for {len(masses)} masses"
+            f"positions {positions.shape} and velocities {velocities.shape} should "
+            f"both be {shape} for {len(masses)} masses"
         )
     if not (np.isfinite(positions).all() and np.isfinite(velocities).all()):
         raise ValueError("starting positions or velocities are not finite")

@@ -3,8 +3,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-# A few atoms give several threads nothing to do but to wait for each other.  Must be set
-# before the numerical libraries are loaded.
+# A few atoms give several threads nothing to do but to wait for each other.  Must be
+# set before the numerical libraries are loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 

@@ -42,8 +42,7 @@ def test_fit_environment_has_no_problem() -> None:
 def test_missing_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugin, "installed_version", lambda name: None)
     assert plugin.torchforce_problem() == (
-        "the plugin openmmtorch is not installed; "
-        'fix: pip install "openmmtorch==1.5"'
+        'the plugin openmmtorch is not installed; fix: pip install "openmmtorch==1.5"'
     )
     with pytest.raises(plugin.PluginError, match="TorchForce cannot be used: the plug"):
         plugin.load_openmmtorch()
@@ -283,8 +282,8 @@ FAULTS = {
         diagnosis.FIX_DRIVER,
     ),
     "plugin of OpenMM broken": (
-        with_environment(HEALTHY, load_failures=["Error loading library /p/libA.so: x"]),
-        "Error loading library /p/libA.so: x",
+        with_environment(HEALTHY, load_failures=["Error loading library A.so: x"]),
+        "Error loading library A.so: x",
         diagnosis.FIX_OPENMM,
     ),
     "wrong force": (

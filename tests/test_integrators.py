@@ -95,7 +95,9 @@ def openmm_positions(
     return np.array(frames)
 
 
-def run(dt: float, steps: int, velocities_at: VelocityTime, seed: int = 1) -> Trajectory:
+def run(
+    dt: float, steps: int, velocities_at: VelocityTime, seed: int = 1
+) -> Trajectory:
     """Return our own trajectory from the stretched start."""
     positions, velocities = stretched_start(seed)
     return run_verlet(
@@ -115,7 +117,10 @@ def test_analytic_force_is_the_gradient() -> None:
     for index in np.ndindex(3, 3):
         step = np.zeros((3, 3))
         step[index] = 1e-5
-        ahead, behind = water_force(positions + step)[0], water_force(positions - step)[0]
+        ahead, behind = (
+            water_force(positions + step)[0],
+            water_force(positions - step)[0],
+        )
         assert forces[index] == pytest.approx((behind - ahead) / 2e-5, abs=1e-8)
 
 
@@ -163,13 +168,18 @@ def test_halving_the_step_quarters_the_energy_fluctuation() -> None:
 def test_error_is_second_order() -> None:
     exact = run(0.5 / 32, 40 * 32, "same time")
     errors = [
-        np.abs(run(0.5 / n, 40 * n, "same time").positions[-1] - exact.positions[-1]).max()
+        np.abs(
+            run(0.5 / n, 40 * n, "same time").positions[-1] - exact.positions[-1]
+        ).max()
         for n in (1, 2)
     ]
     assert 3.5 < errors[0] / errors[1] < 4.5
     # The kinetic energy by central difference is second order too.
     kinetic = [
-        abs(run(0.5 / n, 40 * n, "same time").kinetic_energy[-1] - exact.kinetic_energy[-1])
+        abs(
+            run(0.5 / n, 40 * n, "same time").kinetic_energy[-1]
+            - exact.kinetic_energy[-1]
+        )
         for n in (1, 2)
     ]
     assert 3.0 < kinetic[0] / kinetic[1] < 5.0

@@ -164,7 +164,7 @@ def _distribution(
 def _oxygen_distances(axis: Axes, analysis: Analysis) -> None:
     assert analysis.cluster is not None
     oo = analysis.cluster.oo.ravel()
-    edges = np.linspace(2.2, max(4.0, np.quantile(oo, 0.999)), 80).tolist()
+    edges = np.linspace(min(2.2, oo.min()), max(4.0, oo.max()), 80).tolist()
     axis.hist(oo, bins=edges, density=True, color=GREY, alpha=0.6, label="all pairs")
     nearest = analysis.cluster.nearest.ravel()
     axis.hist(
@@ -214,10 +214,11 @@ def _total_energy(axis: Axes, analysis: Analysis) -> None:
         axis.plot(time, shadow - zero, lw=0.8, color=ORANGE, label="shadow")
     if thermal.drift is not None:
         line = thermal.drift.intercept + thermal.drift.slope * time - zero
-        axis.plot(time, line, lw=1.1, ls="--", color="black", label="line")
+        axis.plot(time, line, lw=1.1, ls="--", color="black", label="fit to total")
         drift = thermal.shadow_drift or thermal.drift
         slope, error = drift.per_kt(thermal.kt, thermal.degrees_of_freedom)
-        title = f"Total energy: drift {slope:+.4f} ± {error:.4f} kT/ns/dof"
+        which = "shadow" if thermal.shadow_drift else "total"
+        title = f"Drift {slope:+.4f} ± {error:.4f} kT/ns/dof ({which})"
     axis.set(title=title, xlabel="time (ps)", ylabel="kJ/mol, relative")
     low, high = axis.get_ylim()
     axis.set_ylim(low, high + 0.2 * (high - low))
@@ -230,7 +231,7 @@ def _temperature(axis: Axes, analysis: Analysis) -> None:
     assert thermal is not None
     time, temperature = log["time_ps"], log["temperature_k"]
     axis.plot(time, temperature, lw=0.35, color=GREY, alpha=0.7)
-    blocks = min(40, len(time))
+    blocks = max(1, min(40, len(time) // 10))
     size = len(time) // blocks
     mean = temperature[: size * blocks].reshape(blocks, size).mean(axis=1)
     middle = time[: size * blocks].reshape(blocks, size).mean(axis=1)

@@ -106,9 +106,10 @@ def print_report(analysis: Analysis, console: Console) -> None:
         table.add_row(name, value)
     console.print(table)
     for sentence in analysis.missing:
-        console.print(sentence, highlight=False)
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     style = "bold green" if analysis.stability.stable else "bold red"
-    console.print(verdict(analysis), style=style, highlight=False, soft_wrap=True)
+    text = verdict(analysis)
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def summary(analysis: Analysis) -> dict[str, Any]:

@@ -73,6 +73,6 @@ def command(
     write_results(analysis, out)
     console = Console()
     print_report(analysis, console)
-    console.print(f"Results in {out}", highlight=False)
+    console.print(f"Results in {out}", markup=False, highlight=False, soft_wrap=True)
     if not analysis.stability.stable:
         raise click.exceptions.Exit(1)

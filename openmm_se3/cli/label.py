@@ -143,7 +143,7 @@ def command(
 
     def resumed(found: int, total: int) -> None:
         if found:
-            click.echo(f"found {found} finished labels, {total - found} are left")
+            click.echo(f"found {found} finished labels, {total - found} to do")
         if total < len(frames):
             click.echo(f"{len(frames) - total} frames repeat others, computed once")
 

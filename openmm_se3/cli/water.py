@@ -134,16 +134,18 @@ def command(
             f"A step of {dt_fs:g} fs is long for O-H stretches, whose period is "
             "8.5 fs; 0.5 fs is recommended.",
             style="yellow",
+            soft_wrap=True,
         )
     try:
         run_water(options, console)
     except KeyboardInterrupt:
-        console.print(f"Ended early; what there is: openmm-se3 analyze {out}")
+        text = f"Ended early; what there is: openmm-se3 analyze {out}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
         raise
     from openmm_se3.analysis import analyze_folder, print_report
 
     analysis = analyze_folder(out)
     print_report(analysis, console)
-    console.print(f"Results in {out}", highlight=False)
+    console.print(f"Results in {out}", markup=False, highlight=False, soft_wrap=True)
     if not analysis.stability.stable:
         raise click.exceptions.Exit(1)

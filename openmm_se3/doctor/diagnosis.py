@@ -48,7 +48,7 @@ def problems(evidence: Evidence) -> list[Finding]:
             Finding(f"torch cannot use the GPU ({evidence.gpus[0]})", FIX_DRIVER)
         )
     for text in found.get("load_failures", []):
-        if not _concerns_other_hardware(text) and "OpenMMTorch" not in text:
+        if not concerns_other_hardware(text) and "OpenMMTorch" not in text:
             findings.append(Finding(text, FIX_OPENMM))
     broken = torchforce is not None or evidence.environment_fault is not None
     for result in evidence.results:
@@ -86,7 +86,7 @@ def _broken_environment(evidence: Evidence) -> Finding:
     return Finding(f"loading the plugin openmmtorch failed: {fault}", FIX_PLUGIN)
 
 
-def _concerns_other_hardware(failure: str) -> bool:
+def concerns_other_hardware(failure: str) -> bool:
     """True if a plugin failed only because this machine has not got its kind of GPU.
 
     Every OpenMM wheel carries the OpenCL plugins, also where nothing offers OpenCL.

@@ -184,12 +184,12 @@ def gather() -> Evidence:
     environment: dict[str, Any] = {}
     for line in outcome.lines:
         environment.update(line)
-    # Without an answer from OpenMM the two platforms that always exist are tried.
-    platforms = environment.get("platforms", ["Reference", "CPU"])
+    # Where OpenMM itself does not load there is nothing to try.
+    platforms = environment.get("platforms", [])
     backends = []
-    if versions["openmmtorch"] is not None:
+    if platforms and versions["openmmtorch"] is not None:
         backends.append("torchforce")
-    if environment.get("pythonforce_problem") is None:
+    if platforms and environment.get("pythonforce_problem") is None:
         backends.append("pythonforce")
     with ThreadPoolExecutor() as pool:
         results = pool.map(

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from openmm_se3.doctor.diagnosis import Finding
+from openmm_se3.doctor.diagnosis import Finding, concerns_other_hardware
 from openmm_se3.doctor.evidence import Evidence
 from openmm_se3.doctor.probe import XML
 
@@ -78,10 +78,12 @@ def _machine(evidence: Evidence) -> Table:
 
 
 def _load_failures(evidence: Evidence) -> Table:
-    table = _table("OpenMM plugins that did not load", "library", "reason")
+    table = _table("OpenMM plugins that did not load", "library", "reason", "needed")
     for failure in evidence.environment.get("load_failures", []):
         path, _, reason = failure.removeprefix("Error loading library ").partition(": ")
-        table.add_row(path.rpartition("/")[2], reason.replace(NOT_FOUND, " is missing"))
+        reason = reason.replace(NOT_FOUND, " is missing")
+        needed = "for a GPU" if concerns_other_hardware(failure) else "yes"
+        table.add_row(path.rpartition("/")[2], reason, needed)
     return table
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.subgraph_rewriter import replace_pattern
 
 from openmm_se3.graph import all_pairs
 from openmm_se3.model.transformer import SE3Transformer
@@ -147,7 +148,11 @@ def specialise(
 
 
 def _prepare_for_torchscript(graph: fx.GraphModule) -> None:
-    """Change what TorchScript would get wrong in a recorded graph."""
+    """Change what TorchScript would get wrong, or slow, in a recorded graph."""
+    # Recording takes this one operation apart into nine.
+    silu_backward = torch.ops.aten.silu_backward.default
+    pattern = make_fx(silu_backward)(torch.zeros(2, 2), torch.zeros(2, 2))
+    replace_pattern(graph, pattern, lambda slope, x: silu_backward(slope, x))
     for node in list(graph.graph.nodes):
         # A tensor made by the graph lives where the graph's inputs live.
         if "device" in node.kwargs:

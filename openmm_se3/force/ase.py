@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from ase.calculators.calculator import Calculator, all_changes
 
@@ -19,10 +19,9 @@ class SE3Calculator(Calculator):
         potential: The potential.
     """
 
-    implemented_properties: ClassVar[list[str]] = ["energy", "forces"]
-
     def __init__(self, potential: SE3Potential) -> None:
         super().__init__()
+        self.implemented_properties = ["energy", "forces"]
         self.potential = potential
 
     def calculate(

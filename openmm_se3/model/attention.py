@@ -84,14 +84,11 @@ class AttentionLayer(nn.Module):
         shared = min(k_max, l_max)
         self.dim_query = (shared + 1) ** 2
         self.dim_out = (l_max + 1) ** 2
-        harmonics_jmax = max_harmonic(config)
-        self.basis = KernelBasis(
-            l_max, k_max, harmonics_jmax, harmonics_jmax, config.mirror
-        )
+        self.basis = KernelBasis(l_max, k_max, max_harmonic(config), config.mirror)
         self.query = EquivariantLinear(shared, channels_in, key_channels)
-        self.depthwise = config.kernel == "depthwise"
-        kernel: nn.Module
-        if self.depthwise:
+        self.mix: nn.Module
+        kernel: DepthwiseKernel | FullKernel
+        if config.kernel == "depthwise":
             self.mix = EquivariantLinear(k_max, channels_in, key_channels + channels)
             kernel = DepthwiseKernel(self.basis.paths, key_channels + channels)
         else:

@@ -40,7 +40,6 @@ class SphericalHarmonics(nn.Module):
     def __init__(self, jmax: int) -> None:
         super().__init__()
         self.jmax = jmax
-        # One matrix [(2J+1) * 3, 2J+3] a step, kept side by side in a list of buffers.
         self.steps = nn.ModuleList(_NextDegree(degree) for degree in range(1, jmax))
 
     def forward(self, directions: Tensor) -> Tensor:
@@ -58,6 +57,8 @@ class SphericalHarmonics(nn.Module):
 
 class _NextDegree(nn.Module):
     """Y_{J+1} from Y_J and Y_1."""
+
+    matrix: Tensor
 
     def __init__(self, degree: int) -> None:
         super().__init__()
@@ -82,7 +83,7 @@ class _NextDegree(nn.Module):
 class Path(NamedTuple):
     """One kernel: degree l out, degree k in, degree J of the harmonics."""
 
-    l: int  # noqa: E741  (the symbol of equation 2.1)
+    l: int
     k: int
     J: int
 
@@ -91,7 +92,7 @@ def kernel_paths(l_max: int, k_max: int, jmax: int, mirror: bool) -> list[Path]:
     """Return the paths of all kernels from degrees k <= k_max to l <= l_max, by l."""
     return [
         Path(l, k, J)
-        for l in range(l_max + 1)  # noqa: E741
+        for l in range(l_max + 1)
         for k in range(k_max + 1)
         for J in range(abs(k - l), k + l + 1)
         if J <= jmax and not (mirror and (k + l + J) % 2)
@@ -101,20 +102,20 @@ def kernel_paths(l_max: int, k_max: int, jmax: int, mirror: bool) -> list[Path]:
 class KernelBasis(nn.Module):
     """Basis kernels W_J^{lk}(x) of equation (2.1) for all paths of a layer."""
 
-    def __init__(
-        self, l_max: int, k_max: int, jmax: int, harmonics_jmax: int, mirror: bool
-    ) -> None:
+    coupling: Tensor
+
+    def __init__(self, l_max: int, k_max: int, jmax: int, mirror: bool) -> None:
         super().__init__()
         self.paths = kernel_paths(l_max, k_max, jmax, mirror)
         self.dim_in = (k_max + 1) ** 2
         self.n_rows = sum(2 * p.l + 1 for p in self.paths)
-        n_harmonics = (harmonics_jmax + 1) ** 2
+        n_harmonics = (jmax + 1) ** 2
         coupling = torch.zeros(
             n_harmonics, self.n_rows, self.dim_in, dtype=torch.float64
         )
-        fan_in = [sum(p.l == l for p in self.paths) for l in range(l_max + 1)]  # noqa: E741
+        fan_in = [sum(p.l == l for p in self.paths) for l in range(l_max + 1)]
         row = 0
-        for l, k, J in self.paths:  # noqa: E741, N806
+        for l, k, J in self.paths:
             q = o3.wigner_3j(J, l, k, dtype=torch.float64)  # [2J+1, 2l+1, 2k+1]
             # Outputs have about the variance of the inputs.
             q = q * math.sqrt((2 * l + 1) / fan_in[l])
@@ -135,6 +136,9 @@ class DepthwiseKernel(nn.Module):
     after, not by every edge, which needs 2 C^2 multiplications an atom instead of
     n_paths C^2 an edge and has as many independent functions as are useful.
     """
+
+    path_of_row: Tensor
+    component_of_row: Tensor
 
     def __init__(self, paths: list[Path], channels: int) -> None:
         super().__init__()
@@ -176,11 +180,11 @@ class FullKernel(nn.Module):
         l_max = max(p.l for p in paths)
         self.paths_of_degree = [
             sum(p.l == l for p in paths)
-            for l in range(l_max + 1)  # noqa: E741
+            for l in range(l_max + 1)
         ]
         self.rows_of_degree = [
             (2 * l + 1) * n
-            for l, n in enumerate(self.paths_of_degree)  # noqa: E741
+            for l, n in enumerate(self.paths_of_degree)
         ]
         self.radial_of_degree = [n * channels_in for n in self.paths_of_degree]
         self.scale = 1.0 / math.sqrt(channels_in)
@@ -200,7 +204,7 @@ class FullKernel(nn.Module):
         messages: list[Tensor] = []
         rows_of_degree = rows.split(self.rows_of_degree, dim=1)
         psi_of_degree = psi.split(self.radial_of_degree, dim=1)
-        for l, n_paths in enumerate(self.paths_of_degree):  # noqa: E741
+        for l, n_paths in enumerate(self.paths_of_degree):
             block = rows_of_degree[l].unflatten(1, (n_paths, 2 * l + 1))
             block = block.transpose(1, 2).flatten(2)  # [n_edges, 2l+1, paths * C_in]
             messages.append(torch.bmm(block, psi_of_degree[l]) * self.scale)

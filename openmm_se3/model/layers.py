@@ -38,6 +38,8 @@ class EquivariantLinear(nn.Module):
     W_Q of (2.3), W_V^{ll} of (2.8) and the layer after the concatenated heads.
     """
 
+    degree: Tensor
+
     def __init__(self, l_max: int, channels_in: int, channels_out: int) -> None:
         super().__init__()
         scale = 1.0 / math.sqrt(channels_in)
@@ -65,7 +67,7 @@ class AttentiveSelfInteraction(nn.Module):
         self, l_max: int, channels_in: int, channels_out: int, width: int
     ) -> None:
         super().__init__()
-        self.dims = [2 * l + 1 for l in range(l_max + 1)]  # noqa: E741
+        self.dims = [2 * l + 1 for l in range(l_max + 1)]
         self.shape = (l_max + 1, channels_in, channels_out)
         self.hidden = nn.Linear((l_max + 1) * channels_in**2, width)
         self.output = nn.Linear(width, (l_max + 1) * channels_in * channels_out)
@@ -95,6 +97,9 @@ class Gate(nn.Module):
     so that a feature which fades as a neighbour leaves is blown up to order one until it
     is exactly zero.  A gate that is polynomial in |f|^2 fades with the feature.
     """
+
+    degree: Tensor
+    mean_of_degree: Tensor
 
     def __init__(self, l_max: int, channels: int) -> None:
         super().__init__()
@@ -135,7 +140,7 @@ class NormNonlinearity(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return [dim, n_atoms, channels] for [dim, n_atoms, channels]."""
         outputs: list[Tensor] = []
-        for l, layer_norm in enumerate(self.norms):  # noqa: E741
+        for l, layer_norm in enumerate(self.norms):
             f = features[l * l : (l + 1) * (l + 1)]
             norm = torch.sqrt(f.square().sum(0, keepdim=True) + self.epsilon)
             outputs.append(torch.relu(layer_norm(norm)) * f / norm)

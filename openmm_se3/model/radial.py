@@ -38,6 +38,8 @@ class BesselBasis(nn.Module):
     Gasteiger et al., https://arxiv.org/abs/2003.03123, equation 7.
     """
 
+    frequencies: Tensor
+
     def __init__(self, cutoff: float, n_functions: int) -> None:
         super().__init__()
         self.scale = math.sqrt(2.0 / cutoff)

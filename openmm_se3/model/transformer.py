@@ -38,6 +38,8 @@ class SE3Transformer(nn.Module):
         config: Shape and equations of the network.
     """
 
+    isolated: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config

@@ -35,6 +35,10 @@ class ZBLWall(nn.Module):
         elements: Chemical symbols, by species.
     """
 
+    pairs: Tensor
+    exponents: Tensor
+    weights: Tensor
+
     def __init__(self, elements: tuple[str, ...]) -> None:
         super().__init__()
         numbers = torch.tensor([ATOMIC_NUMBERS[e] for e in elements]).double()

@@ -142,8 +142,8 @@ def label_frame(
         level: Level of theory.
 
     Raises:
-        LabelError: Atoms lie on top of each other, the SCF did not converge, or the
-            forces do not add up to zero.
+        LabelError: Atoms lie on top of each other, the SCF did not converge, PySCF
+            gave up on this frame, or the forces do not add up to zero.
     """
     check_distances(positions)
     try:
@@ -151,8 +151,11 @@ def label_frame(
         gradient = scf.nuc_grad_method()
         gradient.grid_response = level.grid_response
         forces = -gradient.kernel() * HARTREE_PER_BOHR_TO_EV_PER_ANGSTROM
-    except np.linalg.LinAlgError as error:
-        raise LabelError(f"linear algebra failed: {error}") from error
+    except (LabelError, NotImplementedError):
+        raise
+    except (ValueError, RuntimeError, ArithmeticError, AssertionError) as error:
+        # Such as a singular overlap matrix: this frame's fault, as check_level passed.
+        raise LabelError(f"{type(error).__name__}: {error}") from error
     if not (np.isfinite(scf.e_tot) and np.isfinite(forces).all()):
         raise LabelError("energy or forces are not finite")
     net_force = float(np.abs(forces.sum(axis=0)).max())
@@ -262,9 +265,9 @@ def check_level(level: LevelOfTheory, elements: Iterable[int]) -> None:
     positions = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 2.0 * covalent_radii[lightest]]])
     try:
         label_frame(np.array([lightest, lightest]), positions, rough)
-    except LabelError:
-        pass  # it ran to the end, and its accuracy does not matter
     except Exception as error:
+        if isinstance(error, LabelError) and error.__cause__ is None:
+            return  # it ran to the end, and its accuracy does not matter
         raise ValueError(
             f"PySCF cannot compute forces with {level}: {type(error).__name__}: {error}"
         ) from error

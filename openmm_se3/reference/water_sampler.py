@@ -23,7 +23,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from ase import Atoms, units
 from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
 from openmm_se3.reference.executor import Executor
 
@@ -32,9 +31,9 @@ HOH_ANGLE = 103.6  # degrees
 MOLECULE_SPACING = 2.7  # A, least O-O distance of a random start
 FRICTION = 0.02  # 1/fs
 EQUILIBRATION_FS = {1: 300.0, 2: 1000.0}  # by number of molecules; larger: below
-EQUILIBRATION_FS_CLUSTER = 2000.0
-SPACING_FS = {1: 40.0}  # time between frames, by number of molecules; larger: below
-SPACING_FS_CLUSTER = 200.0
+EQUILIBRATION_FS_CLUSTER = 1000.0
+SPACING_FS = {1: 40.0, 2: 200.0}  # time between frames, likewise
+SPACING_FS_CLUSTER = 100.0
 WALL_STRENGTH = 0.05  # eV/A^2, holds evaporating molecules back
 
 APPROACH_DISTANCES = (2.2, 2.4, 2.55, 2.7, 2.85, 3.0, 3.3, 3.7, 4.2, 5.0, 6.0, 7.0, 8.0)
@@ -210,7 +209,9 @@ def run_md(task: tuple[int, float, int, int, int]) -> list[Atoms]:
     if n_molecules > 1:
         radius = 1.5 + 2.2 * n_molecules ** (1.0 / 3.0)
         atoms.set_constraint(SphericalWall(radius))
-    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
+    # Maxwell-Boltzmann; ASE's own function changes its name between versions.
+    width = np.sqrt(atoms.get_masses() * (units.kB * temperature))
+    atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * width[:, np.newaxis])
     step = 1.0 if temperature <= 350.0 else 0.5
     dynamics = Langevin(
         atoms,

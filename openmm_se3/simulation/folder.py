@@ -69,13 +69,12 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = self._acquire()
-        found = [name for name in RESULTS if (self.path / name).exists()]
-        if found and not self.overwrite:
+        try:
+            if not self.overwrite:
+                refuse_results(self.path)
+        except FolderInUseError:
             self._release()
-            raise FolderInUseError(
-                f"{self.path} has results of an earlier run ({', '.join(found)}); give "
-                "--out another folder, or --overwrite to replace them"
-            )
+            raise
         return self
 
     def __exit__(
@@ -131,6 +130,20 @@ class RunFolder:
             (self.path / LOCK).unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
+
+
+def refuse_results(path: str | Path) -> None:
+    """Make sure that a folder has no results that a new run would replace.
+
+    Raises:
+        FolderInUseError: It has some.
+    """
+    found = [name for name in RESULTS if (Path(path) / name).exists()]
+    if found:
+        raise FolderInUseError(
+            f"{path} has results of an earlier run ({', '.join(found)}); give --out "
+            "another folder, or --overwrite to replace them"
+        )
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -90,12 +90,16 @@ class ProgressReporter:
 
     def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
         """Tell OpenMM when to report next; nothing of the state is needed."""
-        return every(simulation, self.interval, ())
+        report = every(simulation, self.interval, ())
+        left = self._steps - simulation.currentStep
+        if 0 < left < report["steps"]:
+            report["steps"] = left
+        return report
 
     def report(self, simulation: app.Simulation, state: openmm.State) -> None:
         """Update what is shown, at most once a second."""
         step, now = simulation.currentStep, time.perf_counter()
-        last = step + self.interval > self._steps
+        last = step == self._steps
         if self._task is not None:
             if last or now - self._updated > UPDATE_SECONDS:
                 self._updated = now

@@ -10,7 +10,9 @@ import numpy as np
 from openmm import app
 from rich.console import Console
 
+from openmm_se3.simulation.folder import refuse_results
 from openmm_se3.simulation.options import RunOptions
+from openmm_se3.simulation.platforms import named_platform
 from openmm_se3.simulation.run import RunRecord, run_dynamics
 
 OH_LENGTH = 0.9572  # A, gas-phase water
@@ -51,7 +53,17 @@ def run_water(options: WaterRun, console: Console | None = None) -> RunRecord:
     Args:
         options: What to run.
         console: Shows progress there; None shows nothing.
+
+    Raises:
+        FolderInUseError: The folder has results already, or another run writes to it.
+        ValueError: There is no such platform.
+        FileNotFoundError: There is no such model.
     """
+    # What can be refused is refused before the model is loaded.
+    if options.platform is not None:
+        named_platform(options.platform)
+    if not options.overwrite:
+        refuse_results(options.out)
     from openmm_se3 import SE3Potential
 
     topology = water_topology(options.molecules)

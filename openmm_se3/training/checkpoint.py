@@ -82,8 +82,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a checkpoint of openmm-se3")
     if content["format_version"] > FORMAT_VERSION:
         raise ValueError(
-            f"{path} has format version {content['format_version']}; this program reads "
-            f"up to {FORMAT_VERSION}: upgrade openmm-se3"
+            f"{path} has format version {content['format_version']}; this program "
+            f"reads up to {FORMAT_VERSION}: upgrade openmm-se3"
         )
     return content
 
@@ -103,11 +103,14 @@ def load_last(folder: Path) -> dict[str, Any] | None:
         except ValueError as error:
             problems.append(str(error))
             continue
-        for problem in problems:
+        if problems:
             warnings.warn(
-                f"{problem}; going on from {name} (step {content['step']})",
+                f"{problems[0]}; it is removed and the run goes on from {name}, "
+                f"step {content['step']}",
                 stacklevel=2,
             )
+            # It would replace the good one when the next checkpoint is written.
+            (folder / LAST).unlink()
         return content
     if problems:
         raise ValueError("; ".join(problems))

@@ -10,8 +10,8 @@
 | weight          | [n_frames] float64    |      | labels              |
 | frame           | [n_frames] int64      |      | labels, index       |
 
-An edge of a graph runs from the neighbour (source) to the centre (destination), the way a
-message does.
+An edge of a graph runs from the neighbour (source) to the centre (destination), the way
+a message does.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ def frame_weights(
 ) -> np.ndarray:
     """Return the weight of each frame in the loss [n_frames].
 
-    Labels far above the thermal range keep the model from inventing deep wells there, but
-    their large errors must not decide the fit: with dE the energy per atom above the lowest
-    frame of the same composition, the weight is 1 / (1 + (dE / cap)^2).
+    Labels far above the thermal range keep the model from inventing deep wells there,
+    but their large errors must not decide the fit: with dE the energy per atom above
+    the lowest frame of the same composition, the weight is 1 / (1 + (dE / cap)^2).
 
     Args:
         frames: The frames.
@@ -84,15 +84,15 @@ def frame_weights(
     return 1.0 / (1.0 + (excess.clip(min=0.0) / cap) ** 2)
 
 
-class FrameGraphs(torch.utils.data.Dataset):
+class FrameGraphs(torch.utils.data.Dataset[Any]):
     """Labelled frames as DGL graphs with their edges, made once.
 
     Args:
         frames: The frames.
         elements: Chemical symbols of the model; the index is the species.
         cutoff: Longest edge, A.
-        self_energies: Energies of isolated atoms by atomic number, eV; subtracted from the
-            total energies.
+        self_energies: Energies of isolated atoms by atomic number, eV; subtracted from
+            the total energies.
         weights: Weight of each frame in the loss [n_frames].
 
     Raises:
@@ -164,7 +164,7 @@ def frame_graph(
 
 @dataclasses.dataclass(frozen=True)
 class GraphTensors:
-    """The plain tensors of a batch that the network sees, in the order it takes them."""
+    """The plain tensors of a batch that the network sees, under its names."""
 
     positions: Tensor
     species: Tensor

@@ -13,8 +13,8 @@
 
 The thesis has w = 1.  "Molecule" is one frame: here it may be a cluster.  With
 ``energy_per_atom`` the energy error of a frame is divided by its number of atoms first.
-With ``huber_delta`` d the square x^2 of an error beyond d becomes d (2 |x| - d); for forces
-x is the length of the error vector, so that the loss does not depend on the axes.
+With ``huber_delta`` d the square x^2 of an error beyond d becomes d (2 |x| - d); for
+forces x is the length of the error vector, so that the axes do not matter.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def loss_terms(
 
 
 def bounded(squares: Tensor, delta: float | None) -> Tensor:
-    """Return Huber's function of errors x, given x^2; the squares themselves for None."""
+    """Return Huber's function of errors x, given x^2; x^2 itself for None."""
     if delta is None:
         return squares
     # The clamp keeps the derivative of the root finite where the branch is not taken.

@@ -1,8 +1,8 @@
 """Errors of a model on labelled frames, by group, in the units of the literature.
 
-Force errors are over Cartesian components; the worst frame is the one whose mean absolute
-force error is largest.  ``energy_mae_centred`` is the energy error after removing the mean
-error of the group, which says how well energy differences come out.
+Force errors are over Cartesian components; the worst frame is the one whose mean
+absolute force error is largest.  ``energy_mae_centred`` is the energy error after
+removing the mean error of the group, which says how well energy differences come out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from openmm_se3.model.potential import energy_and_forces
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.reference.dataset import Frame, formula
 from openmm_se3.training.data import FrameGraphs, fill_batches, graph_tensors, loader
@@ -56,7 +55,7 @@ def evaluation_loader(graphs: FrameGraphs) -> Any:
 def predict_batch(network: SE3Transformer, graph: Any) -> Predictions:
     """Return the predictions for one batch."""
     tensors = graph_tensors(graph)
-    energies, forces = energy_and_forces(network, **vars(tensors))
+    energies, forces = network.energy_and_forces(**vars(tensors))
     return Predictions(energies.cpu().numpy(), forces.double().cpu().numpy())
 
 

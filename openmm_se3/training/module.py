@@ -15,7 +15,6 @@ import lightning.pytorch as lightning
 import torch
 from torch import Tensor
 
-from openmm_se3.model.potential import energy_and_forces
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.training.data import BatchOrder, FrameGraphs, graph_tensors
 from openmm_se3.training.loss import loss_terms
@@ -74,7 +73,7 @@ class TrainingModule(lightning.LightningModule):
         self.skipped_in_a_row = 0
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
-        # loss, energy part, force part and number of the steps since the last validation
+        # Sums since the last validation: loss, energy part, force part, steps.
         self.running = torch.zeros(4, dtype=torch.float64)
         self.optimizer = make_optimizer(network, config)
         self._predictions: list[Predictions] = []
@@ -109,8 +108,8 @@ class TrainingModule(lightning.LightningModule):
         """
         graph, labels = batch
         tensors = graph_tensors(graph)
-        energies, forces = energy_and_forces(
-            self.network, **vars(tensors), create_graph=True
+        energies, forces = self.network.energy_and_forces(
+            **vars(tensors), create_graph=True
         )
         terms = loss_terms(
             energies,

@@ -15,11 +15,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+# Energies in kcal/mol, forces in kcal/mol/A, losses of equation (3.2) in eV and A.
 HEADER = (
-    "    step   epoch  learning   train loss  valid loss   energy MAE  force MAE  "
-    "force RMSE\n"
-    "                      rate  (3.2)        (3.2)          kcal/mol  kcal/mol/A  "
-    "kcal/mol/A"
+    "   step  epoch  learning   training  validation   energy    force    force\n"
+    "                    rate       loss        loss      MAE      MAE     RMSE"
 )
 
 
@@ -48,6 +47,7 @@ class TrainingProgress(lightning.Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         """Show the bar at the step where this sitting starts."""
+        self.console.print("Validation errors in kcal/mol and kcal/mol/A")
         self.console.print(HEADER, style="dim", highlight=False)
         self.bar.start()
         self.task = self.bar.add_task(
@@ -84,7 +84,7 @@ class TrainingProgress(lightning.Callback):
 def validation_line(row: dict[str, float]) -> str:
     """Return the errors of one validation under ``HEADER``."""
     return (
-        f"{row['step']:8.0f} {row['epoch']:7.1f} {row['learning_rate']:9.1e} "
-        f"{row['train_loss']:11.3e} {row['validation_loss']:11.3e} "
-        f"{row['energy_mae']:12.4f} {row['force_mae']:10.4f} {row['force_rmse']:11.4f}"
+        f"{row['step']:7.0f} {row['epoch']:6.1f} {row['learning_rate']:9.1e} "
+        f"{row['train_loss']:10.3e} {row['validation_loss']:11.3e} "
+        f"{row['energy_mae']:8.4f} {row['force_mae']:8.4f} {row['force_rmse']:8.4f}"
     )

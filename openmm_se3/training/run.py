@@ -46,6 +46,7 @@ from openmm_se3.training.data import (
     loader,
     lowest_energies,
 )
+from openmm_se3.training.memory import keep_freed_memory
 from openmm_se3.training.metrics import (
     error_table,
     evaluation_loader,
@@ -109,8 +110,8 @@ def train(
         console: Where to report; by default the terminal.
 
     Raises:
-        FileExistsError: The folder holds a run, and neither ``resume`` nor ``overwrite``
-            is given.
+        FileExistsError: The folder holds a run, and neither ``resume`` nor
+            ``overwrite`` is given.
         ValueError: The data do not fit the model, a split is missing, or the run to
             resume had other settings or data.
         DivergedError: Too many steps in a row were not finite.
@@ -123,6 +124,7 @@ def train(
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
     torch.manual_seed(config.training.seed)
+    keep_freed_memory()
     dataset = read_datasets(config.data.files)
     header = make_header(config, dataset)
     if checkpoint is not None:
@@ -169,7 +171,7 @@ def open_folder(folder: Path, resume: bool, overwrite: bool) -> dict[str, Any] |
     if present and not overwrite:
         raise FileExistsError(
             f"{folder} holds a run ({', '.join(p.name for p in present)}); "
-            "--resume goes on with it, --overwrite starts again, --out names another folder"
+            "--resume goes on with it, --overwrite starts again, --out names another"
         )
     for path in present:
         path.unlink()

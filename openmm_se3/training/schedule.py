@@ -33,7 +33,7 @@ def learning_rate(
 
 
 def count_plateaus(losses: Sequence[float], patience: int) -> int:
-    """Return how often ``patience`` validations in a row did not improve on the best."""
+    """Return how often ``patience`` validations in a row did not beat the best."""
     best, waited, plateaus = math.inf, 0, 0
     for loss in losses:
         if loss < best:

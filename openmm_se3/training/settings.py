@@ -20,9 +20,9 @@ CIRCUMSTANCES = ("device", "threads", "checkpoint_minutes")
 class TrainingConfig:
     """Settings of the optimisation.
 
-    The whole run is counted in steps, one batch each: the learning rate and the order of
-    the batches depend on the step and the seed only, so that a run that was stopped and
-    resumed equals one that was not.
+    The whole run is counted in steps, one batch each: the learning rate and the order
+    of the batches depend on the step and the seed only, so that a run that was stopped
+    and resumed equals one that was not.
 
     Attributes:
         steps: Optimiser steps of the whole run.
@@ -32,8 +32,8 @@ class TrainingConfig:
             edges, which keeps the cost of a step even when sizes differ.
         energy_weight: W_e of equation (3.2), 1/A^2.
         energy_per_atom: Divide energy errors by the number of atoms in the loss.
-        energy_cap: Energy above the lowest frame of the same composition, eV per atom, at
-            which the weight of a frame is 1/2; null gives every frame the weight 1.
+        energy_cap: Energy above the lowest frame of the same composition, eV per atom,
+            at which the weight of a frame is 1/2; null gives every frame the weight 1.
         huber_delta: Error (eV, eV/A) beyond which the loss grows linearly; null keeps
             squares.
         optimizer: "adam" or "adamw".
@@ -50,8 +50,8 @@ class TrainingConfig:
             what is validated and exported.
         patience: Validations without improvement before the run stops early; null runs
             all steps.
-        max_skipped: Steps in a row that may be skipped because the loss or its gradient is
-            not finite; one more stops the run.
+        max_skipped: Steps in a row that may be skipped because the loss or its gradient
+            is not finite; one more stops the run.
         precision: "float32" or "float64" network; energies are summed in float64.
         seed: Seed of the initial weights and of the order of the batches.
         device: "auto", "cpu" or "gpu".
@@ -176,9 +176,9 @@ class RunConfig:
 
 @dataclasses.dataclass(frozen=True)
 class _Sections:
-    model: dict
-    data: dict
-    training: dict = dataclasses.field(default_factory=dict)
+    model: dict[str, Any]
+    data: dict[str, Any]
+    training: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class _Loader(yaml.SafeLoader):

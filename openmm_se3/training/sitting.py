@@ -1,8 +1,8 @@
 """One sitting of a run: when checkpoints are written and what ends it.
 
 A sitting ends when the run is finished, when its time or its epochs are used up, or on
-Ctrl-C or a SIGTERM.  All but the first leave a checkpoint from which the run goes on as if
-it had not stopped.
+Ctrl-C or a SIGTERM.  All but the first leave a checkpoint from which the run goes on as
+if it had not stopped.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any
 
 import lightning.pytorch as lightning
 
@@ -40,7 +40,7 @@ class Signals:
         self.received: int | None = None
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Signals:
         if threading.current_thread() is not threading.main_thread():
             return self  # handlers belong to the main thread
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -115,8 +115,8 @@ class Sitting(lightning.Callback):
     ) -> None:
         """Save or stop between validations.
 
-        A step that a validation follows leaves both to :meth:`on_validation_end`, so that
-        a resumed run does not miss it.
+        A step that a validation follows leaves both to :meth:`on_validation_end`, so
+        that a resumed run does not miss it.
         """
         config = module.config
         if module.step % config.validate_every == 0 or module.step == config.steps:

@@ -1,13 +1,13 @@
 """Is a model fit for dynamics?  One file a kind of check, and the whole battery.
 
-| file            | what it checks                                                      |
-|-----------------|---------------------------------------------------------------------|
-| ``symmetry``    | equivariance error (3.1) of layers and network, permutation         |
-| ``energies``    | finite differences, isolated atoms, the cutoff                      |
-| ``dynamics``    | OpenMM's Verlet against ``openmm_se3.integrators``                  |
-| ``drift``       | the drift of the energy in a short NVE run                          |
-| ``backends``    | eager, TorchForce, PythonForce and ASE; platforms and precisions    |
-| ``structures``  | what the checks run on, made from the model's elements              |
-| ``battery``     | all of the above in one call                                        |
-| ``report``      | the result as a table and as JSON                                   |
+| file            | what it checks                                                     |
+|-----------------|--------------------------------------------------------------------|
+| ``symmetry``    | equivariance error (3.1) of layers and network, permutation        |
+| ``energies``    | finite differences, isolated atoms, the cutoff                     |
+| ``dynamics``    | OpenMM's Verlet against ``openmm_se3.integrators``                 |
+| ``drift``       | the drift of the energy in a short NVE run                         |
+| ``backends``    | eager, TorchForce, PythonForce and ASE; platforms and precisions   |
+| ``structures``  | what the checks run on, made from the model's elements             |
+| ``battery``     | all of the above in one call                                       |
+| ``report``      | the result as a table and as JSON                                  |
 """

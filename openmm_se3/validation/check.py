@@ -57,7 +57,7 @@ class Check:
         return "none"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values; a number that is not finite is text, as JSON has none."""
+        """Return plain values; a number that is not finite becomes text for JSON."""
         values = dataclasses.asdict(self)
         if self.measured is not None and not math.isfinite(self.measured):
             values["measured"] = str(self.measured)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch  # noqa: F401  (before openmm, whose plugin links torch's libraries)
-
-# isort: split
 import openmm
 from openmm import app, unit
 
@@ -20,8 +17,8 @@ from openmm_se3.units import (
 )
 from openmm_se3.validation.structures import Structure, symbols
 
-# OpenMM's dalton is exactly 1 g/mol, which is 1e-9 off CODATA's dalton.  Over 2,000 steps
-# that is 3e-8 A in a water molecule, more than two integrators may differ by.
+# OpenMM's dalton is exactly 1 g/mol, which is 1e-9 off CODATA's dalton.  Over 2,000
+# steps that is 3e-8 A in a water molecule, more than two integrators may differ by.
 GRAM_PER_MOL_TO_DALTON = 1.0e-3 / (AVOGADRO * DALTON_KG)
 
 
@@ -95,8 +92,6 @@ def positions_of(context: openmm.Context) -> np.ndarray:
 
 def relaxed(system: openmm.System, structure: Structure) -> Structure:
     """Return the structure at the nearest minimum of the model."""
-    context = make_context(
-        system, openmm.VerletIntegrator(0.0005), structure.positions
-    )
+    context = make_context(system, openmm.VerletIntegrator(0.0005), structure.positions)
     openmm.LocalEnergyMinimizer.minimize(context, 0.1, 500)
     return structure.moved(positions_of(context))

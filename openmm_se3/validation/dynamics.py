@@ -1,7 +1,7 @@
 """OpenMM's VerletIntegrator beside our own.
 
-Stoermer-Verlet in NumPy (``openmm_se3.integrators``) and OpenMM get their forces from the
-same System; OpenMM holds velocities half a step before the positions.
+Stoermer-Verlet in NumPy (``openmm_se3.integrators``) and OpenMM get their forces from
+the same System; OpenMM holds velocities half a step before the positions.
 """
 
 from __future__ import annotations
@@ -91,9 +91,7 @@ def verlet(
     )
 
 
-def openmm_trajectory(
-    context: openmm.Context, start: Start, steps: int
-) -> np.ndarray:
+def openmm_trajectory(context: openmm.Context, start: Start, steps: int) -> np.ndarray:
     """Return positions [steps + 1, n_atoms, 3] (A) by the context's integrator."""
     context.setPositions(start.positions * unit.angstrom)
     context.setVelocities(start.velocities * unit.angstrom / unit.femtosecond)
@@ -145,7 +143,9 @@ def verlet_checks(
 
     ours = verlet(function, masses, start, steps, "half step before")
     theirs = openmm_trajectory(context, start, steps)
-    they_return = openmm_trajectory(context, openmm_way_back(context, masses), steps)[-1]
+    they_return = openmm_trajectory(context, openmm_way_back(context, masses), steps)[
+        -1
+    ]
     back = Start(*reversed_start(ours))
     we_return = verlet(function, masses, back, steps, "half step before").positions[-1]
     synchronous = verlet(function, masses, start, steps, "same time")

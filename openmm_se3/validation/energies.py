@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from ase.data import atomic_numbers
 
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.validation.check import Check
 from openmm_se3.validation.network import evaluate
-from openmm_se3.validation.structures import Structure
+from openmm_se3.validation.structures import Structure, numbers_of
 
 STEP = 5e-4  # A, of the finite differences
 FORCE_LIMIT = 1e-6  # eV/A, float64
@@ -21,7 +20,7 @@ JUMP_LIMIT = 1e-6  # eV and eV/A
 def finite_difference_forces(
     network: SE3Transformer, structure: Structure
 ) -> np.ndarray:
-    """Return -dE/dx [n_atoms, 3] (eV/A) from energies at four points, good to STEP^4."""
+    """Return -dE/dx [n_atoms, 3] (eV/A) from energies at four points each."""
     forces = np.zeros_like(structure.positions)
     for index in np.ndindex(*forces.shape):
         energies = {}
@@ -45,18 +44,19 @@ def gradient_check(network: SE3Transformer, structure: Structure) -> Check:
         f"forces, {structure.name}, double",
         float(difference),
         "eV/A",
-        # Direct forces are not meant to be a gradient; how far they are is worth knowing.
+        # Direct forces are not meant to be a gradient; how far they are is worth
+        # knowing.
         high=None if direct else FORCE_LIMIT,
         note="direct forces" if direct else f"largest force {np.abs(forces).max():.2g}",
     )
 
 
 def isolated_atom_checks(networks: dict[str, SE3Transformer]) -> list[Check]:
-    """An atom alone has its self-energy and no force; so has each atom beyond the cutoff."""
+    """An atom without neighbours has no interaction energy and no force."""
     checks = []
     for precision, network in networks.items():
         elements = network.config.elements
-        numbers = np.array([atomic_numbers[element] for element in elements])
+        numbers = numbers_of(elements)
         largest = 0.0
         for number in numbers:
             lone = Structure("atom", np.array([number]), np.zeros((1, 3)))
@@ -108,7 +108,7 @@ def cutoff_check(network: SE3Transformer) -> Check:
     jump = 0.0
     for first in elements:
         for second in elements:
-            numbers = np.array([atomic_numbers[first], atomic_numbers[second]])
+            numbers = numbers_of([first, second])
             sides = []
             for side in (-CROSSING, CROSSING):
                 distance = network.config.cutoff + side
@@ -130,7 +130,7 @@ def cutoff_check(network: SE3Transformer) -> Check:
 def energy_checks(
     networks: dict[str, SE3Transformer], cluster: Structure, structure: Structure
 ) -> list[Check]:
-    """Return the checks of this file for a random cluster and the dynamics' structure."""
+    """Return the checks of this file for two structures."""
     double = networks["double"]
     return [
         gradient_check(double, cluster),

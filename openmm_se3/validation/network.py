@@ -27,7 +27,7 @@ def evaluate(network: SE3Transformer, structure: Structure) -> tuple[float, np.n
 def edges_of(
     network: SE3Transformer, structure: Structure
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return what the network takes: species, vectors, centre, neighbour of all pairs."""
+    """Return species, vectors, centre and neighbour of all pairs."""
     elements = list(network.config.elements)
     species = torch.tensor([elements.index(symbol) for symbol in symbols(structure)])
     centre, neighbour = all_pairs(len(structure.numbers))

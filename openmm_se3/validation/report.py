@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from openmm_se3.files import atomic_write
-from openmm_se3.validation.check import Check
+from openmm_se3.validation.check import Check, Status
 from openmm_se3.version import __version__
 
 FORMAT = "openmm-se3 validation"
 FORMAT_VERSION = 1
 COLOURS = {"pass": "green", "fail": "bold red", "not run": "yellow"}
+WORDS: dict[Status, str] = {"pass": "passed", "fail": "failed", "not run": "not run"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Report:
     def summary(self) -> str:
         """Return the verdict in one line."""
         counts = Counter(check.status for check in self.checks)
-        parts = [f"{counts[s]} {w}" for s, w in _WORDS.items() if counts[s]]
+        parts = [f"{counts[s]} {w}" for s, w in WORDS.items() if counts[s]]
         return f"{'PASSED' if self.passed else 'FAILED'}: {', '.join(parts)}"
 
     def print(self, console: Console) -> None:
@@ -90,6 +91,3 @@ class Report:
         }
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1, default=str) + "\n")
-
-
-_WORDS = {"pass": "checks passed", "fail": "failed", "not run": "not run"}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase.data import atomic_numbers, chemical_symbols, covalent_radii
-from ase.symbols import Symbols
+
+from openmm_se3.elements import ATOMIC_NUMBERS, COVALENT_RADII, SYMBOLS
 
 CLUSTER_ATOMS = 8  # at least; every element stands in the cluster twice or more
 CLUSTER_SPACING = (1.3, 1.9)  # nearest neighbour, in sums of covalent radii
@@ -38,14 +40,14 @@ class Structure:
 def random_cluster(elements: tuple[str, ...], rng: np.random.Generator) -> Structure:
     """Return a cluster of every element of a model, without symmetry or overlaps.
 
-    Atoms are added one by one next to one that is there already, at 1.3 to 1.9 times the
-    sum of the covalent radii.
+    Atoms are added one by one next to one that is there already, at 1.3 to 1.9 times
+    the sum of the covalent radii.
     """
     repeats = max(2, int(np.ceil(CLUSTER_ATOMS / len(elements))))
-    numbers = np.array([atomic_numbers[e] for e in elements] * repeats)
-    radii = covalent_radii[numbers]
+    chosen = list(elements) * repeats
+    radii = np.array([COVALENT_RADII[symbol] for symbol in chosen])
     positions = [np.zeros(3)]
-    while len(positions) < len(numbers):
+    while len(positions) < len(chosen):
         i = len(positions)
         beside = int(rng.integers(i))
         direction = rng.normal(size=3)
@@ -54,7 +56,7 @@ def random_cluster(elements: tuple[str, ...], rng: np.random.Generator) -> Struc
         distances = np.linalg.norm(np.array(positions) - trial, axis=1)
         if (distances >= CLUSTER_SPACING[0] * (radii[i] + radii[:i])).all():
             positions.append(trial)
-    return Structure("random cluster", numbers, np.array(positions))
+    return Structure("random cluster", numbers_of(chosen), np.array(positions))
 
 
 def pair_of(molecule: Structure, rng: np.random.Generator) -> Structure:
@@ -97,7 +99,7 @@ def read_structure(path: str | Path, elements: tuple[str, ...]) -> Structure:
     if not path.is_file():
         raise FileNotFoundError(f"no structure file {path}")
     try:
-        atoms = read(path, index=-1)
+        atoms: Any = read(path, index=-1)
     except Exception as error:  # each of ASE's readers has errors of its own
         raise ValueError(f"{path} cannot be read as a structure: {error}") from error
     if atoms.pbc.any():
@@ -121,13 +123,27 @@ def dynamics_structure(
         reference: Symbols and positions (A) from the model's description.
         rng: Turns the copy.
     """
-    numbers = np.array([atomic_numbers[symbol] for symbol in reference["symbols"]])
-    positions = np.array(reference["positions"], dtype=np.float64)
-    name = str(Symbols(numbers))
-    structure = Structure(name, numbers, positions)
-    return pair_of(structure, rng) if len(numbers) <= SMALL_MOLECULE else structure
+    structure = Structure(
+        formula(reference["symbols"]),
+        numbers_of(reference["symbols"]),
+        np.array(reference["positions"], dtype=np.float64),
+    )
+    if len(structure.numbers) <= SMALL_MOLECULE:
+        return pair_of(structure, rng)
+    return structure
 
 
 def symbols(structure: Structure) -> list[str]:
     """Return the chemical symbol of each atom."""
-    return [chemical_symbols[z] for z in structure.numbers]
+    return [SYMBOLS[z - 1] for z in structure.numbers]
+
+
+def numbers_of(chemical_symbols: Sequence[str]) -> np.ndarray:
+    """Return the atomic number of each symbol."""
+    return np.array([ATOMIC_NUMBERS[symbol] for symbol in chemical_symbols])
+
+
+def formula(chemical_symbols: Sequence[str]) -> str:
+    """Return a formula with the elements in alphabetical order, such as H2O."""
+    counts = sorted(Counter(chemical_symbols).items())
+    return "".join(f"{s}{n if n > 1 else ''}" for s, n in counts)

@@ -2,10 +2,10 @@
 
     error = || D Phi(f) - Phi(D f) || / || D Phi(f) ||                       (3.1)
 
-Each layer is tested on its own: its inputs are recorded from a run of the network, rotated
-in float64, cast to the network's precision and given to the layer again.  Hidden features
-of degree l rotate with D^l, which is found here from Y_l(R x) = D^l Y_l(x) for e3nn's
-spherical harmonics: exact to rounding, for improper rotations too.
+Each layer is tested on its own: its inputs are recorded from a run of the network,
+rotated in float64, cast to the network's precision and given to the layer again.
+Hidden features of degree l rotate with D^l, which is found here from Y_l(R x) = D^l
+Y_l(x) for e3nn's spherical harmonics: exact to rounding, for improper rotations too.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LAYERS = (AttentionLayer, AttentiveSelfInteraction, Gate, NormNonlinearity)
 
 
 def representation(degree: int, rotation: np.ndarray) -> Tensor:
-    """Return D^l [2l+1, 2l+1] in float64 of a rotation or a rotation-reflection [3, 3]."""
+    """Return D^l [2l+1, 2l+1], float64, of a rotation with or without reflection."""
     generator = torch.Generator().manual_seed(0)
     points = torch.randn(50, 3, dtype=torch.float64, generator=generator)
     turned = points @ torch.from_numpy(rotation).T
@@ -150,7 +150,7 @@ def energy_scale(network: SE3Transformer, structure: Structure) -> float:
 def symmetry_checks(
     networks: dict[str, SE3Transformer], structure: Structure, rng: np.random.Generator
 ) -> list[Check]:
-    """Return the equivariance and permutation checks of a network in both precisions."""
+    """Return equivariance and permutation checks in both precisions."""
     mirror = next(iter(networks.values())).config.mirror
     rotations = [random_rotation(rng) for _ in range(ROTATIONS)]
     if mirror:
@@ -186,8 +186,12 @@ def symmetry_checks(
         limit = FORCE_LIMIT[precision]
         note = f"{moves}, translations by {SHIFT:g} A"
         checks += [
-            Check("equivariance", f"energy, {precision}", errors[0], "", None, limit, note),
-            Check("equivariance", f"forces, {precision}", errors[1], "", None, limit, note),
+            Check(
+                "equivariance", f"energy, {precision}", errors[0], "", None, limit, note
+            ),
+            Check(
+                "equivariance", f"forces, {precision}", errors[1], "", None, limit, note
+            ),
             Check("permutation", f"energy, {precision}", permuted[0], "", None, limit),
             Check("permutation", f"forces, {precision}", permuted[1], "", None, limit),
         ]

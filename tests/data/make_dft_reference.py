@@ -1,7 +1,7 @@
 """Make dft_reference.json: DFT numbers to compare the labels with.
 
-Uses PySCF alone, none of this package: no density fitting, a finer grid, a tighter SCF from
-PySCF's own starting density.  Run it as
+Uses PySCF alone, none of this package: no density fitting, a finer grid, a tighter SCF
+from PySCF's own starting density.  Run it as
 
     python tests/data/make_dft_reference.py
 

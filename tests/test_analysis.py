@@ -1,0 +1,439 @@
+"""Analyses of trajectories whose answer is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mdtraj
+import numpy as np
+import openmm
+import pytest
+from analytic_water import exact_wavenumbers, harmonic_water
+from click.testing import CliRunner
+from openmm import app, unit
+
+from openmm_se3.analysis import (
+    Recording,
+    analyze,
+    analyze_folder,
+    cluster,
+    judge,
+    read_files,
+    read_folder,
+    spectrum,
+    summary,
+    verlet_corrected,
+    water_geometry,
+    write_results,
+)
+from openmm_se3.analysis.read import read_log
+from openmm_se3.analysis.spectrum import internal_velocities
+from openmm_se3.cli import main
+from openmm_se3.simulation import (
+    RunOptions,
+    run_dynamics,
+    water_start,
+    water_topology,
+)
+from openmm_se3.simulation import folder as names
+
+SPEED_OF_LIGHT = 2.99792458e-5  # cm/fs
+WATER = water_start(1)  # O-H 0.9572 A, 104.52 degrees
+
+
+def shifted(*offsets: tuple[float, float, float]) -> np.ndarray:
+    """Return copies of one molecule at some places [n_atoms, 3], A."""
+    return np.concatenate([WATER + np.array(offset) for offset in offsets])
+
+
+def recording(frames: np.ndarray, reference: np.ndarray | None = None) -> Recording:
+    """Return frames [n_frames, n_atoms, 3], A, 2 fs apart, as a recording."""
+    topology = mdtraj.Topology.from_openmm(water_topology(frames.shape[1] // 3))
+    return Recording(
+        trajectory=mdtraj.Trajectory(frames / 10.0, topology),
+        reference=frames[0] if reference is None else reference,
+        times=0.002 * np.arange(1, len(frames) + 1),
+        velocities=None,
+        log={},
+        run={},
+        missing=(),
+    )
+
+
+def write_pdb(path: Path, positions: np.ndarray) -> Path:
+    topology = water_topology(len(positions) // 3)
+    with open(path, "w") as file:
+        app.PDBFile.writeFile(topology, positions * unit.angstrom, file)
+    return path
+
+
+def write_dcd(path: Path, frames: np.ndarray) -> Path:
+    with mdtraj.formats.DCDTrajectoryFile(str(path), "w") as file:
+        file.write(frames.astype(np.float32))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a dimer."""
+    out = tmp_path_factory.mktemp("run") / "dimer"
+    system, topology = harmonic_water(2)
+    options = RunOptions(
+        out=out, steps=4000, equilibration_ps=0.2, platform="Reference", temperature=100
+    )
+    run_dynamics(system, topology, water_start(2, 1), options)
+    return out
+
+
+# Geometry
+
+
+def test_geometry_of_known_structures() -> None:
+    found = water_geometry(recording(shifted((0, 0, 0), (3, 0, 0))[None]).trajectory)
+    assert found is not None
+    assert found.lengths.shape == (1, 2, 2)
+    assert np.abs(found.lengths - 0.9572).max() < 1e-6
+    assert np.abs(found.angles - 104.52).max() < 1e-3
+
+
+def hydrogen_bonded(distance: float, tilt: float) -> np.ndarray:
+    """Return a dimer: O-O distance (A), angle between O-H and O-O (degrees)."""
+    bond = WATER[1] / np.linalg.norm(WATER[1])
+    across = np.array([0.0, 1.0, 0.0])  # out of the donor's plane
+    angle = np.radians(tilt)
+    direction = np.cos(angle) * bond + np.sin(angle) * across
+    return np.concatenate([WATER, WATER + distance * direction])
+
+
+@pytest.mark.parametrize(
+    ("distance", "tilt", "bonds"),
+    [(2.9, 0.0, 1), (2.9, 25.0, 1), (2.9, 35.0, 0), (3.45, 0.0, 1), (3.6, 0.0, 0)],
+)
+def test_hydrogen_bond_criterion(distance: float, tilt: float, bonds: int) -> None:
+    found = cluster(recording(hydrogen_bonded(distance, tilt)[None]).trajectory)
+    assert found is not None
+    assert found.bonds.tolist() == [bonds]
+    assert found.oo[0, 0] == pytest.approx(distance, abs=1e-5)
+    assert found.nearest[0].tolist() == pytest.approx([distance] * 2, abs=1e-5)
+
+
+def test_one_molecule_has_no_hydrogen_bonds() -> None:
+    assert cluster(recording(WATER[None]).trajectory) is None
+
+
+# Verdict
+
+
+def still(n_frames: int, *offsets: tuple[float, float, float]) -> np.ndarray:
+    return np.repeat(shifted(*offsets)[None], n_frames, axis=0)
+
+
+def test_a_good_trajectory_is_stable() -> None:
+    frames = still(50, (0, 0, 0), (3, 0, 0))
+    frames += np.random.default_rng(1).normal(scale=0.02, size=frames.shape)
+    judged = judge(recording(frames, shifted((0, 0, 0), (3, 0, 0))))
+    assert judged.stable
+    assert judged.lasted_ps == pytest.approx(0.1)
+    assert 0.02 < judged.worst < 0.2
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_stretched_or_crushed_bond_is_unstable(sign: float) -> None:
+    frames = still(50, (0, 0, 0))
+    bond = frames[30, 2] - frames[30, 0]
+    frames[29, 2] += sign * 0.49 * bond / 0.9572
+    frames[30:, 2] += sign * 0.51 * bond / 0.9572
+    judged = judge(recording(frames))
+    assert not judged.stable
+    assert judged.frames == 30
+    assert judged.lasted_ps == pytest.approx(0.060)
+    assert f"{sign * 0.51:+.2f} A" in judged.reason
+    assert judged.worst == pytest.approx(0.49, abs=1e-4)
+
+
+def test_a_number_that_is_not_finite_is_unstable() -> None:
+    frames = still(50, (0, 0, 0))
+    frames[7, 1, 2] = np.nan
+    judged = judge(recording(frames))
+    assert not judged.stable
+    assert judged.frames == 7
+    assert "HOH1-H1" in judged.reason
+    assert "not a finite number" in judged.reason
+
+
+def test_a_molecule_that_loses_an_atom_to_another_is_unstable() -> None:
+    # The bond is only 0.3 A longer, which the criterion for bonds would let pass.
+    frames = still(20, (0, 0, 0), (5, 0, 0))
+    bond = WATER[1] / np.linalg.norm(WATER[1])
+    frames[12:, 1] = frames[12:, 0] + 1.26 * bond
+    frames[12:, 3:] += frames[12, 0] + 2.45 * bond - frames[12, 3]
+    judged = judge(recording(frames))
+    assert not judged.stable
+    assert judged.frames == 12
+    assert "HOH1 lost an atom: HOH1-H1 is 1.19 A from HOH2-O" in judged.reason
+    # The control: the same hydrogen bond, drawn out less, is fine.
+    frames[12:, 1] = frames[12:, 0] + 1.2 * bond
+    assert judge(recording(frames)).stable
+
+
+def test_an_unrelaxed_reference_is_refused() -> None:
+    frames = still(3, (0, 0, 0))
+    with pytest.raises(ValueError, match="must be a relaxed structure"):
+        judge(recording(frames, 10.0 * WATER))
+
+
+# Spectrum
+
+
+def test_shift_of_verlet_is_corrected() -> None:
+    # The known case: 3927 cm^-1 shows at 3950, 3933 and 3928.
+    for dt, seen in ((0.5, 3950.0), (0.25, 3933.0), (0.125, 3928.0)):
+        assert verlet_corrected(np.array(seen), dt) == pytest.approx(3927.0, abs=1.0)
+
+
+@pytest.mark.parametrize("dt", [0.5, 0.25])
+def test_spectrum_of_a_verlet_oscillator(dt: float) -> None:
+    true = 3927.0
+    omega = 2.0 * np.pi * SPEED_OF_LIGHT * true
+    every, n_frames = round(2.0 / dt), 10_000
+    x, v, velocities = 0.0, 0.01, []
+    for step in range(1, n_frames * every + 1):
+        v -= omega**2 * x * dt
+        x += v * dt
+        if step % every == 0:
+            velocities.append([[v, 0.0, 0.0]])
+    found = spectrum(np.array(velocities), np.array([1.0]), 2.0, dt)
+    assert found is not None
+    assert found.peaks.tolist() == pytest.approx([true], abs=0.3)
+    # The control: without the correction it is off by more than the resolution.
+    uncorrected = found.as_simulated[np.argmax(found.intensity)]
+    assert uncorrected - true > (20.0 if dt == 0.5 else 5.0)
+
+
+def turning_water(vibration: float) -> tuple[np.ndarray, np.ndarray, openmm.System]:
+    """Return positions (A) and velocities (A/fs) of a molecule that turns fast."""
+    system, _ = harmonic_water()
+    integrator = openmm.VerletIntegrator(0.0005)
+    platform = openmm.Platform.getPlatformByName("Reference")
+    context = openmm.Context(system, integrator, platform)
+    masses = np.array([system.getParticleMass(i)._value for i in range(3)])
+    x = 0.1 * (WATER - masses @ WATER / masses.sum())
+    rng = np.random.default_rng(4)
+    # 2.5 rad/ps about the O-H2 axis is 13 cm^-1.
+    v = np.cross([0.0, 1.0, 2.3], x) + vibration * rng.normal(size=(3, 3))
+    v -= masses @ v / masses.sum()
+    context.setPositions(x)
+    context.setVelocities(v)
+    positions, velocities = [], []
+    for _ in range(10_000):
+        integrator.step(4)
+        state = context.getState(positions=True, velocities=True)
+        v = state.getVelocities(asNumpy=True)._value
+        # Half a step back, to the time of the velocities.
+        positions.append(10.0 * (state.getPositions(asNumpy=True)._value - v * 2.5e-4))
+        velocities.append(0.01 * v)
+    return np.array(positions), np.array(velocities), system
+
+
+def test_spectrum_of_a_turning_molecule_has_its_normal_modes() -> None:
+    positions, velocities, system = turning_water(vibration=0.05)
+    masses = np.array([system.getParticleMass(i)._value for i in range(3)])
+    internal = internal_velocities(positions, velocities, masses, WATER)
+    found = spectrum(internal, masses, 2.0, 0.5)
+    assert found is not None
+    exact = exact_wavenumbers(system, WATER)
+    assert len(found.peaks) == 3
+    assert np.abs(found.peaks - exact).max() < 2.0
+    # The control: in the laboratory frame the rotation splits every line.
+    laboratory = spectrum(velocities, masses, 2.0, 0.5)
+    assert laboratory is not None
+    near = np.abs(laboratory.wavenumber - exact[0]) < 5.0
+    far = np.abs(np.abs(laboratory.wavenumber - exact[0]) - 13.0) < 5.0
+    assert laboratory.intensity[far].max() > laboratory.intensity[near].max()
+
+
+def test_internal_velocities_of_a_rigid_molecule_vanish() -> None:
+    rng = np.random.default_rng(2)
+    turning, drifting = rng.normal(size=(2, 3))
+    positions = WATER[None] + 5.0
+    velocities = np.cross(turning, WATER)[None] + drifting
+    masses = np.array([16.0, 1.0, 1.0])
+    internal = internal_velocities(positions, velocities, masses, WATER)
+    assert np.abs(internal).max() < 1e-12
+    # The control: a stretch stays, turned into the frame of the reference.
+    velocities[0, 1] += WATER[1]
+    assert np.abs(internal_velocities(positions, velocities, masses, WATER)).max() > 0.1
+
+
+def test_too_few_frames_give_no_spectrum() -> None:
+    assert spectrum(np.zeros((100, 3, 3)), np.ones(3), 2.0, 0.5) is None
+
+
+# Folders and files
+
+
+def test_a_run_is_analysed_whole_and_the_same_again(finished: Path) -> None:
+    analysis = analyze_folder(finished)
+    first = json.loads((finished / names.SUMMARY).read_text())
+    assert first["verdict"] == "STABLE"
+    assert first["lasted_ps"] == pytest.approx(2.0)
+    assert first["oh_length_angstrom"]["mean"] == pytest.approx(0.957, abs=0.01)
+    assert first["degrees_of_freedom"] == 15
+    assert first["shadow_drift_kt_per_ns_per_dof"]["error"] < 0.1
+    assert first["molecules"] == 2
+    assert first["missing"] == []
+    assert analysis.whole_spectrum is not None
+    assert (finished / names.FIGURE).read_bytes().startswith(b"\x89PNG")
+    assert "STABLE for 2 ps" in (finished / names.REPORT).read_text()
+    result = CliRunner().invoke(main, ["analyze", str(finished)])
+    assert result.exit_code == 0, result.output
+    assert "STABLE for 2 ps" in result.output
+    assert json.loads((finished / names.SUMMARY).read_text()) == first
+
+
+def test_a_run_that_the_guard_stopped_is_unstable(tmp_path: Path) -> None:
+    system, topology = harmonic_water()
+    options = RunOptions(
+        out=tmp_path / "a", steps=400, dt_fs=4.0, equilibration_ps=0.0, seed=2
+    )
+    record = run_dynamics(system, topology, WATER, options)
+    assert record.status == "stopped"
+    result = CliRunner().invoke(main, ["analyze", str(tmp_path / "a")])
+    assert result.exit_code == 1, result.output
+    assert "UNSTABLE after" in result.output
+    found = json.loads((tmp_path / "a" / names.SUMMARY).read_text())
+    assert found["reason"] == record.reason
+    assert found["lasted_ps"] == record.time_ps
+
+
+def test_a_run_stopped_in_equilibration_can_be_analysed(tmp_path: Path) -> None:
+    system, topology = harmonic_water()
+    options = RunOptions(out=tmp_path / "a", steps=400, dt_fs=4.0, equilibration_ps=1.0)
+    run_dynamics(system, topology, WATER, options)
+    analysis = analyze_folder(tmp_path / "a")
+    assert not analysis.stability.stable
+    assert analysis.stability.lasted_ps == 0.0
+    assert "already in the equilibration" in analysis.stability.reason
+    assert (tmp_path / "a" / names.FIGURE).exists()
+
+
+def test_a_very_short_run_says_what_it_cannot_give(tmp_path: Path) -> None:
+    system, topology = harmonic_water()
+    options = RunOptions(out=tmp_path / "a", steps=1, equilibration_ps=0.0)
+    run_dynamics(system, topology, WATER, options)
+    analysis = analyze_folder(tmp_path / "a")
+    assert analysis.stability.stable
+    assert "No energy drift: the run is too short for block means." in analysis.missing
+    assert "No vibrational spectrum: too few frames." in analysis.missing
+
+
+def test_nvt_has_no_drift(tmp_path: Path) -> None:
+    system, topology = harmonic_water()
+    options = RunOptions(
+        out=tmp_path / "a", steps=2000, ensemble="nvt", equilibration_ps=0.0
+    )
+    run_dynamics(system, topology, WATER, options)
+    analysis = analyze_folder(tmp_path / "a")
+    assert analysis.energies is not None
+    assert analysis.energies.drift is None
+    assert any("thermostat" in sentence for sentence in analysis.missing)
+
+
+def test_any_trajectory_is_analysed_and_what_it_lacks_is_said(tmp_path: Path) -> None:
+    frames = still(30, (0, 0, 0), (3, 0, 0))
+    frames[20, 1] += 1.0
+    top = write_pdb(tmp_path / "top.pdb", frames[0])
+    dcd = write_dcd(tmp_path / "other.dcd", frames)
+    arguments = ["analyze", "--trajectory", str(dcd), "--topology", str(top)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1, result.output
+    assert "UNSTABLE after 20 frames" in result.output
+    for word in ("energies", "spectrum", "times"):
+        assert f"No {word}" in result.output or word in result.output
+    folder = tmp_path / "other-analysis"
+    assert {path.name for path in folder.iterdir()} == {
+        names.SUMMARY,
+        names.REPORT,
+        names.FIGURE,
+    }
+    result = CliRunner().invoke(main, [*arguments, "--frame-interval", "2"])
+    assert "UNSTABLE after 0.04 ps" in result.output
+
+
+def test_formats_with_times_keep_them(tmp_path: Path) -> None:
+    top = write_pdb(tmp_path / "top.pdb", WATER)
+    trajectory = recording(still(5, (0, 0, 0))).trajectory
+    trajectory.time = 0.5 * np.arange(1, 6)
+    trajectory.save_xtc(str(tmp_path / "a.xtc"))
+    read = read_files(tmp_path / "a.xtc", top)
+    assert read.times is not None
+    assert read.times.tolist() == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.5])
+
+
+def test_a_cut_trajectory_gives_its_whole_frames(
+    finished: Path, tmp_path: Path
+) -> None:
+    for path in finished.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    dcd = tmp_path / names.TRAJECTORY
+    dcd.write_bytes(dcd.read_bytes()[:-50])
+    log = tmp_path / names.LOG
+    log.write_bytes(log.read_bytes()[:-40])
+    read = read_folder(tmp_path)
+    assert read.trajectory.n_frames == 999
+    assert read.velocities is not None
+    assert len(read.velocities) == 999
+    assert len(read.log["step"]) in (165, 166)
+    assert analyze(read).stability.stable
+
+
+def test_unreadable_input_is_named(tmp_path: Path, finished: Path) -> None:
+    top = write_pdb(tmp_path / "top.pdb", WATER)
+    dcd = write_dcd(tmp_path / "two.dcd", still(3, (0, 0, 0), (3, 0, 0)))
+    with pytest.raises(ValueError, match="with the 3 atoms of"):
+        read_files(dcd, top)
+    (tmp_path / "bad.dcd").write_bytes(b"not a trajectory")
+    with pytest.raises(ValueError, match="mdtraj cannot read"):
+        read_files(tmp_path / "bad.dcd", top)
+    with pytest.raises(ValueError, match="no topology file"):
+        read_files(dcd, tmp_path / "none.pdb")
+    with pytest.raises(ValueError, match="no trajectory file"):
+        read_files(tmp_path / "none.dcd", top)
+    with pytest.raises(ValueError, match="not the folder of a run"):
+        read_folder(tmp_path)
+    (tmp_path / "log.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="is not a log"):
+        read_log(tmp_path / "log.csv")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["analyze"],
+        ["analyze", "nowhere"],
+        ["analyze", "--trajectory", __file__],
+        ["analyze", ".", "--frame-interval", "2"],
+        ["water", "--dt", "-1"],
+        ["water", "--steps", "0"],
+        ["water", "--temperature", "-5"],
+        ["water", "--molecules", "0"],
+        ["water", "--ensemble", "npt"],
+        ["water", "--seed", "-3"],
+    ],
+)
+def test_bad_commands_end_with_code_2(arguments: list[str]) -> None:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert "Error: " in result.output
+    assert "Traceback" not in result.output
+
+
+def test_summary_has_no_number_that_is_not_one(tmp_path: Path) -> None:
+    frames = still(5, (0, 0, 0))
+    frames[0] = np.nan
+    analysis = analyze(recording(frames, WATER))
+    assert analysis.geometry is None
+    json.dumps(summary(analysis), allow_nan=False)
+    write_results(analysis, tmp_path / "out")
+    assert (tmp_path / "out" / names.REPORT).exists()

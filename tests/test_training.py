@@ -1,0 +1,518 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+import signal
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of DGL and Lightning while they are imported
+    from openmm_se3.training import run as training_run
+    from openmm_se3.training.data import import_dgl
+
+    import_dgl()
+
+from openmm_se3.cli import main
+from openmm_se3.config import ModelConfig
+from openmm_se3.reference.dataset import Dataset, Frame, write_hdf5
+from openmm_se3.reference.level import LevelOfTheory
+from openmm_se3.training.checkpoint import BEST, LAST, load_checkpoint, load_last
+from openmm_se3.training.data import (
+    BatchOrder,
+    FrameGraphs,
+    frame_weights,
+    graph_tensors,
+    loader,
+)
+from openmm_se3.training.loss import loss_terms
+from openmm_se3.training.metrics import evaluate
+from openmm_se3.training.module import DivergedError, TrainingModule
+from openmm_se3.training.schedule import count_plateaus, learning_rate
+from openmm_se3.training.settings import (
+    DataConfig,
+    RunConfig,
+    TrainingConfig,
+    read_config,
+)
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*:UserWarning:lightning.*"),
+    pytest.mark.filterwarnings("ignore:GPU available but not used"),
+]
+
+SELF_ENERGIES = {1: -13.0, 8: -2000.0}
+TINY = ModelConfig(
+    elements=("H", "O"),
+    cutoff=4.0,
+    layers=2,
+    channels=4,
+    key_channels=4,
+    heads=2,
+    lmax=1,
+    radial_functions=4,
+    radial_width=8,
+    self_interaction_width=8,
+)
+SHORT = TrainingConfig(
+    steps=24,
+    validate_every=8,
+    batch_size=5,
+    learning_rate=5e-3,
+    warmup_steps=4,
+    average_decay=0.9,
+    energy_cap=0.5,
+    precision="float64",
+    device="cpu",
+    threads=1,
+)
+
+
+def spring(x: torch.Tensor, i: int, j: int, length: float) -> torch.Tensor:
+    return 10.0 * ((x[i] - x[j]).norm() - length) ** 2
+
+
+def analytic_frame(
+    n_molecules: int, rng: np.random.Generator, split: str, index: int
+) -> Frame:
+    """Water of springs, 10 eV below its atoms, with a Morse well between oxygens."""
+    molecule = np.array([[0.0, 0.0, 0.0], [0.76, 0.59, 0.0], [-0.76, 0.59, 0.0]])
+    x = np.concatenate([molecule + [0.0, 0.0, 2.9 * m] for m in range(n_molecules)])
+    x = torch.tensor(x + rng.normal(scale=0.05, size=x.shape), requires_grad=True)
+    energy = torch.tensor(-10.0 * n_molecules, dtype=torch.float64)
+    for o in range(0, len(x), 3):
+        energy = energy + spring(x, o, o + 1, 0.96) + spring(x, o, o + 2, 0.96)
+        energy = energy + spring(x, o + 1, o + 2, 1.52)
+        for other in range(0, o, 3):
+            decay = torch.exp(-((x[o] - x[other]).norm() - 2.9))
+            energy = energy + 0.2 * (decay * decay - 2.0 * decay)
+    energy.backward()
+    return Frame(
+        numbers=np.array([8, 1, 1] * n_molecules),
+        positions=x.detach().numpy(),
+        energy=energy.item() + n_molecules * (-2000.0 - 2 * 13.0),
+        forces=-x.grad.numpy(),
+        trajectory=f"t{index}",
+        kind="md",
+        split=split,
+        temperature=300.0,
+    )
+
+
+def analytic_frames() -> list[Frame]:
+    rng = np.random.default_rng(1)
+    splits = ["train"] * 8 + ["validation"] * 2 + ["test"] * 2
+    return [
+        analytic_frame(n, rng, split, index)
+        for n in (1, 2)
+        for index, split in enumerate(splits)
+    ]
+
+
+def make_graphs(frames: list[Frame]) -> FrameGraphs:
+    weights = np.ones(len(frames))
+    return FrameGraphs(frames, TINY.elements, TINY.cutoff, SELF_ENERGIES, weights)
+
+
+@pytest.fixture(scope="module")
+def data_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "springs.h5"
+    frames = tuple(analytic_frames())
+    write_hdf5(path, Dataset(frames, LevelOfTheory(method="springs"), SELF_ENERGIES))
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(data_file):
+    return RunConfig(TINY, SHORT, DataConfig((str(data_file),)))
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory):
+    """A run from start to end without a stop."""
+    folder = tmp_path_factory.mktemp("finished")
+    outcome = training_run.train(config, folder)
+    assert outcome.finished and outcome.step == SHORT.steps
+    return folder
+
+
+def changed(config: RunConfig, **settings) -> RunConfig:
+    training = dataclasses.replace(config.training, **settings)
+    return dataclasses.replace(config, training=training)
+
+
+def assert_same_run(first, second) -> None:
+    a, b = load_checkpoint(first / LAST), load_checkpoint(second / LAST)
+    assert a["step"] == b["step"]
+    for key in ("network", "average"):
+        for name, value in a[key].items():
+            torch.testing.assert_close(b[key][name], value, rtol=1e-12, atol=1e-14)
+    assert len(a["history"]) == len(b["history"])
+    for row, other in zip(a["history"], b["history"], strict=True):
+        assert row.keys() == other.keys()
+        for key in row.keys() - {"seconds"}:
+            assert other[key] == pytest.approx(row[key], rel=1e-9), key
+
+
+# Parts.
+
+
+@pytest.mark.parametrize("delta", [None, 0.3])
+@pytest.mark.parametrize("per_atom", [False, True])
+def test_loss_is_equation_3_2(per_atom, delta):
+    rng = np.random.default_rng(3)
+    sizes, weights, w_e = [2, 3], np.array([1.0, 0.4]), 2.5
+    energy, reference = rng.normal(size=(2, 2))
+    force, force_reference = rng.normal(size=(2, 5, 3))
+
+    def square(x):
+        return x * x if delta is None or x <= delta else delta * (2 * x - delta)
+
+    expected, atom = 0.0, 0
+    for m, size in enumerate(sizes):
+        error = abs(energy[m] - reference[m]) / (size if per_atom else 1)
+        expected += weights[m] * w_e * square(error) / 2
+        for _ in range(size):
+            length = np.sqrt(((force[atom] - force_reference[atom]) ** 2).sum())
+            expected += weights[m] * square(length) / 5
+            atom += 1
+    terms = loss_terms(
+        *map(torch.tensor, (energy, force, reference, force_reference, weights)),
+        molecule=torch.tensor([0, 0, 1, 1, 1]),
+        config=TrainingConfig(
+            energy_weight=w_e, energy_per_atom=per_atom, huber_delta=delta
+        ),
+    )
+    assert terms.total.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_huber_has_a_gradient_for_perfect_forces():
+    forces = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
+    zero = torch.zeros(1, dtype=torch.float64)
+    terms = loss_terms(
+        zero,
+        forces,
+        zero,
+        torch.zeros(2, 3, dtype=torch.float64),
+        zero + 1,
+        torch.zeros(2, dtype=torch.int64),
+        TrainingConfig(huber_delta=0.1),
+    )
+    terms.total.backward()
+    assert forces.grad.abs().max() == 0.0
+
+
+def test_weights_fall_with_the_energy_above_the_lowest_frame():
+    frames = analytic_frames()[:3]
+    energies = [-2036.0, -2036.0 + 3 * 0.2, -2036.0 + 3 * 0.6]
+    frames = [
+        dataclasses.replace(f, energy=e) for f, e in zip(frames, energies, strict=True)
+    ]
+    np.testing.assert_allclose(frame_weights(frames, 0.2), [1.0, 0.5, 0.1])
+    np.testing.assert_allclose(frame_weights(frames, None), 1.0)
+
+
+def test_batch_of_graphs_equals_single_graphs():
+    graphs = make_graphs(analytic_frames())
+    torch.manual_seed(0)
+    network = training_run.SE3Transformer(TINY).eval()
+    (batch, labels), *_ = loader(graphs, [[0, 12, 1, 23]])
+    energies, forces = network.energy_and_forces(**vars(graph_tensors(batch)))
+    assert labels["frame"].tolist() == [0, 12, 1, 23]
+    single = [
+        network.energy_and_forces(**vars(graph_tensors(graphs[i][0])))
+        for i in (0, 12, 1, 23)
+    ]
+    assert max(f.abs().max() for _, f in single) > 1e-3
+    torch.testing.assert_close(
+        energies, torch.cat([e for e, _ in single]), rtol=1e-12, atol=1e-12
+    )
+    torch.testing.assert_close(
+        forces, torch.cat([f for _, f in single]), rtol=1e-12, atol=1e-12
+    )
+    torch.testing.assert_close(
+        batch.ndata["forces"],
+        torch.tensor(np.concatenate([graphs.frames[i].forces for i in (0, 12, 1, 23)])),
+    )
+
+
+def test_batches_depend_on_seed_and_step_only():
+    sizes = np.array([6, 30, 6, 72, 6, 30, 0])
+    order = BatchOrder(sizes, 40, seed=5)
+    for epoch in range(3):
+        batches = order.epoch(epoch)
+        assert sorted(sum(batches, [])) == list(range(7))
+        assert all(sizes[b].sum() <= 40 or len(b) == 1 for b in batches)
+    assert order.epoch(0) != order.epoch(1)
+    everything = list(order.steps(0, 30))
+    assert len(everything) == 30
+    assert list(BatchOrder(sizes, 40, seed=5).steps(11, 23)) == everything[11:23]
+    assert order.epochs_at(len(order.epoch(0))) == 1.0
+
+
+def test_learning_rate_is_a_function_of_the_step():
+    cosine = TrainingConfig(steps=1000, warmup_steps=100, learning_rate=1.0)
+    assert learning_rate(cosine, 0) == pytest.approx(0.01)
+    assert learning_rate(cosine, 99) == learning_rate(cosine, 100) == 1.0
+    assert learning_rate(cosine, 550) == pytest.approx(0.505)
+    assert learning_rate(cosine, 1000) == pytest.approx(0.01)
+    assert count_plateaus([5, 4, 4, 4, 4, 3, 3, 3], patience=2) == 2
+    plateau = dataclasses.replace(cosine, schedule="plateau", plateau_patience=2)
+    assert learning_rate(plateau, 500, [5, 4, 4, 4, 4]) == 0.5
+
+
+# Configuration and data.
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{model: {elements: [H]}, data: {files: [a]}, trainning: {}}", "'training'"),
+        (
+            "{model: {elements: [H]}, data: {files: [a]}, training: {lerning_rate: 1}}",
+            "did you mean 'learning_rate'",
+        ),
+        ("{model: {elements: [H]}, data: {files: []}}", "at least one"),
+        ("{model: {elements: [H]}, data: &d {files: [a]}, training: *d}", "aliases"),
+        ("{model: {elements: [H]}, data: {files: [a]}, training: {steps: 0}}", "steps"),
+        ("[1, 2]", "model, data and training"),
+        ("!!python/object/apply:os.getcwd []", "not valid YAML"),
+    ],
+)
+def test_wrong_configurations_are_refused(tmp_path, text, message):
+    path = tmp_path / "train.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_config(path)
+
+
+def test_configuration_file(tmp_path):
+    path = tmp_path / "train.yaml"
+    path.write_text(
+        "model: {elements: [H, O], channels: 8}\n"
+        "data: {files: [data/a.h5]}\n"
+        "training: {learning_rate: 2e-3, clip_norm: null}\n"
+    )
+    config = read_config(path)
+    assert config.training.learning_rate == 2e-3
+    assert config.training.clip_norm is None
+    assert config.data.files == (str(tmp_path / "data/a.h5"),)
+    again = tmp_path / "again.yaml"
+    again.write_text(yaml.safe_dump(config.to_dict()))
+    assert read_config(again) == config
+
+
+def test_data_that_do_not_fit_are_refused(config, tmp_path):
+    other = dataclasses.replace(TINY, elements=("H", "C"))
+    with pytest.raises(ValueError, match=r"\['O'\], which the model lack"):
+        training_run.train(dataclasses.replace(config, model=other), tmp_path)
+    frames = tuple(f for f in analytic_frames() if f.split == "train")
+    path = tmp_path / "no-validation.h5"
+    write_hdf5(path, Dataset(frames, LevelOfTheory(), SELF_ENERGIES))
+    without = dataclasses.replace(config, data=DataConfig((str(path),)))
+    with pytest.raises(ValueError, match="no validation frames"):
+        training_run.train(without, tmp_path / "run")
+
+
+# Runs.
+
+
+def test_run_leaves_errors_figures_and_a_plain_checkpoint(config, finished):
+    for name in training_run.FILES:
+        assert (finished / name).stat().st_size > 0, name
+    best = load_checkpoint(finished / BEST)
+    assert best["model"]["elements"] == ["H", "O"]
+    assert best["self_energies"] == {"H": -13.0, "O": -2000.0}
+    assert best["level_of_theory"]["method"] == "springs"
+    losses = [row["validation_loss"] for row in best["history"]]
+    assert [row["step"] for row in best["history"]] == [8, 16, 24]
+    assert losses[-1] < 0.5 * losses[0]
+    rows = (finished / "history.csv").read_text().splitlines()
+    assert len(rows) == 4 and rows[0].startswith("step,epoch,learning_rate")
+
+    # The weights to export are the ones whose errors are reported.
+    network = training_run.SE3Transformer(TINY)
+    network.load_state_dict(best["average"])
+    network.eval()
+    test = [f for f in analytic_frames() if f.split == "test"]
+    measured = evaluate(network, make_graphs(test))
+    written = json.loads((finished / "errors.json").read_text())["test"]
+    assert best["errors"]["test"] == written
+    assert set(written) == {"H2O md 300 K", "H4O2 md 300 K", "all"}
+    assert measured["all"]["force_mae"] == pytest.approx(written["all"]["force_mae"])
+    assert measured["all"]["frames"] == 4
+
+
+@pytest.mark.parametrize("stop", ["epochs", "minutes", "ctrl-c", "kill"])
+def test_stopped_and_resumed_run_equals_one_without_a_stop(
+    config, finished, tmp_path, monkeypatch, stop
+):
+    limits = {}
+    real_step = TrainingModule.training_step
+
+    def step(module, batch, index):
+        real_step(module, batch, index)
+        if stop == "ctrl-c" and module.step == 11:
+            os.kill(os.getpid(), signal.SIGINT)
+        if stop == "kill" and module.step == 15:
+            raise SystemError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingModule, "training_step", step)
+        if stop == "kill":
+            with pytest.raises(SystemError):
+                training_run.train(config, tmp_path)
+        else:
+            limits = {"epochs": {"max_epochs": 2.5}, "minutes": {"max_minutes": 1e-6}}
+            outcome = training_run.train(config, tmp_path, **limits.get(stop, {}))
+            assert not outcome.finished
+            assert outcome.step == {"epochs": 10, "minutes": 1, "ctrl-c": 11}[stop]
+            assert (outcome.signal == signal.SIGINT) == (stop == "ctrl-c")
+    elsewhere = changed(config, threads=None, checkpoint_minutes=0.0)
+    assert training_run.train(elsewhere, tmp_path, resume=True).finished
+    assert_same_run(finished, tmp_path)
+
+
+def test_ctrl_c_says_how_to_go_on(config, tmp_path, monkeypatch):
+    path = tmp_path / "train.yaml"
+    path.write_text(yaml.safe_dump(config.to_dict()))
+    real_step = TrainingModule.training_step
+
+    def step(module, batch, index):
+        real_step(module, batch, index)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(TrainingModule, "training_step", step)
+    out = str(tmp_path / "run")
+    result = CliRunner().invoke(main, ["train", str(path), "--out", out])
+    assert result.exit_code == 130, result.output
+    assert f"train {path} --out {out} --resume" in result.output
+    assert load_last(tmp_path / "run")["step"] == 1
+
+
+def test_resume_of_a_changed_run_shows_the_difference(config, finished, tmp_path):
+    with pytest.raises(ValueError, match=r"training.learning_rate: 0.005 .* 0.01 now"):
+        training_run.train(changed(config, learning_rate=0.01), finished, resume=True)
+    frames = tuple(analytic_frames()[:-1])
+    path = tmp_path / "springs.h5"
+    write_hdf5(path, Dataset(frames, LevelOfTheory(method="springs"), SELF_ENERGIES))
+    other = dataclasses.replace(config, data=DataConfig((str(path),)))
+    with pytest.raises(ValueError, match=r"data springs.h5: sha256"):
+        training_run.train(other, finished, resume=True)
+
+
+def test_folder_with_a_run_is_not_overwritten(config, finished):
+    before = (finished / LAST).read_bytes()
+    with pytest.raises(FileExistsError, match="--resume"):
+        training_run.train(config, finished)
+    assert (finished / LAST).read_bytes() == before
+    again = training_run.train(config, finished, resume=True)
+    assert again.finished and again.errors is not None
+
+
+def test_overfits_a_handful_of_frames(config):
+    frames = analytic_frames()
+    chosen = [frames[i] for i in (0, 1, 12, 13)]
+    settings = changed(
+        config, steps=400, batch_size=4, learning_rate=0.02, validate_every=200
+    ).training
+    torch.manual_seed(0)
+    order = BatchOrder(np.ones(4), 4, 0)
+    graphs = make_graphs(chosen)
+    network = training_run.SE3Transformer(TINY)
+    module = TrainingModule(network, settings, order, graphs, graphs)
+    before = evaluate(network.eval(), graphs)["all"]
+    training_run.fit(module, [], None)
+    after = module.history[-1]
+    assert after["force_rmse"] < 0.05 * before["force_rmse"]
+    assert after["energy_mae"] < 0.05 * before["energy_mae"]
+
+
+def test_steps_that_are_not_finite_are_skipped(config):
+    graphs = make_graphs(analytic_frames()[:8])
+    graphs.graphs[3].ndata["forces"][0, 0] = float("nan")
+    settings = changed(config, steps=8, batch_size=2, max_skipped=1).training
+    order = BatchOrder(np.ones(8), 2, 0)
+    module = TrainingModule(
+        training_run.SE3Transformer(TINY), settings, order, graphs, graphs
+    )
+    with pytest.warns(UserWarning, match=r"step skipped; .*'t3'"):
+        training_run.fit(module, [], None)
+    assert module.step == 8 and module.skipped == 2
+    assert all(p.isfinite().all() for p in module.network.parameters())
+    for graph in graphs.graphs:
+        graph.ndata["forces"][0, 0] = float("nan")
+    module.step = 0
+    with (
+        pytest.raises(DivergedError, match="2 in a row"),
+        pytest.warns(UserWarning, match="step skipped"),
+    ):
+        training_run.fit(module, [], None)
+
+
+def test_early_stopping(config, tmp_path):
+    patient = changed(
+        config, steps=80, validate_every=2, patience=2, learning_rate=1e-12
+    )
+    outcome = training_run.train(patient, tmp_path)
+    assert outcome.finished and outcome.step < 80
+
+
+def test_direct_forces_train_the_force_head(config):
+    graphs = make_graphs(analytic_frames()[:4])
+    network = training_run.SE3Transformer(
+        dataclasses.replace(TINY, force_mode="direct")
+    )
+    before = network.force_head.weight.detach().clone()
+    settings = changed(config, steps=5).training
+    module = TrainingModule(
+        network, settings, BatchOrder(np.ones(4), 2, 0), graphs, graphs
+    )
+    training_run.fit(module, [], None)
+    assert (network.force_head.weight - before).abs().max() > 0.0
+    assert module.skipped == 0
+
+
+# Checkpoints.
+
+
+def test_damaged_checkpoint_falls_back_on_the_one_before(finished, tmp_path):
+    good = (finished / LAST).read_bytes()
+    flipped = bytearray(good)
+    flipped[len(good) // 2] ^= 0xFF
+    for content in (good[: len(good) // 2], bytes(flipped), b""):
+        (tmp_path / LAST).write_bytes(content)
+        (tmp_path / "previous.pt").write_bytes((finished / "previous.pt").read_bytes())
+        with pytest.warns(UserWarning, match=r"goes on from previous.pt, step 16"):
+            assert load_last(tmp_path)["step"] == 16
+        assert not (tmp_path / LAST).exists()
+    (tmp_path / "previous.pt").write_bytes(b"no")
+    with pytest.raises(ValueError, match="damaged"):
+        load_last(tmp_path)
+
+
+class Canary:
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def test_checkpoint_that_holds_code_is_refused(tmp_path):
+    canary, path = tmp_path / "canary", tmp_path / LAST
+    torch.save({"format": "openmm-se3 checkpoint", "x": Canary(str(canary))}, path)
+    with pytest.raises(ValueError, match="damaged or not a checkpoint"):
+        load_checkpoint(path)
+    path.write_bytes(pickle.dumps(Canary(str(canary))))
+    with pytest.raises(ValueError, match="damaged or not a checkpoint"):
+        load_checkpoint(path)
+    assert not canary.exists()
