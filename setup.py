@@ -36,14 +36,11 @@ BASE = [
     "pyyaml>=6",
 ]
 
-# DGL 1.1.3 is the last release that imports beside this torch; it has wheels for Python
-# 3.10 and 3.11, and does not name packaging, pandas and setuptools among its
-# dependencies.
+# DGL 1.1.3 is the last release that imports beside this torch.  It has wheels for Python
+# 3.10 and 3.11, and imports packaging without naming it.
 TRAIN = [
     "dgl==1.1.3",
     "packaging",
-    "pandas",
-    "setuptools",
     "lightning>=2.4",
     "h5py>=3.10",
 ]
@@ -61,9 +58,10 @@ OPENMM_ML = ["openmmml==1.7", "openmm>=8.5.2,<8.6"]
 # OpenMM's CUDA platform and the plugin for it.
 CUDA12 = [f"openmm[cuda12]{OPENMM}", f"openmmtorch[cuda12]==1.5; {HAS_PLUGIN}"]
 
-TEST = [*TRAIN, *DFT, *OPENMM_ML, "pytest>=8"]
+# The tests build a wheel, which older setuptools cannot do alone.
+TEST = [*TRAIN, *DFT, *OPENMM_ML, "pytest>=8", "setuptools>=70.1"]
 
-DEV = [*TEST, "ruff>=0.14", "mypy>=1.18", "types-PyYAML", "pandas-stubs"]
+DEV = [*TEST, "ruff>=0.14", "mypy>=1.18", "types-PyYAML"]
 
 setup(
     name="openmm-se3",

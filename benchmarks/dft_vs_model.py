@@ -87,7 +87,8 @@ def main(
             with console.status(f"{n} molecules"):
                 rows.append(measure(n, rounds, model))
     level = LevelOfTheory()
-    table = Table(title=f"energy and forces: {level} with PySCF against model {model}")
+    title = f"energy and forces: {level} with PySCF against model {model}"
+    table = Table(title=title, title_justify="left", box=None)
     for heading in ("molecules", "DFT, s", "model, ms", "DFT / model", "through"):
         table.add_column(heading, justify="right")
     for row in rows:

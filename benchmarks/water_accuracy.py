@@ -269,7 +269,7 @@ def draw(
 
 def print_rows(rows: list[Row], console: Console, title: str) -> None:
     """Print the table."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=None)
     table.add_column("figure")
     for heading in ("model", "DFT", "error", "at most"):
         table.add_column(heading, justify="right")
@@ -289,7 +289,7 @@ def print_rows(rows: list[Row], console: Console, title: str) -> None:
 
 def print_worst(details: list[dict[str, Any]], console: Console) -> None:
     """Print the worst frame of each group."""
-    table = Table(title="worst frames, kcal/mol/A", title_justify="left")
+    table = Table(title="worst frames, kcal/mol/A", title_justify="left", box=None)
     table.add_column("group")
     for heading in ("frames", "force MAE", "worst frame's MAE", "largest component"):
         table.add_column(heading, justify="right")

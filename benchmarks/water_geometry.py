@@ -21,7 +21,9 @@ from openmm_se3.units import (
 EnergyAndForces = Callable[[np.ndarray], tuple[float, np.ndarray]]
 
 WATER = np.array([8, 1, 1])  # atomic numbers in the order of every structure here
-GRADIENT_TOLERANCE = 2e-5  # eV/A, the largest component at a minimum
+# eV/A, the largest force at a minimum; below it DFT's own noise begins.  It leaves less
+# than 1e-4 A in the softest distance, O-O of a dimer.
+GRADIENT_TOLERANCE = 1e-4
 DISPLACEMENT = 0.005  # A, step of the finite differences of forces
 FIRST_CURVATURE = 70.0  # eV/A^2; BFGS starts with it, so that its first step is small
 
@@ -78,7 +80,7 @@ def find_minimum(
     """Return energy (eV) and positions [n_atoms, 3] (A) of the nearest minimum.
 
     Raises:
-        RuntimeError: A force larger than 10 times ``GRADIENT_TOLERANCE`` is left.
+        RuntimeError: A force larger than 3 times ``GRADIENT_TOLERANCE`` is left.
     """
     scale = np.sqrt(FIRST_CURVATURE)
 
@@ -95,7 +97,7 @@ def find_minimum(
     )
     # BFGS reports a loss of precision where the energy's last digits are noise.
     largest = float(np.abs(result.jac).max()) * scale
-    if largest > 10 * GRADIENT_TOLERANCE:
+    if largest > 3.0 * GRADIENT_TOLERANCE:
         raise RuntimeError(f"no minimum: {result.message} (force {largest:.1e} eV/A)")
     return float(result.fun), result.x.reshape(-1, 3) / scale
 
@@ -103,15 +105,20 @@ def find_minimum(
 def finite_difference_hessian(
     function: EnergyAndForces, positions: np.ndarray
 ) -> np.ndarray:
-    """Return the second derivatives [3 n, 3 n] (eV/A^2) from central differences."""
+    """Return the second derivatives [3 n, 3 n] (eV/A^2) from forces at four points.
+
+    Two points would leave 26 cm^-1 in the rotations of water and 0.2 cm^-1 in its bend.
+    """
     flat = positions.ravel()
     hessian = np.zeros((len(flat), len(flat)))
     for index in range(len(flat)):
-        step = np.zeros_like(flat)
-        step[index] = DISPLACEMENT
-        _, ahead = function((flat + step).reshape(-1, 3))
-        _, behind = function((flat - step).reshape(-1, 3))
-        hessian[index] = (behind - ahead).ravel() / (2.0 * DISPLACEMENT)
+        slopes = {}
+        for multiple in (-2, -1, 1, 2):
+            moved = flat.copy()
+            moved[index] += multiple * DISPLACEMENT
+            slopes[multiple] = -function(moved.reshape(-1, 3))[1].ravel()
+        first, second = slopes[1] - slopes[-1], slopes[2] - slopes[-2]
+        hessian[index] = (8.0 * first - second) / (12.0 * DISPLACEMENT)
     return 0.5 * (hessian + hessian.T)
 
 

@@ -29,7 +29,9 @@ def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
     for key in values:
         if key not in fields:
             near = difflib.get_close_matches(key, fields, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {list(fields)}"
+            hint = (
+                f"; did you mean {near[0]!r}?" if near else f"; known: {list(fields)}"
+            )
             raise ValueError(f"unknown key {key!r} in {cls.__name__}{hint}")
     missing = [
         name
@@ -152,10 +154,12 @@ class ModelConfig:
             "self_interaction_width",
         ):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise ValueError(
+                    f"{name} must be at least 1, got {getattr(self, name)}"
+                )
         if not 0.0 < self.cutoff < 100.0:
             raise ValueError(f"cutoff must be in A and positive, got {self.cutoff}")
-        if self.energy_scale <= 0.0:
+        if not 0.0 < self.energy_scale < float("inf"):
             raise ValueError(f"energy_scale must be positive, got {self.energy_scale}")
         if self.lmax < 0 or (self.jmax is not None and self.jmax < self.lmax):
             raise ValueError(

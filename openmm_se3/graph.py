@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 
-def all_pairs(n_atoms: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+def all_pairs(
+    n_atoms: int, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
     """Return centre and neighbour [n_atoms (n_atoms - 1)] of every ordered pair."""
     index = torch.arange(n_atoms, device=device)
     centre = index.repeat_interleave(max(n_atoms - 1, 0))
@@ -37,7 +39,9 @@ def neighbour_pairs(
     from vesin_torch import NeighborList
 
     box = torch.zeros(3, 3, dtype=torch.float64) if cell is None else cell
-    centre, neighbour, shifts = NeighborList(cutoff, full_list=True, sorted=True).compute(
+    centre, neighbour, shifts = NeighborList(
+        cutoff, full_list=True, sorted=True
+    ).compute(
         points=positions.detach().to(torch.float64),
         box=box.to(torch.float64).to(positions.device),
         periodic=cell is not None,

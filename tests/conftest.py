@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 # A few atoms give several threads nothing to do but to wait for each other.  Must be
 # set before the numerical libraries are loaded.
@@ -21,3 +22,11 @@ def reproducible() -> Iterator[None]:
     dtype = torch.get_default_dtype()
     yield
     torch.set_default_dtype(dtype)
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an exported network with random weights; not to be changed."""
+    from random_model import write_random_model
+
+    return write_random_model(tmp_path_factory.mktemp("models") / "random")

@@ -76,9 +76,7 @@ def topology_of(symbols: list[str], box: np.ndarray | None = None) -> app.Topolo
     chain = topology.addChain()
     residue = topology.addResidue("MOL", chain)
     for index, symbol in enumerate(symbols):
-        topology.addAtom(
-            f"{symbol}{index}", app.Element.getBySymbol(symbol), residue
-        )
+        topology.addAtom(f"{symbol}{index}", app.Element.getBySymbol(symbol), residue)
     if box is not None:
         topology.setPeriodicBoxVectors(box * unit.angstrom)
     return topology

@@ -161,3 +161,18 @@ def test_the_test_extra_holds_every_other(metadata: Message) -> None:
 
     assert extra("train") | extra("dft") | extra("openmm-ml") <= extra("test")
     assert extra("test") <= extra("dev")
+
+
+def test_the_check_runs_the_commands_of_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    lines = (ROOT / ".ci/run").read_text().splitlines()
+    assert "pip install . && openmm-se3 water" in readme
+    assert 'pip install ".[test]" && pytest' in readme
+    order = [
+        "pip install -qq .",
+        '(cd "$scratch" && openmm-se3 water)',
+        'pip install -qq ".[test]"',
+        "pytest",
+    ]
+    positions = [lines.index(line) for line in order]
+    assert positions == sorted(positions)

@@ -122,7 +122,7 @@ def harmonics(dtype: torch.dtype) -> tuple[Layer, list[int], list[int]]:
 
 
 def kernel_basis(dtype: torch.dtype) -> tuple[Layer, list[int], list[int]]:
-    basis = KernelBasis(LMAX, LMAX, 2 * LMAX, 2 * LMAX, mirror=False).to(dtype)
+    basis = KernelBasis(LMAX, LMAX, 2 * LMAX, mirror=False).to(dtype)
 
     def layer(features: Tensor, positions: Tensor) -> Tensor:
         edges = Edges(positions, dtype)
@@ -133,7 +133,7 @@ def kernel_basis(dtype: torch.dtype) -> tuple[Layer, list[int], list[int]]:
 
 
 def kernel(name: str, dtype: torch.dtype) -> tuple[Layer, list[int], list[int]]:
-    basis = KernelBasis(LMAX, LMAX, 2 * LMAX, 2 * LMAX, mirror=False).to(dtype)
+    basis = KernelBasis(LMAX, LMAX, 2 * LMAX, mirror=False).to(dtype)
     if name == "depthwise":
         body = DepthwiseKernel(basis.paths, CHANNELS)
     else:

@@ -28,7 +28,9 @@ import click
     show_default=True,
     help="Precision of the network in a file for one topology.",
 )
-@click.option("--licence", default="MIT", show_default=True, help="Licence of the weights.")
+@click.option(
+    "--licence", default="MIT", show_default=True, help="Licence of the weights."
+)
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
 def command(
     source: str,

@@ -1,9 +1,9 @@
 """Trained model -> self-describing files, checked equal to the network before use.
 
-    modelfile  the files: what they hold, reading and checking them
-    modules    TorchScript modules in OpenMM's units
-    checks     exported equals eager
-    write      checkpoint -> files
+modelfile  the files: what they hold, reading and checking them
+modules    TorchScript modules in OpenMM's units
+checks     exported equals eager
+write      checkpoint -> files
 """
 
 from openmm_se3.export.checks import ExportError

@@ -127,8 +127,11 @@ def _read_folder(path: Path) -> tuple[bytes, bytes]:
         if not (path / name).is_file():
             raise ModelFileError(
                 f"{path} is not a model folder: it has no {name}"
-                + ("; give a checkpoint to 'openmm-se3 export' first"
-                   if any(path.glob("*.ckpt")) else "")
+                + (
+                    "; give a checkpoint to 'openmm-se3 export' first"
+                    if any(path.glob("*.ckpt"))
+                    else ""
+                )
             )
         contents.append((path / name).read_bytes())
     return contents[0], contents[1]
@@ -143,7 +146,11 @@ def _read_archive(path: Path) -> tuple[bytes, bytes]:
             "PyTorch checkpoints cannot be read"
         )
     with zipfile.ZipFile(path) as archive:
-        names = {Path(i.filename).name: i for i in archive.infolist() if "/extra/" in i.filename}
+        names = {
+            Path(i.filename).name: i
+            for i in archive.infolist()
+            if "/extra/" in i.filename
+        }
         contents = []
         for name in (DESCRIPTION, WEIGHTS):
             if name not in names:
@@ -151,8 +158,13 @@ def _read_archive(path: Path) -> tuple[bytes, bytes]:
                     f"{path} holds no {name}: it was not made by 'openmm-se3 export'"
                 )
             info = names[name]
-            if info.compress_type != zipfile.ZIP_STORED or info.file_size > MAX_FILE_BYTES:
-                raise ModelFileError(f"{path}: {name} inside is compressed or too large")
+            if (
+                info.compress_type != zipfile.ZIP_STORED
+                or info.file_size > MAX_FILE_BYTES
+            ):
+                raise ModelFileError(
+                    f"{path}: {name} inside is compressed or too large"
+                )
             try:
                 contents.append(archive.read(info))
             except (zipfile.BadZipFile, EOFError, OSError) as error:

@@ -93,7 +93,8 @@ def export_model(
     write_model(folder, model, script)
     with atomic_write(folder / CHECKSUMS) as temporary:
         lines = [
-            f"{sha256(folder / name)}  {name}\n" for name in (DESCRIPTION, WEIGHTS, SCRIPT)
+            f"{sha256(folder / name)}  {name}\n"
+            for name in (DESCRIPTION, WEIGHTS, SCRIPT)
         ]
         temporary.write_text("".join(lines))
     return model
@@ -173,7 +174,9 @@ def export_topology(
             f"{topology_file} has a box (CRYST1): a file for a bare TorchForce is for free "
             "molecules; use SE3Potential.createSystem for periodic systems"
         )
-    symbols = [atom.element.symbol if atom.element else "?" for atom in topology.atoms()]
+    symbols = [
+        atom.element.symbol if atom.element else "?" for atom in topology.atoms()
+    ]
     unknown = sorted(set(symbols) - set(model.config.elements))
     if unknown or not symbols:
         raise ValueError(

@@ -27,7 +27,9 @@ def resolve(backend: str) -> str:
         PluginError: The backend does not work here; the message says why and the fix.
     """
     if backend not in ("auto", *BACKENDS):
-        raise ValueError(f"backend must be 'auto' or one of {BACKENDS}, got {backend!r}")
+        raise ValueError(
+            f"backend must be 'auto' or one of {BACKENDS}, got {backend!r}"
+        )
     torchforce = plugin.torchforce_problem() if backend != "pythonforce" else None
     if backend == "torchforce" and torchforce:
         raise plugin.PluginError(f"TorchForce cannot be used: {torchforce}")
@@ -93,7 +95,9 @@ class ModelCallable:
             state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
         )
         if self.settings.periodic:
-            box = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
+            box = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(
+                unit.nanometer
+            )
             energy, forces = self._module(positions, torch.from_numpy(np.array(box)))
         else:
             energy, forces = self._module(positions)

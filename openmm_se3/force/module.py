@@ -127,9 +127,7 @@ class eager_force:  # noqa: N801  (used like a function)
         """
         x = positions.detach()[self.atoms] * NM_TO_ANGSTROM
         cell = None if box is None else box * NM_TO_ANGSTROM
-        centre, neighbour, shifts = neighbour_pairs(
-            x, self.network.config.cutoff, cell
-        )
+        centre, neighbour, shifts = neighbour_pairs(x, self.network.config.cutoff, cell)
         energy, forces = self.network.energy_and_forces(
             x, self.species, centre, neighbour, shifts
         )

@@ -248,7 +248,9 @@ def _refuse_unfit(system: openmm.System, chosen: list[int]) -> None:
     members = set(chosen)
     for index in chosen:
         if system.isVirtualSite(index):
-            raise ValueError(f"particle {index} is a virtual site: leave it out of atoms")
+            raise ValueError(
+                f"particle {index} is a virtual site: leave it out of atoms"
+            )
     for index in range(system.getNumConstraints()):
         first, second, _ = system.getConstraintParameters(index)
         if first in members or second in members:
@@ -256,4 +258,3 @@ def _refuse_unfit(system: openmm.System, chosen: list[int]) -> None:
                 f"particles {first} and {second} are constrained; the model's atoms move "
                 "freely: make the System with constraints=None, rigidWater=False"
             )
-

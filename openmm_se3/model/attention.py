@@ -93,9 +93,7 @@ class AttentionLayer(nn.Module):
             kernel = DepthwiseKernel(self.basis.paths, key_channels + channels)
         else:
             self.mix = nn.Identity()
-            kernel = FullKernel(
-                self.basis.paths, channels_in, key_channels + channels
-            )
+            kernel = FullKernel(self.basis.paths, channels_in, key_channels + channels)
         self.kernel = kernel
         self.radial = RadialNetwork(
             config.radial_functions, config.radial_width, kernel.n_radial
@@ -139,8 +137,12 @@ class AttentionLayer(nn.Module):
         senders = self.mix(features).index_select(1, neighbour).transpose(0, 1)
         basis = self.basis(harmonics)  # (2.1)
         radial = self.radial(bessel, envelope)
-        messages = self.kernel(basis, radial, senders)  # (2.2) [n_edges, dim_out, Ck + C]
-        keys, values = messages.split([self.key_channels, self.channels], dim=2)  # (2.4)
+        messages = self.kernel(
+            basis, radial, senders
+        )  # (2.2) [n_edges, dim_out, Ck + C]
+        keys, values = messages.split(
+            [self.key_channels, self.channels], dim=2
+        )  # (2.4)
         keys = keys[:, : self.dim_query]
 
         products = queries.index_select(0, centre) * keys

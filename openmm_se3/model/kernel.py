@@ -58,10 +58,9 @@ class SphericalHarmonics(nn.Module):
 class _NextDegree(nn.Module):
     """Y_{J+1} from Y_J and Y_1."""
 
-    matrix: Tensor
-
     def __init__(self, degree: int) -> None:
         super().__init__()
+        self.matrix: Tensor
         coupling = o3.wigner_3j(degree, 1, degree + 1, dtype=torch.float64)
         # The factor follows from one direction, the x axis of e3nn's convention.
         axis = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
@@ -102,10 +101,9 @@ def kernel_paths(l_max: int, k_max: int, jmax: int, mirror: bool) -> list[Path]:
 class KernelBasis(nn.Module):
     """Basis kernels W_J^{lk}(x) of equation (2.1) for all paths of a layer."""
 
-    coupling: Tensor
-
     def __init__(self, l_max: int, k_max: int, jmax: int, mirror: bool) -> None:
         super().__init__()
+        self.coupling: Tensor
         self.paths = kernel_paths(l_max, k_max, jmax, mirror)
         self.dim_in = (k_max + 1) ** 2
         self.n_rows = sum(2 * p.l + 1 for p in self.paths)
@@ -119,7 +117,9 @@ class KernelBasis(nn.Module):
             q = o3.wigner_3j(J, l, k, dtype=torch.float64)  # [2J+1, 2l+1, 2k+1]
             # Outputs have about the variance of the inputs.
             q = q * math.sqrt((2 * l + 1) / fan_in[l])
-            coupling[J**2 : (J + 1) ** 2, row : row + 2 * l + 1, k**2 : (k + 1) ** 2] = q
+            coupling[
+                J**2 : (J + 1) ** 2, row : row + 2 * l + 1, k**2 : (k + 1) ** 2
+            ] = q
             row += 2 * l + 1
         self.register_buffer("coupling", coupling.flatten(1), persistent=False)
 
@@ -137,11 +137,10 @@ class DepthwiseKernel(nn.Module):
     n_paths C^2 an edge and has as many independent functions as are useful.
     """
 
-    path_of_row: Tensor
-    component_of_row: Tensor
-
     def __init__(self, paths: list[Path], channels: int) -> None:
         super().__init__()
+        self.path_of_row: Tensor
+        self.component_of_row: Tensor
         self.n_radial = len(paths) * channels
         self.n_paths = len(paths)
         rows_of_path = [2 * p.l + 1 for p in paths]
@@ -178,13 +177,9 @@ class FullKernel(nn.Module):
         self.n_radial = len(paths) * channels_in * channels_out
         self.n_paths = len(paths)
         l_max = max(p.l for p in paths)
-        self.paths_of_degree = [
-            sum(p.l == l for p in paths)
-            for l in range(l_max + 1)
-        ]
+        self.paths_of_degree = [sum(p.l == l for p in paths) for l in range(l_max + 1)]
         self.rows_of_degree = [
-            (2 * l + 1) * n
-            for l, n in enumerate(self.paths_of_degree)
+            (2 * l + 1) * n for l, n in enumerate(self.paths_of_degree)
         ]
         self.radial_of_degree = [n * channels_in for n in self.paths_of_degree]
         self.scale = 1.0 / math.sqrt(channels_in)
@@ -198,9 +193,7 @@ class FullKernel(nn.Module):
             features: f_in,j^k of the neighbours [n_edges, dim_in, channels_in].
         """
         rows = torch.bmm(basis, features)  # [n_edges, n_rows, channels_in]
-        psi = radial.unflatten(
-            1, (self.n_paths * self.channels_in, self.channels_out)
-        )
+        psi = radial.unflatten(1, (self.n_paths * self.channels_in, self.channels_out))
         messages: list[Tensor] = []
         rows_of_degree = rows.split(self.rows_of_degree, dim=1)
         psi_of_degree = psi.split(self.radial_of_degree, dim=1)

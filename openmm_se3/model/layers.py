@@ -38,19 +38,20 @@ class EquivariantLinear(nn.Module):
     W_Q of (2.3), W_V^{ll} of (2.8) and the layer after the concatenated heads.
     """
 
-    degree: Tensor
-
     def __init__(self, l_max: int, channels_in: int, channels_out: int) -> None:
         super().__init__()
-        scale = 1.0 / math.sqrt(channels_in)
-        weight = torch.randn(l_max + 1, channels_in, channels_out) * scale
-        self.weight = nn.Parameter(weight)
+        self.degree: Tensor
+        self.weight = nn.Parameter(torch.randn(l_max + 1, channels_in, channels_out))
+        # Outside the parameter, so that parameters are of order one and an optimiser's
+        # step changes all of them by about as much.
+        self.scale = 1.0 / math.sqrt(channels_in)
         degree = degree_of_component(l_max)
         self.register_buffer("degree", degree, persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return [dim, n_atoms, channels_out] for [dim, n_atoms, channels_in]."""
-        return torch.bmm(features, self.weight.index_select(0, self.degree))
+        weight = self.scale * self.weight.index_select(0, self.degree)
+        return torch.bmm(features, weight)
 
 
 class AttentiveSelfInteraction(nn.Module):
@@ -71,10 +72,11 @@ class AttentiveSelfInteraction(nn.Module):
         self.shape = (l_max + 1, channels_in, channels_out)
         self.hidden = nn.Linear((l_max + 1) * channels_in**2, width)
         self.output = nn.Linear(width, (l_max + 1) * channels_in * channels_out)
+        self.scale = 1.0 / math.sqrt(channels_in)  # outside, as in EquivariantLinear
         # Start near a fixed random mixing of channels, which the bias holds.
         with torch.no_grad():
-            self.output.weight.mul_(0.3 / math.sqrt(channels_in))
-            self.output.bias.normal_(0.0, 1.0 / math.sqrt(channels_in))
+            self.output.weight.mul_(0.3)
+            self.output.bias.normal_()
 
     def forward(self, features: Tensor) -> Tensor:
         """Return [dim, n_atoms, channels_out] for [dim, n_atoms, channels_in]."""
@@ -83,7 +85,10 @@ class AttentiveSelfInteraction(nn.Module):
         for f in by_degree:  # [n_atoms, 2l+1, channels]
             products.append(torch.bmm(f.transpose(1, 2), f).flatten(1) / f.shape[1])
         hidden = nn.functional.silu(self.hidden(torch.cat(products, dim=1)))
-        weights = self.output(hidden).unflatten(1, self.shape).unbind(1)
+        weights = nn.functional.linear(
+            hidden, self.scale * self.output.weight, self.scale * self.output.bias
+        )
+        weights = weights.unflatten(1, self.shape).unbind(1)
         mixed: list[Tensor] = []
         for f, w in zip(by_degree, weights):
             mixed.append(torch.bmm(f, w))
@@ -98,11 +103,10 @@ class Gate(nn.Module):
     is exactly zero.  A gate that is polynomial in |f|^2 fades with the feature.
     """
 
-    degree: Tensor
-    mean_of_degree: Tensor
-
     def __init__(self, l_max: int, channels: int) -> None:
         super().__init__()
+        self.degree: Tensor
+        self.mean_of_degree: Tensor
         self.channels = channels
         self.n_degrees = l_max + 1
         self.gate = nn.Linear(self.n_degrees * channels, self.n_degrees * channels)

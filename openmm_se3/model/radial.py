@@ -38,10 +38,9 @@ class BesselBasis(nn.Module):
     Gasteiger et al., https://arxiv.org/abs/2003.03123, equation 7.
     """
 
-    frequencies: Tensor
-
     def __init__(self, cutoff: float, n_functions: int) -> None:
         super().__init__()
+        self.frequencies: Tensor
         self.scale = math.sqrt(2.0 / cutoff)
         frequencies = math.pi / cutoff * torch.arange(1, n_functions + 1).double()
         self.register_buffer("frequencies", frequencies, persistent=False)

@@ -38,10 +38,9 @@ class SE3Transformer(nn.Module):
         config: Shape and equations of the network.
     """
 
-    isolated: Tensor
-
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.isolated: Tensor
         self.config = config
         self.n_species = len(config.elements)
         self.direct = config.force_mode == "direct"

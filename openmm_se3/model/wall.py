@@ -35,12 +35,11 @@ class ZBLWall(nn.Module):
         elements: Chemical symbols, by species.
     """
 
-    pairs: Tensor
-    exponents: Tensor
-    weights: Tensor
-
     def __init__(self, elements: tuple[str, ...]) -> None:
         super().__init__()
+        self.pairs: Tensor
+        self.exponents: Tensor
+        self.weights: Tensor
         numbers = torch.tensor([ATOMIC_NUMBERS[e] for e in elements]).double()
         radii = torch.tensor([COVALENT_RADII[e] for e in elements]).double()
         screening = SCREENING_LENGTH / (numbers[:, None] ** 0.23 + numbers**0.23)
@@ -51,8 +50,12 @@ class ZBLWall(nn.Module):
         # One row a pair of species: half the charge product, 1 / a, 1 / r_off.
         pairs = torch.stack([charge, 1.0 / screening, 1.0 / reach], dim=-1)
         self.register_buffer("pairs", pairs.view(n * n, 3), persistent=False)
-        self.register_buffer("exponents", -torch.tensor(EXPONENTS, dtype=torch.float64), persistent=False)
-        self.register_buffer("weights", torch.tensor(WEIGHTS, dtype=torch.float64), persistent=False)
+        self.register_buffer(
+            "exponents", -torch.tensor(EXPONENTS, dtype=torch.float64), persistent=False
+        )
+        self.register_buffer(
+            "weights", torch.tensor(WEIGHTS, dtype=torch.float64), persistent=False
+        )
         self.envelope = Envelope(1.0)
 
     def forward(

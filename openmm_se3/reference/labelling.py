@@ -218,7 +218,7 @@ def label(
         resumed(len(set(keys)) - len(todo), len(set(keys)))
         check_level(level, elements)
         energies = dict(executor.run(_self_energy_task, [(z, level) for z in elements]))
-        # From 3 to 24 atoms the time grows about as the square of their number.
+        # The time of a label grows roughly as the square of the number of atoms.
         cost = {k: len(s.numbers) ** 2 for k, s in zip(keys, structures, strict=True)}
         total = sum(cost.values())
         done = total - sum(cost[key] for key in todo)

@@ -99,6 +99,9 @@ class TrainingModule(lightning.LightningModule):
     def on_fit_start(self) -> None:
         """Start the clock."""
         self._clock = time.monotonic()
+        # Lightning leaves the mode as it finds it, and in evaluation mode the energies of
+        # isolated atoms would not follow the weights.
+        self.network.train()
 
     def training_step(self, batch: tuple[Any, dict[str, Tensor]], index: int) -> None:
         """Make one step; see :class:`TrainingConfig` for what decides it.
@@ -201,6 +204,11 @@ class TrainingModule(lightning.LightningModule):
             }
         )
         self.running.zero_()
+
+    def on_validation_end(self) -> None:
+        """End the run when it is finished."""
+        if self.finished:
+            self.trainer.should_stop = True
 
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed run needs, as plain values."""

@@ -41,6 +41,7 @@ class TrainingProgress(lightning.Callback):
             TimeRemainingColumn(elapsed_when_finished=False),
             TextColumn("{task.fields[note]}"),
             console=console,
+            refresh_per_second=2,
             # The average speed of the last minute or so, as validations take time too.
             speed_estimate_period=90.0,
         )

@@ -335,7 +335,8 @@ def finish(
             predictions = predict(network, graphs)
             names = group_names(graphs.frames)
             errors[split] = error_table(graphs, predictions, names)
-            plot_parity(folder / PARITY, graphs, predictions)
+            shown = graphs, predictions
+    plot_parity(folder / PARITY, *shown)  # of the test frames, if there are any
     save_checkpoint(folder / BEST, {**best, "errors": errors})
     write_errors(folder / ERRORS, errors)
     with atomic_write(folder / REPORT) as temporary:

@@ -128,14 +128,12 @@ class Sitting(lightning.Callback):
             self.save(module)
 
     def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
-        """Save, keep the best, and stop if the run is finished or the sitting over."""
+        """Save, keep the best, and stop if the sitting is over."""
         if validations_since_best(module.losses) == 0:
             save_checkpoint(self.folder / BEST, self.content(module))
         self.save(module)
         write_history(self.folder / HISTORY, module.history)
-        if module.finished:
-            trainer.should_stop = True
-        elif self.is_over(module):
+        if not module.finished and self.is_over(module):
             raise SittingOver
 
     def is_over(self, module: TrainingModule) -> bool:

@@ -13,6 +13,7 @@ STEP = 5e-4  # A, of the finite differences
 FORCE_LIMIT = 1e-6  # eV/A, float64
 ISOLATED_LIMIT = {"double": 1e-12, "single": 1e-6}  # eV and eV/A
 FAR = 100.0  # A
+ADDITIVITY_LIMIT = 1e-9  # eV and eV/A, float64
 CROSSING = 1e-6  # A, either side of the cutoff
 JUMP_LIMIT = 1e-6  # eV and eV/A
 
@@ -71,7 +72,7 @@ def isolated_atom_checks(networks: dict[str, SE3Transformer]) -> list[Check]:
                 "isolated atoms",
                 f"{name}, {precision}",
                 value,
-                "eV, eV/A",
+                "eV(/A)",
                 high=ISOLATED_LIMIT[precision],
                 note="energy and forces",
             )
@@ -95,10 +96,11 @@ def additivity_check(network: SE3Transformer, structure: Structure) -> Check:
     force_error = np.abs(forces_of_both - np.tile(forces, (2, 1))).max()
     return Check(
         "isolated atoms",
-        f"two {structure.name} {FAR:g} A apart add up, double",
+        "far copies add up, double",
         float(max(abs(energy_of_both - 2.0 * energy), force_error)),
-        "eV, eV/A",
-        high=1e-9,
+        "eV(/A)",
+        high=ADDITIVITY_LIMIT,
+        note=f"{structure.name} twice, {FAR:g} A apart",
     )
 
 
@@ -119,11 +121,11 @@ def cutoff_check(network: SE3Transformer) -> Check:
             jump = max(jump, float(np.abs(forces_in - forces_out).max()))
     return Check(
         "cutoff",
-        f"jump of a lone pair within {CROSSING:g} A of it, double",
+        "lone pair crosses it, double",
         jump,
-        "eV, eV/A",
+        "eV(/A)",
         high=JUMP_LIMIT,
-        note=f"cutoff {network.config.cutoff:g} A, every pair of elements",
+        note=f"jump at {network.config.cutoff:g} A within {CROSSING:g} A",
     )
 
 

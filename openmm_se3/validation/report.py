@@ -21,6 +21,7 @@ from openmm_se3.version import __version__
 FORMAT = "openmm-se3 validation"
 FORMAT_VERSION = 1
 COLOURS = {"pass": "green", "fail": "bold red", "not run": "yellow"}
+WIDTH_WITH_NOTES = 110  # columns of the terminal
 WORDS: dict[Status, str] = {"pass": "passed", "fail": "failed", "not run": "not run"}
 
 
@@ -51,26 +52,32 @@ class Report:
 
     def print(self, console: Console) -> None:
         """Print the table and the verdict."""
-        table = Table(title=f"openmm-se3 validate {self.model}", title_justify="left")
-        table.add_column("check", overflow="fold")
-        table.add_column("measured", justify="right", no_wrap=True)
-        table.add_column("limit", justify="right", no_wrap=True)
-        table.add_column("result", no_wrap=True)
-        table.add_column("note", overflow="fold")
-        group = ""
-        for check in self.checks:
-            if check.group != group:
-                table.add_section()
-            group = check.group
-            number = "-" if check.measured is None else f"{check.measured:.2e}"
-            table.add_row(
-                f"{check.group}: {check.name}",
-                f"{number} {check.unit}".strip(),
-                check.limit,
-                f"[{COLOURS[check.status]}]{check.status}[/]",
-                check.note,
-            )
+        title = f"openmm-se3 validate {self.model}"
+        console.print(title, style="bold", markup=False)
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        table.add_column("check", no_wrap=True)
+        table.add_column("measured", justify="right", no_wrap=True, min_width=12)
+        table.add_column("limit", justify="right", no_wrap=True, min_width=8)
+        table.add_column("result", no_wrap=True, min_width=len("not run"))
+        # The JSON file has the notes too.
+        wide = console.width >= WIDTH_WITH_NOTES
+        if wide:
+            table.add_column("note", no_wrap=True, overflow="ellipsis")
+        for group in dict.fromkeys(check.group for check in self.checks):
+            table.add_row(f"[bold]{group}[/]")
+            for check in self.checks:
+                if check.group == group:
+                    cells = _cells(check)
+                    table.add_row(*(cells if wide else cells[:-1]))
         console.print(table)
+        for check in self.checks:
+            if check.status != "pass":
+                console.print(
+                    f"[{COLOURS[check.status]}]{check.status}[/]: {check.group}, "
+                    f"{check.name}: {_number(check)} (limit {check.limit}) "
+                    f"{check.note}",
+                    highlight=False,
+                )
         console.print(self.summary())
 
     def write(self, path: str | Path) -> None:
@@ -91,3 +98,13 @@ class Report:
         }
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1, default=str) + "\n")
+
+
+def _number(check: Check) -> str:
+    number = "-" if check.measured is None else f"{check.measured:.3g}"
+    return f"{number} {check.unit}".strip()
+
+
+def _cells(check: Check) -> tuple[str, ...]:
+    result = f"[{COLOURS[check.status]}]{check.status}[/]"
+    return f"  {check.name}", _number(check), check.limit, result, check.note

@@ -167,7 +167,7 @@ def symmetry_checks(
         checks += [
             Check(
                 "equivariance",
-                f"layer {name}, {precision}",
+                f"{name}, {precision}",
                 error,
                 high=LAYER_LIMIT[precision],
                 note=f"every degree, {moves}",

@@ -1,0 +1,256 @@
+"""The benchmarks' own arithmetic, and that each of them runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from analytic_water import harmonic_water
+from click.testing import CliRunner
+from random_model import random_checkpoint
+from test_integrators import ANGLE, LENGTH, water_force
+
+from openmm_se3.export.modelfile import contents
+from openmm_se3.export.write import model_of_checkpoint
+from openmm_se3.reference.dataset import Dataset, Frame, write_hdf5
+from openmm_se3.reference.level import LevelOfTheory
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+import step_time  # noqa: E402
+import water_accuracy  # noqa: E402
+import water_geometry  # noqa: E402
+import water_reference  # noqa: E402
+import water_stability  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a model with random weights."""
+    folder = tmp_path_factory.mktemp("models") / "random"
+    folder.mkdir()
+    model = model_of_checkpoint(random_checkpoint(), "random", "MIT")
+    for name, content in contents(model).items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_minimum_and_frequencies_of_a_known_force() -> None:
+    energy, positions = water_geometry.find_minimum(
+        water_force, water_geometry.monomer_start() + 0.03
+    )
+    first, second, angle = water_geometry.bond_lengths_and_angle(positions)
+    assert energy == pytest.approx(0.0, abs=1e-9)
+    assert (first, second) == pytest.approx((LENGTH, LENGTH), abs=1e-6)
+    assert np.radians(angle) == pytest.approx(ANGLE, abs=1e-5)
+    hessian = water_geometry.finite_difference_hessian(water_force, positions)
+    found = water_geometry.frequencies(hessian, water_geometry.WATER, 9)
+    assert np.abs(found[:6]).max() < 5.0  # translations and rotations
+    # One stretched bond alone: omega^2 = k / mu for the Morse curvature 2 D a^2.
+    assert 3000.0 < found[7] < found[8] < 4500.0
+
+
+def test_frequency_unit() -> None:
+    # 1 eV/A^2 and 1 dalton: sqrt(1.602e-19 * 1e20 / 1.6605e-27) / (2 pi c) = 521.47.
+    hessian = np.diag([1.0, 1.0, 1.0]) * 1.008
+    found = water_geometry.frequencies(hessian, np.array([1]), 3)
+    assert found == pytest.approx(521.471, abs=0.01)
+
+
+def test_grids_hold_whole_molecules_apart() -> None:
+    numbers, positions = water_geometry.water_grid(5)
+    assert numbers.tolist() == [8, 1, 1] * 5
+    oxygens = positions[::3]
+    gaps = np.linalg.norm(oxygens[:, None] - oxygens[None], axis=-1)
+    assert gaps[np.triu_indices(5, 1)].min() == pytest.approx(2.9)
+
+
+def test_reference_is_that_of_the_labels() -> None:
+    reference = json.loads(water_reference.OUTPUT.read_text())
+    assert LevelOfTheory(**reference["level_of_theory"]) == LevelOfTheory()
+    monomer = reference["monomers"]["minimum"]
+    own = water_geometry.bond_lengths_and_angle(np.array(monomer["positions"]))
+    assert own[0] == pytest.approx(monomer["oh_length"], abs=1e-5)
+    assert set(reference["dimers"]) == set(water_geometry.dimer_starts())
+    for curve in reference["curves"].values():
+        frames = np.array(curve["positions"])
+        distances = np.linalg.norm(frames[:, 3] - frames[:, 0], axis=-1)
+        np.testing.assert_allclose(distances, curve["distances"], atol=1e-9)
+        assert (distances[0], distances[-1]) == pytest.approx((2.4, 8.0))
+
+
+def test_parts_of_the_reference_are_computed_once(tmp_path: Path) -> None:
+    path = tmp_path / "reference" / "water.json"
+    calls = []
+
+    def compute() -> dict[str, float]:
+        calls.append(1)
+        return {"energy": -1.0}
+
+    for _ in range(2):
+        reference = water_reference.Reference(path, LevelOfTheory())
+        assert reference.part("monomers", "minimum", compute) == {"energy": -1.0}
+    assert len(calls) == 1
+    other = water_reference.Reference(path, LevelOfTheory(grid_level=5))
+    other.part("monomers", "minimum", compute)
+    assert len(calls) == 2
+
+
+def test_test_errors_are_those_of_the_definition(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    model = water_accuracy.load_model(model_folder)
+    network = model.network(water_accuracy.DTYPES["double"])
+    rng = np.random.default_rng(0)
+    atoms = sum(model.self_energies[int(z)] for z in water_geometry.WATER)
+    frames = []
+    # Energies are off by 1 and 3 eV, so by 1 eV from their mean; forces by 0.1 eV/A.
+    for index, shift in enumerate((1.0, 3.0)):
+        x = water_geometry.monomer_start() + rng.normal(scale=0.03, size=(3, 3))
+        energy, forces = water_accuracy.interaction(network, water_geometry.WATER)(x)
+        frames.append(
+            Frame(
+                numbers=water_geometry.WATER,
+                positions=x,
+                energy=energy + atoms + shift,
+                forces=forces + 0.1 * (index + 1),
+                trajectory=f"md-600K-{index}",
+                kind="md",
+                split="test",
+                temperature=600.0,
+            )
+        )
+    path = tmp_path / "labels.h5"
+    write_hdf5(path, Dataset(tuple(frames), LevelOfTheory(), model.self_energies))
+    rows, details = water_accuracy.test_error_rows(model, network, [path])
+    kcal = 23.060548
+    assert details[0]["energy_mae_per_molecule"] == pytest.approx(kcal, rel=1e-5)
+    assert details[0]["energy_offset_per_molecule"] == pytest.approx(
+        -2 * kcal, rel=1e-5
+    )
+    assert details[0]["force_mae"] == pytest.approx(0.15 * kcal, rel=1e-5)
+    assert details[0]["force_mae_worst_frame"] == pytest.approx(0.2 * kcal, rel=1e-5)
+    assert details[0]["worst_frame"].endswith("md-600K-1")
+    assert [row.passed for row in rows] == [False, False]
+
+
+def test_step_time_runs(model_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "times.json"
+    options = ["-n", "1", "--precision", "single", "--rounds", "1", "--steps", "2"]
+    result = CliRunner().invoke(
+        step_time.main, ["--model", str(model_folder), *options, "--out", str(out)]
+    )
+    assert result.exit_code == 0, result.output
+    rows = json.loads(out.read_text())["rows"]
+    assert {"no force", "torchforce", "pythonforce"} <= {row["backend"] for row in rows}
+    assert all(row["seconds_per_step"] > 0.0 for row in rows)
+
+
+def test_rows_of_the_stability_table() -> None:
+    rows = water_stability.all_rows()
+    assert len({row.name for row in rows}) == len(rows)
+    lengths = {row.name: row.picoseconds for row in rows}
+    assert lengths["monomer-300K-1ns"] == 1000.0
+    for temperature in (300, 600, 1000):
+        for seed in (1, 2, 3):
+            for precision in ("single", "double"):
+                name = f"monomer-{temperature}K-{precision}-seed{seed}"
+                assert lengths[name] == 100.0
+
+
+@pytest.mark.parametrize(
+    ("change", "passes"),
+    [
+        ({}, True),
+        ({"stable": False}, False),
+        ({"drift": -0.2}, False),
+        ({"drift": float("nan")}, False),
+        ({"fluctuation_ratio": 4.0}, True),
+        ({"fluctuation_ratio": 2.0}, False),
+    ],
+)
+def test_verdict_of_a_row(change: dict[str, object], passes: bool) -> None:
+    good = {"stable": True, "drift": 0.05, "drift_limit": 0.1}
+    assert water_stability.row_passes({**good, **change}) is passes
+
+
+def test_drift_limits() -> None:
+    assert water_stability.drift_limit("single", 5.0) == 0.1
+    assert water_stability.drift_limit("double", 0.001) == 0.01
+    assert water_stability.drift_limit("double", 0.02) == 0.04
+
+
+def test_collisions_start_beyond_the_cutoff_and_come_back() -> None:
+    import openmm
+
+    positions = water_stability.separated_pair(1)
+    separation = np.linalg.norm(positions[3] - positions[0])
+    assert separation == pytest.approx(water_stability.COLLISION_SEPARATION)
+    system = openmm.System()
+    for mass in (16.0, 1.0, 1.0) * 2:
+        system.addParticle(mass)
+    water_stability.add_wall(system)
+    context = openmm.Context(
+        system,
+        openmm.VerletIntegrator(0.001),
+        openmm.Platform.getPlatformByName("Reference"),
+    )
+    for stretch, pulled in ((1.0, False), (1.2, True)):
+        context.setPositions(0.1 * stretch * positions)
+        forces = context.getState(forces=True).getForces(asNumpy=True)._value
+        along = forces[3] @ (positions[3] - positions[0])
+        assert (along < 0.0) == pulled
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run rows here: what a test replaces does not reach another process."""
+    executor = SimpleNamespace(run=lambda f, tasks: enumerate(map(f, tasks)))
+    monkeypatch.setattr(water_stability, "LocalExecutor", lambda processes: executor)
+
+
+def test_a_stability_row_runs_and_is_kept(
+    model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    in_this_process: None,
+) -> None:
+    row = water_stability.Row("try", 2, 250.0, 1.0, "double", 1, True, True)
+    monkeypatch.setattr(water_stability, "all_rows", lambda: [row])
+    analytic = SimpleNamespace(createSystem=lambda topology: harmonic_water(2)[0])
+    monkeypatch.setattr(water_stability, "SE3Potential", lambda *_, **__: analytic)
+    out = tmp_path / "rows"
+    arguments = ["--model", str(model_folder), "--out", str(out)]
+    first = CliRunner().invoke(water_stability.main, arguments)
+    assert first.exit_code == 0, first.output
+    content = json.loads((out / "try.json").read_text())
+    assert content["stable"]
+    assert 3.0 < content["fluctuation_ratio"] < 5.0
+    assert content["oo_range"][0] > 2.0
+    again = CliRunner().invoke(water_stability.main, arguments)
+    assert "1 rows are there, 0 to run" in again.output
+    (out / "model.sha256").write_text("another\n")
+    refused = CliRunner().invoke(water_stability.main, arguments)
+    assert refused.exit_code == 2
+    assert "other weights" in refused.output
+
+
+def test_a_model_without_a_water_molecule_fails_its_row(
+    model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    in_this_process: None,
+) -> None:
+    row = water_stability.Row("try", 1, 300.0, 0.2, "single", 1)
+    monkeypatch.setattr(water_stability, "all_rows", lambda: [row])
+    out = tmp_path / "rows"
+    arguments = ["--model", str(model_folder), "--out", str(out)]
+    result = CliRunner().invoke(water_stability.main, arguments)
+    assert result.exit_code == 1, result.output
+    assert "fail" in result.output
+    assert json.loads((out / "try.json").read_text())["passed"] is False

@@ -1,0 +1,97 @@
+"""Neighbour lists against ASE's, over systems that neighbour lists get wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.neighborlist import neighbor_list
+
+from openmm_se3.graph import all_pairs, neighbour_pairs
+
+
+def random_atoms(n_atoms: int, cell: object = None, seed: int = 0) -> Atoms:
+    rng = np.random.default_rng(seed)
+    if cell is None:
+        return Atoms(f"H{n_atoms}", positions=5.0 * rng.normal(size=(n_atoms, 3)))
+    return Atoms(
+        f"H{n_atoms}",
+        scaled_positions=rng.uniform(size=(n_atoms, 3)),
+        cell=cell,
+        pbc=True,
+    )
+
+
+def outside_of_box() -> Atoms:
+    atoms = random_atoms(12, [6.0, 7.0, 8.0])
+    shifts = np.random.default_rng(1).integers(-5, 6, size=(12, 3))
+    atoms.positions += shifts @ atoms.cell.array
+    return atoms
+
+
+TRICLINIC = [[9.0, 0.0, 0.0], [3.0, 8.0, 0.0], [-2.0, 3.5, 7.0]]
+SYSTEMS: dict[str, Atoms] = {
+    "free": random_atoms(40),
+    "free, one atom": Atoms("H", positions=[[1.0, 2.0, 3.0]]),
+    "free, no neighbours": Atoms("H3", positions=[[0, 0, 0], [50, 0, 0], [0, 50, 0]]),
+    "free, far from the origin": Atoms("H2", positions=[[1e4, 0, 0], [1e4, 1.0, 0]]),
+    "cubic": random_atoms(60, [13.0, 13.0, 13.0]),
+    "triclinic": random_atoms(30, TRICLINIC),
+    "long and thin": random_atoms(20, [3.0, 3.0, 40.0]),
+    "tiny, several images": random_atoms(3, [2.5, 2.0, 2.2]),
+    "tiny and triclinic": random_atoms(2, [[3.0, 0, 0], [1.4, 2.5, 0], [-1.4, 1.2, 2]]),
+    "periodic, one atom, its own images": random_atoms(1, [3.0, 3.9, 5.0]),
+    "periodic, one atom, no neighbours": random_atoms(1, [20.0, 20.0, 20.0]),
+    "outside of the box": outside_of_box(),
+}
+
+
+def edges_of(
+    centre: np.ndarray, neighbour: np.ndarray, vectors: np.ndarray
+) -> list[tuple[float, ...]]:
+    rounded = np.round(vectors, 6) + 0.0
+    return sorted(
+        (int(i), int(j), *v) for i, j, v in zip(centre, neighbour, rounded.tolist())
+    )
+
+
+@pytest.mark.parametrize("cutoff", [1.1, 4.0, 6.5])
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_same_edges_as_ase(name: str, cutoff: float) -> None:
+    atoms = SYSTEMS[name]
+    positions = torch.tensor(atoms.positions)
+    cell = torch.tensor(atoms.cell.array) if atoms.pbc.any() else None
+    centre, neighbour, shifts = neighbour_pairs(positions, cutoff, cell)
+    vectors = positions[neighbour] - positions[centre] + shifts
+    i, j, d = neighbor_list("ijD", atoms, cutoff)
+    assert edges_of(centre.numpy(), neighbour.numpy(), vectors.numpy()) == edges_of(
+        i, j, d
+    )
+    assert (centre.diff() >= 0).all(), "not sorted by centre"
+
+
+def test_the_zoo_has_the_cases_it_names() -> None:
+    counts = {
+        name: len(neighbor_list("i", atoms, 4.0)) / len(atoms)
+        for name, atoms in SYSTEMS.items()
+    }
+    assert counts["tiny, several images"] > 3 * 5
+    assert counts["periodic, one atom, its own images"] == 4
+    assert counts["free, no neighbours"] == counts["free, one atom"] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_positions_keep_their_precision(dtype: torch.dtype) -> None:
+    positions = torch.tensor(SYSTEMS["triclinic"].positions).to(dtype)
+    cell = torch.tensor(SYSTEMS["triclinic"].cell.array)
+    _, _, shifts = neighbour_pairs(positions.requires_grad_(), 4.0, cell)
+    assert shifts.dtype == dtype
+    assert not shifts.requires_grad
+
+
+@pytest.mark.parametrize("n_atoms", [0, 1, 2, 5])
+def test_all_pairs(n_atoms: int) -> None:
+    centre, neighbour = all_pairs(n_atoms)
+    expected = [(i, j) for i in range(n_atoms) for j in range(n_atoms) if i != j]
+    assert list(zip(centre.tolist(), neighbour.tolist())) == expected

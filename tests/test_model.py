@@ -1,0 +1,315 @@
+"""The network as a whole: isolated atoms, sums of molecules, paths, precision, wall."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from random_model import random_network, small_config, water_cluster
+from torch import Tensor
+
+from openmm_se3.config import ModelConfig
+from openmm_se3.graph import all_pairs, neighbour_pairs
+from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.model.wall import ZBLWall
+
+# Of energies (eV) and forces (eV/A), relative where these are large.
+ROUNDING = {torch.float32: 2e-5, torch.float64: 1e-12}
+VARIANTS: dict[str, dict[str, object]] = {
+    "default": {},
+    "full kernel, both parities": {"kernel": "full", "mirror": False},
+    # The norms of few channels are at times nearly equal, which blows rounding up.
+    "norm, one-hot, linear": {
+        "channels": 16,
+        "nonlinearity": "norm",
+        "embedding": "one-hot",
+        "self_interaction": "linear",
+    },
+    "one layer": {"layers": 1},
+    "scalars only": {"lmax": 0},
+    "direct": {"force_mode": "direct"},
+}
+
+both_precisions = pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64], ids=["float32", "float64"]
+)
+all_variants = pytest.mark.parametrize("variant", VARIANTS)
+
+
+def same(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
+    """Tell whether two results are equal to rounding."""
+    size = other.abs().max().clamp(min=1.0)
+    return bool((one - other).abs().max() < ROUNDING[dtype] * size)
+
+
+@both_precisions
+@all_variants
+def test_an_isolated_atom_has_no_energy_and_no_force(
+    variant: str, dtype: torch.dtype
+) -> None:
+    network = random_network(dtype, **VARIANTS[variant])
+    for species in range(2):
+        for dense in (False, True):
+            energy, forces = network.energy_and_forces(
+                torch.randn(1, 3).double(),
+                torch.tensor([species]),
+                *all_pairs(1),
+                dense=dense,
+            )
+            # Matrix products round unlike for one atom and for several.
+            limit = 2.0 * torch.finfo(dtype).eps * network.energy_scale
+            assert abs(energy) < limit
+            assert forces.tolist() == [[0.0, 0.0, 0.0]]
+
+
+@both_precisions
+@all_variants
+def test_an_isolated_atom_beside_molecules(variant: str, dtype: torch.dtype) -> None:
+    network = random_network(dtype, **VARIANTS[variant])
+    species, positions = water_cluster(2)
+    far = torch.tensor([[50.0, 0.0, 0.0]]).double()
+    edges = all_pairs(7)
+    energy, forces = network.energy_and_forces(
+        torch.cat([positions, far]), torch.cat([species, torch.tensor([1])]), *edges
+    )
+    alone, alone_forces = network.energy_and_forces(positions, species, *all_pairs(6))
+    assert same(energy, alone, dtype)
+    assert same(forces[:6], alone_forces, dtype)
+    assert forces[6].tolist() == [0.0, 0.0, 0.0]
+
+
+@both_precisions
+@all_variants
+def test_molecules_beyond_the_cutoff_add_up(variant: str, dtype: torch.dtype) -> None:
+    network = random_network(dtype, **VARIANTS[variant])
+    species, positions = water_cluster(2)
+    for gap, adds_up in ((20.0, True), (0.0, False)):
+        both = positions.clone()
+        both[3:] += gap * torch.tensor([1.0, 0.0, 0.0])
+        parts = [
+            network.energy_and_forces(both[part], species[part], *all_pairs(3))
+            for part in (slice(0, 3), slice(3, 6))
+        ]
+        energy, forces = network.energy_and_forces(both, species, *all_pairs(6))
+        assert same(energy, parts[0][0] + parts[1][0], dtype) is adds_up
+        assert same(forces, torch.cat([f for _, f in parts]), dtype) is adds_up
+
+
+@both_precisions
+@all_variants
+def test_dense_path_is_the_sparse_path(variant: str, dtype: torch.dtype) -> None:
+    network = random_network(dtype, **VARIANTS[variant])
+    species, positions = water_cluster(4)
+    n_atoms = len(species)
+    dense = network.energy_and_forces(
+        positions, species, *all_pairs(n_atoms), dense=True
+    )
+    centre, neighbour, shifts = neighbour_pairs(positions, network.config.cutoff)
+    assert len(centre) < n_atoms * (n_atoms - 1), "all pairs are within the cutoff"
+    order = torch.randperm(len(centre))  # the sparse path takes edges in any order
+    sparse = network.energy_and_forces(
+        positions, species, centre[order], neighbour[order], shifts[order]
+    )
+    for one, other in zip(dense, sparse, strict=True):
+        assert same(one, other, dtype)
+
+
+@both_precisions
+def test_a_batch_is_its_molecules(dtype: torch.dtype) -> None:
+    network = random_network(dtype)
+    sizes = (3, 1, 2)
+    clusters = [water_cluster(n, seed=n) for n in sizes]
+    single = [network.energy_and_forces(x, s, *all_pairs(len(s))) for s, x in clusters]
+    starts = [0, 9, 12]
+    pairs = [all_pairs(len(s)) for s, _ in clusters]
+    energies, forces = network.energy_and_forces(
+        torch.cat([x for _, x in clusters]),
+        torch.cat([s for s, _ in clusters]),
+        torch.cat([c + start for (c, _), start in zip(pairs, starts)]),
+        torch.cat([n + start for (_, n), start in zip(pairs, starts)]),
+        molecule=torch.arange(3).repeat_interleave(3 * torch.tensor(sizes)),
+        n_molecules=3,
+    )
+    assert energies.shape == (3,)
+    assert same(energies, torch.cat([e for e, _ in single]), dtype)
+    assert same(forces, torch.cat([f for _, f in single]), dtype)
+
+
+def test_energies_are_summed_in_float64() -> None:
+    """A float32 sum over many molecules would be off by far more."""
+    network = random_network(torch.float32)
+    species, positions = water_cluster(1)
+    copies = 3000
+    centre, neighbour = all_pairs(3)
+    start = 3 * torch.arange(copies)[:, None]
+    energy, _ = network.energy_and_forces(
+        positions.repeat(copies, 1),
+        species.repeat(copies),
+        (centre + start).flatten(),
+        (neighbour + start).flatten(),
+    )
+    vectors = (positions[neighbour] - positions[centre]).float()
+    atomic, _ = network(species, vectors, centre, neighbour)
+    assert energy.dtype == atomic.dtype == torch.float64
+    each = energy.item() / copies
+    # One molecule's energy depends on the size of the batch by float32 rounding only,
+    # so the atomic energies of the batch itself are the measure.
+    batch, _ = network(
+        species.repeat(copies),
+        vectors.repeat(copies, 1),
+        (centre + start).flatten(),
+        (neighbour + start).flatten(),
+    )
+    assert energy.item() == pytest.approx(batch.double().sum().item(), rel=1e-13)
+    assert each == pytest.approx(atomic.sum().item(), abs=ROUNDING[torch.float32])
+    single = batch.float().sum().item()
+    assert abs(single - energy.item()) > 1e-10 * abs(energy.item())
+
+
+@both_precisions
+@pytest.mark.parametrize("variant", ["default", "norm, one-hot, linear", "direct"])
+def test_scripted_is_eager(variant: str, dtype: torch.dtype) -> None:
+    """Over many calls and sizes: TorchScript recompiles itself during the first ones."""
+    network = random_network(dtype, **VARIANTS[variant])
+    scripted = torch.jit.script(network)
+    clusters = [water_cluster(n, seed=n) for n in (1, 2, 3)]
+    for _ in range(20):
+        for species, positions in clusters:
+            x = positions + 0.05 * torch.randn_like(positions)
+            edges = all_pairs(len(species))
+            expected = network.energy_and_forces(x, species, *edges)
+            for one, other in zip(
+                scripted.energy_and_forces(x, species, *edges), expected, strict=True
+            ):
+                assert same(one, other, dtype)
+                assert not one.requires_grad
+
+
+def test_training_and_evaluation_give_the_same() -> None:
+    network = random_network()
+    species, positions = water_cluster(2)
+    edges = all_pairs(len(species))
+    evaluated = network.energy_and_forces(positions, species, *edges)
+    trained = network.train().energy_and_forces(positions, species, *edges)
+    for one, other in zip(evaluated, trained, strict=True):
+        assert same(one, other, torch.float64)
+
+
+@both_precisions
+def test_positions_stay_as_they_are(dtype: torch.dtype) -> None:
+    network = random_network(torch.float32)
+    species, positions = water_cluster(2)
+    positions = positions.to(dtype)
+    before = positions.clone()
+    network.energy_and_forces(positions, species, *all_pairs(6))
+    assert torch.equal(positions, before)
+    assert not positions.requires_grad
+
+
+def test_another_precision_is_another_rounding_only() -> None:
+    single = random_network(torch.float32)
+    double = SE3Transformer(single.config)
+    double.load_state_dict(single.state_dict())
+    species, positions = water_cluster(2)
+    edges = all_pairs(6)
+    one = single.energy_and_forces(positions, species, *edges)
+    other = double.eval().energy_and_forces(positions, species, *edges)
+    assert one[1].dtype == torch.float32
+    assert other[1].dtype == torch.float64
+    for a, b in zip(one, other, strict=True):
+        assert same(a, b, torch.float32)
+
+
+def pair_energy(model: SE3Transformer | ZBLWall, pair: str, distance: Tensor) -> Tensor:
+    """Return the energies of two atoms at some distances, eV."""
+    species = torch.tensor(["HO".index(symbol) for symbol in pair])
+    n = len(distance)
+    vectors = torch.zeros(2 * n, 3).double()
+    vectors[:, 0] = torch.cat([distance, -distance])
+    first = 2 * torch.arange(n)
+    centre = torch.cat([first, first + 1])
+    neighbour = torch.cat([first + 1, first])
+    if isinstance(model, ZBLWall):
+        edges = model(species.repeat(n), vectors.norm(dim=1), centre, neighbour)
+        return edges.view(2, n).sum(0)
+    atomic, _ = model(species.repeat(n), vectors, centre, neighbour)
+    return atomic.view(n, 2).sum(1)
+
+
+@pytest.mark.parametrize(
+    ("pair", "bond"), [("OH", 0.9), ("HO", 0.9), ("HH", 1.4), ("OO", 1.4)]
+)
+def test_the_wall_is_nothing_at_bonds_and_repels_below(pair: str, bond: float) -> None:
+    wall = ZBLWall(("H", "O")).double()
+    outside = torch.linspace(bond, 6.0, 50).double()
+    assert pair_energy(wall, pair, outside).eq(0.0).all()
+    inside = torch.linspace(0.02, 0.45, 100).double()
+    energies = pair_energy(wall, pair, inside)
+    assert energies.diff().max() < 0.0
+    assert energies[-1] > 1e-3
+    assert energies[0] > 100.0
+
+
+def test_the_wall_of_the_network() -> None:
+    wall = ZBLWall(("H", "O")).double()
+    with_wall, without = random_network(), random_network(wall=False)
+    for pair in ("OH", "HH", "OO"):
+        distances = torch.linspace(0.2, 3.0, 40).double()
+        difference = pair_energy(with_wall, pair, distances) - pair_energy(
+            without, pair, distances
+        )
+        expected = pair_energy(wall, pair, distances)
+        torch.testing.assert_close(difference, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_the_wall_is_zbl() -> None:
+    """One pair, from the formula as published."""
+    r, length = 0.3, 0.46850 / (8**0.23 + 1.0)  # A; of O and H
+    terms = (
+        (0.18175, 3.19980),
+        (0.50986, 0.94229),
+        (0.28022, 0.40290),
+        (0.02817, 0.20162),
+    )
+    screened = sum(a * math.exp(-b * r / length) for a, b in terms)
+    switch = (1.0 - (r / (0.8 * (0.66 + 0.31))) ** 4) ** 3
+    expected = 8.0 * 14.399645 / r * screened * switch
+    wall = ZBLWall(("H", "O")).double()
+    energy = pair_energy(wall, "OH", torch.tensor([r]).double())
+    assert energy.item() == pytest.approx(expected, rel=1e-7)
+
+
+def test_models_of_the_thesis_can_be_made() -> None:
+    presets = [(8, 16, 2), (8, 32, 2), (8, 32, 3)]  # heads, channels over heads, lmax
+    species, positions = water_cluster(1)
+    for heads, channels, lmax in presets:
+        config = small_config(
+            heads=heads,
+            channels=channels,
+            key_channels=channels,
+            lmax=lmax,
+            kernel="full",
+            nonlinearity="norm",
+            embedding="one-hot",
+            force_mode="direct",
+        )
+        network = SE3Transformer(config).eval()
+        energy, forces = network.energy_and_forces(positions, species, *all_pairs(3))
+        assert torch.isfinite(energy).all()
+        assert forces.abs().max() > 0.0
+
+
+def test_other_elements() -> None:
+    """Order and number of elements are the configuration's, not water's."""
+    torch.manual_seed(0)
+    config = ModelConfig(
+        elements=("C", "H", "N", "O", "I"), channels=4, key_channels=4, cutoff=4.0
+    )
+    network = SE3Transformer(config).eval()
+    positions = 1.5 * torch.arange(15).double().view(5, 3).sin()
+    energies = [
+        network.energy_and_forces(positions, torch.tensor(s), *all_pairs(5))[0].item()
+        for s in ([0, 1, 2, 3, 4], [1, 0, 2, 3, 4], [0, 1, 2, 4, 3])
+    ]
+    assert len(set(energies)) == 3
