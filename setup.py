@@ -36,8 +36,8 @@ BASE = [
     "pyyaml>=6",
 ]
 
-# DGL 1.1.3 is the last release that imports beside this torch.  It has wheels for Python
-# 3.10 and 3.11, and imports packaging without naming it.
+# DGL 1.1.3 is the last release that imports beside this torch.  It has wheels for
+# Python 3.10 and 3.11, and imports packaging without naming it.
 TRAIN = [
     "dgl==1.1.3",
     "packaging",

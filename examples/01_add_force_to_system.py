@@ -1,7 +1,7 @@
 """Add the model to an OpenMM System that already holds another force.
 
-Two water molecules are held near each other by a harmonic restraint between their oxygen
-atoms, the only other force, and move by OpenMM's Langevin integrator.
+Two water molecules are held near each other by a harmonic restraint between their
+oxygen atoms, the only other force, and move by OpenMM's Langevin integrator.
 
     python examples/01_add_force_to_system.py
 """

@@ -1,4 +1,4 @@
-"""Configuration objects: the same fields in YAML, in checkpoints and in exported files."""
+"""Configuration objects: the same fields in YAML, checkpoints and exported files."""
 
 from __future__ import annotations
 
@@ -95,15 +95,16 @@ class ModelConfig:
         key_channels: Channels of queries and keys, over all heads.
         heads: Attention heads; divides ``channels`` and ``key_channels``.
         lmax: Highest degree l of hidden features.
-        jmax: Highest degree J of the spherical harmonics in the kernels; None allows all
-            that equation (2.2) has, up to 2 lmax.
+        jmax: Highest degree J of the spherical harmonics in the kernels; None allows
+            all that equation (2.2) has, up to 2 lmax.
         mirror: Keep only kernels with even k + l + J, which makes the energy of mirror
             images equal (equivariance under O(3), not only SO(3)).
-        kernel: "depthwise" (a radial function per path and channel, channels mixed on the
-            atoms) or "full" (a radial function per path and pair of channels).
+        kernel: "depthwise" (a radial function per path and channel, channels mixed on
+            the atoms) or "full" (a radial function per path and pair of channels).
         radial_functions: Bessel functions of the distance.
         radial_width: Width of the radial networks.
-        self_interaction: "attentive" (2.6, 2.7) or "linear" (a fixed mixing of channels).
+        self_interaction: "attentive" (2.6, 2.7) or "linear" (a fixed mixing of
+            channels).
         self_interaction_width: Width of the network of (2.6).
         nonlinearity: "gate" (smooth at vanishing features) or "norm" (2.9).
         embedding: "learned" vector per element, or "one-hot".

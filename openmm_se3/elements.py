@@ -1,7 +1,7 @@
 """Chemical elements: symbols, atomic numbers, covalent radii.
 
-Radii: Cordero et al. 2008, https://doi.org/10.1039/b801115j, table 2 (carbon as sp3, Mn, Fe
-and Co in low spin).
+Radii: Cordero et al. 2008, https://doi.org/10.1039/b801115j, table 2 (carbon as sp3,
+Mn, Fe and Co in low spin).
 """
 
 _TABLE = """

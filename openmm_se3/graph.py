@@ -1,7 +1,7 @@
 """Edges of a set of atoms: all pairs, or neighbours within a cutoff.
 
-An edge goes from a neighbour j to a centre i and carries the vector x_j - x_i + shift, where
-the shift is a lattice vector.  Edges are sorted by centre.
+An edge goes from a neighbour j to a centre i and carries the vector x_j - x_i + shift,
+where the shift is a lattice vector.  Edges are sorted by centre.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Physical constants and unit conversions, each with its source.
 
 Inside the package lengths are in Angstrom, energies in eV, forces in eV/A, masses in
-dalton and times in femtoseconds.  OpenMM's nm, kJ/mol and ps appear only in ``force.py``
-and ``simulation.py``; DFT's bohr and hartree only in ``reference/``.
+dalton and times in femtoseconds.  OpenMM's nm, kJ/mol and ps appear only in
+``force.py`` and ``simulation.py``; DFT's bohr and hartree only in ``reference/``.
 
 Conversion factors are named ``FROM_TO_TO``: ``x_in_to = x_in_from * FROM_TO_TO``.
 
-Sources: the SI Brochure, 9th edition (2019), for the exact defining constants; CODATA 2022
-(https://doi.org/10.1103/RevModPhys.97.025002) for bohr, hartree and the dalton.
+Sources: the SI Brochure, 9th edition (2019), for the exact defining constants; CODATA
+2022 (https://doi.org/10.1103/RevModPhys.97.025002) for bohr, hartree and the dalton.
 """
 
 # Exact by definition of the SI.

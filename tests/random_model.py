@@ -13,7 +13,8 @@ from torch import Tensor
 from openmm_se3.config import ModelConfig, to_dict
 from openmm_se3.model.transformer import SE3Transformer
 
-# Every degree and every equation, with few channels.  The scale gives forces near 1 eV/A.
+# Every degree and every equation, with few channels.  The scale gives forces near 1
+# eV/A.
 SMALL: dict[str, Any] = {
     "elements": ("H", "O"),
     "cutoff": 4.0,
@@ -41,8 +42,8 @@ def random_network(
 ) -> SE3Transformer:
     """Return a network in evaluation mode whose parts all matter to its output.
 
-    The weights that a new network starts with let hidden degrees and attention change the
-    forces by parts in a thousand only; larger ones make a fault in them show.
+    The weights that a new network starts with let hidden degrees and attention change
+    the forces by parts in a thousand only; larger ones make a fault in them show.
     """
     torch.manual_seed(seed)
     network = SE3Transformer(small_config(**changes))
@@ -54,7 +55,8 @@ def random_network(
 
 
 def water_cluster(n_molecules: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return species [n_atoms] and positions [n_atoms, 3] (A, float64) of O H H O H H ...
+    """Return species [n_atoms] and positions [n_atoms, 3] (A, float64) of O H H O H H
+    ...
 
     Molecules stand on a grid 2.9 A apart, turned at random and distorted.
     """

@@ -52,7 +52,8 @@ def edges_of(
 ) -> list[tuple[float, ...]]:
     rounded = np.round(vectors, 6) + 0.0
     return sorted(
-        (int(i), int(j), *v) for i, j, v in zip(centre, neighbour, rounded.tolist())
+        (int(i), int(j), *v)
+        for i, j, v in zip(centre, neighbour, rounded.tolist(), strict=True)
     )
 
 
@@ -94,4 +95,4 @@ def test_positions_keep_their_precision(dtype: torch.dtype) -> None:
 def test_all_pairs(n_atoms: int) -> None:
     centre, neighbour = all_pairs(n_atoms)
     expected = [(i, j) for i in range(n_atoms) for j in range(n_atoms) if i != j]
-    assert list(zip(centre.tolist(), neighbour.tolist())) == expected
+    assert list(zip(centre.tolist(), neighbour.tolist(), strict=True)) == expected

@@ -126,8 +126,8 @@ def test_a_batch_is_its_molecules(dtype: torch.dtype) -> None:
     energies, forces = network.energy_and_forces(
         torch.cat([x for _, x in clusters]),
         torch.cat([s for s, _ in clusters]),
-        torch.cat([c + start for (c, _), start in zip(pairs, starts)]),
-        torch.cat([n + start for (_, n), start in zip(pairs, starts)]),
+        torch.cat([c + start for (c, _), start in zip(pairs, starts, strict=True)]),
+        torch.cat([n + start for (_, n), start in zip(pairs, starts, strict=True)]),
         molecule=torch.arange(3).repeat_interleave(3 * torch.tensor(sizes)),
         n_molecules=3,
     )
@@ -170,7 +170,7 @@ def test_energies_are_summed_in_float64() -> None:
 @both_precisions
 @pytest.mark.parametrize("variant", ["default", "norm, one-hot, linear", "direct"])
 def test_scripted_is_eager(variant: str, dtype: torch.dtype) -> None:
-    """Over many calls and sizes: TorchScript recompiles itself during the first ones."""
+    """Many calls and sizes: TorchScript recompiles itself during the first ones."""
     network = random_network(dtype, **VARIANTS[variant])
     scripted = torch.jit.script(network)
     clusters = [water_cluster(n, seed=n) for n in (1, 2, 3)]

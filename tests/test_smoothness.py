@@ -51,8 +51,8 @@ def across_the_cutoff(
 ) -> tuple[Tensor, Tensor]:
     """Return by how much energy and forces change as one more atom enters.
 
-    It comes along a line from the first of the fixed atoms, half a step on either side of
-    the cutoff.
+    It comes along a line from the first of the fixed atoms, half a step on either side
+    of the cutoff.
     """
     results = []
     for distance in (CUTOFF - 0.5 * STEP, CUTOFF + 0.5 * STEP):

@@ -310,7 +310,11 @@ def test_forces_turn_with_the_molecule(name: str, dtype: torch.dtype) -> None:
 def test_hidden_degrees_turn_with_the_molecule(name: str, dtype: torch.dtype) -> None:
     """Errors of all layers together, at every hidden degree of a network."""
     network = random_network(dtype, **NETWORKS[name])
-    modules = [m for p in zip(network.attention, network.nonlinearities) for m in p]
+    modules = [
+        m
+        for p in zip(network.attention, network.nonlinearities, strict=True)
+        for m in p
+    ]
     species, positions = water_cluster(2)
     outputs = hidden_features(network, modules, species, positions)
     for seed in range(MOTIONS):

@@ -166,9 +166,27 @@ def test_a_small_reference_structure_is_doubled() -> None:
     assert pair.numbers.tolist() == [8, 1, 1, 8, 1, 1]
     gaps = np.linalg.norm(pair.positions[:3, None] - pair.positions[3:], axis=-1)
     assert 1.9 <= gaps.min() < 2.0
-    large = {"symbols": ["O", "H", "H"] * 2, "positions": pair.positions.tolist()}
-    kept = dynamics_structure(large, np.random.default_rng(0))
-    np.testing.assert_array_equal(kept.positions, pair.positions)
+
+
+def test_of_a_cluster_the_two_nearest_molecules_are_taken() -> None:
+    offsets = ((0.0, 0.0), (2.7, 0.0), (2.7, 3.4))
+    cluster = [WATER + np.array([x, 0.0, z]) for x, z in offsets]
+    order = [0, 3, 6, 1, 2, 4, 5, 7, 8]  # oxygens first
+    reference = {
+        "symbols": ["O"] * 3 + ["H"] * 6,
+        "positions": np.concatenate(cluster)[order].tolist(),
+    }
+    pair = dynamics_structure(reference, np.random.default_rng(0))
+    assert pair.name == "H4O2"
+    assert sorted(pair.numbers.tolist()) == [1, 1, 1, 1, 8, 8]
+    assert pair.positions[:, 2].max() == 0.0  # the first two
+
+
+def test_a_large_molecule_is_taken_as_it_is() -> None:
+    positions = np.arange(10)[:, None] * np.array([1.4, 0.0, 0.0])
+    reference = {"symbols": ["C"] * 10, "positions": positions.tolist()}
+    chain = dynamics_structure(reference, np.random.default_rng(0))
+    np.testing.assert_array_equal(chain.positions, positions)
 
 
 def test_structure_files(tmp_path: Path) -> None:

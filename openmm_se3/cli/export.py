@@ -1,4 +1,4 @@
-"""``openmm-se3 export``: a checkpoint becomes a model, a model becomes one topology's file."""
+"""``openmm-se3 export``: checkpoint to model, model to one topology's file."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def command(
 ) -> None:
     """Turn SOURCE into files for MD.
 
-    SOURCE is a training checkpoint (best.pt of a run) or its folder; with --topology it can
-    also be a model: a shipped model's name, a model folder or a model.pt.
+    SOURCE is a training checkpoint (best.pt of a run) or its folder; with --topology it
+    can also be a model: a shipped model's name, a model folder or a model.pt.
     """
     from openmm_se3.export import export_model, export_topology, load_model
     from openmm_se3.export.write import model_of_checkpoint

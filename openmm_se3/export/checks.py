@@ -1,8 +1,8 @@
 """An exported module must equal the network it was made from.
 
-TorchScript recompiles itself during the first calls (profile-guided optimisation), and has
-given wrong gradients after them, so that one call proves nothing: modules are compared over
-twenty calls with changing positions.
+TorchScript recompiles itself during the first calls (profile-guided optimisation), and
+has given wrong gradients after them, so that one call proves nothing: modules are
+compared over twenty calls with changing positions.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def require_equal(
     difference = largest_difference(module, expected, positions)
     if not difference <= TOLERANCE[dtype]:
         raise ExportError(
-            f"the exported module differs from the network by {difference:.1e} eV or eV/A "
-            f"for {len(positions)} atoms (limit {TOLERANCE[dtype]:.0e}); this version of "
-            f"torch ({torch.__version__}) may not be fit for it: see 'openmm-se3 doctor'"
+            f"the exported module differs from the network by {difference:.1e} eV or "
+            f"eV/A for {len(positions)} atoms (limit {TOLERANCE[dtype]:.0e}); torch "
+            f"{torch.__version__} may not be fit for it: see 'openmm-se3 doctor'"
         )
     return difference

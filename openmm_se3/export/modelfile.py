@@ -7,13 +7,14 @@ A model is a folder with
     model.pt              TorchScript made from these two, with both of them inside
 
 The description holds ``format``, ``format_version``, ``name``, ``model`` (the fields of
-:class:`~openmm_se3.config.ModelConfig`), ``units``, ``level_of_theory``, ``self_energies``
+:class:`~openmm_se3.config.ModelConfig`), ``units``, ``level_of_theory``,
+``self_energies``
 (eV, by element), ``training_data`` (files and their SHA-256), ``errors`` (as measured),
 ``licence``, ``versions``, ``weights_sha256`` and ``reference``: one structure with the
 energy and forces that the network must give for it.
 
-Reading never runs code from a file: tensors come from safetensors and the network is built
-by this package, also where a ``model.pt`` is given.
+Reading never runs code from a file: tensors come from safetensors and the network is
+built by this package, also where a ``model.pt`` is given.
 """
 
 from __future__ import annotations
@@ -96,8 +97,8 @@ def load_model(name_or_path: str | Path) -> ModelFile:
 
     Raises:
         FileNotFoundError: There is no shipped model of this name and no such path.
-        ModelFileError: The file is not one of ours, damaged, of a newer version, or does
-            not reproduce its own reference.
+        ModelFileError: The file is not one of ours, damaged, of a newer version, or
+            does not reproduce its own reference.
     """
     path = Path(name_or_path)
     shipped = shipped_models()
@@ -141,8 +142,8 @@ def _read_archive(path: Path) -> tuple[bytes, bytes]:
     """Return description and weights from inside a ``model.pt`` without running it."""
     if not zipfile.is_zipfile(path):
         raise ModelFileError(
-            f"{path} is not a model: expected a folder with {DESCRIPTION} and {WEIGHTS}, "
-            f"or a {SCRIPT} made by 'openmm-se3 export'; files of other programs and "
+            f"{path} is not a model: expected a folder with {DESCRIPTION} and "
+            f"{WEIGHTS}, or a {SCRIPT} made by 'openmm-se3 export'; files of other programs and "
             "PyTorch checkpoints cannot be read"
         )
     with zipfile.ZipFile(path) as archive:
@@ -246,8 +247,9 @@ def check_reference(model: ModelFile, path: Path) -> None:
     )
     if not error < REFERENCE_TOLERANCE:
         raise ModelFileError(
-            f"{path}: this version of openmm-se3 gives other energies than the one that "
-            f"wrote the model (difference {error:.1e} eV or eV/A); use the version in its "
+            f"{path}: this version of openmm-se3 gives other energies than the one "
+            f"that wrote the model (difference {error:.1e} eV or eV/A); use the version "
+            "in its "
             f"description: {model.metadata.get('versions')}"
         )
 

@@ -2,14 +2,15 @@
 
 TorchForce hands over all positions of the System [n_particles, 3] in nm (float64 on the
 Reference and CPU platforms, float32 on GPUs), and the box vectors as rows [3, 3] if the
-force is periodic.  It reads back the energy in kJ/mol and the forces [n_particles, 3] in
-kJ/mol/nm through raw pointers: they must be contiguous and in the positions' precision.
+force is periodic.  It reads back the energy in kJ/mol and the forces [n_particles, 3]
+in kJ/mol/nm through raw pointers: they must be contiguous and in the positions'
+precision.
 
 Two modules do the same:
 
-* :class:`GenericForce`, scripted: any number of atoms, with or without a box, edges from a
+* :class:`GenericForce`, scripted: any number of atoms, a box or none, edges from a
   cell list.  It is what ``model.pt`` holds.
-* :func:`specialise`: one molecule's atoms and all their pairs, energy and forces recorded
+* :func:`specialise`: given atoms and all their pairs, energy and forces recorded
   as one graph of tensor operations, without autograd or Python at run time.  For a few
   atoms it is several times faster.
 """
@@ -78,8 +79,8 @@ class GenericForce(nn.Module):
         """
         if self.species.shape[0] == 0:
             raise RuntimeError(
-                "this model does not know its atoms: call set_atoms, or make a file for "
-                "one topology with 'openmm-se3 export --topology'"
+                "this model does not know its atoms: call set_atoms, or make a file "
+                "for one topology with 'openmm-se3 export --topology'"
             )
         x = positions.detach().index_select(0, self.atoms) * self.length
         points = x.to(torch.float64)
@@ -157,8 +158,8 @@ def _prepare_for_torchscript(graph: fx.GraphModule) -> None:
         # A tensor made by the graph lives where the graph's inputs live.
         if "device" in node.kwargs:
             node.kwargs = {k: v for k, v in node.kwargs.items() if k != "device"}
-        # TorchScript decomposes addmm itself and then runs a shape analysis that fails on
-        # correct graphs; without addmm it does neither.
+        # TorchScript decomposes addmm itself and then runs a shape analysis that fails
+        # on correct graphs; without addmm it does neither.
         if node.target is torch.ops.aten.addmm.default:
             bias, left, right = node.args
             with graph.graph.inserting_before(node):

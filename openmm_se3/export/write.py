@@ -1,4 +1,4 @@
-"""From a training checkpoint to files: the model folder, or one topology's TorchScript."""
+"""From a training checkpoint to a model folder, or to one topology's TorchScript."""
 
 from __future__ import annotations
 
@@ -171,8 +171,8 @@ def export_topology(
     topology = app.PDBFile(str(topology_file)).topology
     if topology.getPeriodicBoxVectors() is not None:
         raise ValueError(
-            f"{topology_file} has a box (CRYST1): a file for a bare TorchForce is for free "
-            "molecules; use SE3Potential.createSystem for periodic systems"
+            f"{topology_file} has a box (CRYST1): a file for a bare TorchForce is for "
+            "free molecules; use SE3Potential.createSystem for periodic systems"
         )
     symbols = [
         atom.element.symbol if atom.element else "?" for atom in topology.atoms()

@@ -39,8 +39,8 @@ class SE3Calculator(Calculator):
         assert self.atoms is not None
         if self.atoms.pbc.any():
             raise ValueError(
-                "the ASE calculator is for free molecules: set atoms.pbc = False, or use "
-                "OpenMM for periodic boxes"
+                "the ASE calculator is for free molecules: set atoms.pbc = False, or "
+                "use OpenMM for periodic boxes"
             )
         energy, forces = self.potential.energy_and_forces(
             self.atoms.numbers, self.atoms.positions

@@ -1,4 +1,4 @@
-"""The TorchScript module of one force: a model, the atoms it acts on, the box or none."""
+"""The TorchScript module of one force: a model, its atoms, a box or none."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from openmm_se3.units import (
 
 # Up to this many atoms without a box all pairs cost less than a neighbour list.
 DENSE_ATOMS = 64
-# A module with a neighbour list is compared with the network on at most this many atoms.
+# A module with a neighbour list is compared with the network on at most this many
+# atoms.
 CHECKED_ATOMS = 24
 PRECISIONS = {"single": torch.float32, "double": torch.float64}
 

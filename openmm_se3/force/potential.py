@@ -29,13 +29,13 @@ class SE3Potential:
     Args:
         model: Name of a shipped model, a model folder, or a ``model.pt``.
         precision: "single" or "double" precision of the network.
-        backend: "torchforce", "pythonforce", or "auto": TorchForce where the plugin works,
-            else PythonForce with a warning.
+        backend: "torchforce", "pythonforce", or "auto": TorchForce where the plugin
+            works, else PythonForce with a warning.
 
     Attributes:
         config: Shape of the network.
-        metadata: Description of the model: elements, cutoff, level of theory, self-energies,
-            errors as measured, and so on.
+        metadata: Description of the model: elements, cutoff, level of theory,
+            self-energies, errors as measured, and so on.
         backend: The backend in use.
 
     Raises:
@@ -74,11 +74,13 @@ class SE3Potential:
 
         Args:
             topology: The atoms, with an element each; box vectors make it periodic.
-            energy: "interaction", relative to isolated atoms, or "total", as DFT gives it.
+            energy: "interaction", relative to isolated atoms, or "total", as DFT
+                gives it.
             removeCMMotion: Add a CMMotionRemover.
 
         Raises:
-            ValueError: The topology is empty or holds atoms that the model does not know.
+            ValueError: The topology is empty or holds atoms that the model does not
+                know.
         """
         system = openmm.System()
         self._species(topology, list(range(topology.getNumAtoms())))
@@ -103,20 +105,21 @@ class SE3Potential:
     ) -> None:
         """Add this potential to an existing System.
 
-        Nothing is removed from the System: forces that describe the same atoms twice are
-        the caller's to take out.
+        Nothing is removed from the System: forces that describe the same atoms twice
+        are the caller's to take out.
 
         Args:
             system: The System; changed in place.
             topology: Its topology.
             atoms: Indices of the atoms the model acts on, in any order; None for all.
             forceGroup: Force group, 0 to 31.
-            energy: "interaction", relative to isolated atoms, or "total", as DFT gives it.
+            energy: "interaction", relative to isolated atoms, or "total", as DFT
+                gives it.
 
         Raises:
-            ValueError: Topology and System differ in size, atoms are out of range, given
-                twice, constrained, without mass or of unknown elements, or an argument is
-                not one of its choices.
+            ValueError: Topology and System differ in size, atoms are out of range,
+                given twice, constrained, without mass or of unknown elements, or an
+                argument is not one of its choices.
         """
         n_particles = system.getNumParticles()
         if topology.getNumAtoms() != n_particles:
@@ -255,6 +258,6 @@ def _refuse_unfit(system: openmm.System, chosen: list[int]) -> None:
         first, second, _ = system.getConstraintParameters(index)
         if first in members or second in members:
             raise ValueError(
-                f"particles {first} and {second} are constrained; the model's atoms move "
-                "freely: make the System with constraints=None, rigidWater=False"
+                f"particles {first} and {second} are constrained; the model's atoms "
+                "move freely: make the System with constraints=None, rigidWater=False"
             )

@@ -1,7 +1,7 @@
 """The network: an SE(3)-Transformer in plain PyTorch tensors.
 
-One group of equations a file, numbered as in Hedelius, "Learning inter-atomic forces with an
-SE(3)-Transformer" (2021), after Fuchs et al., https://arxiv.org/abs/2006.10503:
+One group of equations a file, numbered as in Hedelius, "Learning inter-atomic forces
+with an SE(3)-Transformer" (2021), after Fuchs et al., https://arxiv.org/abs/2006.10503:
 
     radial       psi(|x|), envelope                 (2.2)
     kernel       W_J^{lk}, W^{lk}                   (2.1) (2.2)

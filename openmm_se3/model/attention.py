@@ -14,13 +14,14 @@
 | v_ij       | values        | [n_edges, dim_out, channels]              |
 | alpha_ij   | alpha         | [n_edges, heads]                          |
 
-Atom i is the ``centre`` of an edge, atom j its ``neighbour``.  Heads share out the channels:
-head h owns channels h C/H to (h+1) C/H - 1, so that concatenating heads is no operation.
+Atom i is the ``centre`` of an edge, atom j its ``neighbour``.  Heads share out the
+channels: head h owns channels h C/H to (h+1) C/H - 1, so that concatenating heads is no
+operation.
 
 Where we differ and why:
 
-* (2.5) becomes alpha_ij = u_ij exp(a_ij) / (1 + sum_j' u_ij' exp(a_ij')) with the envelope
-  u(r), and the radial functions of the values carry u(r) too.  Energy and forces are then
+* (2.5) becomes alpha_ij = u_ij exp(a_ij) / (1 + sum_j' u_ij' exp(a_ij')) with the
+  envelope u(r), which the radial functions carry too.  Energy and forces are then
   smooth when a neighbour crosses the cutoff, the last one included, and an atom without
   neighbours receives nothing instead of 0/0.
 * Logits are a = A tanh(q . k / (A sqrt(d))): no overflow of exp in float32, without a

@@ -12,11 +12,12 @@
 | f_in,j^k        | features  | [n_edges, dim_in, channels]                 |
 
 A path is one triple (l, k, J); its 2l+1 rows are the components of the output, and
-``dim_in`` runs over the components of all input degrees k.  Clebsch-Gordan coefficients and
-spherical harmonics both come from e3nn, so that their conventions agree.
+``dim_in`` runs over the components of all input degrees k.  Clebsch-Gordan coefficients
+and spherical harmonics both come from e3nn, so that their conventions agree.
 
-Where we differ and why: with ``mirror`` only paths of even k + l + J are kept.  The others
-change sign under reflection; an energy must not, and would have to be taught so by data.
+Where we differ and why: with ``mirror`` only paths of even k + l + J are kept.  The
+others change sign under reflection; an energy must not, and would have to be taught so
+by data.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class SphericalHarmonics(nn.Module):
     """Real spherical harmonics Y_J of directions as polynomials, J = 0 to jmax.
 
     Normalised as e3nn's "component": sum over m of Y_{Jm}^2 = 2J + 1.  Each degree is
-    coupled from the one below, Y_{J+1} ~ Q^{J+1} (Y_J x Y_1), so that neither an angle nor
-    a distance from an axis appears and every derivative exists.
+    coupled from the one below, Y_{J+1} ~ Q^{J+1} (Y_J x Y_1), so that neither an angle
+    nor a distance from an axis appears and every derivative exists.
     """
 
     def __init__(self, jmax: int) -> None:
@@ -168,7 +169,7 @@ class DepthwiseKernel(nn.Module):
 
 
 class FullKernel(nn.Module):
-    """W^{lk}(x) f of equation (2.2) with one radial function a path and channel pair."""
+    """W^{lk}(x) f of equation (2.2), a radial function for each path and channel pair."""
 
     def __init__(self, paths: list[Path], channels_in: int, channels_out: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Layers on the features of single atoms: mixing, self-interaction, nonlinearity.
 
-Features are stored as [dim, n_atoms, channels]: the components m = -l..l of degree l are
-rows l^2 to (l+1)^2 - 1, all degrees have the same number of channels.
+Features are stored as [dim, n_atoms, channels]: the components m = -l..l of degree l
+are rows l^2 to (l+1)^2 - 1, all degrees have the same number of channels.
 
 | symbol            | variable  | shape                                      |
 |-------------------|-----------|--------------------------------------------|
@@ -27,7 +27,7 @@ def degree_of_component(l_max: int) -> Tensor:
 
 
 def sum_over_components(l_max: int) -> Tensor:
-    """Return the matrix [l_max+1, (l_max+1)^2] that adds up the components of a degree."""
+    """Return the matrix [l_max+1, (l_max+1)^2] that adds up components of a degree."""
     return nn.functional.one_hot(degree_of_component(l_max)).T.to(torch.float64)
 
 
@@ -60,8 +60,8 @@ class AttentiveSelfInteraction(nn.Module):
         w_i,c'c^{ll} = MLP( all products f_c'^l . f_c^l )                    (2.6)
         f_out,i,c'^l = sum_c w_i,c'c^{ll} f_in,i,c^l                         (2.7)
 
-    Where we differ and why: the activation is SiLU, not ReLU, whose kinks are jumps of the
-    force; products are divided by 2l+1 so that all degrees have the same scale.
+    Where we differ and why: the activation is SiLU, not ReLU, whose kinks are jumps of
+    the force; products are divided by 2l+1 so that all degrees have the same scale.
     """
 
     def __init__(
@@ -98,9 +98,10 @@ class AttentiveSelfInteraction(nn.Module):
 class Gate(nn.Module):
     """Nonlinearity f_out,c^l = f_c^l sigma(g_c^l), g linear in f^0 and all |f^l|^2.
 
-    Where we differ from (2.9) and why: (2.9) divides by |f| and normalises over channels,
-    so that a feature which fades as a neighbour leaves is blown up to order one until it
-    is exactly zero.  A gate that is polynomial in |f|^2 fades with the feature.
+    Where we differ from (2.9) and why: (2.9) divides by |f| and normalises over
+    channels, so that a feature which fades as a neighbour leaves is blown up to order
+    one until it is exactly zero.  A gate that is polynomial in |f|^2 fades with the
+    feature.
     """
 
     def __init__(self, l_max: int, channels: int) -> None:

@@ -2,8 +2,8 @@
 
     species -> {0} -> attention -> {0..lmax} -> ... -> attention -> {0} or {0, 1}
 
-The sum of the type-0 outputs is the energy; the type-1 outputs are the direct forces, if
-these are wanted.
+The sum of the type-0 outputs is the energy; the type-1 outputs are the direct forces,
+if these are wanted.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from openmm_se3.model.layers import Gate, NormNonlinearity
 from openmm_se3.model.radial import BesselBasis, Envelope
 from openmm_se3.model.wall import ZBLWall
 
-# Added to squared distances (A^2): atoms on top of each other give no NaN, and at bonding
-# distances it is below the rounding of float64.
+# Added to squared distances (A^2): atoms on top of each other give no NaN, and at
+# bonding distances it is below the rounding of float64.
 DISTANCE_EPSILON = 1e-16
 
 
@@ -31,8 +31,8 @@ class SE3Transformer(nn.Module):
     Energies are relative to isolated atoms: what the network gives for an atom without
     neighbours is subtracted by species, so that an isolated atom has exactly zero.
 
-    A new network is in float64, which its constants need; ``.float()`` makes it fast.  A
-    float64 network with the weights of a float32 one is a new one that loads them.
+    A new network is in float64, which its constants need; ``.float()`` makes it fast.
+    A float64 network with the weights of a float32 one is a new one that loads them.
 
     Args:
         config: Shape and equations of the network.
@@ -128,17 +128,18 @@ class SE3Transformer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the energy of each molecule and the force on each atom.
 
-        Training, export, validation and the OpenMM force all go through this one function,
-        so that what is measured is what runs.  Relative vectors are formed in the
-        positions' own precision and only then cast to the network's: positions far from
-        the origin lose nothing.
+        Training, export, validation and the OpenMM force all go through this one
+        function, so that what is measured is what runs.  Relative vectors are formed in
+        the positions' own precision and only then cast to the network's: positions far
+        from the origin lose nothing.
 
         Args:
             positions: Positions [n_atoms, 3], A.
             species: Index of each atom's element in ``config.elements`` [n_atoms].
             centre: Atom i of each edge [n_edges].
             neighbour: Atom j of each edge [n_edges].
-            shifts: Lattice vector added to x_j - x_i [n_edges, 3], A; None without a box.
+            shifts: Lattice vector added to x_j - x_i [n_edges, 3], A; None without a
+                box.
             molecule: Molecule of each atom [n_atoms]; None where there is only one.
             n_molecules: Number of molecules.
             create_graph: Keep what is needed to differentiate the forces, for training.
@@ -200,8 +201,8 @@ class SE3Transformer(nn.Module):
     ) -> Tensor:
         """Return -dE/dx_i [n_atoms, 3] from dE/d(x_j - x_i) [n_edges, 3].
 
-        What an edge pushes its neighbour, it pushes its centre the other way: the net force
-        vanishes to rounding.
+        What an edge pushes its neighbour, it pushes its centre the other way: the net
+        force vanishes to rounding.
         """
         forces = slope.new_zeros(n_atoms, 3).index_add(0, centre, slope)
         return forces.index_add(0, neighbour, -slope)
@@ -247,7 +248,7 @@ class SE3Transformer(nn.Module):
         return self.atomic_energies(features)
 
     def train(self, mode: bool = True) -> SE3Transformer:
-        """Switch between training and evaluation; the latter stores isolated energies."""
+        """Switch to training, or to evaluation, which stores isolated energies."""
         super().train(mode)
         self._store_isolated()
         return self

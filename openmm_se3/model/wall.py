@@ -1,9 +1,9 @@
 """Repulsion of nuclei at distances far below any bond.
 
-The universal potential of Ziegler, Biersack and Littmark (ZBL, 1985, "The Stopping and Range
-of Ions in Solids"), switched off smoothly well inside bonding distance, so that it changes
-nothing where there are labels and stops atoms from falling into each other where there are
-none.
+The universal potential of Ziegler, Biersack and Littmark (ZBL, 1985, "The Stopping and
+Range of Ions in Solids"), switched off smoothly well inside bonding distance, so that
+it changes nothing where there are labels and stops atoms from falling into each other
+where there are none.
 
     E_ij = Z_i Z_j e^2 / (4 pi eps0 r) phi(r / a) u(r / r_off)
     a = 0.46850 A / (Z_i^0.23 + Z_j^0.23)
@@ -66,7 +66,8 @@ class ZBLWall(nn.Module):
         Args:
             species: Species of the atoms [n_atoms].
             distance: Lengths of the edges [n_edges], A.
-            centre, neighbour: Atoms of the edges [n_edges].
+            centre: Atom i of each edge [n_edges].
+            neighbour: Atom j of each edge [n_edges].
         """
         pair = species.index_select(0, centre) * self.n_species
         pair = pair + species.index_select(0, neighbour)

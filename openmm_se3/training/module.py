@@ -99,8 +99,8 @@ class TrainingModule(lightning.LightningModule):
     def on_fit_start(self) -> None:
         """Start the clock."""
         self._clock = time.monotonic()
-        # Lightning leaves the mode as it finds it, and in evaluation mode the energies of
-        # isolated atoms would not follow the weights.
+        # Lightning leaves the mode as it finds it, and in evaluation mode the energies
+        # of isolated atoms would not follow the weights.
         self.network.train()
 
     def training_step(self, batch: tuple[Any, dict[str, Tensor]], index: int) -> None:

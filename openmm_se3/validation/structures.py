@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from openmm_se3.elements import ATOMIC_NUMBERS, COVALENT_RADII, SYMBOLS
 CLUSTER_ATOMS = 8  # at least; every element stands in the cluster twice or more
 CLUSTER_SPACING = (1.3, 1.9)  # nearest neighbour, in sums of covalent radii
 CONTACT_DISTANCE = 1.9  # A, shortest distance of two molecules of a pair
+BOND_REACH = 1.3
 SMALL_MOLECULE = 5  # atoms; two of these also test forces between molecules
 
 
@@ -68,8 +70,7 @@ def pair_of(molecule: Structure, rng: np.random.Generator) -> Structure:
     distance = 1.0
     while True:
         copy = turned + distance * direction
-        gaps = np.linalg.norm(centred[:, None] - copy[None, :], axis=-1)
-        if gaps.min() >= CONTACT_DISTANCE:
+        if _gap(centred, copy) >= CONTACT_DISTANCE:
             break
         distance += 0.05
     return Structure(
@@ -117,20 +118,50 @@ def read_structure(path: str | Path, elements: tuple[str, ...]) -> Structure:
 def dynamics_structure(
     reference: dict[str, Any], rng: np.random.Generator
 ) -> Structure:
-    """Return the model's reference structure, doubled if it is a small molecule.
+    """Return a structure for dynamics from a model's reference structure.
+
+    Of a cluster these are the two molecules in closest contact, of a small molecule it
+    and a turned copy, of a large one itself.
 
     Args:
         reference: Symbols and positions (A) from the model's description.
         rng: Turns the copy.
     """
-    structure = Structure(
-        formula(reference["symbols"]),
-        numbers_of(reference["symbols"]),
-        np.array(reference["positions"], dtype=np.float64),
-    )
-    if len(structure.numbers) <= SMALL_MOLECULE:
+    chosen = np.array(reference["symbols"])
+    positions = np.array(reference["positions"], dtype=np.float64)
+    molecules = molecules_of(chosen.tolist(), positions)
+    if len(molecules) > 1:
+        nearest = min(
+            itertools.combinations(molecules, 2),
+            key=lambda pair: _gap(positions[pair[0]], positions[pair[1]]),
+        )
+        atoms = np.concatenate(nearest)
+        chosen, positions = chosen[atoms], positions[atoms]
+    name = formula(chosen.tolist())
+    structure = Structure(name, numbers_of(chosen.tolist()), positions)
+    if len(molecules) == 1 and len(chosen) <= SMALL_MOLECULE:
         return pair_of(structure, rng)
     return structure
+
+
+def molecules_of(
+    chemical_symbols: Sequence[str], positions: np.ndarray
+) -> list[np.ndarray]:
+    """Return the indices of the atoms of each molecule.
+
+    Atoms are bonded up to ``BOND_REACH`` times the sum of their covalent radii.
+    """
+    radii = np.array([COVALENT_RADII[symbol] for symbol in chemical_symbols])
+    distances = np.linalg.norm(positions[:, None] - positions[None, :], axis=-1)
+    bonded = distances < BOND_REACH * (radii[:, None] + radii)
+    molecule = np.arange(len(radii))
+    for i, j in np.argwhere(bonded):
+        molecule[molecule == molecule[j]] = molecule[i]
+    return [np.flatnonzero(molecule == m) for m in dict.fromkeys(molecule.tolist())]
+
+
+def _gap(first: np.ndarray, second: np.ndarray) -> float:
+    return float(np.linalg.norm(first[:, None] - second[None, :], axis=-1).min())
 
 
 def symbols(structure: Structure) -> list[str]:
