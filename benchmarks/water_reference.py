@@ -22,10 +22,11 @@ from rich.console import Console
 from water_geometry import (
     WATER,
     bond_lengths_and_angle,
-    dimer_starts,
+    cyclic_dimer,
     find_minimum,
     finite_difference_hessian,
     frequencies,
+    hydrogen_bonded_dimer,
     monomer_start,
 )
 
@@ -84,11 +85,9 @@ def monomer_reference(level: LevelOfTheory) -> dict[str, Any]:
     }
 
 
-def dimer_reference(
-    start: np.ndarray, level: LevelOfTheory, monomer_energy: float
-) -> dict[str, Any]:
-    """Return the minimum of the dimer that is nearest to a start [6, 3] (A)."""
-    energy, positions = find_minimum(dft(DIMER, level), start)
+def dimer_reference(level: LevelOfTheory, monomer_energy: float) -> dict[str, Any]:
+    """Return the minimum of the dimer."""
+    energy, positions = find_minimum(dft(DIMER, level), cyclic_dimer())
     return {
         "positions": positions.tolist(),
         "energy": energy,
@@ -168,22 +167,22 @@ def main(out: Path) -> None:
         f"monomer: O-H {monomer['oh_length']:.5f} A, angle {monomer['hoh_angle']:.3f}, "
         f"frequencies {np.round(monomer['frequencies'], 1)} 1/cm"
     )
+    dimer = reference.part(
+        "dimers", "minimum", lambda: dimer_reference(level, monomer["energy"])
+    )
+    console.print(
+        f"dimer: O-O {dimer['oo_distance']:.4f} A, binding energy "
+        f"{dimer['binding_energy'] * EV_TO_KCAL_PER_MOL:.3f} kcal/mol"
+    )
     alone = monomer_start()
     # Both C2 axes along z: the dipoles point the same way along the O-O axis.
     above = alone + np.array([0.0, 0.0, 3.0])
-    pairs = {"aligned dipoles": (alone, above)}
-    for name, start in dimer_starts().items():
-        dimer = reference.part(
-            "dimers",
-            name,
-            lambda start=start: dimer_reference(start, level, monomer["energy"]),
-        )
-        console.print(
-            f"dimer, {name}: O-O {dimer['oo_distance']:.4f} A, binding energy "
-            f"{dimer['binding_energy'] * EV_TO_KCAL_PER_MOL:.3f} kcal/mol"
-        )
-        positions = np.array(dimer["positions"])
-        pairs[name] = (positions[:3], positions[3:])
+    bound, minimum = hydrogen_bonded_dimer(), np.array(dimer["positions"])
+    pairs = {
+        "hydrogen bond": (bound[:3], bound[3:]),
+        "cyclic minimum": (minimum[:3], minimum[3:]),
+        "aligned dipoles": (alone, above),
+    }
     for name, (first, second) in pairs.items():
         reference.part(
             "curves",

@@ -143,8 +143,8 @@ def _read_archive(path: Path) -> tuple[bytes, bytes]:
     if not zipfile.is_zipfile(path):
         raise ModelFileError(
             f"{path} is not a model: expected a folder with {DESCRIPTION} and "
-            f"{WEIGHTS}, or a {SCRIPT} made by 'openmm-se3 export'; files of other programs and "
-            "PyTorch checkpoints cannot be read"
+            f"{WEIGHTS}, or a {SCRIPT} made by 'openmm-se3 export'; files of other "
+            "programs and PyTorch checkpoints cannot be read"
         )
     with zipfile.ZipFile(path) as archive:
         names = {
@@ -248,9 +248,8 @@ def check_reference(model: ModelFile, path: Path) -> None:
     if not error < REFERENCE_TOLERANCE:
         raise ModelFileError(
             f"{path}: this version of openmm-se3 gives other energies than the one "
-            f"that wrote the model (difference {error:.1e} eV or eV/A); use the version "
-            "in its "
-            f"description: {model.metadata.get('versions')}"
+            f"that wrote the model (difference {error:.1e} eV or eV/A); use the "
+            f"version in its description: {model.metadata.get('versions')}"
         )
 
 

@@ -169,7 +169,7 @@ class DepthwiseKernel(nn.Module):
 
 
 class FullKernel(nn.Module):
-    """W^{lk}(x) f of equation (2.2), a radial function for each path and channel pair."""
+    """W^{lk}(x) f of equation (2.2), one radial function a path and channel pair."""
 
     def __init__(self, paths: list[Path], channels_in: int, channels_out: int) -> None:
         super().__init__()
