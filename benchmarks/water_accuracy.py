@@ -249,12 +249,12 @@ def draw(
         upper.plot(distances, dft, "o", ms=3.5, color="black", label="DFT")
         upper.plot(distances, own, "-", color="tab:blue", label="model")
         upper.set_title(name)
-        upper.legend(frameon=False)
         lower.plot(distances, own - dft, "-", color="tab:red")
         lower.set_xlabel("O-O distance (A)")
         for axis in (upper, lower):
-            axis.axvline(cutoff, color="grey", lw=0.8, ls=":")
+            axis.axvline(cutoff, color="grey", lw=0.8, ls=":", label="cutoff")
             axis.axhline(0.0, color="grey", lw=0.5)
+        upper.legend(frameon=False)
     axes[0, 0].set_ylabel("interaction (kcal/mol)")
     axes[1, 0].set_ylabel("model - DFT")
     with atomic_write(path) as temporary:
@@ -262,42 +262,56 @@ def draw(
     pyplot.close(figure)
 
 
-def print_rows(rows: list[Row], console: Console, title: str) -> None:
-    """Print the table."""
+def mark(passed: bool | None) -> str:
+    """Return a verdict in colour, empty where there is no limit."""
+    return {True: "[green]pass[/]", False: "[bold red]fail[/]", None: ""}[passed]
+
+
+def print_test_errors(details: list[dict[str, Any]], console: Console) -> None:
+    """Print test errors by group, with the worst frame."""
+    title = "test errors, kcal/mol and A; energies per molecule, less the mean offset"
     table = Table(title=title, title_justify="left", box=None)
-    table.add_column("figure")
-    for heading in ("model", "DFT", "error", "at most"):
-        table.add_column(heading, justify="right")
-    table.add_column("result")
-    words = {True: "[green]pass[/]", False: "[bold red]fail[/]", None: ""}
-    for row in rows:
-        table.add_row(
-            f"{row.name}, {row.unit}",
-            f"{row.model:.4f}",
-            "" if row.reference is None else f"{row.reference:.4f}",
-            f"{row.error:.4f}",
-            "" if row.limit is None else f"{row.limit:g}",
-            words[row.passed],
-        )
-    console.print(table)
-
-
-def print_worst(details: list[dict[str, Any]], console: Console) -> None:
-    """Print the worst frame of each group."""
-    table = Table(title="worst frames, kcal/mol/A", title_justify="left", box=None)
     table.add_column("group")
-    for heading in ("frames", "force MAE", "worst frame's MAE", "largest component"):
+    for heading in ("frames", "forces", "worst frame", "limit", "energy", "limit", ""):
         table.add_column(heading, justify="right")
-    table.add_column("worst frame")
     for row in details:
+        pairs = [
+            (row["force_mae"], row["force_limit"]),
+            (row["energy_mae_per_molecule"], row["energy_limit"]),
+        ]
+        passed = None
+        if all(limit is not None for _, limit in pairs):
+            passed = all(error <= limit for error, limit in pairs)
+        limits = ["" if limit is None else f"{limit:g}" for _, limit in pairs]
         table.add_row(
             row["group"],
             str(row["frames"]),
             f"{row['force_mae']:.4f}",
-            f"{row['force_mae_worst_frame']:.4f}",
-            f"{row['force_error_largest_component']:.4f}",
-            row["worst_frame"],
+            f"{row['force_mae_worst_frame']:.3f}",
+            limits[0],
+            f"{row['energy_mae_per_molecule']:.4f}",
+            limits[1],
+            mark(passed),
         )
+    console.print(table)
+
+
+def print_rows(rows: list[Row], console: Console, title: str) -> None:
+    """Print what is compared with DFT figure by figure."""
+    table = Table(title=title, title_justify="left", box=None)
+    table.add_column("figure")
+    for heading in ("model", "DFT", "error", "limit", ""):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        if row.reference is not None:
+            table.add_row(
+                f"{row.name}, {row.unit}",
+                f"{row.model:.4f}",
+                f"{row.reference:.4f}",
+                f"{row.error:.4f}",
+                "" if row.limit is None else f"{row.limit:g}",
+                mark(row.passed),
+            )
     console.print(table)
 
 
@@ -346,7 +360,7 @@ def main(
         distance = curve["distances"][worst]
         rows.append(
             compared(
-                f"dimer curve, {name}: largest error, at {distance:.2f} A",
+                f"curve, {name}, worst at {distance:.2f} A",
                 float(own[worst]),
                 float(dft[worst]),
                 None,
@@ -355,8 +369,8 @@ def main(
         )
     level = reference["level_of_theory"]
     title = f"model {model} against {level['method']}/{level['basis']}"
+    print_test_errors(details, console)
     print_rows(rows, console, title)
-    print_worst(details, console)
     console.print(f"test errors in {precision} precision; wrote {figure}")
     passed = all(row.passed is not False for row in rows)
     if out is not None:

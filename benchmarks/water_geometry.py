@@ -34,7 +34,7 @@ def monomer_start() -> np.ndarray:
 
 
 def cyclic_dimer() -> np.ndarray:
-    """Return a dimer O, H, H, O, H, H [6, 3] (A) near its minimum at wB97X/6-31G(d).
+    """Return a dimer O, H, H, O, H, H [6, 3] (A) near its wB97X/6-31G(d) minimum.
 
     It has a centre of inversion and two bent hydrogen bonds: the superposition error of
     this small basis favours compact dimers.
@@ -46,8 +46,8 @@ def cyclic_dimer() -> np.ndarray:
 def hydrogen_bonded_dimer() -> np.ndarray:
     """Return the dimer O, H, H, O, H, H [6, 3] (A) that experiment knows.
 
-    At wB97X/6-31G(d) it is no minimum but a saddle point, 0.16 kcal/mol above the cyclic
-    one.
+    At wB97X/6-31G(d) it is no minimum but a saddle point, 0.16 kcal/mol above the
+    cyclic one.
     """
     return np.array(
         [

@@ -97,8 +97,11 @@ def test_checksums_are_those_of_sha256sum(random_model: Path) -> None:
         assert hashlib.sha256(content).hexdigest() == digest
 
 
-@pytest.mark.parametrize("positions_dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("cell", [None, TRICLINIC], ids=["free", "periodic"])
+@pytest.mark.parametrize(
+    ("cell", "positions_dtype"),
+    [(None, torch.float64), (TRICLINIC, torch.float32)],
+    ids=["free", "periodic"],
+)
 def test_the_script_is_the_network_over_many_calls(
     random_model: Path, cell: Tensor | None, positions_dtype: torch.dtype
 ) -> None:
@@ -466,6 +469,9 @@ def test_files_of_other_kinds_are_refused(model: Path) -> None:
 def test_folders_of_other_kinds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="not a model folder"):
         load_model(tmp_path)
+    (tmp_path / "best.pt").touch()
+    with pytest.raises(ModelFileError, match="checkpoint to 'openmm-se3 export' first"):
+        load_model(tmp_path)
 
 
 def test_what_does_not_exist_names_what_does(tmp_path: Path) -> None:
@@ -630,61 +636,65 @@ def write_pdb(path: Path, symbols: list[str], positions: np.ndarray) -> Path:
 
 BARE = """
 import json, sys
-import torch, openmm, openmmtorch, numpy
-file, platform, positions = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-force = openmmtorch.TorchForce(file)
-force.setOutputsForces(True)
-system = openmm.System()
-system.addForce(force)
-for _ in positions:
-    system.addParticle(1.0)
-context = openmm.Context(
-    system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName(platform)
-)
-context.setPositions(positions)
-state = context.getState(getEnergy=True, getForces=True)
+import torch, openmm, openmmtorch
+results = []
+for file in sys.argv[2:]:
+    force = openmmtorch.TorchForce(file)
+    force.setOutputsForces(True)
+    system = openmm.System()
+    system.addForce(force)
+    positions = json.loads(sys.argv[1])
+    for _ in positions:
+        system.addParticle(1.0)
+    platform = openmm.Platform.getPlatformByName("Reference")
+    context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
+    context.setPositions(positions)
+    state = context.getState(getEnergy=True, getForces=True)
+    forces = state.getForces(asNumpy=True)._value.tolist()
+    results.append([state.getPotentialEnergy()._value, forces])
 assert not any(name.startswith(("openmm_se3", "vesin")) for name in sys.modules)
-forces = state.getForces(asNumpy=True)._value.tolist()
-print(json.dumps([state.getPotentialEnergy()._value, forces]))
+print(json.dumps(results))
 """
 
 
-@pytest.mark.parametrize(
-    ("precision", "tolerance"), [("single", 5e-5), ("double", 1e-9)]
-)
 def test_a_bare_torchforce_runs_a_baked_file(
-    precision: str, tolerance: float, random_model: Path, tmp_path: Path
+    random_model: Path, tmp_path: Path
 ) -> None:
+    tolerances = {"single": 5e-5, "double": 1e-9}
     pdb = write_pdb(tmp_path / "water.pdb", ["O", "H", "H", "H"], np.zeros((4, 3)))
-    output = tmp_path / "water.pt"
-    arguments = ["export", str(random_model), "--topology", str(pdb), "-o", str(output)]
-    result = CliRunner().invoke(cli.main, [*arguments, "--precision", precision])
-    assert result.exit_code == 0, result.output
-    assert f'TorchForce("{output}")' in result.output
+    export = ["export", str(random_model), "--topology", str(pdb), "--precision"]
+    outputs = {precision: tmp_path / f"{precision}.pt" for precision in tolerances}
+    for precision, output in outputs.items():
+        arguments = [*export, precision, "-o", str(output)]
+        result = CliRunner().invoke(cli.main, arguments)
+        assert result.exit_code == 0, result.output
+        assert f'TorchForce("{output}")' in result.output
+    again = CliRunner().invoke(cli.main, arguments)
+    assert again.exit_code == 2
+    assert "exists; --overwrite replaces it" in again.output
 
     positions = np.concatenate([WATER, [[0.3, -1.5, 0.4]]])
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     process = subprocess.run(
-        [sys.executable, "-c", BARE, output, "Reference"]
-        + [json.dumps((0.1 * positions).tolist())],
+        [sys.executable, "-c", BARE, json.dumps((0.1 * positions).tolist())]
+        + [str(output) for output in outputs.values()],
         capture_output=True,
         text=True,
         cwd=tmp_path,
         env=environment,
     )
     assert process.returncode == 0, process.stderr
-    energy, forces = json.loads(process.stdout.splitlines()[-1])
-    potential = SE3Potential(random_model, precision=precision)
-    expected, expected_forces = potential.energy_and_forces([8, 1, 1, 1], positions)
-    assert energy / KJ_PER_MOL == pytest.approx(expected, abs=tolerance)
-    difference = np.array(forces) / (10.0 * KJ_PER_MOL) - expected_forces
-    assert np.abs(difference).max() < tolerance
-    # It says what it is, as every model file does.
-    assert load_model(output).metadata == description_of(random_model)
-
-    again = CliRunner().invoke(cli.main, arguments)
-    assert again.exit_code == 2
-    assert "exists; --overwrite replaces it" in again.output
+    results = json.loads(process.stdout.splitlines()[-1])
+    for (precision, tolerance), (energy, forces) in zip(
+        tolerances.items(), results, strict=True
+    ):
+        potential = SE3Potential(random_model, precision=precision)
+        expected, forces_expected = potential.energy_and_forces([8, 1, 1, 1], positions)
+        assert energy / KJ_PER_MOL == pytest.approx(expected, abs=tolerance)
+        difference = np.array(forces) / (10.0 * KJ_PER_MOL) - forces_expected
+        assert np.abs(difference).max() < tolerance
+        # It says what it is, as every model file does.
+        assert load_model(outputs[precision]).metadata == description_of(random_model)
 
 
 def test_topologies_that_cannot_be_baked(smallest: Path, tmp_path: Path) -> None:
@@ -706,7 +716,7 @@ def test_topologies_that_cannot_be_baked(smallest: Path, tmp_path: Path) -> None
         export_topology(model, boxed, output)
     garbage = tmp_path / "garbage.pdb"
     garbage.write_text("this is no PDB file\n")
-    with pytest.raises(ValueError, match="no atoms"):
+    with pytest.raises(ValueError, match="garbage.pdb"):
         export_topology(model, garbage, output)
     assert not output.exists()
 

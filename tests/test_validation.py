@@ -31,10 +31,12 @@ from openmm_se3.validation.network import evaluate, in_both_precisions
 from openmm_se3.validation.report import Report
 from openmm_se3.validation.structures import (
     Structure,
-    dynamics_structure,
     numbers_of,
+    pair_in_contact,
     random_cluster,
     read_structure,
+    reference_structure,
+    smallest_molecule,
 )
 
 ELEMENTS = ("H", "O")
@@ -159,34 +161,45 @@ def test_random_clusters_hold_every_element_without_overlaps(
     assert len(np.unique(distances.round(6))) > len(distances)  # no symmetry
 
 
-def test_a_small_reference_structure_is_doubled() -> None:
+def test_a_small_molecule_is_doubled() -> None:
     reference = {"symbols": ["O", "H", "H"], "positions": WATER.tolist()}
-    pair = dynamics_structure(reference, np.random.default_rng(0))
+    molecule = reference_structure(reference)
+    assert smallest_molecule(molecule).name == "H2O"
+    pair = pair_in_contact(molecule, np.random.default_rng(0))
     assert pair.name == "two H2O"
     assert pair.numbers.tolist() == [8, 1, 1, 8, 1, 1]
     gaps = np.linalg.norm(pair.positions[:3, None] - pair.positions[3:], axis=-1)
     assert 1.9 <= gaps.min() < 2.0
 
 
-def test_of_a_cluster_the_two_nearest_molecules_are_taken() -> None:
+def test_of_a_cluster_one_or_two_molecules_are_taken() -> None:
     offsets = ((0.0, 0.0), (2.7, 0.0), (2.7, 3.4))
-    cluster = [WATER + np.array([x, 0.0, z]) for x, z in offsets]
+    waters = [WATER + np.array([x, 0.0, z]) for x, z in offsets]
     order = [0, 3, 6, 1, 2, 4, 5, 7, 8]  # oxygens first
-    reference = {
-        "symbols": ["O"] * 3 + ["H"] * 6,
-        "positions": np.concatenate(cluster)[order].tolist(),
-    }
-    pair = dynamics_structure(reference, np.random.default_rng(0))
+    positions = np.concatenate(waters)[order]
+    cluster = Structure("cluster", numbers_of(["O"] * 3 + ["H"] * 6), positions)
+    pair = pair_in_contact(cluster, np.random.default_rng(0))
     assert pair.name == "H4O2"
     assert sorted(pair.numbers.tolist()) == [1, 1, 1, 1, 8, 8]
     assert pair.positions[:, 2].max() == 0.0  # the first two
+    molecule = smallest_molecule(cluster)
+    assert molecule.numbers.tolist() == [8, 1, 1]
+    np.testing.assert_array_equal(molecule.positions, waters[0])
 
 
 def test_a_large_molecule_is_taken_as_it_is() -> None:
     positions = np.arange(10)[:, None] * np.array([1.4, 0.0, 0.0])
-    reference = {"symbols": ["C"] * 10, "positions": positions.tolist()}
-    chain = dynamics_structure(reference, np.random.default_rng(0))
-    np.testing.assert_array_equal(chain.positions, positions)
+    rng = np.random.default_rng(0)
+    chain = Structure("chain", numbers_of(["C"] * 10), positions)
+    for found in (smallest_molecule(chain), pair_in_contact(chain, rng)):
+        np.testing.assert_array_equal(found.positions, positions)
+
+
+def test_atoms_without_bonds_stay_together() -> None:
+    positions = np.arange(4)[:, None] * np.array([3.8, 0.0, 0.0])
+    argon = Structure("Ar4", numbers_of(["Ar"] * 4), positions)
+    assert smallest_molecule(argon) is argon
+    assert pair_in_contact(argon, np.random.default_rng(0)).name == "Ar2"
 
 
 def test_structure_files(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ import click
 @click.option(
     "--structure",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Structure for dynamics (any file that ASE reads); by default the "
-    "model's reference structure.",
+    help="Structure for dynamics (any file that ASE reads); by default "
+    "molecules of the model's reference structure.",
 )
 @click.option(
     "--steps",

@@ -43,6 +43,7 @@ FORMAT = "openmm-se3 model"
 FORMAT_VERSION = 1
 UNITS = {"length": "angstrom", "energy": "eV", "force": "eV/angstrom"}
 WEIGHTS, DESCRIPTION, SCRIPT = "weights.safetensors", "config.json", "model.pt"
+CHECKPOINTS = ("best.pt", "last.pt")  # of a training run
 MAX_FILE_BYTES = 1 << 30  # what is read from an archive without further question
 REQUIRED = ("name", "model", "units", "level_of_theory", "self_energies", "reference")
 # Rounding between machines and versions; a wrong weight or equation is far outside.
@@ -130,7 +131,7 @@ def _read_folder(path: Path) -> tuple[bytes, bytes]:
                 f"{path} is not a model folder: it has no {name}"
                 + (
                     "; give a checkpoint to 'openmm-se3 export' first"
-                    if any(path.glob("*.ckpt"))
+                    if any((path / name).is_file() for name in CHECKPOINTS)
                     else ""
                 )
             )
@@ -140,43 +141,40 @@ def _read_folder(path: Path) -> tuple[bytes, bytes]:
 
 def _read_archive(path: Path) -> tuple[bytes, bytes]:
     """Return description and weights from inside a ``model.pt`` without running it."""
-    if not zipfile.is_zipfile(path):
+    try:
+        if not zipfile.is_zipfile(path):
+            raise ModelFileError(
+                f"{path} is not a model: expected a folder with {DESCRIPTION} and "
+                f"{WEIGHTS}, or a {SCRIPT} made by 'openmm-se3 export'; files of other "
+                "programs and PyTorch checkpoints cannot be read"
+            )
+        with zipfile.ZipFile(path) as archive:
+            description = _extra_file(archive, path, DESCRIPTION)
+            return description, _extra_file(archive, path, WEIGHTS)
+    except ModelFileError:
+        raise
+    except Exception as error:  # whatever a damaged archive makes zipfile raise
+        raise ModelFileError(f"{path} is damaged: {error}") from error
+
+
+def _extra_file(archive: zipfile.ZipFile, path: Path, name: str) -> bytes:
+    found = [i for i in archive.infolist() if i.filename.endswith(f"/extra/{name}")]
+    if len(found) != 1:
         raise ModelFileError(
-            f"{path} is not a model: expected a folder with {DESCRIPTION} and "
-            f"{WEIGHTS}, or a {SCRIPT} made by 'openmm-se3 export'; files of other "
-            "programs and PyTorch checkpoints cannot be read"
+            f"{path} holds no {name}: it was not made by 'openmm-se3 export'"
         )
-    with zipfile.ZipFile(path) as archive:
-        names = {
-            Path(i.filename).name: i
-            for i in archive.infolist()
-            if "/extra/" in i.filename
-        }
-        contents = []
-        for name in (DESCRIPTION, WEIGHTS):
-            if name not in names:
-                raise ModelFileError(
-                    f"{path} holds no {name}: it was not made by 'openmm-se3 export'"
-                )
-            info = names[name]
-            if (
-                info.compress_type != zipfile.ZIP_STORED
-                or info.file_size > MAX_FILE_BYTES
-            ):
-                raise ModelFileError(
-                    f"{path}: {name} inside is compressed or too large"
-                )
-            try:
-                contents.append(archive.read(info))
-            except (zipfile.BadZipFile, EOFError, OSError) as error:
-                raise ModelFileError(f"{path} is damaged: {error}") from error
-    return contents[0], contents[1]
+    if (
+        found[0].compress_type != zipfile.ZIP_STORED
+        or found[0].file_size > MAX_FILE_BYTES
+    ):
+        raise ModelFileError(f"{path}: {name} inside is compressed or too large")
+    return archive.read(found[0])
 
 
 def _check(path: Path, description: bytes, weights: bytes) -> ModelFile:
     try:
         metadata = json.loads(description)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{path}: {DESCRIPTION} is not JSON: {error}") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise ModelFileError(f"{path}: {DESCRIPTION} does not describe an {FORMAT}")
@@ -201,13 +199,27 @@ def _check(path: Path, description: bytes, weights: bytes) -> ModelFile:
     broken = [name for name, t in tensors.items() if not torch.isfinite(t).all()]
     if broken:
         raise ModelFileError(f"{path}: NaN or infinite weights in {broken}")
-    config = from_dict(ModelConfig, metadata["model"])
-    lacking = [e for e in config.elements if e not in metadata["self_energies"]]
-    if lacking:
-        raise ModelFileError(f"{path}: no self-energies of {lacking}")
+    if not isinstance(metadata["model"], dict):
+        raise ModelFileError(f"{path}: 'model' in {DESCRIPTION} is not an object")
+    try:
+        config = from_dict(ModelConfig, metadata["model"])
+    except ValueError as error:
+        raise ModelFileError(f"{path}: {error}") from error
+    _check_self_energies(path, config, metadata["self_energies"])
     model = ModelFile(config, metadata, tensors)
     check_reference(model, path)
     return model
+
+
+def _check_self_energies(path: Path, config: ModelConfig, energies: Any) -> None:
+    if not isinstance(energies, dict):
+        raise ModelFileError(f"{path}: self-energies are not an object")
+    lacking = [e for e in config.elements if e not in energies]
+    if lacking:
+        raise ModelFileError(f"{path}: no self-energies of {lacking}")
+    for symbol, energy in energies.items():
+        if not isinstance(energy, float | int) or not np.isfinite(energy):
+            raise ModelFileError(f"{path}: self-energy of {symbol} is {energy!r}")
 
 
 def evaluate(
@@ -236,14 +248,21 @@ def check_reference(model: ModelFile, path: Path) -> None:
         ModelFileError: Energy or forces differ from those stored with the model.
     """
     reference = model.metadata["reference"]
-    energy, forces = evaluate(
-        model.network(torch.float64),
-        reference["symbols"],
-        np.array(reference["positions"]),
-    )
+    try:
+        symbols = list(reference["symbols"])
+        positions = np.array(reference["positions"], dtype=float)
+        expected = float(reference["energy"]), np.array(reference["forces"], float)
+        known = symbols and set(symbols) <= set(model.config.elements)
+        if not known or not positions.shape == expected[1].shape == (len(symbols), 3):
+            raise ValueError(f"symbols {symbols}, positions {positions.shape}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(
+            f"{path}: the reference structure is not usable: {error}"
+        ) from error
+    energy, forces = evaluate(model.network(torch.float64), symbols, positions)
     error = max(
-        abs(energy - reference["energy"]),
-        float(np.abs(forces - np.array(reference["forces"])).max()),
+        abs(energy - expected[0]),
+        float(np.abs(forces - expected[1]).max()),
     )
     if not error < REFERENCE_TOLERANCE:
         raise ModelFileError(

@@ -168,7 +168,10 @@ def export_topology(
 
     if not topology_file.is_file():
         raise FileNotFoundError(f"no topology file {topology_file}")
-    topology = app.PDBFile(str(topology_file)).topology
+    try:
+        topology = app.PDBFile(str(topology_file)).topology
+    except Exception as error:  # OpenMM's reader raises whatever it stumbles over
+        raise ValueError(f"{topology_file} is not a PDB file: {error}") from error
     if topology.getPeriodicBoxVectors() is not None:
         raise ValueError(
             f"{topology_file} has a box (CRYST1): a file for a bare TorchForce is for "

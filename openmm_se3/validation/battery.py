@@ -18,9 +18,11 @@ from openmm_se3.validation.energies import energy_checks
 from openmm_se3.validation.network import DTYPES, in_both_precisions
 from openmm_se3.validation.report import Report
 from openmm_se3.validation.structures import (
-    dynamics_structure,
+    pair_in_contact,
     random_cluster,
     read_structure,
+    reference_structure,
+    smallest_molecule,
 )
 from openmm_se3.validation.symmetry import symmetry_checks
 
@@ -30,7 +32,7 @@ class Settings:
     """How long and on what to check.
 
     Attributes:
-        structure: File of a structure for dynamics; None takes the model's
+        structure: File of a structure for dynamics; None takes molecules of the model's
             reference structure.
         steps: Steps of the comparison with Verlet, of 0.5 fs.
         drift_ps: Length of each NVE run, ps; 0 leaves the drift out.
@@ -77,9 +79,11 @@ def validate(
     networks = in_both_precisions(loaded)
     cluster = random_cluster(elements, rng)
     if settings.structure is None:
-        structure = dynamics_structure(loaded.metadata["reference"], rng)
+        reference = reference_structure(loaded.metadata["reference"])
+        molecule = smallest_molecule(reference)
+        structure = pair_in_contact(reference, rng)
     else:
-        structure = read_structure(settings.structure, elements)
+        molecule = structure = read_structure(settings.structure, elements)
 
     checks: list[Check] = []
     progress("equivariance and permutation")
@@ -90,7 +94,7 @@ def validate(
     checks += backend_checks(model, networks, [cluster, structure], rng)
     progress("Verlet in NumPy against OpenMM")
     double = SE3Potential(model, precision="double")
-    checks += verlet_checks(double, structure, settings.steps, rng)
+    checks += verlet_checks(double, molecule, settings.steps, rng)
     for precision in DTYPES if settings.drift_ps > 0.0 else ():
         progress(f"energy drift, {precision}")
         potential = SE3Potential(model, precision=precision)

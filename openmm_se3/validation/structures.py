@@ -38,6 +38,21 @@ class Structure:
         """Return the same atoms at other positions [n_atoms, 3], A."""
         return dataclasses.replace(self, positions=positions)
 
+    def part(self, atoms: np.ndarray) -> Structure:
+        """Return some of the atoms, by index."""
+        numbers = self.numbers[atoms]
+        name = formula([SYMBOLS[z - 1] for z in numbers])
+        return Structure(name, numbers, self.positions[atoms])
+
+
+def reference_structure(reference: dict[str, Any]) -> Structure:
+    """Return the structure that a model's description holds."""
+    return Structure(
+        formula(reference["symbols"]),
+        numbers_of(reference["symbols"]),
+        np.array(reference["positions"], dtype=np.float64),
+    )
+
 
 def random_cluster(elements: tuple[str, ...], rng: np.random.Generator) -> Structure:
     """Return a cluster of every element of a model, without symmetry or overlaps.
@@ -115,44 +130,46 @@ def read_structure(path: str | Path, elements: tuple[str, ...]) -> Structure:
     return Structure(path.name, atoms.numbers, atoms.positions.copy())
 
 
-def dynamics_structure(
-    reference: dict[str, Any], rng: np.random.Generator
-) -> Structure:
-    """Return a structure for dynamics from a model's reference structure.
+def smallest_molecule(reference: Structure) -> Structure:
+    """Return the smallest molecule of a reference structure that has bonds.
 
-    Of a cluster these are the two molecules in closest contact, of a small molecule it
-    and a turned copy, of a large one itself.
+    Of a cluster without bonds it is the whole of it.
+    """
+    molecules = [m for m in molecules_of(reference) if len(m) > 1]
+    return reference.part(min(molecules, key=len)) if molecules else reference
+
+
+def pair_in_contact(reference: Structure, rng: np.random.Generator) -> Structure:
+    """Return two molecules in contact, or one that is large enough by itself.
+
+    Of a cluster these are the two nearest molecules, of a small molecule it and a
+    turned copy, of a large one itself.
 
     Args:
-        reference: Symbols and positions (A) from the model's description.
+        reference: The model's reference structure.
         rng: Turns the copy.
     """
-    chosen = np.array(reference["symbols"])
-    positions = np.array(reference["positions"], dtype=np.float64)
-    molecules = molecules_of(chosen.tolist(), positions)
+    molecules = molecules_of(reference)
     if len(molecules) > 1:
         nearest = min(
             itertools.combinations(molecules, 2),
-            key=lambda pair: _gap(positions[pair[0]], positions[pair[1]]),
+            key=lambda two: _gap(*(reference.positions[atoms] for atoms in two)),
         )
-        atoms = np.concatenate(nearest)
-        chosen, positions = chosen[atoms], positions[atoms]
-    name = formula(chosen.tolist())
-    structure = Structure(name, numbers_of(chosen.tolist()), positions)
-    if len(molecules) == 1 and len(chosen) <= SMALL_MOLECULE:
-        return pair_of(structure, rng)
-    return structure
+        return reference.part(np.concatenate(nearest))
+    if len(reference.numbers) <= SMALL_MOLECULE:
+        return pair_of(reference, rng)
+    return reference
 
 
-def molecules_of(
-    chemical_symbols: Sequence[str], positions: np.ndarray
-) -> list[np.ndarray]:
+def molecules_of(structure: Structure) -> list[np.ndarray]:
     """Return the indices of the atoms of each molecule.
 
     Atoms are bonded up to ``BOND_REACH`` times the sum of their covalent radii.
     """
-    radii = np.array([COVALENT_RADII[symbol] for symbol in chemical_symbols])
-    distances = np.linalg.norm(positions[:, None] - positions[None, :], axis=-1)
+    radii = np.array([COVALENT_RADII[symbol] for symbol in symbols(structure)])
+    distances = np.linalg.norm(
+        structure.positions[:, None] - structure.positions[None, :], axis=-1
+    )
     bonded = distances < BOND_REACH * (radii[:, None] + radii)
     molecule = np.arange(len(radii))
     for i, j in np.argwhere(bonded):
