@@ -260,14 +260,14 @@ def check_reference(model: ModelFile, path: Path) -> None:
             f"{path}: the reference structure is not usable: {error}"
         ) from error
     energy, forces = evaluate(model.network(torch.float64), symbols, positions)
-    error = max(
+    difference = max(
         abs(energy - expected[0]),
         float(np.abs(forces - expected[1]).max()),
     )
-    if not error < REFERENCE_TOLERANCE:
+    if not difference < REFERENCE_TOLERANCE:
         raise ModelFileError(
             f"{path}: this version of openmm-se3 gives other energies than the one "
-            f"that wrote the model (difference {error:.1e} eV or eV/A); use the "
+            f"that wrote the model (difference {difference:.1e} eV or eV/A); use the "
             f"version in its description: {model.metadata.get('versions')}"
         )
 
