@@ -35,10 +35,10 @@ MODEL_CALLS = 200  # of one round
 WARM_UP = 50
 
 
-def seconds(function: Callable[[], Any]) -> float:
+def seconds(function: Callable[..., Any], *arguments: Any) -> float:
     """Return the wall time of a call."""
     start = time.perf_counter()
-    function()
+    function(*arguments)
     return time.perf_counter() - start
 
 
@@ -52,8 +52,8 @@ def measure(n_molecules: int, rounds: int, model: str) -> dict[str, Any]:
     dft_times, model_times = [], []
     for _ in range(rounds):
         positions = rattle(grid, rng)
-        dft_times.append(seconds(lambda x=positions: label_frame(numbers, x, level)))
-        call = seconds(lambda x=positions: stepper.evaluate(x, MODEL_CALLS))
+        dft_times.append(seconds(label_frame, numbers, positions, level))
+        call = seconds(stepper.evaluate, positions, MODEL_CALLS)
         model_times.append(call / MODEL_CALLS)
     dft, fast = statistics.median(dft_times), statistics.median(model_times)
     return {

@@ -14,6 +14,7 @@ import itertools
 import json
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,10 @@ from openmm_se3.simulation.platforms import platform_names
 
 WARM_UP_STEPS = 100
 SECONDS_PER_DAY = 86400.0
-BACKENDS = {"torchforce": torchforce_problem, "pythonforce": pythonforce_problem}
+BACKENDS: dict[str, Callable[[], str | None]] = {
+    "torchforce": torchforce_problem,
+    "pythonforce": pythonforce_problem,
+}
 
 
 def steppers(

@@ -118,7 +118,8 @@ def test_error_rows(
     """Return the test errors as rows, and with worst frames as plain values."""
     dataset = read_datasets(data)
     test = dataset.select("test")
-    rows, details = [], []
+    rows: list[Row] = []
+    details: list[dict[str, Any]] = []
     for group in GROUPS:
         frames = [
             frame

@@ -11,6 +11,7 @@ Binding energies are not corrected for basis-set superposition, like the labels.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -184,11 +185,8 @@ def main(out: Path) -> None:
         "aligned dipoles": (alone, above),
     }
     for name, (first, second) in pairs.items():
-        reference.part(
-            "curves",
-            name,
-            lambda first=first, second=second: dimer_curve(first, second, level),
-        )
+        compute = functools.partial(dimer_curve, first, second, level)
+        reference.part("curves", name, compute)
         console.print(f"curve, {name}: done")
 
 

@@ -36,7 +36,12 @@ from openmm_se3.force import SE3Potential
 from openmm_se3.integrators import run_verlet
 from openmm_se3.reference.executor import LocalExecutor
 from openmm_se3.simulation import RunOptions, run_dynamics, water_start, water_topology
-from openmm_se3.units import BOLTZMANN_KJ_PER_MOL, FS_TO_PS
+from openmm_se3.units import (
+    ANGSTROM_TO_NM,
+    BOLTZMANN_KJ_PER_MOL,
+    FS_TO_PS,
+    NM_TO_ANGSTROM,
+)
 from openmm_se3.validation.contexts import as_function, make_context, masses_of
 from openmm_se3.validation.drift import DRIFT_LIMIT
 from openmm_se3.validation.dynamics import HALVING_RANGE
@@ -45,8 +50,9 @@ DT = 0.5  # fs
 SEEDS = (1, 2, 3)
 PRECISIONS = ("single", "double")
 FRAME_FS, LONG_FRAME_FS = 10.0, 50.0
-COLLISION_SEPARATION = 9.0  # A, O-O at the start: nothing is felt beyond the cutoff
-COLLISION_WALL = 9.5  # A, O-O; molecules that fly apart are sent back
+# A, added to the cutoff: O-O at the start, where nothing is felt, and of a soft wall
+# that sends molecules back.
+COLLISION_SEPARATION, COLLISION_WALL = 2.0, 2.5
 WALL_STRENGTH = 500.0  # kJ/mol/nm^2
 HALVING_PS = 2.0
 
@@ -91,20 +97,20 @@ def all_rows() -> list[Row]:
     return sorted(rows, key=lambda row: -row.picoseconds * row.molecules)
 
 
-def separated_pair(seed: int) -> np.ndarray:
+def separated_pair(seed: int, cutoff: float) -> np.ndarray:
     """Return two molecules [6, 3] (A) too far apart to feel each other."""
     one = water_start(1)
     rng = np.random.default_rng(seed)
     direction = rng.normal(size=3)
     direction /= np.linalg.norm(direction)
-    return np.concatenate([one, one + COLLISION_SEPARATION * direction])
+    return np.concatenate([one, one + (cutoff + COLLISION_SEPARATION) * direction])
 
 
-def add_wall(system: openmm.System) -> None:
+def add_wall(system: openmm.System, cutoff: float) -> None:
     """Send the two molecules of a pair back to each other when they are far apart."""
     wall = openmm.CustomBondForce("0.5*strength*max(0, r-reach)^2")
     wall.addGlobalParameter("strength", WALL_STRENGTH)
-    wall.addGlobalParameter("reach", COLLISION_WALL * 0.1)
+    wall.addGlobalParameter("reach", (cutoff + COLLISION_WALL) * ANGSTROM_TO_NM)
     wall.addBond(0, 3)
     system.addForce(wall)
 
@@ -147,8 +153,9 @@ def run_row(task: tuple[Row, str, Path, str]) -> dict[str, Any]:
     potential = SE3Potential(model, precision=row.precision)
     system = potential.createSystem(topology)
     if row.collision:
-        positions = separated_pair(row.seed)
-        add_wall(system)
+        cutoff = potential.config.cutoff
+        positions = separated_pair(row.seed, cutoff)
+        add_wall(system, cutoff)
     else:
         positions = water_start(row.molecules, row.seed)
     options = RunOptions(
@@ -180,9 +187,9 @@ def measured(folder: Path, row: Row) -> dict[str, Any]:
     recording = read_folder(folder)
     try:
         verdict = judge(recording)
-    except ValueError as error:
+    except ValueError as unfit:
         # The model has no minimum that is water: nothing to be stable.
-        verdict = Stability(False, str(error), 0, 0.0, math.nan)
+        verdict = Stability(False, str(unfit), 0, 0.0, math.nan)
     degrees = recording.run["degrees_of_freedom"]
     found = energies(recording.log, row.temperature, degrees, conserved=True)
     slope = error = math.nan
@@ -203,7 +210,7 @@ def measured(folder: Path, row: Row) -> dict[str, Any]:
         "drift_limit": drift_limit(row.precision, error),
     }
     if row.molecules == 2:
-        oxygens = 10.0 * recording.trajectory.xyz[:, [0, 3]]
+        oxygens = NM_TO_ANGSTROM * recording.trajectory.xyz[:, [0, 3]]
         separation = np.linalg.norm(oxygens[:, 1] - oxygens[:, 0], axis=-1)
         result["oo_range"] = [float(separation.min()), float(separation.max())]
     return result

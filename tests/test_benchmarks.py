@@ -192,13 +192,13 @@ def test_drift_limits() -> None:
 def test_collisions_start_beyond_the_cutoff_and_come_back() -> None:
     import openmm
 
-    positions = water_stability.separated_pair(1)
+    positions = water_stability.separated_pair(1, 6.0)
     separation = np.linalg.norm(positions[3] - positions[0])
-    assert separation == pytest.approx(water_stability.COLLISION_SEPARATION)
+    assert separation == pytest.approx(8.0)
     system = openmm.System()
     for mass in (16.0, 1.0, 1.0) * 2:
         system.addParticle(mass)
-    water_stability.add_wall(system)
+    water_stability.add_wall(system, 6.0)
     context = openmm.Context(
         system,
         openmm.VerletIntegrator(0.001),
@@ -226,7 +226,10 @@ def test_a_stability_row_runs_and_is_kept(
 ) -> None:
     row = water_stability.Row("try", 2, 250.0, 1.0, "double", 1, True, True)
     monkeypatch.setattr(water_stability, "all_rows", lambda: [row])
-    analytic = SimpleNamespace(createSystem=lambda topology: harmonic_water(2)[0])
+    analytic = SimpleNamespace(
+        createSystem=lambda topology: harmonic_water(2)[0],
+        config=SimpleNamespace(cutoff=6.0),
+    )
     monkeypatch.setattr(water_stability, "SE3Potential", lambda *_, **__: analytic)
     out = tmp_path / "rows"
     arguments = ["--model", str(model_folder), "--out", str(out)]

@@ -28,7 +28,7 @@ from random_model import (
 )
 
 from openmm_se3 import SE3Potential, plugin
-from openmm_se3.force.backends import BACKENDS, ModelCallable
+from openmm_se3.force.backends import BACKENDS
 from openmm_se3.force.module import DENSE_ATOMS
 from openmm_se3.graph import all_pairs
 
@@ -43,11 +43,21 @@ ROOT = Path(plugin.__file__).parents[1]
 # Smaller than two cutoffs of 4 A: atoms see several images of others and of themselves.
 BOX = np.array([[6.5, 0.0, 0.0], [1.5, 6.2, 0.0], [-1.0, 2.0, 6.4]])
 
+# The cheapest network, for what does not depend on its equations.
+SMALLEST: dict[str, Any] = {"layers": 1, "lmax": 0, "channels": 2, "heads": 1}
+
 Result = tuple[float, np.ndarray]
 
 all_platforms = pytest.mark.parametrize("platform", PLATFORMS)
 all_backends = pytest.mark.parametrize("backend", BACKENDS)
 both_precisions = pytest.mark.parametrize("precision", TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def smallest_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_model(
+        tmp_path_factory.mktemp("models") / "smallest", **SMALLEST
+    )
 
 
 def symbols_of(n_molecules: int) -> list[str]:
@@ -96,9 +106,10 @@ def eager(
     positions: np.ndarray,
     box: np.ndarray | None = None,
     precision: str = "double",
+    **changes: Any,
 ) -> Result:
     """Return what the network gives, with the edges that ASE finds."""
-    network = random_network(torch.float32)
+    network = random_network(torch.float32, **changes)
     if precision == "double":
         double = type(network)(network.config)
         double.load_state_dict(network.state_dict())
@@ -160,7 +171,7 @@ def test_a_box_smaller_than_two_cutoffs(
     assert_same(result, expected, TOLERANCE[precision])
     # Control: the images matter.
     free = eager(symbols_of(8), positions, None, precision)
-    assert abs(free[0] - expected[0]) > 0.1
+    assert abs(free[0] - expected[0]) > 0.01
 
 
 def test_a_box_that_is_given_later(random_model: Path) -> None:
@@ -279,7 +290,8 @@ def test_the_system_holds_masses_box_and_force(random_model: Path) -> None:
     masses = [system.getParticleMass(i).value_in_unit(unit.dalton) for i in range(6)]
     assert masses == pytest.approx([15.99943, 1.007947, 1.007947] * 2)
     vectors = system.getDefaultPeriodicBoxVectors()
-    assert np.array(vectors.value_in_unit(unit.angstrom)) == pytest.approx(BOX)
+    rows = [vector.value_in_unit(unit.angstrom) for vector in vectors]
+    assert np.array(rows) == pytest.approx(BOX)
     assert system.usesPeriodicBoundaryConditions()
     names = [force.getName() for force in system.getForces()]
     assert names == ["SE3Potential", "CMMotionRemover"]
@@ -302,7 +314,7 @@ def carbon_and_water() -> tuple[list[str], np.ndarray, list[int]]:
 @all_backends
 @all_platforms
 def test_some_atoms_in_any_order(
-    platform: str, backend: str, box: np.ndarray | None, random_model: Path
+    platform: str, backend: str, box: np.ndarray | None, smallest_model: Path
 ) -> None:
     symbols, positions, atoms = carbon_and_water()
     topology = topology_of(symbols, box)
@@ -311,10 +323,12 @@ def test_some_atoms_in_any_order(
         system.addParticle(app.Element.getBySymbol(symbol).mass)
     if box is not None:
         system.setDefaultPeriodicBoxVectors(*(box * unit.angstrom))
-    potential = potential_of(random_model, backend, "double")
+    potential = potential_of(smallest_model, backend, "double")
     potential.addForces(system, topology, atoms=atoms)
     energy, forces = run(context_of(system, platform), positions)
-    expected, expected_forces = eager(["H", "O", "H"], positions[atoms], box)
+    expected, expected_forces = eager(
+        ["H", "O", "H"], positions[atoms], box, **SMALLEST
+    )
     assert energy == pytest.approx(expected, abs=1e-9)
     assert np.abs(forces[atoms] - expected_forces).max() < 1e-9
     assert not forces[[0, 2, 4]].any()
@@ -322,20 +336,20 @@ def test_some_atoms_in_any_order(
 
 @all_backends
 def test_beside_other_forces_in_a_group_of_its_own(
-    backend: str, random_model: Path
+    backend: str, smallest_model: Path
 ) -> None:
-    potential = potential_of(random_model, backend, "double")
+    potential = potential_of(smallest_model, backend, "double")
     topology = topology_of(symbols_of(1))
     system = openmm.System()
     for symbol in symbols_of(1):
         system.addParticle(app.Element.getBySymbol(symbol).mass)
     bond = openmm.HarmonicBondForce()
-    bond.addBond(0, 1, 0.1, 1000.0)
+    bond.addBond(0, 1, 0.1, 1e5)
     system.addForce(bond)
     potential.addForces(system, topology, forceGroup=7)
     assert [force.getForceGroup() for force in system.getForces()] == [0, 7]
     context = context_of(system)
-    expected = eager(symbols_of(1), WATER)
+    expected = eager(symbols_of(1), WATER, **SMALLEST)
     assert_same(run(context, WATER, groups={7}), expected, TOLERANCE["double"])
     bonded, _ = run(context, WATER, groups={0})
     together, _ = run(context, WATER)
@@ -346,9 +360,9 @@ def test_beside_other_forces_in_a_group_of_its_own(
 @pytest.mark.parametrize("box", [None, BOX], ids=["free", "periodic"])
 @all_backends
 def test_total_energies(
-    backend: str, box: np.ndarray | None, random_model: Path
+    backend: str, box: np.ndarray | None, smallest_model: Path
 ) -> None:
-    potential = potential_of(random_model, backend, "single")
+    potential = potential_of(smallest_model, backend, "single")
     topology = topology_of(symbols_of(2), box)
     results = [
         run(context_of(potential.createSystem(topology, energy=kind)), positions_of(2))
@@ -364,9 +378,9 @@ def test_total_energies(
 @all_backends
 @all_platforms
 def test_a_lone_atom_has_its_self_energy(
-    platform: str, backend: str, random_model: Path
+    platform: str, backend: str, smallest_model: Path
 ) -> None:
-    potential = potential_of(random_model, backend, "double")
+    potential = potential_of(smallest_model, backend, "double")
     for box in (None, 50.0 * np.eye(3)):
         system = potential.createSystem(topology_of(["O"], box), energy="total")
         energy, forces = run(context_of(system, platform), np.ones((1, 3)))
@@ -386,10 +400,8 @@ def test_atoms_out_of_reach_have_no_energy(random_model: Path) -> None:
 
 DESERIALIZE = """
 import json, sys
-import torch, openmm
-from openmm import unit
-import openmm_se3.plugin
-openmm_se3.plugin.load_openmmtorch()
+import openmm
+from openmm_se3 import SE3Potential
 results = []
 for file, positions in json.loads(sys.argv[1]):
     system = openmm.XmlSerializer.deserialize(open(file).read())
@@ -404,7 +416,7 @@ print(json.dumps(results))
 
 
 def test_xml_in_another_process(random_model: Path, tmp_path: Path) -> None:
-    """A System written as XML holds the whole model."""
+    """A System written as XML holds the whole model and opens once we are imported."""
     jobs, expected = [], []
     for backend in BACKENDS:
         for n_molecules, periodic in ((2, False), (8, True)):
@@ -454,14 +466,14 @@ def test_auto_takes_torchforce_where_it_works(random_model: Path) -> None:
 
 
 def test_without_the_plugin_pythonforce_serves(
-    without_plugin: None, random_model: Path
+    without_plugin: None, smallest_model: Path
 ) -> None:
     with pytest.warns(UserWarning, match="not installed; fix: .*with PythonForce"):
-        potential = SE3Potential(random_model, precision="double")
+        potential = SE3Potential(smallest_model, precision="double")
     assert potential.backend == "pythonforce"
     system = potential.createSystem(topology_of(symbols_of(2)))
     assert isinstance(system.getForce(0), openmm.PythonForce)
-    expected = eager(symbols_of(2), positions_of(2))
+    expected = eager(symbols_of(2), positions_of(2), **SMALLEST)
     assert_same(run(context_of(system), positions_of(2)), expected, 1e-9)
 
 
@@ -478,14 +490,6 @@ def test_no_backend_at_all(
     monkeypatch.setattr(plugin, "pythonforce_problem", lambda: "no PythonForce")
     with pytest.raises(plugin.PluginError, match="not installed.*; no PythonForce"):
         SE3Potential(random_model)
-
-
-def test_pythonforce_is_pickled_with_its_model(random_model: Path) -> None:
-    system = system_of(random_model, "pythonforce", "double", 2, False)
-    computation = system.getForce(0).getComputation()
-    assert isinstance(computation, ModelCallable)
-    run(context_of(system), positions_of(2))
-    assert "_module" not in computation.__getstate__()
 
 
 # ------------------------------------------------------------------- refusals
@@ -706,7 +710,7 @@ def test_ase_calculator_refuses_boxes_and_unknown_elements(
 
 def test_direct_forces_reach_openmm(tmp_path: Path) -> None:
     model = write_random_model(
-        tmp_path / "direct", force_mode="direct", layers=2, lmax=1
+        tmp_path / "direct", **{**SMALLEST, "lmax": 1}, force_mode="direct"
     )
     for backend in BACKENDS:
         potential = SE3Potential(model, backend=backend, precision="double")

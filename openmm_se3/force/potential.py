@@ -177,6 +177,8 @@ class SE3Potential:
             positions = positions.value_in_unit(unit.angstrom)
         numbers = np.asarray(numbers, dtype=int)
         positions = np.asarray(positions, dtype=float)
+        if not len(numbers):
+            raise ValueError("no atoms: give at least one")
         if positions.shape != (len(numbers), 3):
             raise ValueError(
                 f"positions of {len(numbers)} atoms must have shape "

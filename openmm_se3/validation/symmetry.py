@@ -141,10 +141,14 @@ def permutation_errors(
 
 
 def energy_scale(network: SE3Transformer, structure: Structure) -> float:
-    """Return the sum of the absolute atomic energies, eV."""
+    """Return the sum of the absolute atomic energies, eV.
+
+    What isolated atoms have is counted in: it is taken off after the rounding.
+    """
+    species, *edges = edges_of(network, structure)
     with torch.no_grad():
-        atomic, _ = network(*edges_of(network, structure), True)
-    return float(atomic.abs().sum())
+        atomic, _ = network(species, *edges, True)
+    return float(atomic.abs().sum() + network.isolated[species].abs().sum())
 
 
 def symmetry_checks(
