@@ -389,8 +389,8 @@ def test_a_lone_atom_has_its_self_energy(
 
 
 def test_atoms_out_of_reach_have_no_energy(random_model: Path) -> None:
-    positions = 100.0 * np.arange(9.0).reshape(3, 3)
-    context = context_of(system_of(random_model, "torchforce", "double", 1, False))
+    positions = 100.0 * np.arange(18.0).reshape(6, 3)
+    context = context_of(system_of(random_model, "torchforce", "double", 2, False))
     energy, forces = run(context, positions)
     assert energy == pytest.approx(0.0, abs=1e-12)
     assert not forces.any()
@@ -415,12 +415,12 @@ print(json.dumps(results))
 """
 
 
-def test_xml_in_another_process(random_model: Path, tmp_path: Path) -> None:
+def test_xml_in_another_process(smallest_model: Path, tmp_path: Path) -> None:
     """A System written as XML holds the whole model and opens once we are imported."""
     jobs, expected = [], []
     for backend in BACKENDS:
         for n_molecules, periodic in ((2, False), (8, True)):
-            system = system_of(random_model, backend, "double", n_molecules, periodic)
+            system = system_of(smallest_model, backend, "double", n_molecules, periodic)
             positions = positions_of(n_molecules)
             file = tmp_path / f"{backend}-{periodic}.xml"
             file.write_text(openmm.XmlSerializer.serialize(system))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,13 +14,13 @@ from torch.func import functional_call
 from openmm_se3.graph import all_pairs
 from openmm_se3.model.transformer import SE3Transformer
 
-VARIANTS: dict[str, dict[str, object]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "full kernel": {"kernel": "full"},
     "both parities, linear": {"mirror": False, "self_interaction": "linear"},
     "norm": {"nonlinearity": "norm", "embedding": "one-hot"},
 }
-TINY: dict[str, object] = {
+TINY: dict[str, Any] = {
     "layers": 2,
     "lmax": 1,
     "channels": 2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from openmm_se3.model.wall import ZBLWall
 
 # Of energies (eV) and forces (eV/A), relative where these are large.
 ROUNDING = {torch.float32: 2e-5, torch.float64: 1e-12}
-VARIANTS: dict[str, dict[str, object]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "full kernel, both parities": {"kernel": "full", "mirror": False},
     # The norms of few channels are at times nearly equal, which blows rounding up.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from openmm_se3.model.transformer import SE3Transformer
 CUTOFF: float = SMALL["cutoff"]
 STEP = 1e-6  # A
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}  # eV and eV/A
-VARIANTS: dict[str, dict[str, object]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "depthwise": {},
     "full": {"kernel": "full"},
     "linear": {"self_interaction": "linear", "mirror": False},
@@ -95,14 +96,14 @@ def test_one_of_many_neighbours_crosses(edges: Edges, dtype: torch.dtype) -> Non
     assert max(change) < 20.0 * TOLERANCE[dtype]
 
 
-class NoEnvelope(nn.Module):
+class NoEnvelope(Envelope):
     def forward(self, distance: Tensor) -> Tensor:
         return torch.ones_like(distance)
 
 
 def test_without_the_envelope_the_energy_jumps() -> None:
     network = random_network()
-    network.envelope = NoEnvelope()
+    network.envelope = NoEnvelope(CUTOFF)
     energy, force = across_the_cutoff(
         network, torch.zeros(1, 3).double(), torch.tensor([1, 0]), sparse_edges
     )

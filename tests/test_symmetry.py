@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -134,6 +135,7 @@ def kernel_basis(dtype: torch.dtype) -> tuple[Layer, list[int], list[int]]:
 
 def kernel(name: str, dtype: torch.dtype) -> tuple[Layer, list[int], list[int]]:
     basis = KernelBasis(LMAX, LMAX, 2 * LMAX, mirror=False).to(dtype)
+    body: DepthwiseKernel | FullKernel
     if name == "depthwise":
         body = DepthwiseKernel(basis.paths, CHANNELS)
     else:
@@ -163,7 +165,7 @@ def attention(
     k_max: int,
     l_max: int,
     change: Callable[[AttentionLayer], None] = lambda layer: None,
-    **changes: object,
+    **changes: Any,
 ) -> tuple[Layer, list[int], list[int]]:
     config = small_config(lmax=LMAX, channels=CHANNELS, **changes)
     module = AttentionLayer(config, k_max, l_max, CHANNELS).to(dtype)
@@ -268,7 +270,7 @@ def test_harmonics_are_those_of_e3nn(jmax: int) -> None:
     torch.testing.assert_close(ours, expected, rtol=0.0, atol=1e-12)
 
 
-NETWORKS: dict[str, dict[str, object]] = {
+NETWORKS: dict[str, dict[str, Any]] = {
     "default": {},
     "full kernel": {"kernel": "full"},
     "both parities": {"mirror": False},
