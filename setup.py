@@ -27,7 +27,6 @@ BASE = [
     "vesin-torch>=0.6,<0.7",
     "numpy>=1.26",
     "scipy>=1.11",
-    "ase>=3.23",
     "mdtraj>=1.10",
     "safetensors>=0.4",
     "matplotlib>=3.8",
@@ -36,9 +35,13 @@ BASE = [
     "pyyaml>=6",
 ]
 
+# Structure files of other formats, the ASE calculator, MD for sampling.
+ASE = ["ase>=3.23"]
+
 # DGL 1.1.3 is the last release that imports beside this torch.  It has wheels for
 # Python 3.10 and 3.11, and imports packaging without naming it.
 TRAIN = [
+    *ASE,
     "dgl==1.1.3",
     "packaging",
     "lightning>=2.4",
@@ -46,11 +49,11 @@ TRAIN = [
 ]
 
 DFT = [
+    *ASE,
     "pyscf>=2.9",
     "pyscf-dispersion>=1.3",
     "tblite>=0.4",
     "h5py>=3.10",
-    "threadpoolctl>=3",
 ]
 
 OPENMM_ML = ["openmmml==1.7", "openmm>=8.5.2,<8.6"]
@@ -58,8 +61,16 @@ OPENMM_ML = ["openmmml==1.7", "openmm>=8.5.2,<8.6"]
 # OpenMM's CUDA platform and the plugin for it.
 CUDA12 = [f"openmm[cuda12]{OPENMM}", f"openmmtorch[cuda12]==1.5; {HAS_PLUGIN}"]
 
-# The tests build a wheel, which older setuptools cannot do alone.
-TEST = [*TRAIN, *DFT, *OPENMM_ML, "pytest>=8", "setuptools>=70.1"]
+# The tests build a wheel, which older setuptools cannot do alone, and run the
+# benchmarks, one of which holds numerical libraries to one thread.
+TEST = [
+    *TRAIN,
+    *DFT,
+    *OPENMM_ML,
+    "pytest>=8",
+    "setuptools>=70.1",
+    "threadpoolctl>=3",
+]
 
 DEV = [*TEST, "ruff>=0.14", "mypy>=1.18", "types-PyYAML"]
 
@@ -86,6 +97,7 @@ setup(
     },
     install_requires=BASE,
     extras_require={
+        "ase": ASE,
         "train": TRAIN,
         "dft": DFT,
         "openmm-ml": OPENMM_ML,

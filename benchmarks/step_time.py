@@ -117,9 +117,9 @@ def main(
     title = f"time per step of {DT_FS} fs, model {model}"
     table = Table(title=title, title_justify="left", box=None)
     for heading in ("n", "backend", "platform", "precision"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=True)
     for heading in ("ms/step", "fastest", "slowest", "CPU ms", "ns/day"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in sorted(rows, key=lambda r: (r["molecules"], r["seconds_per_step"])):
         median = row["seconds_per_step"]
         table.add_row(

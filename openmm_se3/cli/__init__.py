@@ -36,7 +36,7 @@ VERBS = {
 }
 
 # Where the packages of a verb come from when they are not among the base dependencies.
-EXTRAS = {"sample": "dft", "label": "dft", "train": "train"}
+EXTRAS = {"validate": "ase", "sample": "dft", "label": "dft", "train": "train"}
 
 # Errors with a message written for the user.  Any other is an error of this program.
 EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError)

@@ -18,10 +18,10 @@ Two modules do the same:
 from __future__ import annotations
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.subgraph_rewriter import replace_pattern
 
+from openmm_se3.export.simplify import simplify
 from openmm_se3.graph import all_pairs
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.units import (
@@ -141,37 +141,10 @@ def specialise(
 
     example = example.detach()
     graph = make_fx(energy_and_forces)(example)
-    graph.graph.eliminate_dead_code()
-    _prepare_for_torchscript(graph)
+    simplify(graph, example)
     with torch.no_grad():
         traced = torch.jit.trace(graph.eval(), (example,), check_trace=False)
     return torch.jit.script(WithoutGradients(traced).eval())
-
-
-def _prepare_for_torchscript(graph: fx.GraphModule) -> None:
-    """Change what TorchScript would get wrong, or slow, in a recorded graph."""
-    # Recording takes this one operation apart into nine.
-    silu_backward = torch.ops.aten.silu_backward.default
-    pattern = make_fx(silu_backward)(torch.zeros(2, 2), torch.zeros(2, 2))
-    replace_pattern(graph, pattern, lambda slope, x: silu_backward(slope, x))
-    for node in list(graph.graph.nodes):
-        # A tensor made by the graph lives where the graph's inputs live.
-        if "device" in node.kwargs:
-            node.kwargs = {k: v for k, v in node.kwargs.items() if k != "device"}
-        # TorchScript decomposes addmm itself and then runs a shape analysis that fails
-        # on correct graphs; without addmm it does neither.
-        if node.target is torch.ops.aten.addmm.default:
-            bias, left, right = node.args
-            with graph.graph.inserting_before(node):
-                product = graph.graph.call_function(
-                    torch.ops.aten.mm.default, (left, right)
-                )
-                total = graph.graph.call_function(
-                    torch.ops.aten.add.Tensor, (product, bias)
-                )
-            node.replace_all_uses_with(total)
-            graph.graph.erase_node(node)
-    graph.recompile()
 
 
 class WithoutGradients(nn.Module):

@@ -198,8 +198,15 @@ class SE3Potential:
         return evaluate(self._network, symbols, positions)
 
     def ase_calculator(self) -> Calculator:
-        """Return an ASE calculator over this potential, for free molecules."""
-        from openmm_se3.force.ase import SE3Calculator
+        """Return an ASE calculator over this potential, for free molecules.
+
+        Raises:
+            ImportError: ASE is not installed.
+        """
+        try:
+            from openmm_se3.force.ase import SE3Calculator
+        except ModuleNotFoundError as error:
+            raise ImportError(f'{error}; fix: pip install "openmm-se3[ase]"') from error
 
         return SE3Calculator(self)
 

@@ -147,7 +147,7 @@ class AttentionLayer(nn.Module):
         keys = keys[:, : self.dim_query]
 
         products = queries.index_select(0, centre) * keys
-        logits = products.sum(1).unflatten(1, (self.heads, -1)).sum(2)
+        logits = products.unflatten(2, (self.heads, -1)).sum((1, 3))
         logits = self.logit_bound * torch.tanh(self.logit_scale * logits)
         weights = torch.exp(logits) * envelope.unsqueeze(1)
         total = 1.0 + sum_over_neighbours(weights, centre, n_atoms, dense)

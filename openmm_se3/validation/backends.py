@@ -151,7 +151,9 @@ def _ase_check(
     try:
         from ase import Atoms
     except ImportError:
-        return _not_run(name, "ASE is not installed; fix: pip install ase")
+        return _not_run(
+            name, 'ASE is not installed; fix: pip install "openmm-se3[ase]"'
+        )
     calculator = SE3Potential(model, precision=precision).ase_calculator()
     errors = []
     for key, moved in frames.items():
