@@ -465,6 +465,34 @@ def test_steps_that_are_not_finite_are_skipped(config):
         training_run.fit(module, [], None)
 
 
+def test_gradients_are_clipped_to_a_multiple_of_those_before(config):
+    graphs = make_graphs(analytic_frames()[:2])
+    settings = changed(config, clip_norm=None, clip_ratio=3.0).training
+    order = BatchOrder(np.ones(2), 2, 0)
+    module = TrainingModule(
+        training_run.SE3Transformer(TINY), settings, order, graphs, graphs
+    )
+
+    def limited(norm: float) -> float:
+        parameters = list(module.network.parameters())
+        size = sum(p.numel() for p in parameters) ** 0.5
+        for p in parameters:
+            p.grad = torch.full_like(p, norm / size)
+        assert module._limit_gradient()
+        return float(torch.nn.utils.get_total_norm([p.grad for p in parameters]))
+
+    for norm in (2.0, 2.0, 5.9):
+        assert limited(norm) == pytest.approx(norm)
+    assert limited(1e9) == pytest.approx(6.0, rel=0.02)
+    # One spike moves the mean a little, a new level moves it in some hundred steps.
+    assert limited(1e9) == pytest.approx(6.0, rel=0.3)
+    for _ in range(500):
+        limited(0.01)
+    assert limited(1.0) == pytest.approx(0.03, rel=0.2)
+    next(module.network.parameters()).grad[0] = float("nan")
+    assert not module._limit_gradient()
+
+
 def test_early_stopping(config):
     graphs = make_graphs(analytic_frames()[:2])
     settings = changed(config, validate_every=1, patience=2).training

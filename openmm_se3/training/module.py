@@ -7,6 +7,7 @@ moves data, runs the loops and calls the callbacks.
 from __future__ import annotations
 
 import copy
+import math
 import time
 import warnings
 from typing import Any
@@ -29,6 +30,8 @@ from openmm_se3.training.schedule import learning_rate, validations_since_best
 from openmm_se3.training.settings import TrainingConfig
 
 FIRST_AVERAGES = 10.0  # steps over which the moving average forgets the random start
+TINY_NORM = 1e-30  # keeps the logarithm of a vanishing gradient finite
+NORM_DECAY = 0.99  # of the mean of the logarithm of gradient norms
 
 
 class DivergedError(RuntimeError):
@@ -71,6 +74,7 @@ class TrainingModule(lightning.LightningModule):
         self.step = 0
         self.skipped = 0
         self.skipped_in_a_row = 0
+        self.log_norm: float | None = None
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
         # Sums since the last validation: loss, energy part, force part, steps.
@@ -125,7 +129,7 @@ class TrainingModule(lightning.LightningModule):
         )
         self.optimizer.zero_grad()
         self.manual_backward(terms.total)
-        if self._gradient_is_finite() and bool(torch.isfinite(terms.total)):
+        if self._limit_gradient() and bool(torch.isfinite(terms.total)):
             rate = learning_rate(self.config, self.step, self.losses)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
@@ -139,12 +143,24 @@ class TrainingModule(lightning.LightningModule):
             self._skip(labels["frame"])
         self.step += 1
 
-    def _gradient_is_finite(self) -> bool:
-        limit = self.config.clip_norm
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.network.parameters(), float("inf") if limit is None else limit
-        )
-        return bool(torch.isfinite(norm))
+    def _limit_gradient(self) -> bool:
+        """Clip the gradient; tell whether it is finite."""
+        parameters = list(self.network.parameters())
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(norm):
+            return False
+        size, config = float(norm), self.config
+        limit = math.inf if config.clip_norm is None else config.clip_norm
+        if self.log_norm is None:
+            self.log_norm = math.log(size + TINY_NORM)
+        elif config.clip_ratio is not None:
+            limit = min(limit, config.clip_ratio * math.exp(self.log_norm))
+        if size > limit:
+            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+        seen = math.log(size + TINY_NORM)
+        self.log_norm += (1.0 - NORM_DECAY) * (seen - self.log_norm)
+        return True
 
     def _skip(self, frames: Tensor) -> None:
         self.skipped += 1
@@ -217,6 +233,7 @@ class TrainingModule(lightning.LightningModule):
             "step": self.step,
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
+            "log_norm": self.log_norm,
             "seconds": self.seconds + now - self._clock,
             "history": copy.deepcopy(self.history),
             "running": self.running.clone(),
@@ -231,6 +248,7 @@ class TrainingModule(lightning.LightningModule):
         self.step = state["step"]
         self.skipped = state["skipped"]
         self.skipped_in_a_row = state["skipped_in_a_row"]
+        self.log_norm = state["log_norm"]
         self.seconds = state["seconds"]
         self.history = copy.deepcopy(state["history"])
         self.running = state["running"].clone()

@@ -46,6 +46,10 @@ class TrainingConfig:
         plateau_patience: Validations without improvement before a reduction.
         plateau_factor: Factor of one reduction.
         clip_norm: Largest gradient norm; null does not clip.
+        clip_ratio: Largest gradient norm as a multiple of the geometric mean of those
+            before; null does not clip.  The norm falls by orders of magnitude during a
+            run, so that a fixed limit is too small at first and too large later, when
+            one batch of extreme structures can undo thousands of steps.
         average_decay: Decay of the exponential moving average of the weights, which is
             what is validated and exported.
         patience: Validations without improvement before the run stops early; null runs
@@ -76,6 +80,7 @@ class TrainingConfig:
     plateau_patience: int = 10
     plateau_factor: float = 0.5
     clip_norm: float | None = 10.0
+    clip_ratio: float | None = None
     average_decay: float = 0.999
     patience: int | None = None
     max_skipped: int = 20
@@ -100,6 +105,7 @@ class TrainingConfig:
             "learning_rate",
             "plateau_patience",
             "clip_norm",
+            "clip_ratio",
             "patience",
             "threads",
         )
