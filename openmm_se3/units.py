@@ -39,3 +39,12 @@ FS_TO_PS = 1.0e-3
 EV_PER_ANGSTROM_DALTON_TO_ANGSTROM_PER_FS2 = ELEMENTARY_CHARGE / DALTON_KG * 1.0e-10
 BOLTZMANN_EV = BOLTZMANN_J / ELEMENTARY_CHARGE  # eV/K
 BOLTZMANN_KJ_PER_MOL = BOLTZMANN_J * AVOGADRO / 1000.0  # kJ/mol/K
+
+# Units that other people's files may be in, by the name that a user gives.
+ENERGY_UNITS = {  # to eV
+    "eV": 1.0,
+    "hartree": HARTREE_TO_EV,
+    "kcal/mol": 1.0 / EV_TO_KCAL_PER_MOL,
+    "kJ/mol": KJ_PER_MOL_TO_EV,
+}
+LENGTH_UNITS = {"angstrom": 1.0, "bohr": BOHR_TO_ANGSTROM, "nm": NM_TO_ANGSTROM}  # to A

@@ -25,15 +25,7 @@ from click.testing import CliRunner
 
 from openmm_se3.cli import main
 from openmm_se3.reference import labelling
-from openmm_se3.reference.dataset import (
-    Dataset,
-    Frame,
-    Structure,
-    check_splits,
-    read_datasets,
-    read_hdf5,
-    write_hdf5,
-)
+from openmm_se3.reference.dataset import Dataset, check_splits
 from openmm_se3.reference.dft import (
     Label,
     LabelError,
@@ -44,11 +36,14 @@ from openmm_se3.reference.dft import (
     label_frame,
 )
 from openmm_se3.reference.executor import LocalExecutor, WorkerDiedError
+from openmm_se3.reference.frames import Frame, Frames, Structure
+from openmm_se3.reference.hdf5 import read_hdf5, write_hdf5
 from openmm_se3.reference.journal import Journal
 from openmm_se3.reference.labelling import label, read_structures
 from openmm_se3.reference.level import LevelOfTheory
 from openmm_se3.reference.lock import LockedError, run_lock
 from openmm_se3.reference.provenance import read_provenance
+from openmm_se3.reference.sources import read_datasets
 from openmm_se3.reference.water_sampler import (
     APPROACH_DISTANCES,
     PLANS,
@@ -604,7 +599,7 @@ def small_dataset() -> Dataset:
         # The second composition has the same formula in another order of atoms.
         for index, numbers in enumerate([WATER] * 4 + [WATER[::-1]] * 3)
     ]
-    return Dataset(tuple(frames), CHEAP, {1: -13.5, 8: -2030.0}, {"seed": 1})
+    return Dataset(Frames.of(frames), CHEAP, {1: -13.5, 8: -2030.0}, {"seed": 1})
 
 
 def test_hdf5_round_trip(tmp_path: Path) -> None:
@@ -668,7 +663,7 @@ SHIFTED = np.full(4, -75.0)  # hartree
     ("change", "message"),
     [
         (attribute("format", "other"), "not a file of"),
-        (attribute("format_version", 2), "version 2"),
+        (attribute("format_version", 3), "version 3"),
         (attribute("units", '{"energy": "hartree"}'), "has units"),
         (attribute("level_of_theory", "{}"), "expected the settings"),
         (attribute("self_energies", "[1]"), "damaged description"),
@@ -731,17 +726,20 @@ def test_files_that_do_not_belong_together(tmp_path: Path) -> None:
         write_hdf5(two, dataclasses.replace(made, **changes))
         read_datasets([one, two])
 
+    def one_frame(**changes: Any) -> Frames:
+        return Frames.of([dataclasses.replace(made.frames[0], **changes)])
+
     with pytest.raises(ValueError, match="one level only"):
         with_second(level=LevelOfTheory())
     with pytest.raises(ValueError, match="has the self-energy -14"):
         with_second(self_energies={1: -14.0, 8: -2030.0})
     with pytest.raises(ValueError, match="the same structure is in"):
-        with_second(frames=(dataclasses.replace(made.frames[0], split="test"),))
+        with_second(frames=one_frame(split="test"))
     with pytest.raises(ValueError, match="given twice"):
         read_datasets([one, one])
     with pytest.raises(ValueError, match="no data files"):
         read_datasets([])
-    with_second(frames=(dataclasses.replace(made.frames[0], energy=-2059.0),))
+    with_second(frames=one_frame(energy=-2059.0))
 
 
 # The sampler

@@ -30,13 +30,22 @@ VERBS = {
     "validate": "Check a model file: symmetry, forces, drift, backends, precisions.",
     "sample": "Make structures to label: water monomers and clusters.",
     "label": "Compute DFT energies and forces for structures.",
+    "data": "Look at files of labels: counts, units, duplicates, outliers.",
     "train": "Train a network on labelled data.",
+    "evaluate": "Measure the errors of a model on labelled data.",
     "export": "Turn a training checkpoint into a model file.",
     "doctor": "Check this installation and name a fix for all that is wrong.",
 }
 
 # Where the packages of a verb come from when they are not among the base dependencies.
-EXTRAS = {"validate": "ase", "sample": "dft", "label": "dft", "train": "train"}
+EXTRAS = {
+    "validate": "ase",
+    "sample": "dft",
+    "label": "dft",
+    "data": "train",
+    "train": "train",
+    "evaluate": "train",
+}
 
 # Errors with a message written for the user.  Any other is an error of this program.
 EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError)

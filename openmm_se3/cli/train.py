@@ -45,7 +45,7 @@ def command(
         raise click.UsageError("--resume and --overwrite exclude each other")
     from rich.console import Console
 
-    from openmm_se3.training.report import error_report
+    from openmm_se3.training.report import TRAINED, error_report
     from openmm_se3.training.run import REPORT, train
     from openmm_se3.training.settings import read_config
 
@@ -62,7 +62,7 @@ def command(
         console=console,
     )
     if outcome.errors is not None:
-        click.echo(error_report(outcome.errors))
+        click.echo(error_report(outcome.errors, TRAINED))
         click.echo(f"Finished after {outcome.step} steps: {folder / REPORT}")
         click.echo(f"To use the model: openmm-se3 export {folder / 'best.pt'}")
         return

@@ -15,20 +15,14 @@ import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from openmm_se3.files import atomic_write
-from openmm_se3.reference.dataset import (
-    Dataset,
-    Frame,
-    Structure,
-    check_splits,
-    write_hdf5,
-)
+from openmm_se3.reference.dataset import Dataset, check_splits
 from openmm_se3.reference.dft import (
     MIN_DISTANCE,
     LabelError,
@@ -38,6 +32,8 @@ from openmm_se3.reference.dft import (
     label_frame,
 )
 from openmm_se3.reference.executor import Executor
+from openmm_se3.reference.frames import Frame, Frames, Structure
+from openmm_se3.reference.hdf5 import write_hdf5
 from openmm_se3.reference.journal import Journal
 from openmm_se3.reference.level import LevelOfTheory
 from openmm_se3.reference.lock import run_lock
@@ -240,7 +236,7 @@ def label(
                 f"{journal.path} to try the same settings again)"
             )
         dataset = Dataset(
-            frames=_frames(structures, records),
+            frames=Frames.of(_frames(structures, records)),
             level=level,
             self_energies={z: energies[i] for i, z in enumerate(elements)},
             provenance={**(provenance or {}), "programs": program_versions()},
@@ -257,8 +253,8 @@ def label(
 
 def _frames(
     structures: Sequence[Structure], records: Sequence[dict[str, Any]]
-) -> tuple[Frame, ...]:
-    return tuple(
+) -> Iterator[Frame]:
+    return (
         Frame(
             energy=record["energy"],
             forces=np.array(record["forces"]),

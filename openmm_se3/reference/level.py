@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,3 +77,41 @@ class LevelOfTheory:
 
     def __str__(self) -> str:
         return f"{self.method}/{self.basis}"
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedLevel:
+    """Level of theory of labels made elsewhere, known by its name only.
+
+    Attributes:
+        name: Such as "wB97M-D3(BJ)/def2-TZVPPD".
+    """
+
+    name: str
+
+    def to_json(self) -> str:
+        """Return the name as a JSON object."""
+        return json.dumps(dataclasses.asdict(self))
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Level = LevelOfTheory | PublishedLevel
+
+
+def read_level(text: str) -> Level:
+    """Read a level of theory that was written as JSON.
+
+    Raises:
+        ValueError: It is neither the settings of a calculation nor a name.
+    """
+    values = json.loads(text)
+    if isinstance(values, dict) and set(values) == {"name"}:
+        return PublishedLevel(str(values["name"]))
+    return LevelOfTheory.from_json(text)
+
+
+def level_name(values: Mapping[str, Any]) -> str:
+    """Return the short name of a level of theory in a model's description."""
+    return str(values.get("name") or f"{values.get('method')}/{values.get('basis')}")

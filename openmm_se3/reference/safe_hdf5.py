@@ -11,6 +11,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -18,6 +19,27 @@ import numpy as np
 # The most that deflate can compress, and an allowance for small arrays.
 MAX_COMPRESSION = 1032
 SMALL_ARRAY = 1 << 16  # bytes
+
+
+def open_kept(path: str | Path) -> h5py.File:
+    """Open an HDF5 file for reading, by frame, for as long as it is referred to.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not HDF5, or damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no file {path}")
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file")
+    if not h5py.is_hdf5(path):
+        with open(path, "rb") as raw:
+            raise ValueError(f"{path} is not HDF5; it starts with {raw.read(20)!r}")
+    with damage_named(path):
+        # Files here are written whole and then renamed, so that no lock is needed, and
+        # some file systems have none.
+        return h5py.File(path, "r", locking=False)
 
 
 @contextlib.contextmanager
@@ -28,20 +50,22 @@ def open_hdf5(path: str | Path) -> Iterator[h5py.File]:
         FileNotFoundError: There is no such file.
         ValueError: It is not HDF5, or damaged; damage met while it is read included.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"no file {path}")
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file")
-    if not h5py.is_hdf5(path):
-        with open(path, "rb") as raw:
-            raise ValueError(f"{path} is not HDF5; it starts with {raw.read(20)!r}")
+    with damage_named(path), open_kept(path) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def damage_named(path: str | Path) -> Iterator[None]:
+    """Turn what HDF5 raises on a damaged file into an error that names the file.
+
+    Raises:
+        ValueError: Reading failed inside the block.
+    """
     try:
-        # Files here are written whole and then renamed, so that no lock is needed, and
-        # some file systems have none.
-        with h5py.File(path, "r", locking=False) as file:
-            yield file
+        yield
     except (OSError, RuntimeError, KeyError, TypeError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
         raise ValueError(
             f"{path} is cut short or damaged ({error}); copy or make it again"
         ) from error
@@ -86,8 +110,8 @@ def text_attribute(file: h5py.File, name: str) -> str:
     return value
 
 
-def read_array(group: h5py.Group, name: str, kinds: str = "f") -> np.ndarray:
-    """Return an array of numbers.
+def array(group: h5py.Group, name: str, kinds: str = "f") -> h5py.Dataset:
+    """Return an array of a file, not yet read.
 
     Args:
         group: Where it is.
@@ -98,35 +122,13 @@ def read_array(group: h5py.Group, name: str, kinds: str = "f") -> np.ndarray:
         ValueError: It is missing, of another type, stored elsewhere, or larger than the
             file can hold.
     """
-    dataset = _dataset(group, name)
-    if dataset.dtype.kind not in kinds:
-        raise ValueError(f"{place(group)}: {name!r} has type {dataset.dtype}")
-    return np.asarray(dataset[()])
-
-
-def read_texts(group: h5py.Group, name: str) -> list[str]:
-    """Return a list of strings.
-
-    Raises:
-        ValueError: As :func:`read_array`.
-    """
-    dataset = _dataset(group, name)
-    if h5py.check_string_dtype(dataset.dtype) is None or dataset.ndim != 1:
-        raise ValueError(f"{place(group)}: {name!r} is not a list of strings")
-    return [str(text) for text in dataset.asstr()[:]]
-
-
-def place(group: h5py.Group) -> str:
-    """Return the file and the group as text for a message."""
-    return f"{group.file.filename}, {group.name}"
-
-
-def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:
     dataset = child(group, name)
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
         raise ValueError(f"{place(group)}: {name!r} is not an array")
     if dataset.is_virtual or dataset.external:
         raise ValueError(f"{place(group)}: {name!r} is kept in another file")
+    if dataset.dtype.kind not in kinds:
+        raise ValueError(f"{place(group)}: {name!r} has type {dataset.dtype}")
     declared = math.prod(dataset.shape) * dataset.dtype.itemsize
     stored = dataset.id.get_storage_size()
     if declared > MAX_COMPRESSION * stored + SMALL_ARRAY:
@@ -134,3 +136,49 @@ def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:
             f"{place(group)}: {name!r} declares {declared} bytes but stores {stored}"
         )
     return dataset
+
+
+def read_array(group: h5py.Group, name: str, kinds: str = "f") -> np.ndarray:
+    """Return an array of numbers; arguments and errors as :func:`array`."""
+    return np.asarray(array(group, name, kinds)[()])
+
+
+def read_texts(group: h5py.Group, name: str) -> list[str]:
+    """Return a list of strings.
+
+    Raises:
+        ValueError: As :func:`array`.
+    """
+    dataset = array(group, name, kinds="biufSO")
+    if h5py.check_string_dtype(dataset.dtype) is None or dataset.ndim != 1:
+        raise ValueError(f"{place(group)}: {name!r} is not a list of strings")
+    return [str(text) for text in dataset.asstr()[:]]
+
+
+class FileRows:
+    """An array that stays in its file and is read by frame, in our units.
+
+    Args:
+        dataset: The array; its file must stay open.
+        factor: From the file's unit to ours.
+    """
+
+    def __init__(self, dataset: h5py.Dataset, factor: float) -> None:
+        self.dataset = dataset
+        self.factor = factor
+        self.shape: tuple[int, ...] = dataset.shape
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Return the frames of an index, a slice, or any indices [n]."""
+        if isinstance(index, np.ndarray):
+            # HDF5 wants increasing indices, each once.
+            rows, back = np.unique(index, return_inverse=True)
+            values = self.dataset[rows][back]
+        else:
+            values = self.dataset[index]
+        return np.asarray(values, dtype=np.float64) * self.factor
+
+
+def place(group: h5py.Group) -> str:
+    """Return the file and the group as text for a message."""
+    return f"{group.file.filename}, {group.name}"

@@ -19,7 +19,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,12 +27,16 @@ import torch
 from torch import Tensor
 
 from openmm_se3.graph import neighbour_pairs
-from openmm_se3.reference.dataset import Frame
+from openmm_se3.reference.frames import Frame, Frames
 
 if TYPE_CHECKING:
     import dgl
 
 Composition = tuple[int, ...]
+
+# Graphs of data sets up to this size are made once and kept, 1 kB an atom or so; larger
+# ones are made for each batch from what the file holds.
+KEPT_ATOMS = 1_000_000
 
 
 def import_dgl() -> Any:
@@ -44,22 +48,25 @@ def import_dgl() -> Any:
     return dgl
 
 
-def composition(frame: Frame) -> Composition:
-    """Return the sorted atomic numbers of a frame."""
-    return tuple(sorted(int(number) for number in frame.numbers))
-
-
-def lowest_energies(frames: Sequence[Frame]) -> dict[Composition, float]:
+def lowest_energies(frames: Frames) -> dict[Composition, float]:
     """Return the lowest total energy (eV) of each composition."""
     lowest: dict[Composition, float] = {}
-    for frame in frames:
-        key = composition(frame)
-        lowest[key] = min(frame.energy, lowest.get(key, np.inf))
+    energy = frames.column("energy")
+    for index, _ in frames.by_block():
+        known = energy[index][np.isfinite(energy[index])]
+        if len(known):
+            key = composition(frames.blocks[frames.block[index[0]]].numbers)
+            lowest[key] = min(float(known.min()), lowest.get(key, np.inf))
     return lowest
 
 
+def composition(numbers: np.ndarray) -> Composition:
+    """Return atomic numbers in their order, the same for all orders of the atoms."""
+    return tuple(sorted(int(number) for number in numbers))
+
+
 def frame_weights(
-    frames: Sequence[Frame],
+    frames: Frames,
     cap: float | None,
     lowest: Mapping[Composition, float] | None = None,
 ) -> np.ndarray:
@@ -68,24 +75,29 @@ def frame_weights(
     Labels far above the thermal range keep the model from inventing deep wells there,
     but their large errors must not decide the fit: with dE the energy per atom above
     the lowest frame of the same composition, the weight is 1 / (1 + (dE / cap)^2).
+    Frames without an energy have the weight 1.
 
     Args:
         frames: The frames.
         cap: Energy per atom at which the weight is 1/2, eV; None gives ones.
         lowest: Lowest total energies, eV; by default those of ``frames``.
     """
+    weights = np.ones(len(frames))
     if cap is None:
-        return np.ones(len(frames))
+        return weights
     # A composition that the training frames lack is measured from its own lowest.
     lowest = {**lowest_energies(frames), **(lowest or {})}
-    excess = np.array(
-        [(f.energy - lowest[composition(f)]) / len(f.numbers) for f in frames]
-    )
-    return 1.0 / (1.0 + (excess.clip(min=0.0) / cap) ** 2)
+    energy = frames.column("energy")
+    for index, _ in frames.by_block():
+        numbers = frames.blocks[frames.block[index[0]]].numbers
+        least = lowest.get(composition(numbers), np.nan)
+        excess = (energy[index] - least) / len(numbers)
+        weights[index] = 1.0 / (1.0 + (np.nan_to_num(excess).clip(min=0.0) / cap) ** 2)
+    return weights
 
 
 class FrameGraphs(torch.utils.data.Dataset[Any]):
-    """Labelled frames as DGL graphs with their edges, made once.
+    """Labelled frames as DGL graphs with their edges.
 
     Args:
         frames: The frames.
@@ -95,13 +107,19 @@ class FrameGraphs(torch.utils.data.Dataset[Any]):
             the total energies.
         weights: Weight of each frame in the loss [n_frames].
 
+    Attributes:
+        energies: Energies against isolated atoms [n_frames], eV; NaN if not known.
+        n_atoms: Atoms of each frame [n_frames].
+        n_edges: Edges of each frame [n_frames]; at most so many where graphs are not
+            kept.
+
     Raises:
         ValueError: A frame holds an element that the model or the self-energies lack.
     """
 
     def __init__(
         self,
-        frames: Sequence[Frame],
+        frames: Frames,
         elements: Sequence[str],
         cutoff: float,
         self_energies: Mapping[int, float],
@@ -109,27 +127,31 @@ class FrameGraphs(torch.utils.data.Dataset[Any]):
     ) -> None:
         from ase.data import atomic_numbers, chemical_symbols
 
-        species = {atomic_numbers[symbol]: i for i, symbol in enumerate(elements)}
-        present = sorted({int(number) for f in frames for number in f.numbers})
-        for known, name in ((species, "model"), (self_energies, "self-energies")):
+        self.species = {atomic_numbers[s]: i for i, s in enumerate(elements)}
+        self.cutoff = cutoff
+        self.frames = frames
+        occurring = [frames.blocks[i] for i in np.unique(frames.block)]
+        present = sorted({int(number) for b in occurring for number in b.numbers})
+        for known, name in ((self.species, "model"), (self_energies, "self-energies")):
             lacking = [chemical_symbols[z] for z in present if z not in known]
             if lacking:
                 have = [chemical_symbols[z] for z in sorted(known)]
                 raise ValueError(
                     f"the data hold {lacking}, which the {name} lack; there: {have}"
                 )
-        self.frames = list(frames)
-        self.graphs = [frame_graph(frame, species, cutoff) for frame in frames]
-        self.energies = torch.tensor(
-            [f.energy - sum(self_energies[int(z)] for z in f.numbers) for f in frames],
-            dtype=torch.float64,
-        )
+        isolated = frames.isolated_energies(self_energies)
+        self.energies = torch.tensor(frames.column("energy") - isolated)
         self.weights = torch.as_tensor(weights, dtype=torch.float64)
-        self.n_atoms = np.array([len(frame.numbers) for frame in frames], dtype=int)
-        self.n_edges = np.array([g.num_edges() for g in self.graphs], dtype=int)
+        self.n_atoms = frames.n_atoms.astype(int)
+        self.graphs: list[dgl.DGLGraph] | None = None
+        if self.n_atoms.sum() <= KEPT_ATOMS:
+            self.graphs = [self.make_graph(i) for i in range(len(frames))]
+            self.n_edges = np.array([g.num_edges() for g in self.graphs], dtype=int)
+        else:
+            self.n_edges = most_edges(frames, cutoff)
 
     def __len__(self) -> int:
-        return len(self.graphs)
+        return len(self.frames)
 
     def __getitem__(self, index: int) -> tuple[dgl.DGLGraph, dict[str, Tensor]]:
         """Return the graph and the labels of one frame."""
@@ -138,13 +160,35 @@ class FrameGraphs(torch.utils.data.Dataset[Any]):
             "weight": self.weights[index],
             "frame": torch.tensor(index),
         }
-        return self.graphs[index], labels
+        kept = self.graphs
+        return (self.make_graph(index) if kept is None else kept[index]), labels
+
+    def make_graph(self, index: int) -> dgl.DGLGraph:
+        """Return the graph of one frame."""
+        return frame_graph(self.frames[index], self.species, self.cutoff)
+
+
+def most_edges(frames: Frames, cutoff: float) -> np.ndarray:
+    """Return a bound on the edges of each frame [n_frames] without looking for them.
+
+    All pairs, or in a box what its first frame's density gives, whichever is less.
+    """
+    bounds = np.zeros(len(frames.blocks), dtype=int)
+    for number in np.unique(frames.block):
+        block = frames.blocks[number]
+        n = len(block.numbers)
+        bounds[number] = n * (n - 1)
+        if block.box is not None:
+            density = n / abs(np.linalg.det(block.box[0]))
+            sphere = 4.0 / 3.0 * np.pi * cutoff**3
+            bounds[number] = int(n * density * sphere)
+    return bounds[frames.block]
 
 
 def frame_graph(
     frame: Frame, species: Mapping[int, int], cutoff: float
 ) -> dgl.DGLGraph:
-    """Return the graph of one frame.
+    """Return the graph of one frame; unknown forces are NaN.
 
     Args:
         frame: The frame.
@@ -153,11 +197,15 @@ def frame_graph(
     """
     dgl = import_dgl()
     positions = torch.tensor(frame.positions, dtype=torch.float64)
-    centre, neighbour, shifts = neighbour_pairs(positions, cutoff)
+    box = None if frame.box is None else torch.tensor(frame.box, dtype=torch.float64)
+    centre, neighbour, shifts = neighbour_pairs(positions, cutoff, box)
     graph = dgl.graph((neighbour, centre), num_nodes=len(positions))
     graph.ndata["species"] = torch.tensor([species[int(z)] for z in frame.numbers])
     graph.ndata["positions"] = positions
-    graph.ndata["forces"] = torch.tensor(frame.forces, dtype=torch.float64)
+    if frame.forces is None:
+        graph.ndata["forces"] = torch.full_like(positions, torch.nan)
+    else:
+        graph.ndata["forces"] = torch.tensor(frame.forces, dtype=torch.float64)
     graph.edata["shift"] = torch.as_tensor(shifts, dtype=torch.float64)
     return graph
 
@@ -196,25 +244,24 @@ def graph_tensors(graph: dgl.DGLGraph) -> GraphTensors:
 
 
 def fill_batches(
-    frames: Iterable[int], sizes: np.ndarray, budget: int
-) -> list[list[int]]:
+    frames: Sequence[int] | np.ndarray, sizes: np.ndarray, budget: int
+) -> list[np.ndarray]:
     """Return frames, in the order given, in batches within a budget.
 
     Args:
-        frames: Indices of frames.
+        frames: Indices of frames [n].
         sizes: Size of each frame [n_frames].
         budget: Largest sum of sizes in a batch; a larger frame gets a batch of its own.
     """
-    batches: list[list[int]] = []
-    filled = 0
-    for frame in frames:
-        # A lone atom has no edges, and yet a batch cannot hold any number of them.
-        size = max(int(sizes[frame]), 1)
-        if not batches or filled + size > budget:
-            batches.append([])
-            filled = 0
-        batches[-1].append(int(frame))
-        filled += size
+    # A lone atom has no edges, and yet a batch cannot hold any number of them.
+    order = np.asarray(frames)
+    ends = np.cumsum(sizes[order].clip(min=1))
+    batches, first, filled = [], 0, 0
+    while first < len(order):
+        last = int(np.searchsorted(ends, filled + budget, side="right"))
+        last = max(last, first + 1)
+        batches.append(order[first:last])
+        first, filled = last, ends[last - 1]
     return batches
 
 
@@ -235,13 +282,13 @@ class BatchOrder:
         self.seed = seed
         self._starts = [0]  # first step of each epoch, as far as known
 
-    def epoch(self, index: int) -> list[list[int]]:
-        """Return the batches of one epoch as lists of frames."""
+    def epoch(self, index: int) -> list[np.ndarray]:
+        """Return the batches of one epoch, frames by index."""
         rng = np.random.default_rng([self.seed, index])
         shuffled = rng.permutation(len(self.sizes))
         return fill_batches(shuffled, self.sizes, self.budget)
 
-    def steps(self, first: int, last: int) -> Iterator[list[int]]:
+    def steps(self, first: int, last: int) -> Iterator[np.ndarray]:
         """Yield the batches of steps ``first`` to ``last`` - 1."""
         while first < last:
             index = self._epoch_of(first)
@@ -283,7 +330,7 @@ class Interval:
         self.length = length
         self.total = total
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[np.ndarray]:
         first = self.step()
         last = min((first // self.length + 1) * self.length, self.total)
         return self.order.steps(first, last)

@@ -11,10 +11,11 @@
 | W_e      | energy_weight   |              | 1/A^2 |
 | m(a)     | molecule        | [n_atoms]    |       |
 
-The thesis has w = 1.  "Molecule" is one frame: here it may be a cluster.  With
-``energy_per_atom`` the energy error of a frame is divided by its number of atoms first.
-With ``huber_delta`` d the square x^2 of an error beyond d becomes d (2 |x| - d); for
-forces x is the length of the error vector, so that the axes do not matter.
+Labels that are NaN are left out, of the sums and of M and N.  The thesis has w = 1.
+"Molecule" is one frame: here it may be a cluster.  With ``energy_per_atom`` the energy
+error of a frame is divided by its number of atoms first.  With ``huber_delta`` d the
+square x^2 of an error beyond d becomes d (2 |x| - d); for forces x is the length of the
+error vector, so that the axes do not matter.
 """
 
 from __future__ import annotations
@@ -50,21 +51,29 @@ def loss_terms(
     Args:
         energies: Predicted energies [n_molecules], eV.
         forces: Predicted forces [n_atoms, 3], eV/A.
-        reference_energies: Labels [n_molecules], eV.
-        reference_forces: Labels [n_atoms, 3], eV/A.
+        reference_energies: Labels [n_molecules], eV; NaN where unknown.
+        reference_forces: Labels [n_atoms, 3], eV/A; NaN where unknown.
         weights: Weight of each frame [n_molecules].
         molecule: Frame of each atom [n_atoms].
         config: Holds the energy weight, the energy's scaling and Huber's bound.
     """
-    error = energies.double() - reference_energies
+    error = known_errors(energies, reference_energies)
     if config.energy_per_atom:
         error = error / torch.bincount(molecule, minlength=len(energies))
     energy_squares = bounded(error.square(), config.huber_delta)
-    energy = config.energy_weight * (weights * energy_squares).mean()
-    force_errors = forces.double() - reference_forces
+    n_energies = (~reference_energies.isnan()).sum().clamp(min=1)
+    energy = config.energy_weight * (weights * energy_squares).sum() / n_energies
+    force_errors = known_errors(forces, reference_forces)
     force_squares = bounded(force_errors.square().sum(-1), config.huber_delta)
-    force = (weights[molecule] * force_squares).mean()
+    n_forces = (~reference_forces.isnan().any(-1)).sum().clamp(min=1)
+    force = (weights[molecule] * force_squares).sum() / n_forces
     return LossTerms(energy + force, energy, force)
+
+
+def known_errors(predicted: Tensor, reference: Tensor) -> Tensor:
+    """Return predicted - reference in float64, and 0 where the label is NaN."""
+    known = ~reference.isnan()
+    return torch.where(known, predicted.double() - reference.nan_to_num(), 0.0)
 
 
 def bounded(squares: Tensor, delta: float | None) -> Tensor:

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from openmm_se3.elements import SYMBOLS
 from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.reference.dataset import Frame, formula
+from openmm_se3.reference.dataset import formula
+from openmm_se3.reference.frames import Frames
 from openmm_se3.training.data import FrameGraphs, fill_batches, graph_tensors, loader
 from openmm_se3.units import EV_TO_KCAL_PER_MOL
 
 EVALUATION_EDGES = 4000  # enough to hide the cost of many small operations
+MOST_GROUPS = 60  # more lines than that by formula, size or source tell nobody anything
 
 UNITS = {
     "energy_mae": "kcal/mol",
@@ -48,7 +51,7 @@ class Predictions:
 
 def evaluation_loader(graphs: FrameGraphs) -> Any:
     """Return the loader that gives all frames once, in their order."""
-    batches = fill_batches(range(len(graphs)), graphs.n_edges, EVALUATION_EDGES)
+    batches = fill_batches(np.arange(len(graphs)), graphs.n_edges, EVALUATION_EDGES)
     return loader(graphs, batches)
 
 
@@ -75,76 +78,111 @@ def predict(network: SE3Transformer, graphs: FrameGraphs) -> Predictions:
 
 
 def reference_forces(graphs: FrameGraphs) -> np.ndarray:
-    """Return the labelled forces of all frames [n_atoms, 3], eV/A."""
-    return np.concatenate([graph.ndata["forces"].numpy() for graph in graphs.graphs])
+    """Return the labelled forces of all frames [n_atoms, 3], eV/A; NaN if unknown."""
+    return np.concatenate(
+        [
+            np.full_like(frame.positions, np.nan)
+            if frame.forces is None
+            else frame.forces
+            for frame in graphs.frames
+        ]
+    )
 
 
 def error_table(
-    graphs: FrameGraphs, predictions: Predictions, groups: Sequence[str]
+    graphs: FrameGraphs, predictions: Predictions, groups: Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, float]]:
     """Return errors by group and, under "all", of everything.
 
     Args:
         graphs: The labels.
         predictions: Predictions for the same frames.
-        groups: Group of each frame.
+        groups: Atoms of each group, as a mask [n_atoms of all frames].
 
     Returns:
-        For each group the number of ``frames`` and the quantities of ``UNITS``.
+        For each group the number of ``frames`` and the quantities of ``UNITS``, without
+        those that no label tells.  Energies are those of frames that are whole in the
+        group.
     """
     energy_errors = predictions.energies - graphs.energies.numpy()
     force_errors = predictions.forces - reference_forces(graphs)
-    owner = np.repeat(np.arange(len(graphs)), graphs.n_atoms)
-    tables = {}
-    for name in sorted(set(groups)) + ["all"]:
-        chosen = np.array([name in (group, "all") for group in groups])
-        tables[name] = _errors(
-            energy_errors[chosen],
-            force_errors[chosen[owner]],
-            graphs.n_atoms[chosen],
-        )
-    return tables
+    everything = np.ones(len(force_errors), dtype=bool)
+    return {
+        name: _errors(energy_errors, force_errors, graphs.n_atoms, mask)
+        for name, mask in {**groups, "all": everything}.items()
+    }
 
 
 def _errors(
-    energy: np.ndarray, forces: np.ndarray, n_atoms: np.ndarray
+    energy: np.ndarray, forces: np.ndarray, n_atoms: np.ndarray, mask: np.ndarray
 ) -> dict[str, float]:
-    ends = np.cumsum(n_atoms)
-    sums = np.add.reduceat(np.abs(forces).sum(1), ends - n_atoms)
-    errors = {
-        "energy_mae": np.abs(energy).mean(),
-        "energy_mae_centred": np.abs(energy - energy.mean()).mean(),
-        "energy_mae_per_atom": np.abs(energy / n_atoms).mean(),
-        "energy_rmse": math.sqrt(np.square(energy).mean()),
-        "force_mae": np.abs(forces).mean(),
-        "force_rmse": math.sqrt(np.square(forces).mean()),
-        "force_mae_worst": (sums / (3 * n_atoms)).max(),
-    }
+    starts = np.cumsum(n_atoms) - n_atoms
+    inside = np.add.reduceat(mask, starts, dtype=int)
+    known = np.isfinite(forces).all(1) & mask
+    errors: dict[str, float] = {}
+    whole = (inside == n_atoms) & np.isfinite(energy)
+    if whole.any():
+        e, n = energy[whole], n_atoms[whole]
+        errors |= {
+            "energy_mae": np.abs(e).mean(),
+            "energy_mae_centred": np.abs(e - e.mean()).mean(),
+            "energy_mae_per_atom": np.abs(e / n).mean(),
+            "energy_rmse": math.sqrt(np.square(e).mean()),
+        }
+    if known.any():
+        sizes = np.where(known, np.abs(forces).mean(1), 0.0)
+        counts = np.add.reduceat(known, starts, dtype=int)
+        by_frame = np.add.reduceat(sizes, starts)[counts > 0] / counts[counts > 0]
+        errors |= {
+            "force_mae": np.abs(forces[known]).mean(),
+            "force_rmse": math.sqrt(np.square(forces[known]).mean()),
+            "force_mae_worst": by_frame.max(),
+        }
     scaled = {key: float(value) * EV_TO_KCAL_PER_MOL for key, value in errors.items()}
-    return {"frames": float(len(energy)), **scaled}
+    return {"frames": float((inside > 0).sum()), **scaled}
 
 
-def group_names(frames: Iterable[Frame]) -> list[str]:
-    """Return the group of each frame: its formula, kind and temperature."""
-    formulas: dict[tuple[int, ...], str] = {}
+def frame_groups(frames: Frames) -> dict[str, np.ndarray]:
+    """Return the groups whose errors are of interest, as masks [n_atoms].
+
+    By formula, kind and temperature, and where there is more than one of them by
+    element, by size and by source.
+    """
+    n_atoms = frames.n_atoms
+    numbers = np.concatenate([frames.blocks[i].numbers for i in frames.block])
+    names = {"formula": group_names(frames)}
+    names["size"] = [f"{n} atoms" for n in n_atoms]
+    names["source"] = [f"from {frames.blocks[i].source}" for i in frames.block]
+    groups: dict[str, np.ndarray] = {}
+    for axis, texts in names.items():
+        distinct, codes = np.unique(texts, return_inverse=True)
+        if axis != "formula" and len(distinct) == 1:
+            continue
+        if len(distinct) > MOST_GROUPS:
+            continue
+        for code, name in enumerate(distinct.tolist()):
+            groups[name] = np.repeat(codes == code, n_atoms)
+    elements = np.unique(numbers)
+    if len(elements) > 1:
+        for number in elements:
+            groups[f"element {SYMBOLS[number - 1]}"] = numbers == number
+    return groups
+
+
+def group_names(frames: Frames) -> list[str]:
+    """Return the formula, kind and temperature of each frame as a name."""
+    formulas = [formula(block.numbers) for block in frames.blocks]
     names = []
-    for frame in frames:
-        key = tuple(int(number) for number in frame.numbers)
-        if key not in formulas:
-            formulas[key] = formula(frame.numbers)
-        name = f"{formulas[key]} {frame.kind}".strip()
-        if math.isfinite(frame.temperature):
-            name += f" {frame.temperature:.0f} K"
+    for block, row in zip(frames.block, frames.row, strict=True):
+        source = frames.blocks[block]
+        name, kind = formulas[block], source.kind[row]
+        if kind and kind != name:
+            name += f" {kind}"
+        temperature = source.temperature[row]
+        if math.isfinite(temperature):
+            name += f" {temperature:.0f} K"
         names.append(name)
     return names
-
-
-def evaluate(
-    network: SE3Transformer, graphs: FrameGraphs
-) -> dict[str, dict[str, float]]:
-    """Return the errors of a network by group of frames."""
-    predictions = predict(network, graphs)
-    return error_table(graphs, predictions, group_names(graphs.frames))
 
 
 def as_tensors(

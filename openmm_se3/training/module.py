@@ -20,6 +20,7 @@ from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.training.data import BatchOrder, FrameGraphs, graph_tensors
 from openmm_se3.training.loss import loss_terms
 from openmm_se3.training.metrics import (
+    UNITS,
     Predictions,
     as_tensors,
     error_table,
@@ -199,7 +200,7 @@ class TrainingModule(lightning.LightningModule):
         """Add a row to the history."""
         graphs, predictions = self.validation_graphs, join(self._predictions)
         terms = loss_terms(**as_tensors(graphs, predictions), config=self.config)
-        errors = error_table(graphs, predictions, [""] * len(graphs))["all"]
+        errors = error_table(graphs, predictions, {})["all"]
         count = max(float(self.running[3]), 1.0)
         self.seconds += time.monotonic() - self._clock
         self._clock = time.monotonic()
@@ -214,7 +215,7 @@ class TrainingModule(lightning.LightningModule):
                 "validation_loss": float(terms.total),
                 "validation_loss_energy": float(terms.energy),
                 "validation_loss_forces": float(terms.forces),
-                **{key: value for key, value in errors.items() if key != "frames"},
+                **{key: errors.get(key, math.nan) for key in UNITS},
                 "skipped": self.skipped,
                 "seconds": self.seconds,
             }

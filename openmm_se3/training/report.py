@@ -19,10 +19,10 @@ Errors = Mapping[str, Mapping[str, Mapping[str, float]]]
 HISTORY = "history.csv"
 
 CAPTION = (
-    "Errors of the averaged weights of the best validation; energies in kcal/mol "
-    "(centred: the group's mean error removed), forces in kcal/mol/A (worst: the frame "
-    "with the largest MAE)."
+    "Energies in kcal/mol (centred: the group's mean error removed), forces in "
+    "kcal/mol/A (worst: the frame with the largest MAE)."
 )
+TRAINED = "Errors of the averaged weights of the best validation.  "
 COLUMNS = {
     "energy_mae": "E MAE",
     "energy_mae_centred": "centred",
@@ -50,17 +50,19 @@ def write_errors(path: Path, errors: Errors) -> None:
         temporary.write_text(json.dumps({"units": UNITS, **errors}, indent=1) + "\n")
 
 
-def error_report(errors: Errors) -> str:
+def error_report(errors: Errors, introduction: str = "") -> str:
     """Return the errors by split and group as a table in Markdown."""
     lines = [
-        CAPTION,
+        introduction + CAPTION,
         "",
         "| split | group | frames | " + " | ".join(COLUMNS.values()) + " |",
         "|---|---|--:|" + "--:|" * len(COLUMNS),
     ]
     for split, groups in errors.items():
         for group, row in groups.items():
-            numbers = " | ".join(f"{row[key]:.4f}" for key in COLUMNS)
+            numbers = " | ".join(
+                f"{row[key]:.4f}" if key in row else "" for key in COLUMNS
+            )
             lines.append(f"| {split} | {group} | {row['frames']:.0f} | {numbers} |")
     return "\n".join(lines) + "\n"
 

@@ -27,9 +27,12 @@ import yaml
 from rich.console import Console
 
 from openmm_se3.config import to_dict
-from openmm_se3.files import atomic_write, sha256
+from openmm_se3.elements import SYMBOLS
+from openmm_se3.files import atomic_write
 from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.reference.dataset import SPLITS, Dataset, Frame, read_datasets
+from openmm_se3.reference.dataset import Dataset
+from openmm_se3.reference.frames import SPLITS
+from openmm_se3.reference.sources import hash_source
 from openmm_se3.training.checkpoint import (
     BEST,
     LAST,
@@ -40,23 +43,22 @@ from openmm_se3.training.checkpoint import (
 )
 from openmm_se3.training.data import (
     BatchOrder,
-    FrameGraphs,
     Interval,
-    frame_weights,
     loader,
-    lowest_energies,
 )
 from openmm_se3.training.memory import keep_freed_memory
 from openmm_se3.training.metrics import (
     error_table,
     evaluation_loader,
-    group_names,
+    frame_groups,
     predict,
 )
 from openmm_se3.training.module import TrainingModule
+from openmm_se3.training.prepare import read_data, reference_structure, split_graphs
 from openmm_se3.training.progress import TrainingProgress
 from openmm_se3.training.report import (
     HISTORY,
+    TRAINED,
     error_report,
     plot_history,
     plot_parity,
@@ -125,7 +127,7 @@ def train(
         torch.set_num_threads(config.training.threads)
     torch.manual_seed(config.training.seed)
     keep_freed_memory()
-    dataset = read_datasets(config.data.files)
+    dataset = read_data(config.data, console)
     header = make_header(config, dataset)
     if checkpoint is not None:
         refuse_changes(checkpoint, header, folder)
@@ -180,41 +182,25 @@ def open_folder(folder: Path, resume: bool, overwrite: bool) -> dict[str, Any] |
 
 def make_header(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     """Return what a checkpoint says about the run beside its state."""
-    from ase.data import chemical_symbols
-
-    hashes = [sha256(path) for path in config.data.files]
-    names = [Path(path).name for path in config.data.files]
+    paths = [Path(source.path) for source in config.data.files]
+    hashes = [hash_source(path) for path in paths]
+    choices = config.data.to_dict()
     return {
         "model": to_dict(config.model),
         "training": to_dict(config.training),
+        "choices": {key: choices[key] for key in ("split", "self_energies")},
         "data": {
             "sha256": hashlib.sha256("".join(hashes).encode()).hexdigest(),
-            "files": [list(pair) for pair in zip(names, hashes, strict=True)],
+            "files": [
+                [path.name, digest] for path, digest in zip(paths, hashes, strict=True)
+            ],
         },
         "self_energies": {
-            chemical_symbols[number]: energy
+            SYMBOLS[number - 1]: energy
             for number, energy in dataset.self_energies.items()
         },
         "level_of_theory": json.loads(dataset.level.to_json()),
         "reference": reference_structure(dataset),
-    }
-
-
-def reference_structure(dataset: Dataset) -> dict[str, Any]:
-    """Return the structure of lowest energy an atom, which an exported file keeps.
-
-    It is near a minimum, so that later checks can start dynamics from it.
-    """
-    from ase.data import chemical_symbols
-
-    def energy_per_atom(frame: Frame) -> float:
-        isolated = sum(dataset.self_energies[int(z)] for z in frame.numbers)
-        return (frame.energy - isolated) / len(frame.numbers)
-
-    frame = min(dataset.frames, key=energy_per_atom)
-    return {
-        "symbols": [chemical_symbols[z] for z in frame.numbers],
-        "positions": frame.positions.tolist(),
     }
 
 
@@ -252,13 +238,14 @@ def make_module(config: RunConfig, dataset: Dataset) -> TrainingModule:
         ValueError: There are no frames to train on or to validate on.
     """
     training = config.training
-    graphs = {name: split_graphs(config, dataset, name) for name in SPLITS[:2]}
-    for name, part in graphs.items():
-        if not len(part):
+    most = {"train": None, "validation": training.evaluated_frames}
+    for name in most:
+        if not len(dataset.select(name)):
             raise ValueError(
-                f"the data hold no {name} frames; every frame of the HDF5 files names "
-                "its split, and training needs both train and validation"
+                f"the data hold no {name} frames; training needs both train and "
+                "validation: name a split for each frame, or let data.split make them"
             )
+    graphs = {name: split_graphs(config, dataset, name, n) for name, n in most.items()}
     sizes = graphs["train"].n_edges
     if training.batch_unit == "frames":
         sizes = sizes * 0 + 1
@@ -267,19 +254,6 @@ def make_module(config: RunConfig, dataset: Dataset) -> TrainingModule:
     network.to(getattr(torch, training.precision))
     return TrainingModule(
         network, training, order, graphs["train"], graphs["validation"]
-    )
-
-
-def split_graphs(config: RunConfig, dataset: Dataset, split: str) -> FrameGraphs:
-    """Return the graphs of one split, weighted from the lowest training energies."""
-    frames = dataset.select(split)
-    lowest = lowest_energies(dataset.select("train"))
-    return FrameGraphs(
-        frames,
-        config.model.elements,
-        config.model.cutoff,
-        dataset.self_energies,
-        frame_weights(frames, config.training.energy_cap, lowest),
     )
 
 
@@ -330,15 +304,15 @@ def finish(
     network.eval()
     errors = {}
     for split in SPLITS:
-        graphs = split_graphs(config, dataset, split)
+        graphs = split_graphs(config, dataset, split, config.training.evaluated_frames)
         if len(graphs):
             predictions = predict(network, graphs)
-            names = group_names(graphs.frames)
-            errors[split] = error_table(graphs, predictions, names)
+            groups = frame_groups(graphs.frames)
+            errors[split] = error_table(graphs, predictions, groups)
             shown = graphs, predictions
     plot_parity(folder / PARITY, *shown)  # of the test frames, if there are any
     save_checkpoint(folder / BEST, {**best, "errors": errors})
     write_errors(folder / ERRORS, errors)
     with atomic_write(folder / REPORT) as temporary:
-        temporary.write_text(error_report(errors))
+        temporary.write_text(error_report(errors, TRAINED))
     return errors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import typing
 from pathlib import Path
@@ -11,6 +12,10 @@ from typing import Any
 import yaml
 
 from openmm_se3.config import ModelConfig, from_dict, to_dict
+from openmm_se3.elements import SYMBOLS
+from openmm_se3.reference.self_energies import Choice
+from openmm_se3.reference.sources import Source
+from openmm_se3.reference.splits import SplitConfig
 
 # These change how a run is carried out, not what it computes: a resumed run may differ.
 CIRCUMSTANCES = ("device", "threads", "checkpoint_minutes")
@@ -56,6 +61,8 @@ class TrainingConfig:
             all steps.
         max_skipped: Steps in a row that may be skipped because the loss or its gradient
             is not finite; one more stops the run.
+        evaluated_frames: Frames of each split whose errors are measured at most, drawn
+            with the seed; a validation on millions would take longer than the training.
         precision: "float32" or "float64" network; energies are summed in float64.
         seed: Seed of the initial weights and of the order of the batches.
         device: "auto", "cpu" or "gpu".
@@ -84,6 +91,7 @@ class TrainingConfig:
     average_decay: float = 0.999
     patience: int | None = None
     max_skipped: int = 20
+    evaluated_frames: int = 10000
     precision: typing.Literal["float32", "float64"] = "float32"
     seed: int = 0
     device: typing.Literal["auto", "cpu", "gpu"] = "auto"
@@ -107,6 +115,7 @@ class TrainingConfig:
             "clip_norm",
             "clip_ratio",
             "patience",
+            "evaluated_frames",
             "threads",
         )
         not_negative = ("energy_weight", "weight_decay", "warmup_steps", "max_skipped")
@@ -139,22 +148,84 @@ class TrainingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where the labels are.
+    """Where the labels are and how they are divided.
+
+    In YAML a file is its path, or the fields of :class:`Source`; relative paths start
+    at the YAML file.
 
     Attributes:
-        files: Data sets in our HDF5 format; relative paths start at the YAML file.
+        files: Files or folders of labels.
+        split: How training, validation and test frames are chosen.
+        self_energies: "auto" (those of the data, or else fitted), "least-squares",
+            "isolated" (computed with DFT), or eV by chemical symbol.
     """
 
-    files: tuple[str, ...]
+    files: tuple[Source, ...]
+    split: SplitConfig = SplitConfig()
+    self_energies: str | dict[str, float] = "auto"
 
     def __post_init__(self) -> None:
         """Check that there is something to read.
 
         Raises:
-            ValueError: No file is named.
+            ValueError: No file is named, or self-energies are neither a known word nor
+                numbers by chemical symbol.
         """
         if not self.files:
-            raise ValueError("data.files is empty; name at least one HDF5 file")
+            raise ValueError("data.files is empty; name at least one file of labels")
+        given = self.self_energies
+        if isinstance(given, dict):
+            unknown = sorted(set(given) - set(SYMBOLS))
+            numbers = all(
+                isinstance(x, int | float) and math.isfinite(x) for x in given.values()
+            )
+            if unknown or not numbers:
+                raise ValueError(
+                    "data.self_energies must be energies in eV by chemical symbol, got "
+                    f"{given}"
+                )
+        elif given not in typing.get_args(Choice):
+            raise ValueError(
+                f"data.self_energies must be one of {list(typing.get_args(Choice))} or "
+                f"energies by chemical symbol, got {given!r}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as in the YAML file."""
+        return {
+            "files": [_source_to_yaml(source) for source in self.files],
+            "split": to_dict(self.split),
+            "self_energies": self.self_energies,
+        }
+
+
+def _source_to_yaml(source: Source) -> str | dict[str, Any]:
+    """Return a path, or the fields that are not at their defaults."""
+    default = to_dict(Source(source.path))
+    values = {k: v for k, v in to_dict(source).items() if v != default[k]}
+    return {"path": source.path, **values} if values else source.path
+
+
+def _read_data(values: dict[str, Any], folder: Path) -> DataConfig:
+    """Return the data section; relative paths start at ``folder``."""
+    sections = from_dict(_Data, values)
+    sources = []
+    for entry in sections.files:
+        fields = {"path": entry} if isinstance(entry, str) else entry
+        if not isinstance(fields, dict):
+            raise ValueError(f"data.files: expected a path or a mapping, got {entry!r}")
+        source = from_dict(Source, fields)
+        groups = source.groups
+        sources.append(
+            dataclasses.replace(
+                source,
+                path=str((folder / source.path).resolve()),
+                groups=None if groups is None else str((folder / groups).resolve()),
+            )
+        )
+    return DataConfig(
+        tuple(sources), from_dict(SplitConfig, sections.split), sections.self_energies
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +247,7 @@ class RunConfig:
         return {
             "model": to_dict(self.model),
             "training": to_dict(self.training),
-            "data": to_dict(self.data),
+            "data": self.data.to_dict(),
         }
 
 
@@ -185,6 +256,13 @@ class _Sections:
     model: dict[str, Any]
     data: dict[str, Any]
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Data:
+    files: tuple[Any, ...]
+    split: dict[str, Any] = dataclasses.field(default_factory=dict)
+    self_energies: str | dict[str, Any] = "auto"
 
 
 class _Loader(yaml.SafeLoader):
@@ -222,12 +300,10 @@ def read_config(path: str | Path) -> RunConfig:
         raise ValueError(f"{path} must have the keys model, data and training")
     try:
         sections = from_dict(_Sections, values)
-        data = from_dict(DataConfig, sections.data)
-        files = tuple(str((path.parent / name).resolve()) for name in data.files)
         return RunConfig(
             model=from_dict(ModelConfig, sections.model),
             training=from_dict(TrainingConfig, sections.training),
-            data=DataConfig(files),
+            data=_read_data(sections.data, path.parent),
         )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -237,15 +313,17 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Return one line for each setting that changes what a run computes.
 
     Args:
-        old: ``{"model": ..., "training": ...}`` of a checkpoint.
+        old: ``{"model": ..., "training": ..., "choices": ...}`` of a checkpoint.
         new: The same of the run that wants to go on from it.
     """
     lines = []
-    for section in ("model", "training"):
-        for key in sorted(old[section].keys() | new[section].keys()):
+    for section in ("model", "training", "choices"):
+        name = "data" if section == "choices" else section
+        was, is_now = old.get(section, {}), new[section]
+        for key in sorted(was.keys() | is_now.keys()):
             if section == "training" and key in CIRCUMSTANCES:
                 continue
-            before, now = old[section].get(key), new[section].get(key)
+            before, now = was.get(key), is_now.get(key)
             if before != now:
-                lines.append(f"{section}.{key}: {before} in the checkpoint, {now} now")
+                lines.append(f"{name}.{key}: {before} in the checkpoint, {now} now")
     return lines

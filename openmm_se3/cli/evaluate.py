@@ -1,0 +1,68 @@
+"""``openmm-se3 evaluate MODEL DATA``: errors of a model on labelled frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from openmm_se3.cli.source_options import make_sources, source_options
+
+
+@click.command()
+@click.argument("model")
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True)
+)
+@source_options
+@click.option(
+    "--split",
+    type=click.Choice(["all", "train", "validation", "test"]),
+    default="all",
+    show_default=True,
+    help="Which frames; their files say what is what.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["single", "double"]),
+    default="single",
+    show_default=True,
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write errors.json, report.md and parity.png into this folder.",
+)
+def command(
+    model: str,
+    files: tuple[Path, ...],
+    split: str,
+    precision: str,
+    out: Path | None,
+    **options: str,
+) -> None:
+    """Print the errors of MODEL on the labels in FILES.
+
+    MODEL is the name of a shipped model or the path of a model.  Energies are compared
+    as total energies, with the model's own energies of isolated atoms: where the labels
+    are of another level of theory, look at the column "centred".
+    """
+    import torch
+
+    from openmm_se3.export.modelfile import load_model
+    from openmm_se3.reference.level import level_name
+    from openmm_se3.reference.sources import read_sources
+    from openmm_se3.training.evaluation import evaluate_model, write_evaluation
+    from openmm_se3.training.report import error_report
+
+    loaded = load_model(model)
+    dataset = read_sources(make_sources(files, **options))
+    frames = dataset.frames if split == "all" else dataset.select(split)
+    dtype = torch.float64 if precision == "double" else torch.float32
+    evaluation = evaluate_model(loaded, frames, dtype)
+    click.echo(error_report({split: evaluation.errors}))
+    level = level_name(loaded.metadata["level_of_theory"])
+    click.echo(f"model {loaded.metadata['name']} of {level}, labels of {dataset.level}")
+    if out is not None:
+        write_evaluation(out, split, evaluation)
+        click.echo(f"wrote {out}")

@@ -1,0 +1,250 @@
+"""Do the numbers fit together?  Wrong units and signs, caught before the first epoch.
+
+Each check needs no knowledge of the level of theory:
+
+* **lengths**: the nearest neighbour of an atom is about one bond away,
+  r / (R_i + R_j) near 1 with covalent radii R.  Bohr read as A gives 1.9, nm 0.1.
+* **bonds pull back**: between bonded atoms the force along the bond falls with its
+  length r; the slope of (f_i - f_j) . r_ij / |r_ij| over r is -2k with a force constant
+  k of 10 to 60 eV/A^2.  A gradient has the other sign, hartree/A is 27 times too small.
+* **work**: between two similar frames the energy changes by minus the work of the
+  forces, E_b - E_a = -1/2 sum (f_a + f_b) . (x_b - x_a).  Energies and forces in
+  different units do not.
+* **binding**: no atom is bound or strained by more than some 15 eV against isolated
+  atoms.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from openmm_se3.elements import COVALENT_RADII, SYMBOLS
+from openmm_se3.reference.frames import Frame, Frames
+
+SAMPLE = 400  # frames looked at
+WINDOW = 40  # frames of one block among which similar ones are looked for
+FEWEST = 20  # bonds or pairs of frames from which anything is concluded
+
+LENGTH_RANGE = (0.7, 1.4)  # of r / (R_i + R_j), median
+STIFFNESS_RANGE = (3.5, 200.0)  # eV/A^2
+WORK_RANGE = (0.5, 1.6)
+BINDING_LIMIT = 15.0  # eV per atom
+SURE = 0.5  # correlation from which a slope is believed
+SIMILAR = 0.3  # A, root mean square displacement between frames of a pair
+BONDED = 1.3  # times the sum of covalent radii
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """Result of one check.
+
+    Attributes:
+        name: What was looked at.
+        value: What was found; None if the data do not show it.
+        expected: Lowest and highest plausible value.
+        advice: What a value outside probably means.
+    """
+
+    name: str
+    value: float | None
+    expected: tuple[float, float]
+    advice: str
+
+    @property
+    def passed(self) -> bool:
+        """Tell whether nothing speaks against the data."""
+        low, high = self.expected
+        return self.value is None or low <= self.value <= high
+
+
+def findings(
+    frames: Frames, self_energies: Mapping[int, float] | None = None, seed: int = 0
+) -> list[Finding]:
+    """Return the checks of a data set, on a random sample of its frames."""
+    rng = np.random.default_rng(seed)
+    chosen = np.sort(rng.permutation(len(frames))[:SAMPLE])
+    sample = list(frames[chosen])
+    bonds = [bond for frame in sample for bond in nearest_bonds(frame)]
+    result = [
+        Finding(
+            "nearest neighbour over the sum of covalent radii",
+            float(np.median([b.ratio for b in bonds])) if bonds else None,
+            LENGTH_RANGE,
+            "positions are probably not in A: 1.9 means bohr, 0.1 nm",
+        ),
+        Finding(
+            "force constant of bonds, eV/A^2",
+            stiffness(bonds),
+            STIFFNESS_RANGE,
+            "a negative value means that the gradient was read as the force; one 27 "
+            "times too small hartree/A, 51 times hartree/bohr, and one 23 times too "
+            "large kcal/mol/A read as eV/A",
+        ),
+        Finding(
+            "energy differences over the work of the forces",
+            work_ratio(frames, rng),
+            WORK_RANGE,
+            "energies and forces are not in the same unit, or one has the wrong sign: "
+            "-1 means a gradient read as the force, 0.037 hartree read as eV beside "
+            "forces in eV/A",
+        ),
+    ]
+    if self_energies:
+        energy = frames.column("energy") - frames.isolated_energies(self_energies)
+        binding = np.abs(
+            energy[np.isfinite(energy)] / frames.n_atoms[np.isfinite(energy)]
+        )
+        result.append(
+            Finding(
+                "energy against isolated atoms, median size, eV per atom",
+                float(np.median(binding)) if len(binding) else None,
+                (0.0, BINDING_LIMIT),
+                "energies and self-energies are of different units or levels of theory",
+            )
+        )
+    return result
+
+
+def require_plausible(
+    frames: Frames, self_energies: Mapping[int, float] | None = None
+) -> None:
+    """Refuse data whose units or signs cannot be right.
+
+    Raises:
+        ValueError: Names each check that failed, with the value and what it means.
+    """
+    failed = [f for f in findings(frames, self_energies) if not f.passed]
+    if failed:
+        raise ValueError(
+            "the data are not plausible: "
+            + "; ".join(
+                f"{f.name} is {f.value:.3g}, expected {f.expected[0]:g} to "
+                f"{f.expected[1]:g} ({f.advice})"
+                for f in failed
+            )
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Bond:
+    """Two bonded atoms: elements, length (A), its ratio to radii, and the pull."""
+
+    elements: tuple[int, int]
+    length: float
+    ratio: float
+    push: float  # (f_i - f_j) . r_ij / |r_ij|, eV/A; NaN without forces
+
+
+def nearest_bonds(frame: Frame) -> Iterator[Bond]:
+    """Yield the bond of each atom to its nearest neighbour, by radii."""
+    n = len(frame.numbers)
+    if n < 2:
+        return
+    radii = np.array(
+        [COVALENT_RADII.get(SYMBOLS[z - 1], np.nan) for z in frame.numbers]
+    )
+    vectors = frame.positions[:, None] - frame.positions[None]  # x_i - x_j
+    if frame.box is not None:
+        vectors -= np.round(vectors @ np.linalg.inv(frame.box)) @ frame.box
+    lengths = np.linalg.norm(vectors, axis=-1) + 1e12 * np.eye(n)
+    ratios = lengths / (radii[:, None] + radii)
+    for i, j in enumerate(ratios.argmin(1)):
+        length = lengths[i, j]
+        push = np.nan
+        if frame.forces is not None and length > 0.0:
+            push = (frame.forces[i] - frame.forces[j]) @ vectors[i, j] / length
+        low, high = sorted((int(frame.numbers[i]), int(frame.numbers[j])))
+        yield Bond((low, high), float(length), float(ratios[i, j]), float(push))
+
+
+def stiffness(bonds: list[Bond]) -> float | None:
+    """Return the force constant k (eV/A^2) of the kind of bond that shows it best."""
+    best, surest = None, SURE
+    kinds = {bond.elements for bond in bonds}
+    for kind in kinds:
+        pairs = np.array(
+            [
+                (b.length, b.push)
+                for b in bonds
+                if b.elements == kind and b.ratio < BONDED and np.isfinite(b.push)
+            ]
+        )
+        if len(pairs) < FEWEST or pairs.std(0).min() < 1e-6:
+            continue
+        length, push = (pairs - pairs.mean(0)).T
+        correlation = (length @ push) / np.sqrt((length @ length) * (push @ push))
+        if abs(correlation) > surest:
+            surest = abs(correlation)
+            best = float(-(length @ push) / (length @ length) / 2.0)
+    return best
+
+
+def work_ratio(frames: Frames, rng: np.random.Generator) -> float | None:
+    """Return the slope of energy differences over minus the work of the forces."""
+    changes, works = [], []
+    blocks = list(frames.by_block())
+    for number in rng.permutation(len(blocks)):
+        index, rows = blocks[number]
+        # Frames of one trajectory, if there are such, resemble each other most.
+        codes = frames.blocks[frames.block[index[0]]].trajectory.codes[rows]
+        together = index[np.argsort(codes, kind="stable")]
+        start = int(rng.integers(max(len(together) - WINDOW, 0) + 1))
+        pairs = _similar_pairs(list(frames[together[start : start + WINDOW]]))
+        changes += [b.energy - a.energy for a, b in pairs]
+        works += [_work(a, b) for a, b in pairs]
+        if len(works) >= SAMPLE:
+            break
+    change, work = np.array(changes), np.array(works)
+    known = np.isfinite(change) & np.isfinite(work)
+    change, work = change[known], work[known]
+    if len(work) < FEWEST or not work.any() or not change.any():
+        return None
+    correlation = (change @ work) / np.sqrt((change @ change) * (work @ work))
+    if abs(correlation) < SURE:
+        return None
+    return float((change @ work) / (work @ work))
+
+
+def _similar_pairs(frames: list[Frame]) -> list[tuple[Frame, Frame]]:
+    """Return each frame with the one most like it, turned onto it, if there is one."""
+    frames = [f for f in frames if f.forces is not None and np.isfinite(f.energy)]
+    pairs = []
+    for i, first in enumerate(frames):
+        turned = [_turned_onto(first, other) for other in frames[i + 1 :]]
+        moved = [np.sqrt((_moved(first, f) ** 2).sum(-1).mean()) for f in turned]
+        if moved and 0.0 < min(moved) < SIMILAR:
+            pairs.append((first, turned[int(np.argmin(moved))]))
+    return pairs
+
+
+def _turned_onto(a: Frame, b: Frame) -> Frame:
+    """Return frame b moved and rotated as near to frame a as it can be.
+
+    Kabsch 1976, https://doi.org/10.1107/S0567739476001873.  Periodic frames stay.
+    """
+    if a.box is not None or b.forces is None:
+        return b
+    x, y = a.positions - a.positions.mean(0), b.positions - b.positions.mean(0)
+    u, _, vt = np.linalg.svd(y.T @ x)
+    flip = np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
+    rotation = u @ flip @ vt
+    return dataclasses.replace(
+        b, positions=y @ rotation + a.positions.mean(0), forces=b.forces @ rotation
+    )
+
+
+def _moved(a: Frame, b: Frame) -> np.ndarray:
+    """Return the displacements from one frame to another [n_atoms, 3], A."""
+    moved: np.ndarray = b.positions - a.positions
+    if a.box is not None:
+        moved = moved - np.round(moved @ np.linalg.inv(a.box)) @ a.box
+    return moved
+
+
+def _work(a: Frame, b: Frame) -> float:
+    """Return minus the work of the forces from one frame to another, eV."""
+    assert a.forces is not None and b.forces is not None
+    return float(-0.5 * ((a.forces + b.forces) * _moved(a, b)).sum())

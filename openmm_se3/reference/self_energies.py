@@ -1,0 +1,123 @@
+"""Energies of isolated atoms, which are subtracted before a network sees an energy.
+
+They come with our own data, are given, are computed with DFT, or are fitted: the least
+squares solution of
+
+    E_frame = sum over elements Z of n_Z(frame) E_Z
+
+which says how much of an energy the composition alone explains.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+
+import numpy as np
+
+from openmm_se3.reference.dataset import Dataset
+from openmm_se3.reference.frames import Frames
+from openmm_se3.reference.level import LevelOfTheory
+
+Choice = typing.Literal["auto", "least-squares", "isolated"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SelfEnergies:
+    """Energies of isolated atoms and where they come from.
+
+    Attributes:
+        energies: eV, by atomic number.
+        origin: "data", "given", "isolated atoms" or "least squares".
+        warning: What the user should know; empty if there is nothing.
+    """
+
+    energies: dict[int, float]
+    origin: str
+    warning: str = ""
+
+
+def self_energies(
+    dataset: Dataset, choice: Choice | Mapping[str, float] = "auto"
+) -> SelfEnergies:
+    """Return the self-energies of a data set.
+
+    Args:
+        dataset: The data.
+        choice: "auto" takes those of the data, or fits them; "least-squares" fits
+            them; "isolated" computes them with PySCF at the level of the data; a
+            mapping gives them in eV by chemical symbol.
+
+    Raises:
+        ValueError: An element of the data is not among those given, or the level of the
+            data is only known by name.
+    """
+    from ase.data import atomic_numbers, chemical_symbols
+
+    elements = sorted({int(z) for b in dataset.frames.blocks for z in b.numbers})
+    if isinstance(choice, Mapping):
+        given = {atomic_numbers[s]: float(energy) for s, energy in choice.items()}
+        lacking = [chemical_symbols[z] for z in elements if z not in given]
+        if lacking:
+            raise ValueError(f"data.self_energies lacks {lacking}, which the data hold")
+        return SelfEnergies(given, "given")
+    if choice == "isolated":
+        return SelfEnergies(_isolated(dataset, elements), "isolated atoms")
+    if choice == "auto" and dataset.self_energies:
+        return SelfEnergies(dataset.self_energies, "data")
+    return least_squares(dataset.frames)
+
+
+def least_squares(frames: Frames) -> SelfEnergies:
+    """Fit the energies of isolated atoms to the energies of frames.
+
+    Where the compositions do not tell elements apart (pure water: two H for each O) the
+    solution of smallest norm is returned, with a warning.
+
+    Raises:
+        ValueError: No frame has an energy.
+    """
+    from ase.data import chemical_symbols
+
+    elements = sorted({int(z) for b in frames.blocks for z in b.numbers})
+    energy = frames.column("energy")
+    counts, means, weights = [], [], []
+    for index, _ in frames.by_block():
+        known = energy[index][np.isfinite(energy[index])]
+        if len(known):
+            numbers = frames.blocks[frames.block[index[0]]].numbers
+            counts.append([(numbers == z).sum() for z in elements])
+            means.append(known.mean())
+            weights.append(np.sqrt(len(known)))
+    if not counts:
+        raise ValueError("no frame has an energy, so self-energies cannot be fitted")
+    weight = np.array(weights)
+    matrix = np.array(counts, dtype=float) * weight[:, None]
+    solution, _, rank, _ = np.linalg.lstsq(matrix, np.array(means) * weight)
+    warning = ""
+    if rank < len(elements):
+        symbols = [chemical_symbols[z] for z in elements]
+        warning = (
+            f"the compositions do not tell the energies of {symbols} apart (rank "
+            f"{rank} of {len(elements)}): of all fits that are as good the one of "
+            "smallest norm is taken, and an isolated atom's energy means nothing"
+        )
+    return SelfEnergies(
+        dict(zip(elements, solution.tolist(), strict=True)), "least squares", warning
+    )
+
+
+def _isolated(dataset: Dataset, elements: list[int]) -> dict[int, float]:
+    from openmm_se3.reference.dft import isolated_atom_energy
+
+    if not isinstance(dataset.level, LevelOfTheory):
+        if dataset.level.name != "wB97X/6-31G(d)":
+            raise ValueError(
+                f"isolated atoms cannot be computed at {dataset.level}, known by name "
+                "only; give self-energies in eV, or fit them (least-squares)"
+            )
+        level = LevelOfTheory()  # which reproduces that level of the ANI data sets
+    else:
+        level = dataset.level
+    return {z: isolated_atom_energy(z, level) for z in elements}

@@ -1,0 +1,191 @@
+"""Which frames train, validate and test: by groups that must not be torn apart.
+
+Neighbouring frames of one trajectory are nearly the same structure.  A test on what is
+nearly training data proves nothing, so that whole groups go to one split.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Iterator
+
+import numpy as np
+
+from openmm_se3.reference.dataset import formula
+from openmm_se3.reference.frames import SPLITS, Frame, Frames
+
+TRAIN, VALIDATION, TEST = range(3)
+
+# Root mean square difference of sorted distances (A) below which two structures are
+# nearly the same.
+NEAR = 0.02
+# Frames compared at most: of validation and test together, and of training for each
+# composition.
+COMPARED, COMPARED_WITH = 20_000, 200_000
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitConfig:
+    """How the splits are made.
+
+    Attributes:
+        by: "source" keeps the splits that the files name; "molecule" keeps all frames
+            of one formula together, "trajectory" those of one trajectory or group.
+        fractions: Shares of training, validation and test frames; their sum is 1.
+        seed: Seed of the order in which groups are dealt out.
+    """
+
+    by: typing.Literal["source", "molecule", "trajectory"] = "source"
+    fractions: tuple[float, ...] = (0.8, 0.1, 0.1)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the shares.
+
+        Raises:
+            ValueError: They are not three that add up to one.
+        """
+        shares = self.fractions
+        if (
+            len(shares) != len(SPLITS)
+            or min(shares) < 0.0
+            or abs(sum(shares) - 1.0) > 1e-6
+        ):
+            raise ValueError(
+                "split.fractions must be three shares (train, validation, test) that "
+                f"add up to 1, got {list(shares)}"
+            )
+
+
+def make_splits(frames: Frames, config: SplitConfig) -> np.ndarray:
+    """Return the split of each frame [n_frames], as an index into ``SPLITS``.
+
+    Raises:
+        ValueError: There are fewer groups than splits with a share.
+    """
+    if config.by == "source":
+        return frames.column("split")
+    groups = group_numbers(frames, config.by)
+    counts = np.bincount(groups)
+    wanted = [s for s in (TEST, VALIDATION) if config.fractions[s] > 0.0]
+    if len(counts) < len(wanted) + 1:
+        raise ValueError(
+            f"the data hold {len(counts)} groups by {config.by}, too few for "
+            f"{len(wanted) + 1} splits; split by another rule or set fractions to zero"
+        )
+    target = {s: config.fractions[s] * len(frames) for s in wanted}
+    split = np.full(len(counts), TRAIN, dtype=np.int8)
+    filled = dict.fromkeys(wanted, 0)
+    order = np.random.default_rng(config.seed).permutation(len(counts))
+    for group in order:
+        size = int(counts[group])
+        for s in wanted:
+            if filled[s] + size / 2 <= target[s]:
+                split[group] = s
+                filled[s] += size
+                break
+    for s in wanted:
+        if not filled[s]:  # every group is too large: the smallest has to do
+            train = np.flatnonzero(split == TRAIN)
+            split[train[counts[train].argmin()]] = s
+    return split[groups]
+
+
+def group_numbers(frames: Frames, by: str) -> np.ndarray:
+    """Return the number of each frame's group [n_frames]."""
+    known: dict[tuple[str, ...], int] = {}
+    numbers = np.empty(len(frames), dtype=np.int64)
+    for index, rows in frames.by_block():
+        block = frames.blocks[frames.block[index[0]]]
+        if by == "molecule":
+            name = (formula(block.numbers),)
+            numbers[index] = known.setdefault(name, len(known))
+            continue
+        local = np.array(
+            [
+                known.setdefault((block.source, name), len(known))
+                for name in block.trajectory.names
+            ]
+        )
+        numbers[index] = local[block.trajectory.codes[rows]]
+    # A name that no frame has leaves a gap.
+    return np.unique(numbers, return_inverse=True)[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Resemblance:
+    """How near the structures of validation and test come to those of training.
+
+    Attributes:
+        compared: Structures compared with the training structures.
+        near: How many of these are nearer than ``NEAR`` to one of them.
+        closest: Smallest difference, A; infinite if nothing could be compared.
+        pair: Trajectories of the closest pair.
+    """
+
+    compared: int
+    near: int
+    closest: float
+    pair: tuple[str, str]
+
+
+def resemblance(frames: Frames, seed: int = 0) -> Resemblance:
+    """Compare validation and test structures with the training structures.
+
+    Structures of one formula are compared by the sorted distances of each pair of
+    elements, which neither rotation nor the order of atoms changes.  Periodic frames
+    are left out; very large sets are sampled.
+    """
+    from scipy.spatial import cKDTree
+
+    rng = np.random.default_rng(seed)
+    compared, near, closest, pair = 0, 0, np.inf, ("", "")
+    total = max(int((frames.column("split") != TRAIN).sum()), 1)
+    for part in _by_formula(frames):
+        split = part.column("split")
+        train = _sample(np.flatnonzero(split == TRAIN), COMPARED_WITH, rng)
+        other = np.flatnonzero(split != TRAIN)
+        share = max(COMPARED * len(other) // total, 1)
+        other = _sample(other, share, rng)
+        if not len(train) or not len(other) or part.n_atoms[0] < 2:
+            continue
+        reference = np.array([sorted_distances(part[int(i)]) for i in train])
+        tested = np.array([sorted_distances(part[int(i)]) for i in other])
+        distance, nearest = cKDTree(reference).query(tested)
+        difference = distance / np.sqrt(reference.shape[1])
+        compared += len(other)
+        near += int((difference < NEAR).sum())
+        least = int(difference.argmin())
+        if difference[least] < closest:
+            closest = float(difference[least])
+            pair = (
+                part[int(other[least])].trajectory,
+                part[int(train[nearest[least]])].trajectory,
+            )
+    return Resemblance(compared, near, closest, pair)
+
+
+def sorted_distances(frame: Frame) -> np.ndarray:
+    """Return the distances of one frame (A), sorted within each pair of elements."""
+    i, j = np.triu_indices(len(frame.numbers), 1)
+    distances = np.linalg.norm(frame.positions[i] - frame.positions[j], axis=-1)
+    low = np.minimum(frame.numbers[i], frame.numbers[j])
+    high = np.maximum(frame.numbers[i], frame.numbers[j])
+    return distances[np.lexsort((distances, high, low))]
+
+
+def _by_formula(frames: Frames) -> Iterator[Frames]:
+    members: dict[bytes, list[np.ndarray]] = {}
+    for index, _ in frames.by_block():
+        block = frames.blocks[frames.block[index[0]]]
+        if block.box is None:
+            members.setdefault(np.sort(block.numbers).tobytes(), []).append(index)
+    for parts in members.values():
+        yield frames[np.concatenate(parts)]
+
+
+def _sample(values: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    if len(values) <= most:
+        return values
+    return np.sort(rng.choice(values, most, replace=False))

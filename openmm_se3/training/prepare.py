@@ -1,0 +1,108 @@
+"""The data of a run: read, checked, divided, and made into graphs."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Any, cast
+
+import numpy as np
+from rich.console import Console
+
+from openmm_se3.elements import SYMBOLS
+from openmm_se3.reference.dataset import Dataset
+from openmm_se3.reference.frames import SPLITS
+from openmm_se3.reference.plausibility import require_plausible
+from openmm_se3.reference.self_energies import SelfEnergies, self_energies
+from openmm_se3.reference.sources import read_sources, with_splits
+from openmm_se3.reference.splits import make_splits
+from openmm_se3.training.data import FrameGraphs, frame_weights, lowest_energies
+from openmm_se3.training.settings import DataConfig, RunConfig
+
+
+def read_data(config: DataConfig, console: Console) -> Dataset:
+    """Read and divide the data, and say what they are.
+
+    Raises:
+        ValueError: The data cannot be read, or units or signs cannot be right.
+    """
+    dataset = read_sources(config.files)
+    chosen = self_energies(dataset, cast(Any, config.self_energies))
+    require_plausible(dataset.frames, chosen.energies)
+    splits = make_splits(dataset.frames, config.split)
+    frames = with_splits(dataset.frames, splits)
+    dataset = dataclasses.replace(dataset, frames=frames, self_energies=chosen.energies)
+    console.print(data_summary(dataset, chosen), highlight=False, soft_wrap=True)
+    if chosen.warning:
+        warnings.warn(chosen.warning, stacklevel=2)
+    return dataset
+
+
+def data_summary(dataset: Dataset, chosen: SelfEnergies) -> str:
+    """Return what the data are in a few lines: level, splits, masked labels, atoms."""
+    frames = dataset.frames
+    split = frames.column("split")
+    counts = ", ".join(
+        f"{(split == code).sum():,} {name}" for code, name in enumerate(SPLITS)
+    )
+    no_energy = int(np.isnan(frames.column("energy")).sum())
+    blocks = np.array([block.forces is None for block in frames.blocks])
+    no_forces = int(blocks[frames.block].sum())
+    energies = ", ".join(
+        f"{SYMBOLS[z - 1]} {energy:.4f}" for z, energy in chosen.energies.items()
+    )
+    lines = [
+        f"{len(frames):,} frames of {dataset.level}: {counts}; energies in eV, forces "
+        "in eV/A",
+        f"isolated atoms ({chosen.origin}), eV: {energies}",
+    ]
+    if no_energy or no_forces:
+        lines.append(
+            f"masked: {no_energy:,} frames without an energy, {no_forces:,} without "
+            "forces"
+        )
+    return "\n".join(lines)
+
+
+def split_graphs(
+    config: RunConfig, dataset: Dataset, split: str, most: int | None = None
+) -> FrameGraphs:
+    """Return the graphs of one split, weighted from the lowest training energies.
+
+    Args:
+        config: The run.
+        dataset: The data.
+        split: Name of the split.
+        most: Frames at most, drawn with the run's seed; None takes all.
+    """
+    frames = dataset.select(split)
+    lowest = lowest_energies(dataset.select("train"))
+    if most is not None and len(frames) > most:
+        rng = np.random.default_rng(config.training.seed)
+        frames = frames[np.sort(rng.permutation(len(frames))[:most])]
+    return FrameGraphs(
+        frames,
+        config.model.elements,
+        config.model.cutoff,
+        dataset.self_energies,
+        frame_weights(frames, config.training.energy_cap, lowest),
+    )
+
+
+def reference_structure(dataset: Dataset) -> dict[str, Any]:
+    """Return the structure of lowest energy an atom, which an exported file keeps.
+
+    It is near a minimum, so that later checks can start dynamics from it.  Free
+    molecules come before periodic boxes.
+    """
+    frames = dataset.frames
+    energy = frames.column("energy") - frames.isolated_energies(dataset.self_energies)
+    per_atom = np.nan_to_num(energy / frames.n_atoms, nan=np.inf)
+    periodic = np.array([block.box is not None for block in frames.blocks])[
+        frames.block
+    ]
+    frame = frames[int(np.lexsort((per_atom, periodic))[0])]
+    return {
+        "symbols": [SYMBOLS[z - 1] for z in frame.numbers],
+        "positions": frame.positions.tolist(),
+    }

@@ -1,0 +1,551 @@
+"""Other people's formats: values, units, signs, splits, and what gives them away."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+from click.testing import CliRunner
+
+from openmm_se3.cli import main
+from openmm_se3.export.modelfile import evaluate, load_model
+from openmm_se3.reference.dataset import Dataset
+from openmm_se3.reference.frames import SPLITS, Frame, Frames, join
+from openmm_se3.reference.inspection import inspect
+from openmm_se3.reference.plausibility import findings, require_plausible
+from openmm_se3.reference.readers import conformers
+from openmm_se3.reference.self_energies import least_squares, self_energies
+from openmm_se3.reference.sources import (
+    Source,
+    read_datasets,
+    read_source,
+    read_sources,
+    with_splits,
+)
+from openmm_se3.reference.splits import SplitConfig, make_splits, resemblance
+from openmm_se3.units import BOHR_TO_ANGSTROM, EV_TO_KCAL_PER_MOL, HARTREE_TO_EV
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared/data"
+WATER_DATA = [ROOT / f"models/water/data/water{n}.h5" for n in (1, 2)]
+
+pytestmark = pytest.mark.skipif(
+    not WATER_DATA[0].exists(), reason="no committed DFT labels of water"
+)
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    """DFT labels of water at the level of ANI-1x: monomers and dimers."""
+    whole = read_datasets(WATER_DATA)
+    md = np.array([kind == "md" for kind in kinds(whole.frames)])
+    return dataclasses.replace(whole, frames=whole.frames[md][::8])
+
+
+@pytest.fixture(scope="module")
+def frames(dataset: Dataset) -> list[Frame]:
+    return list(dataset.frames)
+
+
+def kinds(frames: Frames) -> list[str]:
+    pairs = zip(frames.block, frames.row, strict=True)
+    return [frames.blocks[block].kind[row] for block, row in pairs]
+
+
+def by_size(frames: list[Frame]) -> dict[int, list[Frame]]:
+    return {n: [f for f in frames if len(f.numbers) == n] for n in (3, 6)}
+
+
+def write_conformers(
+    path: Path,
+    frames: list[Frame],
+    energy: str = "wb97x_dz.energy",
+    forces: str | None = "wb97x_dz.forces",
+    symbols: bool = False,
+    sign: float = 1.0,
+    dtype: str = "f8",
+) -> Path:
+    with h5py.File(path, "w") as file:
+        for n, members in by_size(frames).items():
+            group = file.create_group(f"set/H{2 * n // 3}O{n // 3}")
+            numbers = members[0].numbers
+            if symbols:
+                names = ["H" if z == 1 else "O" for z in numbers]
+                group["species"] = np.array(names, dtype="S1")
+            else:
+                group["atomic_numbers"] = numbers.astype("u1")
+            stack = {
+                name: np.stack([getattr(f, name) for f in members])
+                for name in ("positions", "forces", "energy")
+            }
+            group["coordinates"] = stack["positions"].astype(dtype)
+            group[energy] = stack["energy"] / HARTREE_TO_EV
+            if forces is not None:
+                group[forces] = (sign * stack["forces"] / HARTREE_TO_EV).astype(dtype)
+    return path
+
+
+def write_xyz(path: Path, frames: list[Frame], **units: float) -> Path:
+    energy, length = units.get("energy", 1.0), units.get("length", 1.0)
+    images = []
+    for f in frames:
+        atoms = Atoms(f.numbers, f.positions / length, info={"trajectory": "t"})
+        atoms.info["E"] = f.energy / energy
+        atoms.arrays["g"] = -f.forces / (energy / length)
+        images.append(atoms)
+    write(path, images, format="extxyz")
+    return path
+
+
+def write_deepmd(folder: Path, frames: list[Frame]) -> Path:
+    (folder / "set.000").mkdir(parents=True)
+    (folder / "type_map.raw").write_text("O\nH\n")
+    types = ["0" if z == 8 else "1" for z in frames[0].numbers]
+    (folder / "type.raw").write_text(" ".join(types))
+    for name, values in (
+        ("coord", [f.positions.ravel() for f in frames]),
+        ("force", [f.forces.ravel() for f in frames]),
+        ("energy", [f.energy for f in frames]),
+        ("box", [20.0 * np.eye(3).ravel() for f in frames]),
+    ):
+        np.save(folder / "set.000" / f"{name}.npy", np.array(values))
+    return folder
+
+
+def assert_same(read: Frames, written: list[Frame], tolerance: float = 1e-9) -> None:
+    assert len(read) == len(written)
+    for a, b in zip(read, written, strict=True):
+        assert (a.numbers == b.numbers).all()
+        np.testing.assert_allclose(a.positions, b.positions, atol=tolerance)
+        assert a.energy == pytest.approx(b.energy, abs=1e-7)
+        np.testing.assert_allclose(a.forces, b.forces, atol=tolerance)
+
+
+# Values.
+
+
+def sorted_by_size(frames: list[Frame]) -> list[Frame]:
+    return [frame for members in by_size(frames).values() for frame in members]
+
+
+def test_ani1x(frames: list[Frame], tmp_path: Path) -> None:
+    path = write_conformers(tmp_path / "ani1x.h5", frames)
+    data = read_source(Source(str(path)))
+    assert str(data.level) == "wB97X/6-31G(d)" and data.self_energies == {}
+    assert_same(data.frames, sorted_by_size(frames))
+
+
+def test_comp6_holds_the_gradient(frames: list[Frame], tmp_path: Path) -> None:
+    path = write_conformers(
+        tmp_path / "comp6.h5", frames, "energies", "forces", symbols=True, sign=-1.0
+    )
+    assert_same(read_source(Source(str(path))).frames, sorted_by_size(frames))
+
+
+def test_ani1_has_energies_only(frames: list[Frame], tmp_path: Path) -> None:
+    path = write_conformers(tmp_path / "a.h5", frames, "energies", None, symbols=True)
+    read = read_source(Source(str(path))).frames
+    expected = sorted_by_size(frames)
+    assert all(frame.forces is None for frame in read)
+    assert [f.energy for f in read] == pytest.approx([f.energy for f in expected])
+
+
+def test_extended_xyz_in_any_unit(frames: list[Frame], tmp_path: Path) -> None:
+    path = write_xyz(
+        tmp_path / "a.xyz", frames, energy=HARTREE_TO_EV, length=BOHR_TO_ANGSTROM
+    )
+    source = Source(
+        str(path),
+        energy_key="E",
+        forces_key="g",
+        energy_unit="hartree",
+        length_unit="bohr",
+        gradient=True,
+        level="wB97X/6-31G(d)",
+    )
+    data = read_source(source)
+    assert_same(data.frames, frames, 1e-6)  # the file has eight digits
+    assert str(data.level) == "wB97X/6-31G(d)"
+    assert {f.trajectory for f in data.frames} == {"t"}
+
+
+def test_extended_xyz_with_usual_names(frames: list[Frame], tmp_path: Path) -> None:
+    images = []
+    for f in frames[:5]:
+        atoms = Atoms(f.numbers, f.positions, cell=np.diag([9.0, 8.0, 7.0]), pbc=True)
+        atoms.calc = SinglePointCalculator(atoms, energy=f.energy, forces=f.forces)
+        images.append(atoms)
+    write(tmp_path / "a.extxyz", images, format="extxyz")
+    read = read_source(Source(str(tmp_path / "a.extxyz"))).frames
+    assert_same(read, frames[:5], 1e-6)
+    np.testing.assert_allclose(read[0].box, np.diag([9.0, 8.0, 7.0]))
+
+
+def test_deepmd_with_groups(frames: list[Frame], tmp_path: Path) -> None:
+    monomers = by_size(frames)[3]
+    folder = write_deepmd(tmp_path / "water", monomers)
+    np.save(tmp_path / "groups.npy", np.arange(len(monomers)) % 7)
+    groups = str(tmp_path / "groups.npy")
+    read = read_source(Source(str(folder), groups=groups)).frames
+    assert_same(read, monomers)
+    np.testing.assert_allclose(read[3].box, 20.0 * np.eye(3))
+    assert [f.trajectory for f in read[:9]][-2:] == ["group-0", "group-1"]
+    np.save(tmp_path / "groups.npy", np.arange(3))
+    with pytest.raises(ValueError, match=r"shape \(3,\), but there are"):
+        read_source(Source(str(folder), groups=groups))
+
+
+def test_large_files_are_read_by_frame(
+    frames: list[Frame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_conformers(tmp_path / "a.h5", frames, dtype="f4")
+    at_once = read_source(Source(str(path))).frames
+    monkeypatch.setattr(conformers, "READ_AT_ONCE", 0)
+    by_frame = read_source(Source(str(path))).frames
+    assert not isinstance(by_frame.blocks[0].positions, np.ndarray)
+    assert_same(by_frame, list(at_once), 1e-12)
+    some = np.array([5, 2, 2, len(at_once) - 1])
+    assert_same(by_frame[some], list(at_once[some]), 1e-12)
+    assert len(by_frame.in_memory()) == 0
+
+
+def test_missing_labels_are_kept_as_missing(
+    frames: list[Frame], tmp_path: Path
+) -> None:
+    path = write_conformers(tmp_path / "a.h5", frames)
+    with h5py.File(path, "r+") as file:
+        group = file["set/H2O1"]
+        group["wb97x_dz.energy"][1] = np.nan
+        group["wb97x_dz.forces"][2] = np.nan
+    read = read_source(Source(str(path))).frames
+    assert np.isnan(read.column("energy")).sum() == 1
+    assert np.isnan(read[2].forces).all() and np.isfinite(read[1].forces).all()
+    require_plausible(read)
+    fitted = least_squares(read)
+    assert np.isfinite(list(fitted.energies.values())).all()
+
+
+# What is wrong is refused.
+
+
+def drop(group: str, name: str) -> Callable[[h5py.File], None]:
+    return lambda file: file[group].__delitem__(name)
+
+
+def replace(group: str, name: str, value: Any) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        del file[group][name]
+        file[group][name] = value
+
+    return change
+
+
+H2O = "set/H2O1"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop(H2O, "wb97x_dz.energy"), r"H2O1 lacks 'wb97x_dz.energy'; it has \['at"),
+        (replace(H2O, "wb97x_dz.forces", np.zeros((4, 3, 3))), "H2O1.*shape"),
+        (replace(H2O, "coordinates", np.zeros((4, 3, 3))), "H2O1.*should be"),
+        (replace(H2O, "coordinates", h5py.SoftLink("/x")), "link to elsewhere"),
+        (replace(H2O, "atomic_numbers", np.array([b"X"] * 3)), "holds no elements"),
+    ],
+)
+def test_wrong_content_names_the_group(
+    change: Callable[[h5py.File], None],
+    message: str,
+    frames: list[Frame],
+    tmp_path: Path,
+) -> None:
+    path = write_conformers(tmp_path / "a.h5", frames)
+    with h5py.File(path, "r+") as file:
+        change(file)
+    with pytest.raises(ValueError, match=message):
+        read_source(Source(str(path), format="ani1x"))
+
+
+def test_truncated_file(frames: list[Frame], tmp_path: Path) -> None:
+    path = write_conformers(tmp_path / "a.h5", frames)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match="cut short or damaged"):
+        read_source(Source(str(path)))
+
+
+def test_unknown_and_foreign_files(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"] = np.zeros(3)
+    with pytest.raises(ValueError, match="no group holds 'coordinates'"):
+        read_source(Source(str(tmp_path / "a.h5")))
+    with pytest.raises(FileNotFoundError):
+        read_source(Source(str(tmp_path / "b.h5")))
+    with pytest.raises(ValueError, match="without type.raw"):
+        read_source(Source(str(tmp_path)))
+    (tmp_path / "c.xyz").write_text("2\n\nH 0 0 0\n")
+    with pytest.raises(ValueError, match="c.xyz"):
+        read_source(Source(str(tmp_path / "c.xyz")))
+    (tmp_path / "d.xyz").write_text("1\nProperties=species:S:1:pos:R:3 e=1\nH 0 0 0\n")
+    with pytest.raises(ValueError, match="neither an energy"):
+        read_source(Source(str(tmp_path / "d.xyz")))
+    with pytest.raises(ValueError, match=r"no energy under 'f'; there: \['e'\]"):
+        read_source(Source(str(tmp_path / "d.xyz"), energy_key="f"))
+
+
+def test_options_that_a_format_lacks(frames: list[Frame], tmp_path: Path) -> None:
+    path = write_conformers(tmp_path / "a.h5", frames)
+    with pytest.raises(ValueError, match="ani1x has no option energy_unit"):
+        read_source(Source(str(path), energy_unit="hartree"))
+    with pytest.raises(ValueError, match=r"energy_unit must be one of \['eV'"):
+        Source("a.xyz", energy_unit="Hartree")
+    with pytest.raises(ValueError, match="given twice"):
+        read_sources([Source(str(path)), Source(str(path))])
+
+
+# Units and signs.
+
+
+def scaled(frames: list[Frame], **factors: float) -> Frames:
+    return Frames.of(
+        dataclasses.replace(
+            f,
+            positions=f.positions * factors.get("positions", 1.0),
+            energy=f.energy * factors.get("energy", 1.0),
+            forces=f.forces * factors.get("forces", 1.0),
+        )
+        for f in frames
+    )
+
+
+@pytest.mark.parametrize(
+    ("factors", "message"),
+    [
+        ({"forces": -1.0}, "gradient was read as the force"),
+        ({"forces": 1.0 / HARTREE_TO_EV}, "hartree/A"),
+        ({"forces": 23.06}, "kcal/mol/A"),
+        ({"positions": 0.1}, "0.1 nm"),
+        ({"positions": 1.0 / BOHR_TO_ANGSTROM}, "1.9 means bohr"),
+        ({"energy": 1.0 / HARTREE_TO_EV}, "0.037 hartree"),
+        ({"energy": 23.06}, "not in the same unit"),
+    ],
+)
+def test_wrong_units_and_signs_are_refused(
+    frames: list[Frame], factors: dict[str, float], message: str
+) -> None:
+    monomers = by_size(frames)[3]
+    require_plausible(scaled(monomers))
+    with pytest.raises(ValueError, match=message):
+        require_plausible(scaled(monomers, **factors))
+
+
+def test_energies_that_do_not_go_with_the_isolated_atoms(dataset: Dataset) -> None:
+    require_plausible(dataset.frames, dataset.self_energies)
+    with pytest.raises(ValueError, match="against isolated atoms"):
+        require_plausible(dataset.frames, {1: -13.6, 8: -1000.0})
+
+
+def test_the_checks_see_something(dataset: Dataset) -> None:
+    found = findings(dataset.frames, dataset.self_energies)
+    assert len(found) == 4 and all(f.value is not None for f in found)
+    assert found[1].value == pytest.approx(50.0, rel=0.3)  # O-H, eV/A^2
+    assert found[2].value == pytest.approx(1.0, abs=0.15)
+
+
+# Self-energies.
+
+
+def test_least_squares_finds_the_energies_of_atoms() -> None:
+    rng = np.random.default_rng(0)
+    exact = {1: -13.6, 6: -1030.0, 8: -2042.0}
+    molecules = [[1, 1, 8], [6, 1, 1, 1, 1], [6, 8], [6, 8, 8], [1, 8]]
+    frames = [
+        Frame(
+            np.array(numbers),
+            rng.normal(size=(len(numbers), 3)),
+            sum(exact[z] for z in numbers),
+            None,
+        )
+        for numbers in molecules
+        for _ in range(3)
+    ]
+    missing = dataclasses.replace(frames[0], energy=float("nan"))
+    fitted = least_squares(Frames.of([*frames, missing]))
+    assert fitted.energies == pytest.approx(exact) and not fitted.warning
+
+
+def test_pure_water_gives_the_smallest_energies_and_a_warning(
+    dataset: Dataset,
+) -> None:
+    fitted = self_energies(dataset, "least-squares")
+    assert "rank 1 of 2" in fitted.warning
+    # Of all (H, O) with 2 H + O fixed, the shortest has H = 2 O.
+    assert fitted.energies[1] == pytest.approx(2.0 * fitted.energies[8])
+    mean = dataset.frames.column("energy") / (dataset.frames.n_atoms / 3)
+    total = 2 * fitted.energies[1] + fitted.energies[8]
+    assert total == pytest.approx(mean.mean(), abs=0.2)
+    assert self_energies(dataset).energies == dataset.self_energies
+    given = self_energies(dataset, {"H": -13.0, "O": -2000.0})
+    assert given.energies == {1: -13.0, 8: -2000.0}
+    with pytest.raises(ValueError, match=r"lacks \['O'\]"):
+        self_energies(dataset, {"H": -13.0})
+
+
+# Splits.
+
+
+def test_splits_keep_groups_whole_and_follow_the_seed(dataset: Dataset) -> None:
+    frames = dataset.frames
+    config = SplitConfig(by="trajectory", fractions=(0.7, 0.2, 0.1), seed=3)
+    split = make_splits(frames, config)
+    shares = np.bincount(split, minlength=3) / len(split)
+    np.testing.assert_allclose(shares, config.fractions, atol=0.05)
+    names = np.array([f.trajectory for f in frames])
+    for name in set(names):
+        assert len(set(split[names == name])) == 1
+    assert (make_splits(frames, config) == split).all()
+    other = make_splits(frames, dataclasses.replace(config, seed=4))
+    assert (other != split).any()
+    kept = make_splits(frames, SplitConfig())
+    assert (kept == frames.column("split")).all()
+    moved = with_splits(
+        join([frames[::2], frames[1::2]]), np.r_[split[::2], split[1::2]]
+    )
+    assert (moved.column("split") == np.r_[split[::2], split[1::2]]).all()
+
+
+def test_split_by_molecule_needs_molecules(dataset: Dataset) -> None:
+    with pytest.raises(ValueError, match="2 groups by molecule, too few for 3"):
+        make_splits(dataset.frames, SplitConfig(by="molecule"))
+    two = SplitConfig(by="molecule", fractions=(0.5, 0.5, 0.0))
+    split = make_splits(dataset.frames, two)
+    sizes = dataset.frames.n_atoms
+    assert len(set(zip(split.tolist(), sizes.tolist(), strict=True))) == 2
+    with pytest.raises(ValueError, match="add up to 1"):
+        SplitConfig(fractions=(0.5, 0.2, 0.2))
+
+
+def test_near_duplicates_across_the_split_are_found(dataset: Dataset) -> None:
+    frames = list(dataset.frames)
+    dimers = [f for f in frames if len(f.numbers) == 6]
+    apart = resemblance(Frames.of(dimers))
+    assert apart.near == 0 and apart.compared > 10 and apart.closest > 0.03
+    turned = dataclasses.replace(
+        dimers[0],
+        # Another orientation and order of atoms, moved by a thousandth.
+        numbers=dimers[0].numbers[::-1],
+        positions=dimers[0].positions[::-1, [1, 2, 0]] + 0.001 * np.eye(6)[:, :3],
+        forces=dimers[0].forces[::-1],
+        split=SPLITS[2],
+        trajectory="planted",
+    )
+    first = dataclasses.replace(dimers[0], split=SPLITS[0])
+    found = resemblance(Frames.of([first, *dimers[1:], turned]))
+    assert found.near == 1 and found.closest < 0.002 and found.pair[0] == "planted"
+
+
+# Verbs.
+
+
+def test_inspect_says_what_is_there_and_what_is_wrong(
+    frames: list[Frame], tmp_path: Path
+) -> None:
+    good = write_conformers(tmp_path / "good.h5", frames)
+    result = CliRunner().invoke(main, ["data", "inspect", str(good)])
+    assert result.exit_code == 0, result.output
+    n = len(frames)
+    for text in (
+        f"{n:,}",
+        "H4O2",
+        "least squares",
+        "standard deviation",
+        "rank 1 of 2",
+    ):
+        assert text in result.output, text
+    # The gradient of COMP6, read as ANI-1x's force.
+    wrong = write_conformers(tmp_path / "wrong.h5", frames, sign=-1.0)
+    result = CliRunner().invoke(main, ["data", "inspect", str(wrong)])
+    assert result.exit_code == 1
+    assert "FAIL" in result.output and "gradient" in result.output
+
+
+def test_inspection_counts_what_was_planted(dataset: Dataset) -> None:
+    frames = list(dataset.frames)
+    clean = inspect(dataset, self_energies(dataset))
+    assert clean.doubled == 0 and clean.no_energy == 0 and not clean.outliers
+    planted = [
+        frames[0],
+        dataclasses.replace(frames[1], energy=float("nan")),
+        dataclasses.replace(frames[2], forces=None),
+        dataclasses.replace(frames[3], energy=frames[3].energy + 50.0),
+        dataclasses.replace(frames[4], forces=100.0 * frames[4].forces),
+    ]
+    dirty = dataclasses.replace(dataset, frames=Frames.of([*frames, *planted]))
+    found = inspect(dirty, self_energies(dataset))
+    assert (found.doubled, found.no_energy, found.no_forces) == (5, 1, 1)
+    assert len(found.outliers) == 2
+    assert found.frames == len(frames) + 5
+    interaction = dataset.frames.column("energy") - dataset.frames.isolated_energies(
+        dataset.self_energies
+    )
+    assert clean.interaction == pytest.approx((interaction.mean(), interaction.std()))
+
+
+def test_evaluate_prints_the_errors_of_a_model(
+    frames: list[Frame], random_model: Path, tmp_path: Path
+) -> None:
+    chosen = [*frames[:3], *frames[-3:]]
+    path = write_conformers(tmp_path / "a.h5", chosen)
+    out = tmp_path / "out"
+    arguments = ["evaluate", str(random_model), str(path), "--out", str(out)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    model = load_model(random_model)
+    network = model.network()
+    errors = []
+    for frame in chosen:
+        symbols = ["H" if z == 1 else "O" for z in frame.numbers]
+        _, forces = evaluate(network, symbols, frame.positions)
+        errors.append(np.abs(forces - frame.forces).ravel())
+    expected = np.concatenate(errors).mean() * EV_TO_KCAL_PER_MOL
+    written = json.loads((out / "errors.json").read_text())["all"]["all"]
+    assert written["force_mae"] == pytest.approx(expected, rel=1e-4)
+    assert f"{expected:.4f}" in result.output
+    assert (out / "parity.png").stat().st_size > 0
+    write(tmp_path / "c.xyz", Atoms("C", info={"energy": 1.0}))
+    result = CliRunner().invoke(
+        main, ["evaluate", str(random_model), str(tmp_path / "c.xyz")]
+    )
+    assert result.exit_code == 2 and "hold ['C'], which the model lack" in result.output
+
+
+# Real data.
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data on this machine")
+def test_real_data_of_others() -> None:
+    folder = SHARED / "liquid-water-pbe0ts"
+    water = read_source(Source(str(folder), groups=str(folder / "groups.npy")))
+    assert len(water.frames) == 281 and water.frames.n_atoms[0] == 192
+    assert water.frames[0].box[0, 0] == pytest.approx(12.4447, abs=1e-3)
+    assert len({f.trajectory for f in water.frames}) == 20
+    dipeptides = read_sources(
+        [
+            Source(str(SHARED / "spice-dipeptides/train.xyz")),
+            Source(str(SHARED / "spice-dipeptides/val.xyz"), split="validation"),
+        ]
+    )
+    counts = np.bincount(dipeptides.frames.column("split"))
+    assert counts.tolist() == [495, 55]
+    for data in (water, dipeptides):
+        found = findings(data.frames)
+        assert all(f.passed for f in found)
+        assert found[0].value is not None and found[1].value is not None
