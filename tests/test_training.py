@@ -5,7 +5,10 @@ import json
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -541,6 +544,31 @@ def test_direct_forces_train_the_force_head(config):
     training_run.fit(module, [], None)
     assert (network.force_head.weight - before).abs().max() > 0.0
     assert module.skipped == 0
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "devices"])
+def test_two_processes_give_the_run_of_one(
+    config, finished, tmp_path, no_figures, launcher
+):
+    # Molecules of two sizes, and batches of five that two processes cannot halve; the
+    # last batch of an epoch has one frame, so that one process has none.
+    settings = changed(config, devices=2) if launcher == "devices" else config
+    path = tmp_path / "train.yaml"
+    path.write_text(yaml.safe_dump(settings.to_dict()))
+    scripts = Path(sys.executable).parent
+    command = [str(scripts / "openmm-se3"), "train", str(path)]
+    if launcher == "torchrun":
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command = [*torchrun, "--nproc-per-node=2", "--no-python", *command]
+    out = tmp_path / "run"
+    done = subprocess.run(
+        [*command, "--out", str(out)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Finished after 24 steps") == 1
+    assert_same_run(finished, out)
+    errors = [json.loads((f / "errors.json").read_text()) for f in (finished, out)]
+    assert errors[1]["test"]["all"] == pytest.approx(errors[0]["test"]["all"])
 
 
 # Checkpoints.

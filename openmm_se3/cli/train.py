@@ -45,6 +45,7 @@ def command(
         raise click.UsageError("--resume and --overwrite exclude each other")
     from rich.console import Console
 
+    from openmm_se3.training.distributed import is_first
     from openmm_se3.training.report import TRAINED, error_report
     from openmm_se3.training.run import REPORT, train
     from openmm_se3.training.settings import read_config
@@ -61,6 +62,8 @@ def command(
         max_epochs=max_epochs,
         console=console,
     )
+    if not is_first():
+        return
     if outcome.errors is not None:
         click.echo(error_report(outcome.errors, TRAINED))
         click.echo(f"Finished after {outcome.step} steps: {folder / REPORT}")

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from openmm_se3.graph import neighbour_pairs
 from openmm_se3.reference.frames import Frame, Frames
+from openmm_se3.training.distributed import share
 
 if TYPE_CHECKING:
     import dgl
@@ -154,7 +155,19 @@ class FrameGraphs(torch.utils.data.Dataset[Any]):
         return len(self.frames)
 
     def __getitem__(self, index: int) -> tuple[dgl.DGLGraph, dict[str, Tensor]]:
-        """Return the graph and the labels of one frame."""
+        """Return the graph and the labels of one frame.
+
+        The complement of an index gives the frame without its labels, see
+        :func:`~openmm_se3.training.distributed.share`.
+        """
+        if index < 0:
+            graph, labels = self[~index]
+            graph = graph.clone()
+            graph.ndata["forces"] = torch.full_like(graph.ndata["forces"], torch.nan)
+            return graph, {
+                **labels,
+                "energy": torch.full_like(labels["energy"], torch.nan),
+            }
         labels = {
             "energy": self.energies[index],
             "weight": self.weights[index],
@@ -313,6 +326,8 @@ class BatchOrder:
 class Interval:
     """Batches from the present step to the next validation; one pass of the trainer.
 
+    Where several processes train, each has its share of every batch.
+
     It has no length, because the first one of a resumed run is shorter.
 
     Args:
@@ -333,7 +348,7 @@ class Interval:
     def __iter__(self) -> Iterator[np.ndarray]:
         first = self.step()
         last = min((first // self.length + 1) * self.length, self.total)
-        return self.order.steps(first, last)
+        return map(share, self.order.steps(first, last))
 
 
 def loader(graphs: FrameGraphs, batches: Any) -> Any:

@@ -45,6 +45,7 @@ def loss_terms(
     weights: Tensor,
     molecule: Tensor,
     config: TrainingConfig,
+    counts: Tensor | None = None,
 ) -> LossTerms:
     """Return the loss of a batch, in float64.
 
@@ -56,18 +57,27 @@ def loss_terms(
         weights: Weight of each frame [n_molecules].
         molecule: Frame of each atom [n_atoms].
         config: Holds the energy weight, the energy's scaling and Huber's bound.
+        counts: M and N [2]; by default those of these labels.  Where several processes
+            share a batch, those of the whole batch: their losses then add up to its.
     """
+    if counts is None:
+        counts = label_counts(reference_energies, reference_forces)
+    n_energies, n_forces = counts.clamp(min=1).unbind()
     error = known_errors(energies, reference_energies)
     if config.energy_per_atom:
         error = error / torch.bincount(molecule, minlength=len(energies))
     energy_squares = bounded(error.square(), config.huber_delta)
-    n_energies = (~reference_energies.isnan()).sum().clamp(min=1)
     energy = config.energy_weight * (weights * energy_squares).sum() / n_energies
     force_errors = known_errors(forces, reference_forces)
     force_squares = bounded(force_errors.square().sum(-1), config.huber_delta)
-    n_forces = (~reference_forces.isnan().any(-1)).sum().clamp(min=1)
     force = (weights[molecule] * force_squares).sum() / n_forces
     return LossTerms(energy + force, energy, force)
+
+
+def label_counts(reference_energies: Tensor, reference_forces: Tensor) -> Tensor:
+    """Return how many energies and how many atoms' forces are known [2]."""
+    energies = (~reference_energies.isnan()).sum()
+    return torch.stack([energies, (~reference_forces.isnan().any(-1)).sum()])
 
 
 def known_errors(predicted: Tensor, reference: Tensor) -> Tensor:

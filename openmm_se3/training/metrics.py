@@ -49,10 +49,9 @@ class Predictions:
     forces: np.ndarray
 
 
-def evaluation_loader(graphs: FrameGraphs) -> Any:
-    """Return the loader that gives all frames once, in their order."""
-    batches = fill_batches(np.arange(len(graphs)), graphs.n_edges, EVALUATION_EDGES)
-    return loader(graphs, batches)
+def evaluation_batches(graphs: FrameGraphs) -> list[np.ndarray]:
+    """Return batches that hold all frames once, in their order."""
+    return fill_batches(np.arange(len(graphs)), graphs.n_edges, EVALUATION_EDGES)
 
 
 def predict_batch(network: SE3Transformer, graph: Any) -> Predictions:
@@ -73,7 +72,7 @@ def join(parts: Sequence[Predictions]) -> Predictions:
 def predict(network: SE3Transformer, graphs: FrameGraphs) -> Predictions:
     """Return the predictions for all frames."""
     device = network.embedding.weight.device
-    batches = evaluation_loader(graphs)
+    batches = loader(graphs, evaluation_batches(graphs))
     return join([predict_batch(network, graph.to(device)) for graph, _ in batches])
 
 

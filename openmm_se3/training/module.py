@@ -18,12 +18,14 @@ from torch import Tensor
 
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.training.data import BatchOrder, FrameGraphs, graph_tensors
-from openmm_se3.training.loss import loss_terms
+from openmm_se3.training.distributed import from_all, rank, total, world_size
+from openmm_se3.training.loss import label_counts, loss_terms
 from openmm_se3.training.metrics import (
     UNITS,
     Predictions,
     as_tensors,
     error_table,
+    evaluation_batches,
     join,
     predict_batch,
 )
@@ -119,6 +121,7 @@ class TrainingModule(lightning.LightningModule):
         energies, forces = self.network.energy_and_forces(
             **vars(tensors), create_graph=True
         )
+        counts = total(label_counts(labels["energy"], graph.ndata["forces"]))
         terms = loss_terms(
             energies,
             forces,
@@ -127,16 +130,18 @@ class TrainingModule(lightning.LightningModule):
             labels["weight"],
             tensors.molecule,
             self.config,
+            counts,
         )
         self.optimizer.zero_grad()
-        self.manual_backward(terms.total)
-        if self._limit_gradient() and bool(torch.isfinite(terms.total)):
+        # Gradients are averaged over processes, losses add up.
+        self.manual_backward(terms.total * world_size())
+        parts = total(torch.stack([terms.total, terms.energy, terms.forces]))
+        if self._limit_gradient() and bool(torch.isfinite(parts[0])):
             rate = learning_rate(self.config, self.step, self.losses)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.step()
             self._update_average()
-            parts = torch.stack([terms.total, terms.energy, terms.forces])
             self.running[:3] += parts.detach().cpu()
             self.running[3] += 1
             self.skipped_in_a_row = 0
@@ -166,7 +171,10 @@ class TrainingModule(lightning.LightningModule):
     def _skip(self, frames: Tensor) -> None:
         self.skipped += 1
         self.skipped_in_a_row += 1
-        names = sorted({self.train_graphs.frames[int(i)].trajectory for i in frames})
+        indices = {
+            max(int(i), ~int(i)) for part in from_all(frames.cpu()) for i in part
+        }
+        names = sorted({self.train_graphs.frames[i].trajectory for i in indices})
         message = (
             f"step {self.step}: loss or gradient not finite, step skipped; {names}"
         )
@@ -198,7 +206,13 @@ class TrainingModule(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Add a row to the history."""
-        graphs, predictions = self.validation_graphs, join(self._predictions)
+        # Process r of n has predicted batches r, r + n, ...; one without any of its own
+        # has repeated the first, since Lightning wants each to have something to do.
+        spare = rank() >= len(evaluation_batches(self.validation_graphs))
+        parts = from_all([] if spare else self._predictions)
+        longest = max(len(part) for part in parts)
+        in_order = [part[i] for i in range(longest) for part in parts if i < len(part)]
+        graphs, predictions = self.validation_graphs, join(in_order)
         terms = loss_terms(**as_tensors(graphs, predictions), config=self.config)
         errors = error_table(graphs, predictions, {})["all"]
         count = max(float(self.running[3]), 1.0)

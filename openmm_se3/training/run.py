@@ -24,6 +24,7 @@ from typing import Any
 import lightning.pytorch as lightning
 import torch
 import yaml
+from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 
 from openmm_se3.config import to_dict
@@ -46,10 +47,11 @@ from openmm_se3.training.data import (
     Interval,
     loader,
 )
+from openmm_se3.training.distributed import is_first, launched, rank, world_size
 from openmm_se3.training.memory import keep_freed_memory
 from openmm_se3.training.metrics import (
     error_table,
-    evaluation_loader,
+    evaluation_batches,
     frame_groups,
     predict,
 )
@@ -121,6 +123,8 @@ def train(
     started = time.monotonic()
     console = console or Console()
     checkpoint = open_folder(folder, resume, overwrite)
+    if not is_first():
+        console = Console(quiet=True)
     if resume and checkpoint is None:
         console.print(f"No checkpoint in {folder}: starting at the beginning.")
     if config.training.threads is not None:
@@ -135,9 +139,11 @@ def train(
     if checkpoint is not None:
         module.restore(checkpoint)
         console.print(f"Going on from step {module.step} of {config.training.steps}.")
-        write_history(folder / HISTORY, module.history)
-    with atomic_write(folder / CONFIG) as temporary:
-        temporary.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
+        if is_first():
+            write_history(folder / HISTORY, module.history)
+    if is_first():
+        with atomic_write(folder / CONFIG) as temporary:
+            temporary.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
 
     with Signals() as signals:
         if not module.finished or not module.history:
@@ -151,10 +157,10 @@ def train(
                 started,
             )
             fit(module, [TrainingProgress(console), sitting], folder)
-    if module.history:
+    if module.history and is_first():
         plot_history(folder / CURVE, module.history)
-    if not module.finished:
-        return Outcome(module.step, False, signals.received, None)
+    if not module.finished or not is_first():
+        return Outcome(module.step, module.finished, signals.received, None)
     errors = finish(folder, config, dataset)
     return Outcome(module.step, True, signals.received, errors)
 
@@ -169,6 +175,8 @@ def open_folder(folder: Path, resume: bool, overwrite: bool) -> dict[str, Any] |
     folder.mkdir(parents=True, exist_ok=True)
     if resume:
         return load_last(folder)
+    if not is_first():
+        return None  # the first process looks after the folder
     present = [folder / name for name in FILES if (folder / name).exists()]
     if present and not overwrite:
         raise FileExistsError(
@@ -262,6 +270,7 @@ def fit(
 ) -> None:
     """Train until the run is finished or a callback ends the sitting."""
     config = module.config
+    devices, nodes = launched() or (config.devices, config.nodes)
     interval = Interval(
         module.order, lambda: module.step, config.validate_every, config.steps
     )
@@ -269,7 +278,9 @@ def fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = lightning.Trainer(
         accelerator=config.device,
-        devices=1,
+        devices=devices,
+        num_nodes=nodes,
+        strategy=make_strategy(devices * nodes),
         max_epochs=-1,
         callbacks=list(callbacks),
         default_root_dir=folder,
@@ -284,13 +295,42 @@ def fit(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         try:
-            trainer.fit(
-                module,
-                loader(module.train_graphs, interval),
-                evaluation_loader(module.validation_graphs),
-            )
+            # The processes are connected when the loaders are asked for.
+            trainer.fit(module, datamodule=Loaders(module, interval))
         except SittingOver:
             pass
+
+
+def make_strategy(processes: int) -> Any:
+    """Return how Lightning lets processes work together."""
+    if processes == 1:
+        return "auto"
+    # A network without direct forces leaves the weights of that head without gradients.
+    return DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
+
+
+class Loaders(lightning.LightningDataModule):
+    """This process's share of the batches.
+
+    Args:
+        module: What is trained.
+        interval: The batches up to the next validation.
+    """
+
+    def __init__(self, module: TrainingModule, interval: Interval) -> None:
+        super().__init__()
+        self.module = module
+        self.interval = interval
+
+    def train_dataloader(self) -> Any:
+        """Return the loader of the next batches to train on."""
+        return loader(self.module.train_graphs, self.interval)
+
+    def val_dataloader(self) -> Any:
+        """Return the loader of every n-th batch to validate on, at least one."""
+        graphs = self.module.validation_graphs
+        batches = evaluation_batches(graphs)
+        return loader(graphs, batches[rank() :: world_size()] or batches[:1])
 
 
 def finish(

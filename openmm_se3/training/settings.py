@@ -18,7 +18,7 @@ from openmm_se3.reference.sources import Source
 from openmm_se3.reference.splits import SplitConfig
 
 # These change how a run is carried out, not what it computes: a resumed run may differ.
-CIRCUMSTANCES = ("device", "threads", "checkpoint_minutes")
+CIRCUMSTANCES = ("device", "devices", "nodes", "threads", "checkpoint_minutes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +66,9 @@ class TrainingConfig:
         precision: "float32" or "float64" network; energies are summed in float64.
         seed: Seed of the initial weights and of the order of the batches.
         device: "auto", "cpu" or "gpu".
+        devices: GPUs of a machine, or CPU processes, that share every batch.  Under
+            torchrun or SLURM these decide.
+        nodes: Machines.
         threads: CPU threads; null leaves PyTorch's choice.
         checkpoint_minutes: Longest time without a checkpoint between validations.
     """
@@ -95,6 +98,8 @@ class TrainingConfig:
     precision: typing.Literal["float32", "float64"] = "float32"
     seed: int = 0
     device: typing.Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+    nodes: int = 1
     threads: int | None = None
     checkpoint_minutes: float = 5.0
 
@@ -116,6 +121,8 @@ class TrainingConfig:
             "clip_ratio",
             "patience",
             "evaluated_frames",
+            "devices",
+            "nodes",
             "threads",
         )
         not_negative = ("energy_weight", "weight_decay", "warmup_steps", "max_skipped")

@@ -18,6 +18,7 @@ from typing import Any
 import lightning.pytorch as lightning
 
 from openmm_se3.training.checkpoint import BEST, LAST, PREVIOUS, save_checkpoint
+from openmm_se3.training.distributed import any_process, is_first
 from openmm_se3.training.module import TrainingModule
 from openmm_se3.training.report import HISTORY, write_history
 from openmm_se3.training.schedule import validations_since_best
@@ -129,20 +130,22 @@ class Sitting(lightning.Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
         """Save, keep the best, and stop if the sitting is over."""
-        if validations_since_best(module.losses) == 0:
-            save_checkpoint(self.folder / BEST, self.content(module))
+        if is_first():
+            if validations_since_best(module.losses) == 0:
+                save_checkpoint(self.folder / BEST, self.content(module))
+            write_history(self.folder / HISTORY, module.history)
         self.save(module)
-        write_history(self.folder / HISTORY, module.history)
         if not module.finished and self.is_over(module):
             raise SittingOver
 
     def is_over(self, module: TrainingModule) -> bool:
-        """Tell whether the sitting is over."""
-        return (
+        """Tell whether the sitting is over, for any of the processes."""
+        over = (
             self.signals.received is not None
             or time.monotonic() >= self.end
             or module.order.epochs_at(module.step) >= self.max_epochs
         )
+        return any_process(over, module.device)
 
     def content(self, module: TrainingModule) -> dict[str, Any]:
         """Return what a checkpoint of this moment holds."""
@@ -150,7 +153,8 @@ class Sitting(lightning.Callback):
 
     def save(self, module: TrainingModule) -> None:
         """Write the last checkpoint and keep the one before."""
-        save_checkpoint(
-            self.folder / LAST, self.content(module), self.folder / PREVIOUS
-        )
+        if is_first():
+            save_checkpoint(
+                self.folder / LAST, self.content(module), self.folder / PREVIOUS
+            )
         self._saved = time.monotonic()
