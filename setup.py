@@ -54,6 +54,7 @@ DFT = [
     "pyscf-dispersion>=1.3",
     "tblite>=0.4",
     "h5py>=3.10",
+    "distributed>=2024.8",
 ]
 
 OPENMM_ML = ["openmmml==1.7", "openmm>=8.5.2,<8.6"]

@@ -22,9 +22,10 @@ from ase import Atoms
 from ase.data import atomic_numbers
 from ase.io import write
 from click.testing import CliRunner
+from distributed import LocalCluster
 
 from openmm_se3.cli import main
-from openmm_se3.reference import labelling
+from openmm_se3.reference import executor, labelling
 from openmm_se3.reference.dataset import Dataset, check_splits
 from openmm_se3.reference.dft import (
     Label,
@@ -35,7 +36,11 @@ from openmm_se3.reference.dft import (
     isolated_atom_energy,
     label_frame,
 )
-from openmm_se3.reference.executor import LocalExecutor, WorkerDiedError
+from openmm_se3.reference.executor import (
+    DaskExecutor,
+    LocalExecutor,
+    WorkerDiedError,
+)
 from openmm_se3.reference.frames import Frame, Frames, Structure
 from openmm_se3.reference.hdf5 import read_hdf5, write_hdf5
 from openmm_se3.reference.journal import Journal
@@ -525,6 +530,36 @@ def test_killed_label_command_resumes_to_the_same_data(tmp_path: Path) -> None:
     assert stored == (
         "openmm-se3 label in.xyz -o data.h5 --method pbe --basis sto-3g --grid-level 0"
     )
+
+
+def test_labels_from_the_workers_of_a_dask_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    xyz = write_xyz(tmp_path / "in.xyz", waters(4))
+    settings = ["--method", "pbe", "--basis", "sto-3g", "--grid-level", "0"]
+    here, there = tmp_path / "here.h5", tmp_path / "there.h5"
+    quiet = {"dashboard_address": None, "silence_logs": 50}
+    with LocalCluster(n_workers=2, threads_per_worker=1, **quiet) as cluster:
+        remote = ["--scheduler", cluster.scheduler_address]
+        for output, where in ((here, ["--workers", "1"]), (there, remote)):
+            command = ["label", str(xyz), "-o", str(output), *settings, *where]
+            result = CliRunner().invoke(main, command)
+            assert result.exit_code == 0, result.output
+        address = cluster.scheduler_address
+        with pytest.raises(ZeroDivisionError):
+            list(DaskExecutor(address).run(divide, [1, 0]))
+    one, other = read_hdf5(here), read_hdf5(there)
+    assert one.self_energies == pytest.approx(other.self_energies, abs=1e-9)
+    for a, b in zip(one.frames, other.frames, strict=True):
+        assert a.energy == pytest.approx(b.energy, abs=1e-8)
+        np.testing.assert_allclose(a.forces, b.forces, atol=1e-6)
+    monkeypatch.setattr(executor, "CONNECT_SECONDS", 1)
+    with pytest.raises(WorkerDiedError, match="no Dask scheduler with workers at"):
+        list(DaskExecutor("tcp://127.0.0.1:1").run(divide, [1]))
+
+
+def divide(x: int) -> float:
+    return 1 / x
 
 
 # Structure files

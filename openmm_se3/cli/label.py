@@ -90,6 +90,10 @@ FAILURES_SHOWN = 20
     type=click.IntRange(min=1),
     help="Worker processes.  [default: one per core]",
 )
+@click.option(
+    "--scheduler",
+    help="Use the workers of this Dask scheduler (tcp://HOST:PORT) instead.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.pass_context
 def command(
@@ -106,6 +110,7 @@ def command(
     charge: int,
     spin: int,
     workers: int | None,
+    scheduler: str | None,
     overwrite: bool,
 ) -> None:
     """Compute DFT energies and forces for every frame of an extended XYZ file.
@@ -116,9 +121,16 @@ def command(
     from openmm_se3.cli.progress_bar import progress_bar
     from openmm_se3.files import sha256
     from openmm_se3.reference import labelling
-    from openmm_se3.reference.executor import LocalExecutor, WorkerDiedError
+    from openmm_se3.reference.executor import (
+        DaskExecutor,
+        LocalExecutor,
+        WorkerDiedError,
+    )
     from openmm_se3.reference.provenance import read_provenance
 
+    if scheduler is not None and workers is not None:
+        raise click.UsageError("--workers are of this machine; leave out --scheduler")
+    executor = LocalExecutor(workers) if scheduler is None else DaskExecutor(scheduler)
     frames = labelling.read_structures(structures)
     if output.exists() and output.samefile(structures):
         raise ValueError(f"{output} is the input; give another name for the output")
@@ -134,7 +146,7 @@ def command(
         spin=spin,
     )
     provenance: dict[str, Any] = {
-        "label": command_line(context, "label", ("workers", "overwrite")),
+        "label": command_line(context, "label", ("workers", "scheduler", "overwrite")),
         "input_sha256": sha256(structures),
     }
     sampled = read_provenance(structures)
@@ -153,7 +165,7 @@ def command(
                 frames,
                 output,
                 level,
-                LocalExecutor(workers),
+                executor,
                 provenance,
                 progress=progress,
                 resumed=resumed,

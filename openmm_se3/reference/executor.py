@@ -1,7 +1,7 @@
 """One interface for running independent tasks on many processes.
 
-:class:`LocalExecutor` uses processes of this machine.  A cluster's executor needs only
-the same :meth:`Executor.run`.
+:class:`LocalExecutor` uses processes of this machine, :class:`DaskExecutor` the workers
+of a Dask scheduler, on as many machines as these are.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ ONE_THREAD = {
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
+
+
+CONNECT_SECONDS = 20  # for a scheduler and its first worker to answer
 
 
 class WorkerDiedError(RuntimeError):
@@ -119,6 +122,60 @@ class LocalExecutor:
                 "a worker process was killed from outside; when the machine ran out of "
                 f"memory, fewer workers than {workers} help"
             ) from broken
+
+
+class DaskExecutor:
+    """Runs tasks on the workers of a Dask scheduler.
+
+    Workers need this package with the extra ``dft``, one thread each and
+    ``OMP_NUM_THREADS=1``: ``dask worker ADDRESS --nthreads 1``.
+
+    Args:
+        address: Address of the scheduler, such as ``tcp://host:8786``.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def run(
+        self, function: Callable[[Any], Any], tasks: Sequence[Any]
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield (index of the task, result) as tasks finish.
+
+        A task whose worker is lost goes to another one.  When the caller stops, tasks
+        that have not begun are taken back.
+
+        Raises:
+            WorkerDiedError: There is no scheduler or no worker there, or a task took
+                several workers with it; all finished results were yielded.
+        """
+        from distributed import Client, KilledWorker, as_completed
+
+        try:
+            client = Client(self.address, timeout=CONNECT_SECONDS)
+            client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise WorkerDiedError(
+                f"no Dask scheduler with workers at {self.address}: {error}; start "
+                "them with 'dask scheduler' and 'dask worker ADDRESS --nthreads 1'"
+            ) from error
+        with client:
+            # Not pure: the journal knows what has been computed before, not Dask.
+            futures = client.map(function, tasks, pure=False)
+            index = {future.key: i for i, future in enumerate(futures)}
+            try:
+                for future in as_completed(futures):
+                    try:
+                        result = future.result()
+                    except KilledWorker as error:
+                        raise WorkerDiedError(
+                            f"several workers died at the same task ({error}); if "
+                            "memory ran out, start fewer on a machine"
+                        ) from error
+                    yield index[future.key], result
+                    future.release()
+            finally:
+                client.cancel(futures)
 
 
 @contextlib.contextmanager
