@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from rich.console import Console
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of DGL and Lightning while they are imported
@@ -25,6 +26,7 @@ with warnings.catch_warnings():
 
 from openmm_se3.cli import main
 from openmm_se3.config import ModelConfig
+from openmm_se3.export import export_model
 from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import Frame, Frames
 from openmm_se3.reference.hdf5 import write_hdf5
@@ -41,6 +43,8 @@ from openmm_se3.training.data import (
 from openmm_se3.training.loss import loss_terms
 from openmm_se3.training.metrics import error_table, frame_groups, predict
 from openmm_se3.training.module import DivergedError, TrainingModule
+from openmm_se3.training.prepare import read_data
+from openmm_se3.training.presets import PRESETS
 from openmm_se3.training.schedule import count_plateaus, learning_rate
 from openmm_se3.training.settings import (
     DataConfig,
@@ -296,6 +300,11 @@ def test_learning_rate_is_a_function_of_the_step():
     assert count_plateaus([5, 4, 4, 4, 4, 3, 3, 3], patience=2) == 2
     plateau = dataclasses.replace(cosine, schedule="plateau", plateau_patience=2)
     assert learning_rate(plateau, 500, [5, 4, 4, 4, 4]) == 0.5
+    cuts = dataclasses.replace(
+        cosine, schedule="steps", milestones=(0.43, 0.88), milestone_factor=0.01
+    )
+    rates = [learning_rate(cuts, step) for step in (429, 430, 879, 880)]
+    assert rates == pytest.approx([1.0, 1e-2, 1e-2, 1e-4])
 
 
 # Configuration and data.
@@ -569,6 +578,66 @@ def test_two_processes_give_the_run_of_one(
     assert_same_run(finished, out)
     errors = [json.loads((f / "errors.json").read_text()) for f in (finished, out)]
     assert errors[1]["test"]["all"] == pytest.approx(errors[0]["test"]["all"])
+
+
+def test_energies_alone_train_without_forces(config):
+    graphs = make_graphs(analytic_frames()[:4])
+    for graph in graphs.graphs:
+        graph.ndata["forces"][:] = float("nan")  # there are none
+    settings = changed(config, steps=30, force_weight=0.0, validate_every=30).training
+    order = BatchOrder(np.ones(4), 4, 0)
+    torch.manual_seed(0)
+    network = training_run.SE3Transformer(TINY)
+    module = TrainingModule(network, settings, order, graphs, graphs)
+    before = np.abs(predict(network.eval(), graphs).energies - graphs.energies.numpy())
+    training_run.fit(module, [], None)
+    after = np.abs(predict(module.average, graphs).energies - graphs.energies.numpy())
+    assert module.skipped == 0 and after.mean() < 0.7 * before.mean()
+    with pytest.raises(ValueError, match="nothing to train on"):
+        TrainingConfig(energy_weight=0.0, force_weight=0.0)
+
+
+def test_fine_tuning_starts_from_a_model(config, finished, tmp_path):
+    best = load_checkpoint(finished / BEST)
+    model = tmp_path / "model"
+    export_model(best, model)
+    dataset = read_data(config.data, Console(quiet=True))
+    for start in (str(finished / BEST), str(model)):
+        module = training_run.make_module(changed(config, initial=start), dataset)
+        for network in (module.network, module.average):
+            for name, value in network.state_dict().items():
+                expected = best["average"][name].to(value.dtype)
+                torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-7)
+    other = dataclasses.replace(
+        changed(config, initial=str(model)),
+        model=dataclasses.replace(TINY, channels=4),
+    )
+    with pytest.raises(ValueError, match="channels is 8 there, 4 here"):
+        training_run.make_module(other, dataset)
+    with pytest.raises(FileNotFoundError, match="no model 'nothing'"):
+        training_run.make_module(changed(config, initial="nothing"), dataset)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_presets_make_networks_that_train(name, tmp_path, data_file):
+    path = tmp_path / "train.yaml"
+    path.write_text(
+        f"preset: {name}\n"
+        "model: {elements: [H, O], cutoff: 4.0, radial_width: 4}\n"
+        "training: {steps: 2, warmup_steps: 0, validate_every: 2, batch_size: 3}\n"
+        f"data: {{files: [{data_file}]}}\n"
+    )
+    config = read_config(path)
+    assert config.training.batch_size == 3  # the file goes before the preset
+    assert (config.training.learning_rate == 1e-3) == name.startswith("thesis")
+    dataset = read_data(config.data, Console(quiet=True))
+    module = training_run.make_module(config, dataset)
+    training_run.fit(module, [], None)
+    assert module.step == 2 and module.skipped == 0
+    text = path.read_text().replace(name, "thesis-basics")
+    path.write_text(text)
+    with pytest.raises(ValueError, match="preset must be one of"):
+        read_config(path)
 
 
 # Checkpoints.

@@ -149,11 +149,7 @@ class SE3Transformer(nn.Module):
             Energies relative to isolated atoms [n_molecules], float64, eV; forces
             [n_atoms, 3], eV/A, in the network's precision.
         """
-        vectors = positions.index_select(0, neighbour)
-        vectors = vectors - positions.index_select(0, centre)
-        if shifts is not None:
-            vectors = vectors + shifts
-        vectors = vectors.to(self.embedding.weight.dtype).detach()
+        vectors = self.edge_vectors(positions, centre, neighbour, shifts).detach()
         if self.direct:
             atomic, forces = self.forward(species, vectors, centre, neighbour, dense)
         elif torch.jit.is_scripting():
@@ -177,6 +173,23 @@ class SE3Transformer(nn.Module):
         else:
             energies = atomic.new_zeros(n_molecules).index_add(0, molecule, atomic)
         return energies, forces
+
+    def edge_vectors(
+        self,
+        positions: Tensor,
+        centre: Tensor,
+        neighbour: Tensor,
+        shifts: Tensor | None = None,
+    ) -> Tensor:
+        """Return x_j - x_i of each edge [n_edges, 3], in the network's precision.
+
+        Arguments are those of :meth:`energy_and_forces`.
+        """
+        vectors = positions.index_select(0, neighbour)
+        vectors = vectors - positions.index_select(0, centre)
+        if shifts is not None:
+            vectors = vectors + shifts
+        return vectors.to(self.embedding.weight.dtype)
 
     def energies_and_slope(
         self,

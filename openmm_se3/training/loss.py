@@ -1,7 +1,7 @@
 """The loss of equation (3.2), with weights for frames and Huber's bound as options.
 
     loss =   1/M  sum over molecules m  of  w_m W_e (E_m - E_m^ref)^2
-           + 1/N  sum over atoms a      of  w_m(a) |f_a - f_a^ref|^2
+           + 1/N  sum over atoms a      of  w_m(a) W_f |f_a - f_a^ref|^2
 
 | symbol   | variable        | shape        | unit  |
 |----------|-----------------|--------------|-------|
@@ -9,13 +9,14 @@
 | f        | forces          | [n_atoms, 3] | eV/A  |
 | w        | weights         | [n_molecules]|       |
 | W_e      | energy_weight   |              | 1/A^2 |
+| W_f      | force_weight    |              |       |
 | m(a)     | molecule        | [n_atoms]    |       |
 
-Labels that are NaN are left out, of the sums and of M and N.  The thesis has w = 1.
-"Molecule" is one frame: here it may be a cluster.  With ``energy_per_atom`` the energy
-error of a frame is divided by its number of atoms first.  With ``huber_delta`` d the
-square x^2 of an error beyond d becomes d (2 |x| - d); for forces x is the length of the
-error vector, so that the axes do not matter.
+Labels that are NaN are left out, of the sums and of M and N.  The thesis has w = 1 and
+W_f = 1.  "Molecule" is one frame: here it may be a cluster.  With ``energy_per_atom``
+the energy error of a frame is divided by its number of atoms first.  With
+``huber_delta`` d the square x^2 of an error beyond d becomes d (2 |x| - d); for forces
+x is the length of the error vector, so that the axes do not matter.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ def loss_terms(
     force_errors = known_errors(forces, reference_forces)
     force_squares = bounded(force_errors.square().sum(-1), config.huber_delta)
     force = (weights[molecule] * force_squares).sum() / n_forces
+    force = config.force_weight * force
     return LossTerms(energy + force, energy, force)
 
 

@@ -17,7 +17,12 @@ import torch
 from torch import Tensor
 
 from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.training.data import BatchOrder, FrameGraphs, graph_tensors
+from openmm_se3.training.data import (
+    BatchOrder,
+    FrameGraphs,
+    GraphTensors,
+    graph_tensors,
+)
 from openmm_se3.training.distributed import from_all, rank, total, world_size
 from openmm_se3.training.loss import label_counts, loss_terms
 from openmm_se3.training.metrics import (
@@ -118,9 +123,13 @@ class TrainingModule(lightning.LightningModule):
         """
         graph, labels = batch
         tensors = graph_tensors(graph)
-        energies, forces = self.network.energy_and_forces(
-            **vars(tensors), create_graph=True
-        )
+        if self.config.force_weight > 0.0:
+            energies, forces = self.network.energy_and_forces(
+                **vars(tensors), create_graph=True
+            )
+        else:
+            energies = energies_only(self.network, tensors)
+            forces = torch.zeros_like(tensors.positions)  # with the weight 0
         counts = total(label_counts(labels["energy"], graph.ndata["forces"]))
         terms = loss_terms(
             energies,
@@ -271,6 +280,14 @@ class TrainingModule(lightning.LightningModule):
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
+
+
+def energies_only(network: SE3Transformer, tensors: GraphTensors) -> Tensor:
+    """Return the energy of each molecule [n_molecules], eV, without its forces."""
+    t = tensors
+    vectors = network.edge_vectors(t.positions, t.centre, t.neighbour, t.shifts)
+    atomic, _ = network(t.species, vectors, t.centre, t.neighbour)
+    return atomic.new_zeros(t.n_molecules).index_add(0, t.molecule, atomic)
 
 
 def make_optimizer(

@@ -27,8 +27,9 @@ import yaml
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 
-from openmm_se3.config import to_dict
+from openmm_se3.config import ModelConfig, to_dict
 from openmm_se3.elements import SYMBOLS
+from openmm_se3.export.modelfile import load_model
 from openmm_se3.files import atomic_write
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.reference.dataset import Dataset
@@ -259,10 +260,44 @@ def make_module(config: RunConfig, dataset: Dataset) -> TrainingModule:
         sizes = sizes * 0 + 1
     order = BatchOrder(sizes, training.batch_size, training.seed)
     network = SE3Transformer(config.model)
+    if training.initial is not None:
+        network.load_state_dict(initial_weights(training.initial, config.model))
     network.to(getattr(torch, training.precision))
     return TrainingModule(
         network, training, order, graphs["train"], graphs["validation"]
     )
+
+
+def initial_weights(name: str, config: ModelConfig) -> dict[str, torch.Tensor]:
+    """Return the weights that a run starts from.
+
+    Args:
+        name: A shipped model's name, the path of a model, or a checkpoint.
+        config: Shape of the network to train.
+
+    Raises:
+        FileNotFoundError: There is no such model or checkpoint.
+        ValueError: Its network has another shape; each difference is shown.
+    """
+    path = Path(name)
+    weights: dict[str, torch.Tensor]
+    if path.is_file() and path.name in (BEST, LAST, PREVIOUS):
+        checkpoint = load_checkpoint(path)
+        shape, weights = checkpoint["model"], checkpoint["average"]
+    else:
+        model = load_model(name)
+        shape, weights = to_dict(model.config), model.weights
+    now = to_dict(config)
+    lines = [
+        f"{key} is {shape.get(key)} there, {now[key]} here"
+        for key in now
+        if shape.get(key) != now[key]
+    ]
+    if lines:
+        raise ValueError(
+            f"training.initial: {name} is another network: {'; '.join(lines)}"
+        )
+    return weights
 
 
 def fit(

@@ -29,6 +29,9 @@ def learning_rate(
     if config.schedule == "plateau":
         reductions = count_plateaus(losses, config.plateau_patience)
         return rate * max(config.plateau_factor**reductions, lowest)
+    if config.schedule == "steps":
+        passed = sum(step >= mark * config.steps for mark in config.milestones)
+        return rate * config.milestone_factor**passed
     return rate
 
 

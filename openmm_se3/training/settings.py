@@ -16,6 +16,7 @@ from openmm_se3.elements import SYMBOLS
 from openmm_se3.reference.self_energies import Choice
 from openmm_se3.reference.sources import Source
 from openmm_se3.reference.splits import SplitConfig
+from openmm_se3.training.presets import with_preset
 
 # These change how a run is carried out, not what it computes: a resumed run may differ.
 CIRCUMSTANCES = ("device", "devices", "nodes", "threads", "checkpoint_minutes")
@@ -35,7 +36,12 @@ class TrainingConfig:
         batch_size: Size of a batch, in ``batch_unit``.
         batch_unit: "frames", or "edges": batches are filled with frames up to this many
             edges, which keeps the cost of a step even when sizes differ.
+        initial: Model (a shipped one's name, or a path) or checkpoint whose weights the
+            run starts from; the network must have the same shape.  None starts at
+            random.
         energy_weight: W_e of equation (3.2), 1/A^2.
+        force_weight: Weight of the forces; 0 trains on energies only, without
+            computing forces.
         energy_per_atom: Divide energy errors by the number of atoms in the loss.
         energy_cap: Energy above the lowest frame of the same composition, eV per atom,
             at which the weight of a frame is 1/2; null gives every frame the weight 1.
@@ -45,9 +51,11 @@ class TrainingConfig:
         learning_rate: Highest learning rate.
         weight_decay: Decay of the weights; needs "adamw".
         warmup_steps: Steps over which the learning rate grows from zero.
-        schedule: "cosine" to the end of the run, "plateau" or "constant".
+        schedule: "cosine" to the end of the run, "plateau", "steps" or "constant".
         final_learning_rate: Where the cosine ends and the plateau schedule stops, as a
             fraction of ``learning_rate``.
+        milestones: Fractions of the run at which the schedule "steps" cuts the rate.
+        milestone_factor: Factor of one cut.
         plateau_patience: Validations without improvement before a reduction.
         plateau_factor: Factor of one reduction.
         clip_norm: Largest gradient norm; null does not clip.
@@ -77,7 +85,9 @@ class TrainingConfig:
     validate_every: int = 500
     batch_size: int = 16
     batch_unit: typing.Literal["frames", "edges"] = "frames"
+    initial: str | None = None
     energy_weight: float = 1.0
+    force_weight: float = 1.0
     energy_per_atom: bool = False
     energy_cap: float | None = None
     huber_delta: float | None = None
@@ -85,8 +95,10 @@ class TrainingConfig:
     learning_rate: float = 2e-3
     weight_decay: float = 0.0
     warmup_steps: int = 100
-    schedule: typing.Literal["cosine", "plateau", "constant"] = "cosine"
+    schedule: typing.Literal["cosine", "plateau", "steps", "constant"] = "cosine"
     final_learning_rate: float = 0.01
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    milestone_factor: float = 0.1
     plateau_patience: int = 10
     plateau_factor: float = 0.5
     clip_norm: float | None = 10.0
@@ -125,7 +137,13 @@ class TrainingConfig:
             "nodes",
             "threads",
         )
-        not_negative = ("energy_weight", "weight_decay", "warmup_steps", "max_skipped")
+        not_negative = (
+            "energy_weight",
+            "force_weight",
+            "weight_decay",
+            "warmup_steps",
+            "max_skipped",
+        )
         for name in positive:
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -135,12 +153,28 @@ class TrainingConfig:
                 raise ValueError(
                     f"training.{name} must not be negative, got {getattr(self, name)}"
                 )
-        for name in ("final_learning_rate", "plateau_factor", "average_decay"):
+        for name in (
+            "final_learning_rate",
+            "plateau_factor",
+            "milestone_factor",
+            "average_decay",
+        ):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(
                     f"training.{name} must be at least 0 and below 1, "
                     f"got {getattr(self, name)}"
                 )
+        if not self.energy_weight and not self.force_weight:
+            raise ValueError(
+                "training.energy_weight and force_weight are both 0: there is nothing "
+                "to train on"
+            )
+        marks = self.milestones
+        if list(marks) != sorted(marks) or not all(0.0 < m < 1.0 for m in marks):
+            raise ValueError(
+                "training.milestones must be fractions of the run between 0 and 1, in "
+                f"order, got {list(marks)}"
+            )
         if self.weight_decay and self.optimizer != "adamw":
             raise ValueError(
                 "training.weight_decay needs optimizer: adamw; with adam it would be "
@@ -306,14 +340,23 @@ def read_config(path: str | Path) -> RunConfig:
     if not isinstance(values, dict):
         raise ValueError(f"{path} must have the keys model, data and training")
     try:
-        sections = from_dict(_Sections, values)
+        sections = from_dict(_Sections, with_preset(values))
+        training = from_dict(TrainingConfig, sections.training)
         return RunConfig(
             model=from_dict(ModelConfig, sections.model),
-            training=from_dict(TrainingConfig, sections.training),
+            training=_with_paths(training, path.parent),
             data=_read_data(sections.data, path.parent),
         )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _with_paths(training: TrainingConfig, folder: Path) -> TrainingConfig:
+    """Return the settings with a path of initial weights that starts at ``folder``."""
+    start = training.initial
+    if start is None or not (folder / start).exists():
+        return training  # nothing, or the name of a shipped model
+    return dataclasses.replace(training, initial=str((folder / start).resolve()))
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
