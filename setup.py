@@ -45,6 +45,7 @@ TRAIN = [
     "dgl==1.1.3",
     "packaging",
     "lightning>=2.4",
+    "tensorboard>=2.16",
     "h5py>=3.10",
 ]
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import os
@@ -52,6 +53,8 @@ from openmm_se3.training.settings import (
     TrainingConfig,
     read_config,
 )
+from openmm_se3.training.tensorboard import CHARTS
+from openmm_se3.training.tensorboard import FOLDER as TENSORBOARD
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -638,6 +641,51 @@ def test_presets_make_networks_that_train(name, tmp_path, data_file):
     path.write_text(text)
     with pytest.raises(ValueError, match="preset must be one of"):
         read_config(path)
+
+
+def test_tensorboard_holds_the_history(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = EventAccumulator(str(finished / TENSORBOARD)).Reload()
+    history = load_checkpoint(finished / BEST)["history"]
+    points = log.Scalars(CHARTS["force_mae"])
+    assert [point.step for point in points] == [row["step"] for row in history]
+    expected = [row["force_mae"] for row in history]
+    assert [point.value for point in points] == pytest.approx(expected, rel=1e-6)
+
+
+def test_sweep_runs_every_combination_and_goes_on(config, tmp_path, monkeypatch):
+    path = tmp_path / "train.yaml"
+    path.write_text(yaml.safe_dump(changed(config, steps=8).to_dict()))
+    out = tmp_path / "sweep"
+    command = ["sweep", str(path), "--out", str(out)]
+    grid = ["--set", "training.learning_rate=1e-3,5e-3", "--set", "model.channels=4,8"]
+    first = CliRunner().invoke(main, [*command, *grid])
+    assert first.exit_code == 0, first.output
+    with open(out / "sweep.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["training.learning_rate"], row["model.channels"]) for row in rows] == [
+        ("1e-3", "4"),
+        ("1e-3", "8"),
+        ("5e-3", "4"),
+        ("5e-3", "8"),
+    ]
+    assert int(rows[0]["parameters"]) < int(rows[1]["parameters"])
+    errors = json.loads((out / "learning_rate=5e-3,channels=8/errors.json").read_text())
+    expected = errors["validation"]["all"]["force_mae"]
+    assert float(rows[3]["validation_force_mae"]) == pytest.approx(expected)
+    assert (out / "curves.png").stat().st_size > 0
+
+    def no_training(*args):
+        raise AssertionError("a finished run is trained again")
+
+    monkeypatch.setattr(TrainingModule, "training_step", no_training)
+    assert CliRunner().invoke(main, [*command, *grid]).exit_code == 0
+    wrong = ["--set", "training.lerning_rate=1"]
+    result = CliRunner().invoke(main, [*command, *wrong])
+    assert result.exit_code == 2 and "did you mean 'learning_rate'" in result.output
+    result = CliRunner().invoke(main, [*command, "--set", "data.files=1"])
+    assert result.exit_code == 2 and "not of the form" in result.output
 
 
 # Checkpoints.

@@ -32,6 +32,7 @@ VERBS = {
     "label": "Compute DFT energies and forces for structures.",
     "data": "Look at files of labels: counts, units, duplicates, outliers.",
     "train": "Train a network on labelled data.",
+    "sweep": "Train with every combination of a few settings, side by side.",
     "evaluate": "Measure the errors of a model on labelled data.",
     "export": "Turn a training checkpoint into a model file.",
     "doctor": "Check this installation and name a fix for all that is wrong.",
@@ -44,6 +45,7 @@ EXTRAS = {
     "label": "dft",
     "data": "train",
     "train": "train",
+    "sweep": "train",
     "evaluate": "train",
 }
 

@@ -6,6 +6,7 @@ Files of a run:
     last.pt, previous.pt newest checkpoint and the one before
     best.pt              checkpoint of the best validation, with ``errors`` at the end
     history.csv          one row a validation
+    tensorboard/         the same for TensorBoard
     errors.json, report.md, learning-curve.png, parity.png   at the end
 """
 
@@ -15,6 +16,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import shutil
 import time
 import warnings
 from collections.abc import Sequence
@@ -70,6 +72,8 @@ from openmm_se3.training.report import (
 )
 from openmm_se3.training.settings import RunConfig, differences
 from openmm_se3.training.sitting import Signals, Sitting, SittingOver
+from openmm_se3.training.tensorboard import FOLDER as TENSORBOARD
+from openmm_se3.training.tensorboard import TensorBoard
 
 CONFIG, ERRORS, REPORT = "config.yaml", "errors.json", "report.md"
 CURVE, PARITY = "learning-curve.png", "parity.png"
@@ -157,7 +161,10 @@ def train(
                 max_epochs,
                 started,
             )
-            fit(module, [TrainingProgress(console), sitting], folder)
+            callbacks = [TrainingProgress(console), sitting]
+            if is_first():
+                callbacks.append(TensorBoard(folder))
+            fit(module, callbacks, folder)
     if module.history and is_first():
         plot_history(folder / CURVE, module.history)
     if not module.finished or not is_first():
@@ -186,6 +193,7 @@ def open_folder(folder: Path, resume: bool, overwrite: bool) -> dict[str, Any] |
         )
     for path in present:
         path.unlink()
+    shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
     return None
 
 

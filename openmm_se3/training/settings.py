@@ -340,15 +340,28 @@ def read_config(path: str | Path) -> RunConfig:
     if not isinstance(values, dict):
         raise ValueError(f"{path} must have the keys model, data and training")
     try:
-        sections = from_dict(_Sections, with_preset(values))
-        training = from_dict(TrainingConfig, sections.training)
-        return RunConfig(
-            model=from_dict(ModelConfig, sections.model),
-            training=_with_paths(training, path.parent),
-            data=_read_data(sections.data, path.parent),
-        )
+        return run_config(values, path.parent)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def run_config(values: dict[str, Any], folder: Path) -> RunConfig:
+    """Return a run from plain values.
+
+    Args:
+        values: As in the YAML file.
+        folder: Where relative paths start.
+
+    Raises:
+        ValueError: A key or value is wrong.
+    """
+    sections = from_dict(_Sections, with_preset(values))
+    training = from_dict(TrainingConfig, sections.training)
+    return RunConfig(
+        model=from_dict(ModelConfig, sections.model),
+        training=_with_paths(training, folder),
+        data=_read_data(sections.data, folder),
+    )
 
 
 def _with_paths(training: TrainingConfig, folder: Path) -> TrainingConfig:

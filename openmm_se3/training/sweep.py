@@ -1,0 +1,174 @@
+"""A grid of runs that differ in a few settings, side by side."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import dataclasses
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from openmm_se3.files import atomic_write
+from openmm_se3.training.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
+from openmm_se3.training.run import ERRORS, train
+from openmm_se3.training.settings import RunConfig, run_config
+
+TABLE, CURVES = "sweep.csv", "curves.png"
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One run of a sweep.
+
+    Attributes:
+        name: Its settings in words, which is also its folder.
+        settings: Values by "section.key".
+        config: The run.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    config: RunConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What one run of a sweep gave; energies in kcal/mol, forces in kcal/mol/A."""
+
+    variant: Variant
+    parameters: int
+    seconds: float
+    history: list[dict[str, float]]
+    errors: dict[str, dict[str, dict[str, float]]]
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Return lists of values by "section.key", from ``section.key=a,b,c``.
+
+    Raises:
+        ValueError: A text has another form, or a key is given twice.
+    """
+    grid: dict[str, list[Any]] = {}
+    for text in texts:
+        key, equals, values = text.partition("=")
+        section, dot, name = key.partition(".")
+        if not equals or not dot or section not in ("model", "training") or not name:
+            raise ValueError(
+                f"{text!r} is not of the form training.KEY=A,B or model.KEY=A,B"
+            )
+        if key in grid:
+            raise ValueError(f"{key} is given twice")
+        grid[key] = [yaml.safe_load(value) for value in values.split(",")]
+    return grid
+
+
+def variants(base: RunConfig, grid: Mapping[str, Sequence[Any]]) -> list[Variant]:
+    """Return one run for each combination of values.
+
+    Raises:
+        ValueError: A key or value does not fit, as in a configuration file.
+    """
+    made = []
+    for values in itertools.product(*grid.values()):
+        settings = dict(zip(grid, values, strict=True))
+        plain = copy.deepcopy(base.to_dict())
+        for key, value in settings.items():
+            section, _, name = key.partition(".")
+            # YAML reads 1e-3 without a point as text.
+            plain[section][name] = _number(value)
+        name = ",".join(f"{k.partition('.')[2]}={v}" for k, v in settings.items())
+        made.append(Variant(name, settings, run_config(plain, Path())))
+    return made
+
+
+def run_sweep(
+    chosen: Sequence[Variant], folder: Path, console: Console
+) -> list[Result] | None:
+    """Run what is not finished yet, one run after the other.
+
+    Args:
+        chosen: The runs.
+        folder: Each run gets a folder here.
+        console: Where to report.
+
+    Returns:
+        All results; None if a run was stopped, from where the same call goes on.
+    """
+    results = []
+    for number, variant in enumerate(chosen, start=1):
+        out = folder / variant.name
+        console.rule(f"{number}/{len(chosen)}: {variant.name}")
+        if not (out / ERRORS).exists():
+            started = any((out / name).exists() for name in (LAST, PREVIOUS))
+            outcome = train(variant.config, out, resume=started, console=console)
+            if not outcome.finished:
+                return None
+        results.append(_result(variant, out))
+    _write_table(folder / TABLE, results)
+    _plot(folder / CURVES, results)
+    return results
+
+
+def _result(variant: Variant, folder: Path) -> Result:
+    best = load_checkpoint(folder / BEST)
+    errors = json.loads((folder / ERRORS).read_text())
+    errors.pop("units")
+    weights = best["average"].values()
+    return Result(
+        variant,
+        parameters=sum(weight.numel() for weight in weights),
+        seconds=best["history"][-1]["seconds"],
+        history=best["history"],
+        errors=errors,
+    )
+
+
+def _write_table(path: Path, results: Sequence[Result]) -> None:
+    rows = []
+    for result in results:
+        row: dict[str, Any] = {**result.variant.settings}
+        row["parameters"], row["seconds"] = result.parameters, result.seconds
+        for split, groups in result.errors.items():
+            for key in ("energy_mae", "force_mae", "force_rmse"):
+                row[f"{split}_{key}"] = groups["all"].get(key, "")
+        rows.append(row)
+    with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _plot(path: Path, results: Sequence[Result]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    panels = (
+        ("validation_loss", "validation loss, equation (3.2)"),
+        ("energy_mae", "energy MAE, kcal/mol"),
+        ("force_mae", "force MAE, kcal/mol/Å"),
+    )
+    axes = figure.subplots(1, len(panels))
+    for axis, (key, label) in zip(axes, panels, strict=True):
+        for result in results:
+            steps = [row["step"] for row in result.history]
+            values = [row[key] for row in result.history]
+            axis.plot(steps, values, marker=".", label=result.variant.name)
+        axis.set(xlabel="step", ylabel=label, yscale="log")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def _number(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value
