@@ -34,6 +34,7 @@ VERBS = {
     "train": "Train a network on labelled data.",
     "sweep": "Train with every combination of a few settings, side by side.",
     "evaluate": "Measure the errors of a model on labelled data.",
+    "nbody": "Learn how charged particles move, the thesis's toy problem.",
     "export": "Turn a training checkpoint into a model file.",
     "doctor": "Check this installation and name a fix for all that is wrong.",
 }
@@ -46,6 +47,7 @@ EXTRAS = {
     "data": "train",
     "train": "train",
     "sweep": "train",
+    "nbody": "train",
     "evaluate": "train",
 }
 

@@ -1,0 +1,130 @@
+"""The toy problem: its physics, the symmetry of its network, and that it learns."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from e3nn import o3
+
+from openmm_se3.cli import main
+from openmm_se3.nbody.network import ParticleTransformer, layer_config
+from openmm_se3.nbody.particles import (
+    HALF_WIDTH,
+    LARGEST_FORCE,
+    SAVED_EVERY,
+    SPEED,
+    TIME_STEP,
+    forces,
+    simulate,
+)
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*:UserWarning:lightning.*"),
+    pytest.mark.filterwarnings("ignore:GPU available but not used"),
+]
+
+
+@pytest.fixture(scope="module")
+def trajectories():
+    return simulate(200, seed=3, steps=2000)
+
+
+def test_forces_are_those_of_charges() -> None:
+    x = np.array([[[0.0, 0, 0], [2.0, 0, 0], [0, 0, 4.0], [9.0, 9, 9], [9.0, 9, -9]]])
+    q = np.array([[1.0, 1.0, -1.0, 1.0, 1.0]])
+    exact = np.zeros((5, 3))
+    for i in range(5):
+        for j in range(5):
+            if i != j:
+                r = x[0, i] - x[0, j]
+                exact[i] += q[0, i] * q[0, j] * r / np.linalg.norm(r) ** 3
+    np.testing.assert_allclose(forces(x, q)[0], exact, rtol=1e-12)
+    close = x.copy()
+    close[0, 1] = [0.01, 0.0, 0.0]
+    assert np.abs(forces(close, q)).max() == LARGEST_FORCE
+
+
+def test_start_and_box(trajectories) -> None:
+    assert trajectories.positions.shape == (200, 20, 5, 3)
+    speeds = np.linalg.norm(trajectories.velocities[:, 0], axis=-1)
+    np.testing.assert_allclose(speeds, SPEED, rtol=1e-5)
+    assert trajectories.positions[:, 0].std() == pytest.approx(1.0, abs=0.05)
+    assert np.abs(trajectories.positions).max() <= HALF_WIDTH
+    assert set(np.unique(trajectories.charges)) == {-1.0, 1.0}
+    again = simulate(200, seed=3, steps=200)
+    np.testing.assert_array_equal(again.positions, trajectories.positions[:, :2])
+
+
+def test_energy_stays_where_nothing_hits_a_wall_or_the_cap(trajectories) -> None:
+    x = trajectories.positions.astype(float)
+    # The saved velocities are from half a step before; a half kick brings them up.
+    v = trajectories.velocities.astype(float)
+    q = trajectories.charges.astype(float)
+    energy, pulls = [], []
+    for t in range(x.shape[1]):
+        f = forces(x[:, t], q)
+        kinetic = 0.5 * ((v[:, t] + 0.5 * TIME_STEP * f) ** 2).sum((1, 2))
+        r = np.linalg.norm(x[:, t, :, None] - x[:, t, None], axis=-1)
+        i, j = np.triu_indices(5, 1)
+        energy.append(kinetic + (q[:, i] * q[:, j] / r[:, i, j]).sum(1))
+        pulls.append(np.abs(f).max((1, 2)))
+    # The first velocity is one at the same time as its positions.
+    change = np.abs(np.ptp(np.array(energy[1:]), axis=0))
+    calm = (np.abs(x).max((1, 2, 3)) < 0.95 * HALF_WIDTH) & (np.max(pulls, 0) < 10.0)
+    assert calm.sum() > 20
+    assert np.median(change[calm]) < 2e-3
+    assert np.median(change[calm]) < 0.01 * np.abs(np.array(energy)).mean()
+
+
+def test_baselines_are_those_of_the_protocol() -> None:
+    made = simulate(300, seed=0)
+    ahead = 500 // SAVED_EVERY
+    x, v = made.positions, made.velocities
+    moved, changed = x[:, ahead:] - x[:, :-ahead], v[:, ahead:] - v[:, :-ahead]
+    straight = moved - 500 * TIME_STEP * v[:, :-ahead]
+    nothing = 0.5 * ((moved**2).mean() + (changed**2).mean())
+    constant = 0.5 * ((straight**2).mean() + (changed**2).mean())
+    assert nothing == pytest.approx(0.163, rel=0.1)
+    assert constant == pytest.approx(0.143, rel=0.1)
+
+
+def test_network_turns_with_its_input() -> None:
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    network = ParticleTransformer(layer_config(channels=8, key_channels=4, heads=2))
+    x, v = torch.randn(3, 5, 3), torch.randn(3, 5, 3)
+    q = torch.tensor([[1.0, -1.0, 1.0, 1.0, -1.0]] * 3)
+    rotation = o3.rand_matrix()
+    out = network(x, v, q)
+    turned = network(x @ rotation.T + torch.tensor([1.0, -2.0, 3.0]), v @ rotation.T, q)
+    torch.testing.assert_close(turned, out @ rotation.T, rtol=1e-10, atol=1e-10)
+    assert (out - out.mean((0, 1))).abs().max() > 1e-3
+    # It must see each of its inputs.
+    for other in (
+        network(1.1 * x, v, q),
+        network(x, 1.1 * v, q),
+        network(x, v, q.roll(1, 1)),
+    ):
+        assert (other - out).abs().max() > 1e-4
+
+
+def test_command_learns_and_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = ["nbody", "--trajectories", "60", "--batch-size", "16", "--out", str(out)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = CliRunner().invoke(main, [*command, "--steps", "60"])
+        assert result.exit_code == 0, result.output
+        assert "0.0389" in result.output
+        errors = json.loads((out / "errors.json").read_text())
+        assert errors["network"] < 0.97 * errors["constant velocity"]
+        assert (out / "trajectories.png").stat().st_size > 0
+        refused = CliRunner().invoke(main, command)
+        assert refused.exit_code == 2 and "--resume" in refused.output
