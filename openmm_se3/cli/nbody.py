@@ -55,7 +55,8 @@ def command(
     with progress_bar("Simulating") as progress:
         made = simulate(trajectories, seed, STEPS, lambda step: progress(step, STEPS))
     data = split(made)
-    module = train(config, data, out, resume)
+    with progress_bar("Training") as progress:
+        module = train(config, data, out, resume, progress)
     errors = errors_on(module, data["test"])
     with atomic_write(out / "errors.json") as temporary:
         temporary.write_text(json.dumps(errors, indent=1) + "\n")

@@ -8,7 +8,9 @@ thesis.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +96,6 @@ class NBodyModule(lightning.LightningModule):
         torch.manual_seed(config.seed)
         self.config = config
         self.network = ParticleTransformer(config.layers).float()
-        self.history: list[tuple[int, float]] = []
 
     def configure_optimizers(self) -> Any:
         """Return Adam, and the schedule by step."""
@@ -129,8 +130,33 @@ class NBodyModule(lightning.LightningModule):
         return torch.nn.functional.mse_loss(predicted, batch["target"])
 
 
+class Steps(lightning.Callback):
+    """Tells how many steps were made.
+
+    Args:
+        progress: Called with the steps made and all steps.
+        total: All steps.
+    """
+
+    def __init__(self, progress: Callable[[int, int], None], total: int) -> None:
+        self.progress = progress
+        self.total = total
+
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Tell where this sitting starts."""
+        self.progress(trainer.global_step, self.total)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *rest: Any) -> None:
+        """Tell of one more step."""
+        self.progress(trainer.global_step, self.total)
+
+
 def train(
-    config: NBodyConfig, data: dict[str, Samples], folder: Path, resume: bool
+    config: NBodyConfig,
+    data: dict[str, Samples],
+    folder: Path,
+    resume: bool,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> NBodyModule:
     """Train the network; a run that was stopped goes on from its last checkpoint.
 
@@ -139,7 +165,9 @@ def train(
         data: Samples by split.
         folder: Where the checkpoint is kept.
         resume: Go on.
+        progress: Called with the steps made and all steps.
     """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     module = NBodyModule(config)
     generator = torch.Generator().manual_seed(config.seed)
     trainer = lightning.Trainer(
@@ -151,14 +179,16 @@ def train(
         check_val_every_n_epoch=None,
         logger=False,
         enable_model_summary=False,
+        enable_progress_bar=False,
         num_sanity_val_steps=0,
         callbacks=[
+            Steps(progress, config.steps),
             ModelCheckpoint(
                 dirpath=folder,
                 save_last=True,
                 save_top_k=0,
                 every_n_train_steps=min(500, config.steps),
-            )
+            ),
         ],
     )
     train_loader = DataLoader(

@@ -1,0 +1,74 @@
+"""The guide docs/training.md, command by command, in short."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.io import write
+
+GUIDE = Path(__file__).parents[1] / "docs/training.md"
+# What makes it short: fewer steps, a smaller network, a cheap level of theory.
+SHORTER = {
+    '--method wb97x --basis "6-31g*"': "--method pbe --basis sto-3g --grid-level 0",
+    "steps: 20000": "steps: 20\n  warmup_steps: 2\n  validate_every: 10",
+    "elements: [H, O]": "elements: [H, O]\n  channels: 8\n  key_channels: 4",
+    "simulation.step(1000)": "simulation.step(10)",
+}
+
+
+def blocks(language: str) -> list[str]:
+    text = GUIDE.read_text().partition("# The configuration file")[0]
+    for long, short in SHORTER.items():
+        assert long in text, long
+        text = text.replace(long, short)
+    return re.findall(rf"```{language}\n(.*?)```", text, re.S)
+
+
+def write_structures(path: Path) -> None:
+    rng = np.random.default_rng(0)
+    water = np.array([[0.0, 0.0, 0.0], [0.76, 0.59, 0.0], [-0.76, 0.59, 0.0]])
+    write(
+        path,
+        [
+            Atoms(
+                "OHH",
+                water + rng.normal(scale=0.04, size=water.shape),
+                info={"trajectory": f"run-{index}"},
+            )
+            for index in range(12)
+        ],
+        format="extxyz",
+    )
+
+
+def test_from_structures_to_dynamics(tmp_path: Path) -> None:
+    write_structures(tmp_path / "my_frames.xyz")
+    (config,) = blocks("yaml")
+    (tmp_path / "my_config.yaml").write_text(config)
+    script = Path(sys.executable).parent / "openmm-se3"
+    commands = [line for block in blocks("sh") for line in block.splitlines()]
+    verbs = ["label", "data", "train", "export", "evaluate", "validate"]
+    assert [shlex.split(command)[1] for command in commands] == verbs
+    for command in commands:
+        done = subprocess.run(
+            [str(script), *shlex.split(command)[1:]],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        # A network that has seen twenty batches passes no check of its dynamics.
+        allowed = (0, 1) if " validate " in command else (0,)
+        output = done.stdout + done.stderr
+        assert done.returncode in allowed, f"{command}\n{output}"
+        assert "Traceback" not in output, output
+    (python,) = blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", python], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
