@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import json
 import os
 import pickle
@@ -686,6 +687,52 @@ def test_sweep_runs_every_combination_and_goes_on(config, tmp_path, monkeypatch)
     assert result.exit_code == 2 and "did you mean 'learning_rate'" in result.output
     result = CliRunner().invoke(main, [*command, "--set", "data.files=1"])
     assert result.exit_code == 2 and "not of the form" in result.output
+
+
+def test_full_disk_loses_nothing(config, finished, tmp_path, monkeypatch, no_figures):
+    real_save, saves = torch.save, []
+
+    def save(content, path):
+        saves.append(path)
+        if len(saves) == 4:  # the second validation's last.pt
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real_save(content, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", save)
+        with pytest.raises(OSError, match="No space left"):
+            training_run.train(config, tmp_path)
+    left = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert left <= set(training_run.FILES), left  # no half of a file
+    assert load_last(tmp_path)["step"] == 8
+    assert training_run.train(config, tmp_path, resume=True).finished
+    assert_same_run(finished, tmp_path)
+
+
+def test_bad_frames_are_refused_before_training(config, tmp_path):
+    frames = analytic_frames()
+    broken = frames[0].positions.copy()
+    broken[1, 2] = np.nan
+    cases = {
+        "positions that are not finite": [
+            dataclasses.replace(frames[0], positions=broken),
+            *frames[1:],
+        ],
+        "no validation frames": [f for f in frames if f.split == "train"][:1],
+        "no train frames": [f for f in frames if f.split != "train"],
+    }
+    for message, chosen in cases.items():
+        dataset = Dataset(Frames.of(chosen), LevelOfTheory(), SELF_ENERGIES)
+        with pytest.raises(ValueError, match=message):
+            training_run.make_module(config, dataset)
+    with pytest.raises(ValueError, match="no self-energy for atomic numbers"):
+        Frames.of(frames).isolated_energies({1: -13.0})
+
+
+def test_checkpoint_of_another_network_is_refused(config, finished):
+    other = dataclasses.replace(config, model=dataclasses.replace(TINY, lmax=2))
+    with pytest.raises(ValueError, match="model.lmax: 1 in the checkpoint, 2 now"):
+        training_run.train(other, finished, resume=True)
 
 
 # Checkpoints.
