@@ -7,6 +7,7 @@ or that do not depend on positions.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -49,6 +50,7 @@ def simplify(graph: fx.GraphModule, example: Tensor) -> None:
     _join_reshapes(graph, example)
     _cancel_transposes(graph, example)
     _share_equal_operations(graph)
+    _lay_out_weights(graph)
     graph.graph.eliminate_dead_code()
     graph.recompile()
 
@@ -92,6 +94,20 @@ def _drop_identities(graph: fx.GraphModule, example: Tensor) -> None:
     for node in _calls(graph, aten.slice.Tensor, aten.slice_backward.default):
         if _shape(node) == _shape(node.args[0]):
             _replace(node, node.args[0])
+    for node in _calls(graph, aten.cat.default):
+        whole = [x for x in node.args[0] if _shape(x).numel() > 0]
+        if len(whole) == 1:
+            _replace(node, whole[0])
+    for node in _calls(graph, aten.stack.default):
+        if len(node.args[0]) == 1:
+            node.target, node.args = (
+                aten.unsqueeze.default,
+                (node.args[0][0], *node.args[1:]),
+            )
+    for node in _calls(graph, operator.getitem):
+        source = node.args[0].args[0]
+        if isinstance(source, fx.Node) and _shape(source) == _shape(node):
+            _replace(node, source)  # the only part of a split that has any elements
 
 
 def _fold_constants(graph: fx.GraphModule) -> None:
@@ -186,6 +202,17 @@ def _share_equal_operations(graph: fx.GraphModule) -> None:
             _replace(node, seen[key])
         else:
             seen[key] = node
+
+
+def _lay_out_weights(graph: fx.GraphModule) -> None:
+    """Store tall matrices by column: products with few rows read them faster so."""
+    for node in _calls(graph, aten.mm.default):
+        weights = node.args[1]
+        if weights.op != "get_attr" or len(weights.users) > 1:
+            continue
+        value = getattr(graph, weights.target)
+        if value.shape[0] > value.shape[1]:
+            graph.register_buffer(weights.target, value.T.contiguous().T)
 
 
 def _calls(graph: fx.GraphModule, *targets: Callable[..., Any]) -> list[Node]:

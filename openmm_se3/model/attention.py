@@ -12,7 +12,7 @@
 | q_i        | queries       | [n_atoms, dim_query, key_channels]        |
 | k_ij       | keys          | [n_edges, dim_out, key_channels]          |
 | v_ij       | values        | [n_edges, dim_out, channels]              |
-| alpha_ij   | alpha         | [n_edges, heads]                          |
+| alpha_ij   | alpha         | [edges, heads]                            |
 
 Atom i is the ``centre`` of an edge, atom j its ``neighbour``.  Heads share out the
 channels: head h owns channels h C/H to (h+1) C/H - 1, so that concatenating heads is no
@@ -25,7 +25,8 @@ Where we differ and why:
   smooth when a neighbour crosses the cutoff, the last one included, and an atom without
   neighbours receives nothing instead of 0/0.
 * Logits are a = A tanh(q . k / (A sqrt(d))): no overflow of exp in float32, without a
-  maximum over neighbours, which has kinks and costs a reduction.
+  maximum over neighbours, which has kinks and costs a reduction.  The factor stands in
+  the weights of the queries.
 * Keys and values use one kernel, with channels of their own.
 """
 
@@ -44,22 +45,34 @@ from openmm_se3.model.radial import RadialNetwork
 LOGIT_BOUND = 10.0
 
 
+# Where the edges are all pairs, sorted by centre, a quantity of edges is an array
+# [n_atoms, n_atoms - 1, ...], written [edges, ...] below: neither gathering nor adding
+# up needs an index then.  Elsewhere [edges] is [n_edges].
+
+
+def by_centre(values: Tensor, n_atoms: int, dense: bool) -> Tensor:
+    """Return values of edges [n_edges, ...] as [edges, ...]."""
+    return values.unflatten(0, (n_atoms, n_atoms - 1)) if dense else values
+
+
+def at_centre(values: Tensor, centre: Tensor, dense: bool) -> Tensor:
+    """Return what the central atom of each edge has [edges, ...], to be broadcast."""
+    return values.unsqueeze(1) if dense else values.index_select(0, centre)
+
+
 def sum_over_neighbours(
     values: Tensor, centre: Tensor, n_atoms: int, dense: bool
 ) -> Tensor:
-    """Add up the values of the edges of each atom.
+    """Return the sum over the edges of each atom [n_atoms, ...].
 
     Args:
-        values: Values [n_edges, ...].
+        values: Values of edges [edges, ...].
         centre: Central atom of each edge [n_edges].
         n_atoms: Number of atoms.
-        dense: The edges are all pairs, sorted by centre, so that a reshape serves.
-
-    Returns:
-        Sums [n_atoms, ...].
+        dense: The edges are all pairs, sorted by centre.
     """
     if dense:
-        return values.unflatten(0, (n_atoms, n_atoms - 1)).sum(1)
+        return values.sum(1)
     sums = values.new_zeros([n_atoms] + list(values.shape[1:]))
     return sums.index_add(0, centre, values)
 
@@ -86,7 +99,15 @@ class AttentionLayer(nn.Module):
         self.dim_query = (shared + 1) ** 2
         self.dim_out = (l_max + 1) ** 2
         self.basis = KernelBasis(l_max, k_max, max_harmonic(config), config.mirror)
-        self.query = EquivariantLinear(shared, channels_in, key_channels)
+        # q . k is a sum of this many products a head.
+        n_products = self.dim_query * key_channels / self.heads
+        self.logit_bound = LOGIT_BOUND
+        self.query = EquivariantLinear(
+            shared,
+            channels_in,
+            key_channels,
+            1.0 / (LOGIT_BOUND * math.sqrt(n_products)),
+        )
         self.mix: nn.Module
         kernel: DepthwiseKernel | FullKernel
         if config.kernel == "depthwise":
@@ -107,10 +128,6 @@ class AttentionLayer(nn.Module):
             )
         else:
             self.self_interaction = EquivariantLinear(shared, channels_in, channels)
-        # q . k is a sum of this many products a head.
-        n_products = self.dim_query * key_channels / self.heads
-        self.logit_scale = 1.0 / (LOGIT_BOUND * math.sqrt(n_products))
-        self.logit_bound = LOGIT_BOUND
 
     def forward(
         self,
@@ -141,20 +158,21 @@ class AttentionLayer(nn.Module):
         messages = self.kernel(
             basis, radial, senders
         )  # (2.2) [n_edges, dim_out, Ck + C]
-        keys, values = messages.split(
-            [self.key_channels, self.channels], dim=2
+        keys, values = by_centre(messages, n_atoms, dense).split(
+            [self.key_channels, self.channels], dim=-1
         )  # (2.4)
-        keys = keys[:, : self.dim_query]
+        keys = keys.narrow(-2, 0, self.dim_query).unflatten(-1, (self.heads, -1))
+        values = values.unflatten(-1, (self.heads, -1))  # [edges, dim_out, heads, C/H]
+        queries = queries.unflatten(-1, (self.heads, -1))
 
-        products = queries.index_select(0, centre) * keys
-        logits = products.unflatten(2, (self.heads, -1)).sum((1, 3))
-        logits = self.logit_bound * torch.tanh(self.logit_scale * logits)
-        weights = torch.exp(logits) * envelope.unsqueeze(1)
+        logits = (at_centre(queries, centre, dense) * keys).sum((-3, -1))
+        logits = self.logit_bound * torch.tanh(logits)
+        weights = torch.exp(logits) * by_centre(envelope, n_atoms, dense).unsqueeze(-1)
         total = 1.0 + sum_over_neighbours(weights, centre, n_atoms, dense)
-        alpha = weights / total.index_select(0, centre)  # (2.5) [n_edges, heads]
+        alpha = weights / at_centre(total, centre, dense)  # (2.5) [edges, heads]
 
-        weighted = values.unflatten(2, (self.heads, -1)) * alpha[:, None, :, None]
-        heads = sum_over_neighbours(weighted.flatten(2), centre, n_atoms, dense)
+        weighted = values * alpha.unsqueeze(-2).unsqueeze(-1)
+        heads = sum_over_neighbours(weighted, centre, n_atoms, dense).flatten(-2)
         update = self.output(heads.transpose(0, 1))
         kept = self.self_interaction(features[: self.dim_query])  # (2.6, 2.7)
         if self.dim_query < self.dim_out:

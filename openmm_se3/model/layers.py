@@ -36,15 +36,23 @@ class EquivariantLinear(nn.Module):
 
     By Schur's lemma nothing else is linear and equivariant without a direction; this is
     W_Q of (2.3), W_V^{ll} of (2.8) and the layer after the concatenated heads.
+
+    Args:
+        l_max: Highest degree.
+        channels_in: Channels of the input.
+        channels_out: Channels of the output.
+        gain: Factor of the output.
     """
 
-    def __init__(self, l_max: int, channels_in: int, channels_out: int) -> None:
+    def __init__(
+        self, l_max: int, channels_in: int, channels_out: int, gain: float = 1.0
+    ) -> None:
         super().__init__()
         self.degree: Tensor
         self.weight = nn.Parameter(torch.randn(l_max + 1, channels_in, channels_out))
         # Outside the parameter, so that parameters are of order one and an optimiser's
         # step changes all of them by about as much.
-        self.scale = 1.0 / math.sqrt(channels_in)
+        self.scale = gain / math.sqrt(channels_in)
         degree = degree_of_component(l_max)
         self.register_buffer("degree", degree, persistent=False)
 
@@ -73,6 +81,10 @@ class AttentiveSelfInteraction(nn.Module):
         self.hidden = nn.Linear((l_max + 1) * channels_in**2, width)
         self.output = nn.Linear(width, (l_max + 1) * channels_in * channels_out)
         self.scale = 1.0 / math.sqrt(channels_in)  # outside, as in EquivariantLinear
+        self.product_scale: Tensor
+        scale = 1.0 / torch.tensor(self.dims, dtype=torch.float64)
+        scale = scale.repeat_interleave(channels_in**2)
+        self.register_buffer("product_scale", scale, persistent=False)
         # Start near a fixed random mixing of channels, which the bias holds.
         with torch.no_grad():
             self.output.weight.mul_(0.3)
@@ -83,8 +95,14 @@ class AttentiveSelfInteraction(nn.Module):
         by_degree = features.transpose(0, 1).split(self.dims, dim=1)
         products: list[Tensor] = []
         for f in by_degree:  # [n_atoms, 2l+1, channels]
-            products.append(torch.bmm(f.transpose(1, 2), f).flatten(1) / f.shape[1])
-        hidden = nn.functional.silu(self.hidden(torch.cat(products, dim=1)))
+            products.append(torch.bmm(f.transpose(1, 2), f).flatten(1))
+        hidden = nn.functional.silu(
+            nn.functional.linear(
+                torch.cat(products, dim=1),
+                self.product_scale * self.hidden.weight,
+                self.hidden.bias,
+            )
+        )
         weights = nn.functional.linear(
             hidden, self.scale * self.output.weight, self.scale * self.output.bias
         )

@@ -14,7 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from openmm_se3.config import ModelConfig
-from openmm_se3.model.attention import AttentionLayer, max_harmonic, sum_over_neighbours
+from openmm_se3.model.attention import (
+    AttentionLayer,
+    by_centre,
+    max_harmonic,
+    sum_over_neighbours,
+)
 from openmm_se3.model.kernel import SphericalHarmonics
 from openmm_se3.model.layers import Gate, NormNonlinearity
 from openmm_se3.model.radial import BesselBasis, Envelope
@@ -242,6 +247,7 @@ class SE3Transformer(nn.Module):
             features = nonlinearity(features)
         if self.has_wall:
             pairs = self.wall(species, distance, centre, neighbour).to(torch.float64)
+            pairs = by_centre(pairs, n_atoms, dense)
             wall = sum_over_neighbours(pairs, centre, n_atoms, dense)
         else:
             wall = torch.zeros(n_atoms, dtype=torch.float64, device=vectors.device)
