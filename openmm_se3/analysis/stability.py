@@ -65,8 +65,8 @@ def judge(recording: Recording) -> Stability:
         )
     if trajectory.n_frames == 0 and not stopped:
         raise ValueError(
-            "no frames to judge: the trajectory is empty, as that of a run is which "
-            "ended before its production"
+            "no frames to judge: the trajectory is empty, as it is of a run that ended "
+            "before its production"
         )
     reference = np.linalg.norm(
         recording.reference[pairs[:, 0]] - recording.reference[pairs[:, 1]], axis=1
