@@ -254,6 +254,8 @@ def draw(
         layout="constrained",
         squeeze=False,
     )
+    for lower in axes[1, 1:]:
+        lower.sharey(axes[1, 0])  # differences are compared with each other
     for (upper, lower), (name, curve) in zip(axes.T, curves.items(), strict=True):
         own = found[name]
         distances = np.array(curve["distances"])
@@ -262,13 +264,13 @@ def draw(
         upper.plot(distances, own, "-", color="tab:blue", label="model")
         upper.set_title(name)
         lower.plot(distances, own - dft, "-", color="tab:red")
-        lower.set_xlabel("O-O distance (A)")
+        lower.set_xlabel("O-O distance (Å)")
         for axis in (upper, lower):
             axis.axvline(cutoff, color="grey", lw=0.8, ls=":", label="cutoff")
             axis.axhline(0.0, color="grey", lw=0.5)
         upper.legend(frameon=False)
     axes[0, 0].set_ylabel("interaction (kcal/mol)")
-    axes[1, 0].set_ylabel("model - DFT")
+    axes[1, 0].set_ylabel("model - DFT\n(kcal/mol)")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=150)
     pyplot.close(figure)

@@ -9,6 +9,7 @@ oxygen atoms, the only other force, and move by OpenMM's Langevin integrator.
 import argparse
 
 import openmm
+import torch
 from openmm import app, unit
 
 from openmm_se3 import SE3Potential
@@ -17,6 +18,9 @@ from openmm_se3.simulation import water_start, water_topology
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--quick", action="store_true", help="only 0.1 ps")
 arguments = parser.parse_args()
+
+# A few atoms give several threads nothing to do but to wait for each other.
+torch.set_num_threads(1)
 
 # Any Topology whose atoms have elements will do, for example app.PDBFile(...).topology.
 topology = water_topology(2)
@@ -35,7 +39,8 @@ system.addForce(restraint)
 # The model acts on all atoms; its force group lets its energy be read on its own.
 potential = SE3Potential("water")
 potential.addForces(system, topology, forceGroup=1)
-print(f"Model of {potential.metadata['level_of_theory']['method']}, ", end="")
+level = potential.metadata["level_of_theory"]
+print(f"Model of {level['method']}/{level['basis']}, ", end="")
 print(f"elements {', '.join(potential.config.elements)}, called by {potential.backend}")
 
 integrator = openmm.LangevinMiddleIntegrator(

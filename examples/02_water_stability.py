@@ -48,7 +48,7 @@ energies = analysis.energies
 if energies.shadow_drift is not None:
     # The shadow energy is what the Verlet integrator conserves; its slope is the drift.
     drift, dof = energies.shadow_drift, energies.degrees_of_freedom
-    slope, error = drift.per_kt(energies.kt, dof)
+    slope, error = drift.per_kt(energies.temperature_asked, dof)
     print(f"Energy drift {slope:+.5f} +- {error:.5f} kT/ns per degree of freedom")
 if analysis.spectrum is not None:
     print(

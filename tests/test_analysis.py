@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from analytic_water import exact_wavenumbers, harmonic_water
 from click.testing import CliRunner
 from openmm import app, unit
+from rich.console import Console
 
 from openmm_se3.analysis import (
     Recording,
@@ -19,14 +21,17 @@ from openmm_se3.analysis import (
     analyze_folder,
     cluster,
     judge,
+    print_report,
     read_files,
     read_folder,
     spectrum,
     summary,
+    verdict,
     verlet_corrected,
     water_geometry,
     write_results,
 )
+from openmm_se3.analysis.figure import draw
 from openmm_se3.analysis.read import read_log
 from openmm_se3.analysis.spectrum import internal_velocities
 from openmm_se3.cli import main
@@ -148,7 +153,7 @@ def test_a_stretched_or_crushed_bond_is_unstable(sign: float) -> None:
     assert not judged.stable
     assert judged.frames == 30
     assert judged.lasted_ps == pytest.approx(0.060)
-    assert f"{sign * 0.51:+.2f} A" in judged.reason
+    assert f"{sign * 0.51:+.2f} Å" in judged.reason
     assert judged.worst == pytest.approx(0.49, abs=1e-4)
 
 
@@ -171,7 +176,7 @@ def test_a_molecule_that_loses_an_atom_to_another_is_unstable() -> None:
     judged = judge(recording(frames))
     assert not judged.stable
     assert judged.frames == 12
-    assert "HOH1 lost an atom: HOH1-H1 is 1.19 A from HOH2-O" in judged.reason
+    assert "HOH1 lost an atom: HOH1-H1 is 1.19 Å from HOH2-O" in judged.reason
     # The control: the same hydrogen bond, drawn out less, is fine.
     frames[12:, 1] = frames[12:, 0] + 1.2 * bond
     assert judge(recording(frames)).stable
@@ -303,6 +308,9 @@ def test_a_run_that_the_guard_stopped_is_unstable(tmp_path: Path) -> None:
     assert result.exit_code == 1, result.output
     assert "UNSTABLE after" in result.output
     found = json.loads((tmp_path / "a" / names.SUMMARY).read_text())
+    title = draw(analyze(read_folder(tmp_path / "a"))).get_suptitle()
+    assert record.reason in title.replace("\n", " ")  # wrapped, not cut
+    assert max(map(len, title.splitlines())) < 110
     assert found["reason"] == record.reason
     assert found["lasted_ps"] == record.time_ps
 
@@ -316,6 +324,9 @@ def test_a_run_stopped_in_equilibration_can_be_analysed(tmp_path: Path) -> None:
     assert analysis.stability.lasted_ps == 0.0
     assert "already in the equilibration" in analysis.stability.reason
     assert (tmp_path / "a" / names.FIGURE).exists()
+    figure = draw(analysis)
+    assert figure.get_suptitle().endswith("There is nothing to draw.")
+    assert figure.get_figheight() < 2.0  # no blank page
 
 
 def test_a_very_short_run_says_what_it_cannot_give(tmp_path: Path) -> None:
@@ -338,6 +349,134 @@ def test_nvt_has_no_drift(tmp_path: Path) -> None:
     assert analysis.energies is not None
     assert analysis.energies.drift is None
     assert any("thermostat" in sentence for sentence in analysis.missing)
+    report = (tmp_path / "a" / names.REPORT).read_text()
+    assert "± of lengths" in report
+    assert "NVE" not in report
+
+
+@pytest.mark.parametrize("equilibration_ps", [0.0, 0.1])
+def test_the_note_of_nve_fits_its_start(
+    tmp_path: Path, equilibration_ps: float
+) -> None:
+    system, topology = harmonic_water()
+    options = RunOptions(
+        out=tmp_path / "a", steps=100, equilibration_ps=equilibration_ps
+    )
+    run_dynamics(system, topology, WATER, options)
+    console = Console(file=io.StringIO(), width=200)
+    print_report(analyze_folder(tmp_path / "a"), console)
+    for text in (
+        console.file.getvalue(),
+        (tmp_path / "a" / names.REPORT).read_text(),
+    ):
+        assert "± of lengths" in text
+        assert ("starts at the minimum" in text) is (equilibration_ps == 0.0)
+        assert ("last moment of the equilibration" in text) is (equilibration_ps > 0.0)
+
+
+def test_the_report_names_model_and_system(finished: Path, tmp_path: Path) -> None:
+    for path in finished.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    run = json.loads((tmp_path / names.RUN).read_text())
+    run |= {
+        "molecules": 2,
+        "model": "my [model]",
+        "backend": "torchforce",
+        "level_of_theory": {"method": "wb97x", "basis": "6-31g*"},
+    }
+    (tmp_path / names.RUN).write_text(json.dumps(run))
+    analysis = analyze_folder(tmp_path)
+    console = Console(file=io.StringIO(), width=200)
+    print_report(analysis, console)
+    assert analysis.spectrum is not None
+    resolution = f"(resolution {analysis.spectrum.resolution:.1f} cm^-1)"
+    report = (tmp_path / names.REPORT).read_text()
+    for text in (console.file.getvalue(), report):
+        assert "my [model], trained on wb97x/6-31g*" in text
+        assert "2 water molecules, 6 atoms, NVE" in text
+        assert "torchforce" in text
+        assert resolution in text
+        assert " A " not in text  # Å throughout
+    assert report.startswith("# Analysis of a water trajectory\n")
+
+
+# Figure
+
+
+def test_the_drift_of_the_title_is_what_is_drawn(finished: Path) -> None:
+    analysis = analyze(read_folder(finished))
+    assert analysis.energies is not None and analysis.energies.shadow_drift is not None
+    figure = draw(analysis)
+    assert figure.get_suptitle() == verdict(analysis)
+    axes = {axis.get_title(): axis for axis in figure.axes}
+    (drift,) = (axis for title, axis in axes.items() if title.startswith("Drift"))
+    lines = {str(line.get_label()): line for line in drift.lines}
+    time, fit = lines["fit to shadow"].get_data()
+    slope = (fit[-1] - fit[0]) / (time[-1] - time[0])
+    assert slope == pytest.approx(analysis.energies.shadow_drift.slope)
+    for name in ("total", "shadow"):
+        assert np.nanmean(lines[name].get_ydata()) == pytest.approx(0.0, abs=1e-9)
+    timed = [axis for axis in figure.axes if axis.get_xlabel() == "time (ps)"]
+    assert len(timed) == 4
+    assert all(axis.get_xlim()[0] == 0.0 for axis in timed)
+
+
+@pytest.mark.parametrize("n_frames", [100, 1000])
+def test_bond_lengths_are_lines_or_their_span(n_frames: int) -> None:
+    frames = still(n_frames, (0, 0, 0))
+    frames[:, 1] *= 1.0 + 0.02 * np.sin(np.arange(n_frames))[:, None] ** 2
+    frames[n_frames // 2, 1] *= 1.1  # a single frame must not be skipped
+    (axis, *_) = draw(analyze(recording(frames, WATER))).axes
+    longest = 0.9572 * 1.1
+    if n_frames == 100:
+        assert len(axis.lines) == 2
+        assert axis.get_legend() is None
+        assert max(line.get_ydata().max() for line in axis.lines) > longest
+    else:
+        (span,) = axis.collections
+        assert span.get_paths()[0].vertices[:, 1].max() > longest
+        labels = [text.get_text() for text in axis.get_legend().get_texts()]
+        assert labels == ["shortest to longest", "mean"]
+
+
+# Other trajectories
+
+
+def write_methanol(path: Path, bonds: bool) -> Path:
+    """Write methanol's heavy atoms and the hydroxyl hydrogen as a PDB file."""
+    topology = app.Topology()
+    residue = topology.addResidue("MEO", topology.addChain())
+    atoms = [
+        topology.addAtom(name, app.Element.getBySymbol(name), residue)
+        for name in ("C", "O", "H")
+    ]
+    if bonds:
+        topology.addBond(atoms[0], atoms[1])
+        topology.addBond(atoms[1], atoms[2])
+    positions = np.array([[-1.4, 0.0, 0.0], [0.0, 0.0, 0.0], [0.3, 0.9, 0.0]])
+    with open(path, "w") as file:
+        app.PDBFile.writeFile(topology, positions * unit.angstrom, file)
+    return path
+
+
+@pytest.mark.parametrize("bonds", [True, False])
+def test_a_trajectory_without_bonds_is_not_judged(tmp_path: Path, bonds: bool) -> None:
+    top = write_methanol(tmp_path / "top.pdb", bonds)
+    positions = mdtraj.load(str(top)).xyz * 10.0
+    dcd = write_dcd(tmp_path / "a.dcd", positions)
+    arguments = ["analyze", "--trajectory", str(dcd), "--topology", str(top)]
+    result = CliRunner().invoke(main, arguments)
+    folder = tmp_path / "a-analysis"
+    if bonds:
+        assert result.exit_code == 0, result.output
+        assert "STABLE for 1 frame;" in result.output
+        report = (folder / names.REPORT).read_text()
+        assert report.startswith("# Analysis of a trajectory\n")
+    else:
+        assert result.exit_code == 2, result.output
+        assert "no bonds to judge" in result.output
+        assert "STABLE" not in result.output
+        assert not folder.exists()
 
 
 def test_any_trajectory_is_analysed_and_what_it_lacks_is_said(tmp_path: Path) -> None:

@@ -11,12 +11,16 @@ import numpy as np
 import pytest
 from analytic_water import harmonic_water
 from click.testing import CliRunner
+from matplotlib import pyplot
+from matplotlib.figure import Figure
 from random_model import random_checkpoint
 from test_integrators import ANGLE, LENGTH, water_force
 
 from openmm_se3.export.modelfile import contents
 from openmm_se3.export.write import model_of_checkpoint
-from openmm_se3.reference.dataset import Dataset, Frame, write_hdf5
+from openmm_se3.reference.dataset import Dataset
+from openmm_se3.reference.frames import Frame, Frames
+from openmm_se3.reference.hdf5 import write_hdf5
 from openmm_se3.reference.level import LevelOfTheory
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -130,7 +134,7 @@ def test_test_errors_are_those_of_the_definition(
             )
         )
     path = tmp_path / "labels.h5"
-    write_hdf5(path, Dataset(tuple(frames), LevelOfTheory(), model.self_energies))
+    write_hdf5(path, Dataset(Frames.of(frames), LevelOfTheory(), model.self_energies))
     rows, details = water_accuracy.test_error_rows(model, network, [path])
     kcal = 23.060548
     assert details[0]["energy_mae_per_molecule"] == pytest.approx(kcal, rel=1e-5)
@@ -142,9 +146,29 @@ def test_test_errors_are_those_of_the_definition(
     assert details[0]["worst_frame"].endswith("md-600K-3")
     assert [row.passed for row in rows] == [False, False]
     # Two frames could not miss the energy limit by much, one not at all.
-    write_hdf5(path, Dataset(tuple(frames[:2]), LevelOfTheory(), model.self_energies))
+    few = Frames.of(frames[:2])
+    write_hdf5(path, Dataset(few, LevelOfTheory(), model.self_energies))
     rows, _ = water_accuracy.test_error_rows(model, network, [path])
     assert [row.passed for row in rows] == [False, None]
+
+
+def test_differences_of_the_dimer_curves_share_a_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(pyplot, "close", figures.append)
+        curve = {"distances": [2.4, 8.0], "interaction_energies": [0.0, 0.0]}
+        found = {"small": np.array([0.1, 0.0]), "large": np.array([-3.0, 0.0])}
+        curves = dict.fromkeys(found, curve)
+        water_accuracy.draw(curves, found, 7.0, tmp_path / "dimer.png")
+    small, large = figures[0].axes[2:]
+    assert small.get_ylim() == large.get_ylim()
+    assert large.get_ylim()[0] < -3.0
+    assert "kcal/mol" in small.get_ylabel()
+    labels = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
+    assert labels == ["DFT", "model", "cutoff"]
+    pyplot.close("all")
 
 
 def test_step_time_runs(model_folder: Path, tmp_path: Path) -> None:

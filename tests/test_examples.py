@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from openmm import app, unit
+
+from openmm_se3.simulation import RunOptions, water_start, water_topology
+from openmm_se3.simulation.folder import TOPOLOGY
 
 REPOSITORY = Path(__file__).parent.parent
 EXAMPLES = sorted((REPOSITORY / "examples").glob("[0-9]*.py"))
@@ -17,21 +22,54 @@ def test_there_are_examples() -> None:
     assert EXAMPLES
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
-def test_example_runs(example: Path, tmp_path: Path) -> None:
+def run_python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     # The package is found whether or not it is installed, from any working directory.
     path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, str(example), "--quick"],
-        cwd=tmp_path,
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_example_runs(example: Path, tmp_path: Path) -> None:
+    done = run_python(str(example), "--quick", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip()
+    if example.name.startswith("01"):
+        assert "Model of wb97x/6-31g*" in done.stdout
+
+
+def test_the_lines_of_the_readme_run(tmp_path: Path) -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    assert f"in the folder `{RunOptions.out}`" in readme
+    (lines,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    folder = tmp_path / RunOptions.out
+    folder.mkdir()
+    with open(folder / TOPOLOGY, "w") as file:
+        start = water_start(1) * unit.angstrom
+        app.PDBFile.writeFile(water_topology(1), start, file)
+    assert "simulation.step(1000)" in lines
+    short = lines.replace("step(1000)", "step(10)")
+    write = (
+        "import openmm\n"
+        "open('system.xml', 'w').write(openmm.XmlSerializer.serialize(system))\n"
+    )
+    read = (
+        "import openmm\n"
+        "import openmm_se3.force\n"
+        "system = openmm.XmlSerializer.deserialize(open('system.xml').read())\n"
+        "context = openmm.Context(system, openmm.VerletIntegrator(0.001))\n"
+    )
+    assert "after `import openmm_se3.force`" in readme
+    for code in (short + write, read):
+        done = run_python("-c", code, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)

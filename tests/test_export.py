@@ -667,6 +667,8 @@ def test_a_bare_torchforce_runs_a_baked_file(
         result = CliRunner().invoke(cli.main, arguments)
         assert result.exit_code == 0, result.output
         assert f'TorchForce("{output}")' in result.output
+        for line in ("import torch", "from openmmtorch import TorchForce"):
+            assert line in result.output
     again = CliRunner().invoke(cli.main, arguments)
     assert again.exit_code == 2
     assert "exists; --overwrite replaces it" in again.output
@@ -700,7 +702,9 @@ def test_topologies_that_cannot_be_baked(smallest: Path, tmp_path: Path) -> None
     output = tmp_path / "out.pt"
     foreign = write_pdb(tmp_path / "c.pdb", ["O", "C"], np.zeros((2, 3)))
     with pytest.raises(
-        ValueError, match=r"holds \['C'\]; the model knows \['H', 'O'\]"
+        ValueError,
+        match=r"holds \['C'\]; the model knows \['H', 'O'\]; "
+        r"the first such atom is C\w* of MOL 1, serial number 2",
     ):
         export_topology(model, foreign, output)
     with pytest.raises(FileNotFoundError, match="no topology file"):
@@ -716,6 +720,13 @@ def test_topologies_that_cannot_be_baked(smallest: Path, tmp_path: Path) -> None
     garbage.write_text("this is no PDB file\n")
     with pytest.raises(ValueError, match="garbage.pdb"):
         export_topology(model, garbage, output)
+    xyz = tmp_path / "w.xyz"
+    xyz.write_text("1\n\nO 0 0 0\n")
+    with pytest.raises(ValueError, match=r"w\.xyz is not a PDB file, .* converted"):
+        export_topology(model, xyz, output)
+    xyz.with_suffix(".pdb").write_text("MODEL        1\nENDMDL\nEND\n")
+    with pytest.raises(ValueError, match=r"w\.pdb holds no atoms: give a PDB file"):
+        export_topology(model, xyz.with_suffix(".pdb"), output)
     assert not output.exists()
 
 
@@ -758,3 +769,12 @@ def test_what_is_no_checkpoint_is_refused(smallest: Path, tmp_path: Path) -> Non
         assert source.name in result.output
         assert "Traceback" not in result.output
         assert not (tmp_path / "out").exists()
+
+
+def test_a_model_is_not_exported_again(smallest: Path, tmp_path: Path) -> None:
+    for source in ("water", str(smallest), str(smallest / "model.pt")):
+        arguments = ["export", source, "--out", str(tmp_path / "out")]
+        result = CliRunner().invoke(cli.main, arguments)
+        assert result.exit_code == 2, result.output
+        assert f"{source} is a model already" in result.output
+        assert "give --topology FILE.pdb" in result.output

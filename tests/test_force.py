@@ -28,6 +28,7 @@ from random_model import (
 )
 
 from openmm_se3 import SE3Potential, plugin
+from openmm_se3.force import module
 from openmm_se3.force.backends import BACKENDS
 from openmm_se3.force.module import DENSE_ATOMS
 from openmm_se3.graph import all_pairs
@@ -564,15 +565,86 @@ def test_numbers_of_atoms_must_agree(potential: SE3Potential) -> None:
         ([0, 1, 0], "atom 0 is given twice"),
         ([0, 3], "atom index 3 is out of range: the topology has 3 atoms"),
         ([-1], "atom index -1 is out of range"),
+        ([0, 1.5], "1.5 in atoms is no atom"),
+        ([0, float("nan")], "nan in atoms is no atom"),
+        (["1"], "'1' in atoms is no atom"),
+        ([0, True], "True in atoms is no atom"),
+        ([True, False], "mask in atoms has 2 booleans, the System 3 particles"),
+        ([False, False, False], "no atoms"),
     ],
 )
 def test_wrong_choices_of_atoms(
-    atoms: list[int], message: str, potential: SE3Potential
+    atoms: list[Any], message: str, potential: SE3Potential
 ) -> None:
     system = system_with_masses(symbols_of(1))
     with pytest.raises(ValueError, match=message):
         potential.addForces(system, topology_of(symbols_of(1)), atoms=atoms)
     assert system.getNumForces() == 0
+
+
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda topology: [5, 3, 1],
+        lambda topology: np.array([5, 3, 1]),
+        lambda topology: [5.0, 3, np.float64(1.0)],
+        lambda topology: [list(topology.atoms())[i] for i in (5, 3, 1)],
+        lambda topology: np.array([False, True, False, True, False, True]),
+        lambda topology: [False, True, False, True, False, True],
+    ],
+    ids=["list", "array", "floats", "atoms", "mask", "list mask"],
+)
+def test_ways_to_choose_atoms(
+    choose: Callable[[app.Topology], Any], smallest_model: Path
+) -> None:
+    symbols, positions, atoms = carbon_and_water()
+    topology, system = topology_of(symbols), system_with_masses(symbols)
+    potential = potential_of(smallest_model, "pythonforce", "double")
+    potential.addForces(system, topology, atoms=choose(topology))
+    energy, _ = run(context_of(system), positions)
+    expected, _ = eager(["H", "O", "H"], positions[atoms], **SMALLEST)
+    assert energy == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_second_potential_on_all_atoms_is_warned_of(potential: SE3Potential) -> None:
+    topology = topology_of(symbols_of(2))
+    system = system_with_masses(symbols_of(2))
+    potential.addForces(system, topology, atoms=[0, 1, 2])
+    potential.addForces(system, topology, atoms=[3, 4, 5])  # as it should be
+    with pytest.warns(UserWarning, match="has an SE3Potential already.*counted twice"):
+        potential.addForces(system, topology)
+
+
+@pytest.mark.parametrize("topology", [None, WATER.tolist()])
+def test_what_is_no_topology_is_refused(topology: Any, potential: SE3Potential) -> None:
+    message = f"must be an openmm.app.Topology.*got {type(topology).__name__}"
+    with pytest.raises(TypeError, match=message):
+        potential.createSystem(topology)
+    with pytest.raises(TypeError, match=message):
+        potential.addForces(system_with_masses(symbols_of(1)), topology)
+
+
+@pytest.mark.parametrize("n_molecules", [1, DENSE_ATOMS // 3 + 1])
+def test_few_atoms_are_built_with_one_thread(
+    n_molecules: int, smallest_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+    check = module.require_equal
+
+    def watched(*arguments: Any) -> float:
+        threads.append(torch.get_num_threads())
+        return check(*arguments)
+
+    monkeypatch.setattr(module, "require_equal", watched)
+    potential = potential_of(smallest_model, "torchforce", "single")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        potential.createSystem(topology_of(symbols_of(n_molecules)))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [1]
 
 
 def test_an_empty_topology_is_refused(potential: SE3Potential) -> None:

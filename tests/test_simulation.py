@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import mdtraj
 import numpy as np
@@ -16,8 +19,9 @@ import openmm
 import pytest
 from analytic_water import harmonic_water
 from openmm import app, unit
+from rich.console import Console
 
-from openmm_se3.analysis import read_folder
+from openmm_se3.analysis import analyze_folder, read_folder, verdict
 from openmm_se3.analysis.read import read_log
 from openmm_se3.simulation import (
     FolderInUseError,
@@ -32,7 +36,7 @@ from openmm_se3.simulation import (
     water_topology,
 )
 from openmm_se3.simulation import folder as names
-from openmm_se3.simulation.folder import RunFolder
+from openmm_se3.simulation.folder import RunFolder, was_cut_short
 from openmm_se3.simulation.platforms import named_platform
 from openmm_se3.simulation.progress import ProgressReporter
 
@@ -308,13 +312,19 @@ def test_a_killed_run_leaves_readable_files_and_no_lock(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(KeyboardInterrupt(), "interrupted"), (OSError(28), "failed")]
+    ("error", "status", "reason"),
+    [
+        (KeyboardInterrupt(), "interrupted", "Ctrl-C"),
+        (OSError("disk full"), "failed", "OSError: disk full"),
+        (MemoryError(), "failed", "MemoryError"),
+    ],
 )
 def test_an_interrupted_run_leaves_readable_files(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     error: BaseException,
     status: str,
+    reason: str,
 ) -> None:
     def interrupt(
         self: ProgressReporter, simulation: app.Simulation, state: openmm.State
@@ -327,7 +337,14 @@ def test_an_interrupted_run_leaves_readable_files(
         run(tmp_path / "a", steps=2000, equilibration_ps=0.0)
     recording = read_folder(tmp_path / "a")
     assert recording.run["status"] == status
+    assert recording.run["reason"] == reason
     assert recording.run["steps"] == 504
+    assert was_cut_short(tmp_path / "a") is (status == "interrupted")
+    text = f"STABLE for 0.252 of 1 ps ({status})"
+    assert text in verdict(analyze_folder(tmp_path / "a"))
+    report = (tmp_path / "a" / names.REPORT).read_text()
+    assert text in report
+    assert f"| Ended early | {status}: {reason} |" in report
     assert recording.trajectory.n_frames == 126
     assert (tmp_path / "a" / names.LAST_GOOD_STATE).exists()
 
@@ -363,6 +380,56 @@ def test_bad_starts_are_refused(tmp_path: Path) -> None:
         start[1, 0] = np.nan
         run_dynamics(system, topology, start, options)
     assert not (tmp_path / "a").exists()
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_nothing_is_left_of_a_run_interrupted_at_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setattr("openmm_se3.simulation.run._minimise", interrupt)
+    for name in ("mine", "new"):
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / name, steps=40)
+        assert not was_cut_short(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_run_without_production_was_not_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "whole", steps=40)
+    assert not was_cut_short(tmp_path / "whole")
+    monkeypatch.setattr(ProgressReporter, "report", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "equilibration", steps=40)
+    assert read_folder(tmp_path / "equilibration").run["status"] == "interrupted"
+    assert not was_cut_short(tmp_path / "equilibration")
+    with pytest.raises(ValueError, match="no frames to judge.*before its production"):
+        analyze_folder(tmp_path / "equilibration")
+
+
+# Progress
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_progress_fits_into_the_terminal(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True)
+    steps = 2_000_000
+    log = SimpleNamespace(shadows=[], totals=list(range(100)), times=list(range(100)))
+    progress = ProgressReporter(console, "Production", steps, 0.5, 4, log, (300.0, 6))  # type: ignore[arg-type]
+    with progress.running():
+        progress.report(SimpleNamespace(currentStep=steps), None)  # type: ignore[arg-type]
+    written = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
+    last = [line for line in re.split(r"[\r\n]+", written) if line.strip()][-1]
+    assert len(last) <= width
+    assert last.count("━") >= 10
+    for part in ("Production", "2000000/2000000", "1000.0 ps", "ns/day", "0:00:00"):
+        assert part in last
+    assert ("drift +" in last) is (width == 120)
 
 
 # Starts and platforms

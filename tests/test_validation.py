@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from click.testing import CliRunner
 from openmm import app
 from random_model import SELF_ENERGIES, WATER, random_checkpoint, random_network
+from rich.console import Console
 
 from openmm_se3.cli import main
 from openmm_se3.export.modelfile import contents, load_model
@@ -425,10 +427,41 @@ def test_command_on_a_model(model_folder: Path, tmp_path: Path) -> None:
         "precision",
         "backends",
         "Verlet",
+        "drift",
     }
+    drift = [check for check in content["checks"] if check["group"] == "drift"]
+    assert [check["status"] for check in drift] == ["not run"]
+    assert "drift, NVE: - (limit none) left out by --drift-ps 0" in result.output
     again = CliRunner().invoke(main, ["validate", str(model_folder), *options])
     assert again.exit_code == 2
     assert "--overwrite" in again.output
+
+
+def test_notes_are_printed_as_they_are() -> None:
+    note = 'fix: pip install "openmm-se3[ase]"'
+    report = Report("a", {}, (Check("backends", "name [x]", None, note=note),))
+    console = Console(file=io.StringIO(), width=200)
+    report.print(console)
+    assert console.file.getvalue().count(note) == 2
+    assert console.file.getvalue().count("name [x]") == 2
+
+
+def test_few_atoms_are_checked_with_one_thread(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+    monkeypatch.setattr(
+        battery, "symmetry_checks", lambda *_: threads.append(torch.get_num_threads())
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(TypeError):  # of the None that came for checks
+            battery.validate(model_folder, Settings(steps=100, drift_ps=0.0))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [1]
 
 
 def test_command_fails_when_a_check_does(
@@ -447,7 +480,9 @@ def test_command_fails_when_a_check_does(
     ("arguments", "message"),
     [
         (["no-such-model"], "no-such-model"),
-        (["water", "--steps", "1"], "steps must be at least 100"),
+        (["water", "--steps", "1"], "1 is not in the range x>=100"),
+        (["water", "--drift-ps", "-1"], "-1.0 is not in the range x>=0.0"),
+        (["water", "--drift-ps", "0.1"], "drift_ps must be 0 or at least 0.5"),
         (["water", "--out", "no/such/folder/x.json"], "there is no folder"),
     ],
 )

@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
+from openmm_se3 import SE3Potential
 from openmm_se3.cli import main
+from openmm_se3.simulation import LogReporter, WaterRun, run_water
 from openmm_se3.simulation import folder as names
+from openmm_se3.simulation.progress import ProgressReporter
 
 SHORT = ["--equilibration", "0.05", "--platform", "Reference"]
 
@@ -49,6 +53,52 @@ def test_an_unstable_run_ends_with_code_1(tmp_path: Path) -> None:
     assert "UNSTABLE" in result.output
     assert "0.5 fs is recommended" in result.output
     assert (tmp_path / "a" / names.LAST_GOOD_FRAME).exists()
+
+
+@pytest.mark.parametrize("place", ["equilibration", "production", "analysis"])
+def test_ctrl_c_names_what_can_be_analysed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if place == "analysis":
+        monkeypatch.setattr("openmm_se3.analysis.analyze_folder", interrupt)
+    elif place == "production":
+        monkeypatch.setattr(LogReporter, "_shadow_energy", interrupt)
+    else:
+        monkeypatch.setattr(ProgressReporter, "report", interrupt)
+    out = tmp_path / "a"
+    command = ["water", "--out", str(out), "--steps", "100", *SHORT]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 130
+    hint = f"Ended early; what there is: openmm-se3 analyze {out}"
+    assert (hint in result.output) is (place == "production")
+    if place == "production":
+        result = CliRunner().invoke(main, ["analyze", str(out)])
+        assert "ps (interrupted)" in result.output
+
+
+def test_few_molecules_run_with_one_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def stop(*_: object) -> None:
+        threads.append(torch.get_num_threads())
+        raise ValueError
+
+    monkeypatch.setattr(SE3Potential, "createSystem", stop)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for molecules in (20, 21):
+            with pytest.raises(ValueError):
+                run_water(WaterRun(molecules=molecules, out=tmp_path / "a"))
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [1, 2]
 
 
 def test_unknown_model_and_platform_are_refused(tmp_path: Path) -> None:

@@ -22,7 +22,13 @@ from openmm_se3.analysis.spectrum import (
     spectrum,
 )
 from openmm_se3.analysis.stability import Stability, judge
-from openmm_se3.units import FS_TO_PS
+
+# Runs that the guard stopped have come to their end.
+UNFINISHED = {
+    "interrupted": "interrupted",
+    "failed": "failed",
+    "running": "not ended",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +59,16 @@ class Analysis:
     def molecules(self) -> int:
         """Number of water molecules."""
         return len(water_molecules(self.recording.trajectory.topology))
+
+    @property
+    def is_water(self) -> bool:
+        """Whether every atom is one of a water molecule."""
+        return 3 * self.molecules == self.recording.trajectory.n_atoms
+
+    @property
+    def unfinished(self) -> str:
+        """How a run stands that did not come to its end; empty for all others."""
+        return UNFINISHED.get(self.recording.run.get("status", ""), "")
 
 
 def analyze(recording: Recording) -> Analysis:
@@ -122,14 +138,3 @@ def _spectra(
     if len(molecules) > 1:
         whole = spectrum(velocities, masses, interval, dt)
     return inside, whole
-
-
-def duration_ps(recording: Recording) -> float | None:
-    """Return the length of a recording, ps, or None if times are unknown."""
-    if recording.run:
-        run = recording.run
-        planned = run["options"]["steps"] * run["options"]["dt_fs"] * FS_TO_PS
-        return float(run.get("time_ps", planned))
-    if recording.times is None or len(recording.times) == 0:
-        return None
-    return float(recording.times[-1])

@@ -21,7 +21,7 @@ class Energies:
         fluctuation: Standard deviation of the total energy, kJ/mol.
         drift: Line through the total energy; None in NVT or if the log is too short.
         shadow_drift: Line through the shadow energy, which shows smaller drifts.
-        kt: Temperature (K) that kT means in the drift: the one that was asked for.
+        temperature_asked: Temperature that was asked for, K; kT in the drift is of it.
         degrees_of_freedom: Degrees of freedom of the kinetic energy.
     """
 
@@ -30,18 +30,21 @@ class Energies:
     fluctuation: float
     drift: Drift | None
     shadow_drift: Drift | None
-    kt: float
+    temperature_asked: float
     degrees_of_freedom: int
 
 
 def energies(
-    log: dict[str, np.ndarray], kt: float, degrees_of_freedom: int, conserved: bool
+    log: dict[str, np.ndarray],
+    temperature_asked: float,
+    degrees_of_freedom: int,
+    conserved: bool,
 ) -> Energies | None:
     """Return drift and temperature, or None if the log has no rows.
 
     Args:
         log: Columns of the log.
-        kt: Temperature to express the drift in, K.
+        temperature_asked: Temperature that was asked for, K.
         degrees_of_freedom: Degrees of freedom of the kinetic energy.
         conserved: Whether the energy should be conserved (NVE).
     """
@@ -64,6 +67,6 @@ def energies(
         fluctuation=float(total.std()),
         drift=drift,
         shadow_drift=shadow_drift,
-        kt=kt,
+        temperature_asked=temperature_asked,
         degrees_of_freedom=degrees_of_freedom,
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,9 +19,15 @@ from openmm_se3.analysis.report import verdict
 from openmm_se3.files import atomic_write
 
 BLUE, ORANGE, GREEN, GREY = "#2f6690", "#d1673c", "#3a7d44", "#8a8f98"
+AMBER = "#a87400"
 COLUMNS = 3
 PANEL_INCHES = (4.2, 3.1)
-MAX_POINTS = 4000  # of a line; more cannot be seen and make a large file
+TITLE_INCHES = 0.2  # of a line
+TITLE_CHARACTERS = 105  # that have room beside each other
+MAX_FRAMES_AS_LINES = 150
+BINS_IN_TIME = 100
+MAX_BINS = 60
+FEW_POINTS = 20
 STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -38,31 +46,39 @@ Panel = Callable[[Axes, Analysis], None]
 
 def write_figure(analysis: Analysis, path: Path) -> None:
     """Draw what an analysis has into a PNG file."""
-    import matplotlib
-
-    panels = choose_panels(analysis)
-    height = max(1, -(-len(panels) // COLUMNS))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(
-            figsize=(PANEL_INCHES[0] * COLUMNS, PANEL_INCHES[1] * height + 0.4),
-            layout="constrained",
-        )
-        FigureCanvasAgg(figure)
-        stable = analysis.stability.stable
-        figure.suptitle(
-            _shortened(verdict(analysis)),
-            color=GREEN if stable else ORANGE,
-            fontsize=12,
-            fontweight="bold",
-        )
-        grid = figure.add_gridspec(height, COLUMNS)
-        for index, panel in enumerate(panels):
-            row, column = divmod(index, COLUMNS)
-            # The last panel fills its row.
-            end = COLUMNS if index == len(panels) - 1 else column + 1
-            panel(figure.add_subplot(grid[row, column:end]), analysis)
+        figure = draw(analysis)
         with atomic_write(path) as temporary:
             figure.savefig(temporary, dpi=150, format="png")
+
+
+def draw(analysis: Analysis) -> Figure:
+    """Return the figure of an analysis, with the verdict above."""
+    panels = choose_panels(analysis)
+    height = -(-len(panels) // COLUMNS)
+    title = textwrap.fill(verdict(analysis), TITLE_CHARACTERS)
+    if not panels:
+        title += "\n\nThere is nothing to draw."
+    lines = title.count("\n") + 1
+    figure = Figure(
+        figsize=(
+            PANEL_INCHES[0] * COLUMNS,
+            PANEL_INCHES[1] * height + TITLE_INCHES * (lines + 1),
+        ),
+        layout="constrained",
+    )
+    FigureCanvasAgg(figure)
+    color = ORANGE
+    if analysis.stability.stable:
+        color = AMBER if analysis.unfinished else GREEN
+    figure.suptitle(title, color=color, fontsize=12, fontweight="bold")
+    grid = figure.add_gridspec(max(1, height), COLUMNS)
+    for index, panel in enumerate(panels):
+        row, column = divmod(index, COLUMNS)
+        # The last panel fills its row.
+        end = COLUMNS if index == len(panels) - 1 else column + 1
+        panel(figure.add_subplot(grid[row, column:end]), analysis)
+    return figure
 
 
 def choose_panels(analysis: Analysis) -> list[Panel]:
@@ -79,10 +95,6 @@ def choose_panels(analysis: Analysis) -> list[Panel]:
     return panels
 
 
-def _shortened(text: str, limit: int = 110) -> str:
-    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
-
-
 def _frame_times(analysis: Analysis) -> tuple[np.ndarray, str]:
     times = analysis.recording.times
     if times is None:
@@ -90,42 +102,51 @@ def _frame_times(analysis: Analysis) -> tuple[np.ndarray, str]:
     return times, "time (ps)"
 
 
+def _from_zero(axis: Axes, times: np.ndarray) -> None:
+    space = 1.03 if len(times) <= FEW_POINTS else 1.0  # for the last marker
+    axis.set_xlim(0.0, space * float(times[-1]))
+    axis.xaxis.set_major_locator(MaxNLocator(6))
+
+
+def _marker(points: int) -> str:
+    """Return the marker of a line, which few points need to be seen."""
+    return "." if points <= FEW_POINTS else ""
+
+
 def _lengths_in_time(axis: Axes, analysis: Analysis) -> None:
     assert analysis.geometry is not None
     times, label = _frame_times(analysis)
     lengths = analysis.geometry.lengths.reshape(len(analysis.geometry.lengths), -1)
     times = times[: len(lengths)]
-    stride = max(1, len(times) // MAX_POINTS)
-    if lengths.shape[1] == 2:
-        for bond, color in ((0, BLUE), (1, ORANGE)):
-            axis.plot(
-                times[::stride],
-                lengths[::stride, bond],
-                lw=0.5,
-                color=color,
-                alpha=0.75,
-                label=f"O-H{bond + 1}",
-            )
+    if len(times) <= MAX_FRAMES_AS_LINES:
+        axis.set_prop_cycle(color=[BLUE, ORANGE])
+        axis.plot(times, lengths, lw=0.7, marker=_marker(len(times)))
     else:
-        # The span is taken over all frames of a bin, so that no outlier is skipped.
-        starts = np.arange(0, len(times), stride)
+        # Single vibrations cannot be told apart; the span of a bin of frames can.
+        starts = np.arange(0, len(times), max(1, len(times) // BINS_IN_TIME))
         low = np.minimum.reduceat(lengths.min(axis=1), starts)
         high = np.maximum.reduceat(lengths.max(axis=1), starts)
-        axis.fill_between(
-            times[starts], low, high, color=BLUE, alpha=0.35, lw=0, label="all bonds"
-        )
         mean = np.add.reduceat(lengths.mean(axis=1), starts)
         mean /= np.diff(np.append(starts, len(times)))
-        axis.plot(times[starts], mean, lw=0.6, color=BLUE, label="mean")
-    margin = 0.25 * (lengths.max() - lengths.min())
+        axis.fill_between(
+            times[starts],
+            low,
+            high,
+            color=BLUE,
+            alpha=0.35,
+            lw=0,
+            label="shortest to longest",
+        )
+        axis.plot(times[starts], mean, lw=1.0, color=BLUE, label="mean")
+        axis.legend(loc="upper right", ncols=2, handlelength=1.2)
+    margin = 0.25 * (lengths.max() - lengths.min()) or 0.01
     axis.set(
         title="O-H length",
         xlabel=label,
         ylabel="Å",
         ylim=(lengths.min() - 0.2 * margin, lengths.max() + margin),
     )
-    axis.margins(x=0)
-    axis.legend(loc="upper right", ncols=2, handlelength=1.2)
+    _from_zero(axis, times)
 
 
 def _length_distribution(axis: Axes, analysis: Analysis) -> None:
@@ -140,16 +161,21 @@ def _angle_distribution(axis: Axes, analysis: Analysis) -> None:
     axis.set(title="H-O-H angle, distribution", xlabel="degrees")
 
 
+def _bins(values: np.ndarray) -> int:
+    """Return a number of bins that leaves some values for each of them."""
+    return int(np.clip(np.sqrt(values.size), 5, MAX_BINS))
+
+
 def _distribution(
     axis: Axes, values: np.ndarray, color: str, unit: str, digits: int
 ) -> None:
-    axis.hist(values, bins=60, density=True, color=color, alpha=0.8)
+    axis.hist(values, bins=_bins(values), density=True, color=color, alpha=0.8)
     mean, spread = values.mean(), values.std()
     axis.axvline(mean, color="black", lw=0.9, ls="--")
     space = "" if unit == "°" else " "
     axis.text(
         0.97,
-        0.95,
+        0.97,
         f"{mean:.{digits}f} ± {spread:.{digits}f}{space}{unit}",
         transform=axis.transAxes,
         ha="right",
@@ -158,13 +184,14 @@ def _distribution(
     )
     axis.set_yticks([])
     axis.set_ylim(0.0, 1.15 * axis.get_ylim()[1])
+    axis.xaxis.set_major_locator(MaxNLocator(5))  # labels of many digits have room
     axis.spines["left"].set_visible(False)
 
 
 def _oxygen_distances(axis: Axes, analysis: Analysis) -> None:
     assert analysis.cluster is not None
     oo = analysis.cluster.oo.ravel()
-    edges = np.linspace(min(2.2, oo.min()), max(4.0, oo.max()), 80).tolist()
+    edges = np.histogram_bin_edges(oo, _bins(oo)).tolist()
     axis.hist(oo, bins=edges, density=True, color=GREY, alpha=0.6, label="all pairs")
     nearest = analysis.cluster.nearest.ravel()
     axis.hist(
@@ -177,6 +204,7 @@ def _oxygen_distances(axis: Axes, analysis: Analysis) -> None:
         label="nearest neighbour",
     )
     axis.set(title="O-O distance, distribution", xlabel="Å", yticks=[])
+    axis.set_ylim(0.0, 1.3 * axis.get_ylim()[1])  # for the legend
     axis.spines["left"].set_visible(False)
     axis.legend(loc="upper right")
 
@@ -186,7 +214,7 @@ def _hydrogen_bonds(axis: Axes, analysis: Analysis) -> None:
     times, label = _frame_times(analysis)
     count = analysis.cluster.bonds
     at = times[analysis.cluster.frames]
-    axis.plot(at, count, lw=0.5, color=BLUE, alpha=0.45)
+    axis.plot(at, count, lw=0.5, color=BLUE, alpha=0.45, marker=_marker(len(at)))
     width = max(1, len(count) // 50)
     smooth = np.convolve(count, np.ones(width) / width, mode="valid")
     offset = (len(count) - len(smooth)) // 2
@@ -198,7 +226,7 @@ def _hydrogen_bonds(axis: Axes, analysis: Analysis) -> None:
         ylim=(-0.3, count.max() + 0.7),
     )
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.margins(x=0)
+    _from_zero(axis, at)
 
 
 def _total_energy(axis: Axes, analysis: Analysis) -> None:
@@ -206,46 +234,66 @@ def _total_energy(axis: Axes, analysis: Analysis) -> None:
     assert thermal is not None
     time, total = log["time_ps"], log["total_kj_per_mol"]
     shadow = log["shadow_kj_per_mol"]
-    # The first row of the shadow energy, or else of the total energy, is the zero.
-    zero = shadow[0] if np.isfinite(shadow[0]) else total[0]
-    axis.plot(time, total - zero, lw=0.4, color=BLUE, alpha=0.6, label="total")
+    there = np.isfinite(shadow)
+    marker = _marker(len(time))
+    # Each about its own mean: what differs between the two is not of interest.
+    axis.plot(
+        time,
+        total - total.mean(),
+        lw=0.4,
+        color=BLUE,
+        alpha=0.6,
+        marker=marker,
+        label="total",
+    )
     title = "Total energy"
-    if np.isfinite(shadow).any():
-        axis.plot(time, shadow - zero, lw=0.8, color=ORANGE, label="shadow")
-    if thermal.drift is not None:
-        line = thermal.drift.intercept + thermal.drift.slope * time - zero
-        axis.plot(time, line, lw=1.1, ls="--", color="black", label="fit to total")
-        drift = thermal.shadow_drift or thermal.drift
-        slope, error = drift.per_kt(thermal.kt, thermal.degrees_of_freedom)
+    if there.any():
+        axis.plot(
+            time,
+            shadow - shadow[there].mean(),
+            lw=0.9,
+            color=ORANGE,
+            marker=marker,
+            label="shadow",
+        )
+    drift = thermal.shadow_drift or thermal.drift
+    if drift is not None:
         which = "shadow" if thermal.shadow_drift else "total"
+        mean = shadow[there].mean() if thermal.shadow_drift else total.mean()
+        line = drift.intercept + drift.slope * time - mean
+        axis.plot(time, line, lw=1.1, ls="--", color="black", label=f"fit to {which}")
+        slope, error = drift.per_kt(
+            thermal.temperature_asked, thermal.degrees_of_freedom
+        )
         title = f"Drift {slope:+.4f} ± {error:.4f} kT/ns/dof ({which})"
-    axis.set(title=title, xlabel="time (ps)", ylabel="kJ/mol, relative")
+    axis.set(title=title, xlabel="time (ps)", ylabel="kJ/mol from the mean")
     low, high = axis.get_ylim()
     axis.set_ylim(low, high + 0.2 * (high - low))
-    axis.margins(x=0)
+    _from_zero(axis, time)
     axis.legend(loc="upper right", ncols=3, handlelength=1.2)
 
 
 def _temperature(axis: Axes, analysis: Analysis) -> None:
     thermal, log = analysis.energies, analysis.recording.log
     assert thermal is not None
+    asked = thermal.temperature_asked
     time, temperature = log["time_ps"], log["temperature_k"]
-    axis.plot(time, temperature, lw=0.35, color=GREY, alpha=0.7)
-    blocks = max(1, min(40, len(time) // 10))
-    size = len(time) // blocks
-    mean = temperature[: size * blocks].reshape(blocks, size).mean(axis=1)
-    middle = time[: size * blocks].reshape(blocks, size).mean(axis=1)
-    axis.plot(middle, mean, lw=1.4, color=ORANGE, label="block means")
-    axis.axhline(
-        thermal.kt, color="black", lw=0.9, ls="--", label=f"{thermal.kt:g} K asked"
-    )
+    marker = _marker(len(time))
+    axis.plot(time, temperature, lw=0.35, color=GREY, alpha=0.7, marker=marker)
+    blocks = min(40, len(time) // 10)
+    if blocks >= 2:
+        size = len(time) // blocks
+        mean = temperature[: size * blocks].reshape(blocks, size).mean(axis=1)
+        middle = time[: size * blocks].reshape(blocks, size).mean(axis=1)
+        axis.plot(middle, mean, lw=1.4, color=ORANGE, label="block means")
+    axis.axhline(asked, color="black", lw=0.9, ls="--", label=f"{asked:g} K asked")
     axis.set(
         title=f"Temperature {thermal.temperature:.0f} K",
         xlabel="time (ps)",
         ylabel="K",
-        ylim=(0.0, 1.25 * max(float(temperature.max()), thermal.kt)),
+        ylim=(0.0, 1.25 * max(float(temperature.max()), asked)),
     )
-    axis.margins(x=0)
+    _from_zero(axis, time)
     axis.legend(loc="upper right", ncols=2, handlelength=1.2)
 
 
@@ -268,7 +316,7 @@ def _spectrum(axis: Axes, analysis: Analysis) -> None:
     axis.plot(x, y, lw=1.1, color=BLUE, label="inside molecules")
     _label_peaks(axis, inside.peaks, np.interp(inside.peaks, x, y), top)
     axis.set(
-        title="Vibrations (velocity autocorrelation)",
+        title=f"Vibrations, resolution {inside.resolution:.1f} cm$^{{-1}}$",
         xlabel="cm$^{-1}$",
         xlim=(0.0, top),
         ylim=(0.0, 1.45),

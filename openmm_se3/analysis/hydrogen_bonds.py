@@ -13,7 +13,7 @@ from openmm_se3.analysis.geometry import angles, distances, water_molecules
 MAX_OO = 3.5  # A
 MAX_ANGLE = 30.0  # degrees, between O-H and O-O at the donor
 CRITERION = (
-    f"Hydrogen bonds: O-O below {MAX_OO} A and the angle H-O...O below {MAX_ANGLE:.0f} "
+    f"Hydrogen bonds: O-O below {MAX_OO} Å and the angle H-O...O below {MAX_ANGLE:.0f} "
     "degrees (Luzar and Chandler 1996, https://doi.org/10.1038/379055a0)."
 )
 MAX_FRAMES = 2000  # frames 2 fs apart differ little; more would only cost memory

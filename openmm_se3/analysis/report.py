@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from openmm_se3.analysis import hydrogen_bonds, stability
 from openmm_se3.analysis.analysis import Analysis
 from openmm_se3.files import atomic_write
+from openmm_se3.reference.level import level_name
 from openmm_se3.simulation import folder as names
 from openmm_se3.simulation.drift import Drift
+from openmm_se3.units import FS_TO_PS
 
 SPECTRUM_NOTE = (
     "Vibrations: from the velocity autocorrelation, inside each molecule (Eckart "
@@ -25,9 +28,20 @@ DRIFT_NOTE = (
     "of kT at the temperature asked for.  The shadow energy is what Verlet dynamics "
     "conserve better than the total energy; it drifts alike and shows smaller drifts."
 )
-TEMPERATURE_NOTE = (
-    "Temperature: from the kinetic energy.  In NVE a molecule keeps the energy it "
-    "had at the end of the equilibration, which scatters widely from run to run."
+SPREAD_NOTE = (
+    "± of lengths, angles and distances is a standard deviation over the frames, ± of "
+    "temperature and drift a standard error."
+)
+EQUILIBRATED_NOTE = (
+    "Temperature: NVE keeps the energy of the last moment of the equilibration, which "
+    "scatters widely where there are few atoms: one water molecule asked for 300 K may "
+    "run at 200 K or at 400 K."
+)
+MINIMUM_NOTE = (
+    "Temperature: without equilibration the run starts at the minimum, with velocities "
+    "of the temperature asked for; vibrations then turn half of their kinetic energy "
+    "into potential energy, so that one water molecule asked for 300 K runs at about "
+    "225 K."
 )
 
 
@@ -37,29 +51,38 @@ def rows(analysis: Analysis) -> list[tuple[str, str]]:
     table: list[tuple[str, str]] = []
     if run:
         options = run["options"]
+        if run.get("model"):
+            level = run.get("level_of_theory")
+            theory = f", trained on {level_name(level)}" if level else ""
+            table.append(("Model", f"{run['model']}{theory}"))
         table += [
             (
                 "System",
-                f"{len(run['masses'])} atoms, {options['ensemble'].upper()}, "
+                f"{_contents(analysis)}, {options['ensemble'].upper()}, "
                 f"{options['dt_fs']:g} fs steps",
             ),
             ("Platform", f"{run['platform']}, {options['precision']} precision"),
         ]
+        if run.get("backend"):
+            table.append(("Backend", run["backend"]))
         if run.get("seconds") and run.get("steps"):
             per_step = 1000.0 * run["seconds"] / run["steps"]
             speed = f"{per_step:.2f} ms a step, {run['ns_per_day']:.1f} ns/day"
             table.append(("Speed", speed))
+        if analysis.unfinished and run["reason"]:
+            why = " ".join(run["reason"].split())
+            table.append(("Ended early", f"{analysis.unfinished}: {why}"))
     if analysis.geometry is not None:
         lengths, angles = analysis.geometry.lengths, analysis.geometry.angles
         span = f"{lengths.min():.3f} to {lengths.max():.3f}"
         table += [
-            ("O-H length", f"{lengths.mean():.4f} ± {lengths.std():.4f} A ({span})"),
+            ("O-H length", f"{lengths.mean():.4f} ± {lengths.std():.4f} Å ({span})"),
             ("H-O-H angle", f"{angles.mean():.2f} ± {angles.std():.2f} degrees"),
         ]
     if analysis.cluster is not None:
         nearest, count = analysis.cluster.nearest, analysis.cluster.bonds
         table += [
-            ("Nearest O-O", f"{nearest.mean():.3f} ± {nearest.std():.3f} A"),
+            ("Nearest O-O", f"{nearest.mean():.3f} ± {nearest.std():.3f} Å"),
             ("Hydrogen bonds", f"{count.mean():.2f} on average, at most {count.max()}"),
         ]
     if thermal is not None:
@@ -69,7 +92,8 @@ def rows(analysis: Analysis) -> list[tuple[str, str]]:
         table.append(
             (
                 "Temperature",
-                f"{thermal.temperature:.1f}{error} K ({thermal.kt:g} K asked, "
+                f"{thermal.temperature:.1f}{error} K "
+                f"({thermal.temperature_asked:g} K asked, "
                 f"{thermal.degrees_of_freedom} degrees of freedom)",
             )
         )
@@ -78,23 +102,50 @@ def rows(analysis: Analysis) -> list[tuple[str, str]]:
             ("Drift, shadow energy", thermal.shadow_drift),
         ):
             if drift is not None:
-                slope, spread = drift.per_kt(thermal.kt, thermal.degrees_of_freedom)
-                table.append((name, f"{slope:+.5f} ± {spread:.5f} kT/ns/dof"))
+                slope, slope_error = drift.per_kt(
+                    thermal.temperature_asked, thermal.degrees_of_freedom
+                )
+                table.append((name, f"{slope:+.5f} ± {slope_error:.5f} kT/ns/dof"))
     if analysis.spectrum is not None and len(analysis.spectrum.peaks):
         peaks = ", ".join(f"{peak:.0f}" for peak in analysis.spectrum.peaks)
-        table.append(("Vibrations", f"{peaks} cm^-1"))
+        resolution = f"resolution {analysis.spectrum.resolution:.1f} cm^-1"
+        table.append(("Vibrations", f"{peaks} cm^-1 ({resolution})"))
     return table
+
+
+def _contents(analysis: Analysis) -> str:
+    atoms = f"{analysis.recording.trajectory.n_atoms} atoms"
+    if not analysis.is_water:
+        return atoms
+    plural = "s" if analysis.molecules > 1 else ""
+    return f"{analysis.molecules} water molecule{plural}, {atoms}"
+
+
+def _reading_notes(analysis: Analysis) -> list[str]:
+    """Return what a reader of the rows must know."""
+    run, thermal = analysis.recording.run, analysis.energies
+    notes = []
+    if analysis.geometry is not None or thermal is not None:
+        notes.append(SPREAD_NOTE)
+    if thermal is not None and run["options"]["ensemble"] == "nve":
+        equilibrated = run["options"]["equilibration_ps"] > 0.0
+        notes.append(EQUILIBRATED_NOTE if equilibrated else MINIMUM_NOTE)
+    return notes
 
 
 def verdict(analysis: Analysis) -> str:
     """Return the verdict in one line."""
     judged = analysis.stability
-    lasted = f"{judged.frames} frames"
+    lasted = "1 frame" if judged.frames == 1 else f"{judged.frames} frames"
     if judged.lasted_ps is not None:
         lasted = f"{judged.lasted_ps:.4g} ps"
     if judged.stable:
+        if analysis.unfinished:
+            options = analysis.recording.run["options"]
+            asked = options["steps"] * options["dt_fs"] * FS_TO_PS
+            lasted = f"{judged.lasted_ps:.4g} of {asked:g} ps ({analysis.unfinished})"
         return (
-            f"STABLE for {lasted}; no bond further than {judged.worst:.3f} A from rest"
+            f"STABLE for {lasted}; no bond further than {judged.worst:.3f} Å from rest"
         )
     return f"UNSTABLE after {lasted}: {judged.reason}"
 
@@ -103,11 +154,13 @@ def print_report(analysis: Analysis, console: Console) -> None:
     """Print the table and the verdict."""
     table = Table(show_header=False, box=None, padding=(0, 2))
     for name, value in rows(analysis):
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     console.print(table)
-    for sentence in analysis.missing:
+    for sentence in (*_reading_notes(analysis), *analysis.missing):
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
-    style = "bold green" if analysis.stability.stable else "bold red"
+    style = "bold red"
+    if analysis.stability.stable:
+        style = "bold yellow" if analysis.unfinished else "bold green"
     text = verdict(analysis)
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
@@ -133,14 +186,16 @@ def summary(analysis: Analysis) -> dict[str, Any]:
     if thermal is not None:
         result["temperature_k"] = thermal.temperature
         result["temperature_error_k"] = thermal.temperature_error
-        result["temperature_asked_k"] = thermal.kt
+        result["temperature_asked_k"] = thermal.temperature_asked
         result["degrees_of_freedom"] = thermal.degrees_of_freedom
         result["total_energy_std_kj_per_mol"] = thermal.fluctuation
         for name, drift in (
             ("drift_kt_per_ns_per_dof", thermal.drift),
             ("shadow_drift_kt_per_ns_per_dof", thermal.shadow_drift),
         ):
-            result[name] = _drift(drift, thermal.kt, thermal.degrees_of_freedom)
+            result[name] = _drift(
+                drift, thermal.temperature_asked, thermal.degrees_of_freedom
+            )
     if analysis.spectrum is not None:
         result["peaks_per_cm"] = analysis.spectrum.peaks.tolist()
         result["spectral_resolution_per_cm"] = analysis.spectrum.resolution
@@ -158,23 +213,24 @@ def _statistics(values: np.ndarray) -> dict[str, float]:
     }
 
 
-def _drift(drift: Drift | None, kt: float, dof: int) -> dict[str, float] | None:
+def _drift(
+    drift: Drift | None, temperature: float, dof: int
+) -> dict[str, float] | None:
     if drift is None:
         return None
-    slope, error = drift.per_kt(kt, dof)
+    slope, error = drift.per_kt(temperature, dof)
     return {"slope": slope, "error": error}
 
 
 def write_markdown(analysis: Analysis, path: Path) -> None:
     """Write the short report, which shows the figure beside it."""
-    lines = ["# Analysis of a water trajectory", "", f"**{verdict(analysis)}**", ""]
+    what = "water trajectory" if analysis.is_water else "trajectory"
+    lines = [f"# Analysis of a {what}", "", f"**{verdict(analysis)}**", ""]
     lines += [f"![figure]({names.FIGURE})", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in rows(analysis)]
-    notes = [stability.CRITERION]
-    if analysis.energies is not None:
-        notes.append(TEMPERATURE_NOTE)
-        if analysis.energies.drift is not None:
-            notes.append(DRIFT_NOTE)
+    notes = [stability.CRITERION, *_reading_notes(analysis)]
+    if analysis.energies is not None and analysis.energies.drift is not None:
+        notes.append(DRIFT_NOTE)
     if analysis.spectrum is not None:
         notes.append(SPECTRUM_NOTE)
     if analysis.cluster is not None:

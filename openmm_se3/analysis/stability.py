@@ -19,7 +19,7 @@ from openmm_se3.simulation.guard import MAX_STRETCH
 
 CRITERION = (
     f"STABLE means: in every frame all positions are finite, every bond is within "
-    f"{MAX_STRETCH} A of its reference length (that of the topology file, the "
+    f"{MAX_STRETCH} Å of its reference length (that of the topology file, the "
     "minimum), and every hydrogen is nearer to its own oxygen than to any other (Fu et "
     "al. 2022, https://arxiv.org/abs/2210.07237)."
 )
@@ -52,22 +52,34 @@ def judge(recording: Recording) -> Stability:
     """Return the verdict on a recording.
 
     Raises:
-        ValueError: The reference structure is not that of relaxed water.
+        ValueError: There are no bonds or no frames, or the reference structure is not
+            that of relaxed water.
     """
     trajectory = recording.trajectory
+    stopped = recording.run.get("status") == "stopped"
     pairs = bonds(trajectory.topology)
+    if len(pairs) == 0:
+        raise ValueError(
+            "no bonds to judge: the topology file names none between its atoms; add "
+            "CONECT records to it"
+        )
+    if trajectory.n_frames == 0 and not stopped:
+        raise ValueError(
+            "no frames to judge: the trajectory is empty, as it is of a run that ended "
+            "before its production"
+        )
     reference = np.linalg.norm(
         recording.reference[pairs[:, 0]] - recording.reference[pairs[:, 1]], axis=1
     )
     _check_reference(trajectory.topology, pairs, reference)
     deviation = np.empty((trajectory.n_frames, 0))
-    if trajectory.n_frames and len(pairs):
+    if trajectory.n_frames:
         deviation = distances(trajectory, pairs) - reference
     frame, reason = first_fault(trajectory, pairs, deviation)
     lasted = None
     if recording.times is not None:
         lasted = float(recording.times[frame - 1]) if frame else 0.0
-    if not reason and recording.run.get("status") == "stopped":
+    if not reason and stopped:
         # The guard stops before the bad frame is written.
         reason, lasted = recording.run["reason"], recording.run["time_ps"]
         if recording.run["phase"] != "production":
@@ -103,7 +115,7 @@ def first_fault(
         frame, bond = _first(stretched)
         a, b = (trajectory.topology.atom(i) for i in pairs[bond])
         change = deviation[frame, bond]
-        found.append((frame, f"the bond {a} {b} is {change:+.2f} A from its reference"))
+        found.append((frame, f"the bond {a} {b} is {change:+.2f} Å from its reference"))
     lost = _first_lost_hydrogen(trajectory)
     if lost is not None:
         found.append(lost)
@@ -132,8 +144,8 @@ def _first_lost_hydrogen(trajectory: mdtraj.Trajectory) -> tuple[int, str] | Non
                 taker = atoms.atom(int(others[np.argmin(far)]))
                 return int(frame), (
                     f"{atoms.atom(int(oxygen)).residue} lost an atom: "
-                    f"{atoms.atom(int(hydrogen))} is {far.min():.2f} A from {taker} "
-                    f"and {lengths[frame, bond]:.2f} A from its own oxygen"
+                    f"{atoms.atom(int(hydrogen))} is {far.min():.2f} Å from {taker} "
+                    f"and {lengths[frame, bond]:.2f} Å from its own oxygen"
                 )
     return None
 
@@ -145,7 +157,7 @@ def _check_reference(
         symbols = {topology.atom(int(k)).element.symbol for k in (i, j)}
         if symbols == {"H", "O"} and not OH_RANGE[0] <= length <= OH_RANGE[1]:
             raise ValueError(
-                f"the O-H bond of atoms {i} and {j} is {length:.2f} A long in the "
+                f"the O-H bond of atoms {i} and {j} is {length:.2f} Å long in the "
                 "topology file; its coordinates must be a relaxed structure, because "
                 "its bond lengths are the reference"
             )

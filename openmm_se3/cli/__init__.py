@@ -60,7 +60,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated
+    raise Terminated("terminated by a signal")
 
 
 @contextlib.contextmanager

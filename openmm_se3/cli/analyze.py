@@ -42,7 +42,8 @@ def command(
     trajectories are given with --trajectory and --topology; what they cannot tell is
     said.
 
-    Exit code 0 if the verdict is STABLE, 1 if it is UNSTABLE.
+    Exit code 0 if the verdict is STABLE, 1 if it is UNSTABLE, 2 if there are no frames
+    or no bonds to judge.
     """
     if (folder is None) == (trajectory is None):
         raise click.UsageError("give either FOLDER, or --trajectory and --topology")

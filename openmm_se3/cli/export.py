@@ -46,13 +46,21 @@ def command(
     can also be a model: a shipped model's name, a model folder or a model.pt.
     """
     from openmm_se3.export import export_model, export_topology, load_model
+    from openmm_se3.export.modelfile import DESCRIPTION, SCRIPT
     from openmm_se3.export.write import model_of_checkpoint
+    from openmm_se3.shipped import shipped_models
     from openmm_se3.training.checkpoint import BEST, load_checkpoint
 
     path = Path(source)
     checkpoint = path / BEST if (path / BEST).is_file() else path
-    is_checkpoint = checkpoint.is_file() and checkpoint.name != "model.pt"
+    is_checkpoint = checkpoint.is_file() and checkpoint.name != SCRIPT
     if topology is None:
+        named = source in shipped_models() and not path.exists()
+        if named or (path / DESCRIPTION).is_file() or path.name == SCRIPT:
+            raise ValueError(
+                f"{source} is a model already; to make a file for one topology of it, "
+                "give --topology FILE.pdb"
+            )
         model = export_model(
             load_checkpoint(checkpoint), out, licence=licence, overwrite=overwrite
         )
@@ -66,5 +74,8 @@ def command(
     else:
         model = load_model(source)
     export_topology(model, topology, out, precision)
-    click.echo(f'{out}: for {topology}; to use it: TorchForce("{out}")')
-    click.echo("It returns energy and forces: call setOutputsForces(True).")
+    click.echo(f"{out}: for {topology}; to use it:")
+    click.echo("  import torch  # before openmm")
+    click.echo("  from openmmtorch import TorchForce")
+    click.echo(f'  force = TorchForce("{out}")')
+    click.echo("It returns energy and forces: call force.setOutputsForces(True).")

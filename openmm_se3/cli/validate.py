@@ -23,17 +23,18 @@ import click
 )
 @click.option(
     "--steps",
-    type=int,
+    type=click.IntRange(min=100),
     default=2000,
     show_default=True,
     help="Steps of the comparison with the Verlet reference.",
 )
 @click.option(
     "--drift-ps",
-    type=float,
+    type=click.FloatRange(min=0.0),
     default=5.0,
     show_default=True,
-    help="Length of each NVE run for the energy drift, ps; 0 leaves it out.",
+    help="Length of each NVE run for the energy drift, at least 0.5 ps; 0 leaves it "
+    "out.",
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="Random seed.")
 @click.pass_context
@@ -69,5 +70,5 @@ def command(
     report.print(console)
     if out is not None:
         report.write(out)
-        console.print(f"wrote {out}")
+        console.print(f"wrote {out}", markup=False, soft_wrap=True)
     context.exit(0 if report.passed else 1)

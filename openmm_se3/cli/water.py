@@ -113,6 +113,7 @@ def command(
     from rich.console import Console
 
     from openmm_se3.simulation import WaterRun, run_water
+    from openmm_se3.simulation.folder import was_cut_short
 
     options = WaterRun(
         steps=steps,
@@ -139,8 +140,9 @@ def command(
     try:
         run_water(options, console)
     except KeyboardInterrupt:
-        text = f"Ended early; what there is: openmm-se3 analyze {out}"
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if was_cut_short(out):
+            text = f"Ended early; what there is: openmm-se3 analyze {out}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
         raise
     from openmm_se3.analysis import analyze_folder, print_report
 

@@ -169,22 +169,32 @@ def export_topology(
     if not topology_file.is_file():
         raise FileNotFoundError(f"no topology file {topology_file}")
     try:
-        topology = app.PDBFile(str(topology_file)).topology
+        with open(topology_file) as file:  # which OpenMM leaves open after an error
+            topology = app.PDBFile(file).topology
     except Exception as error:  # OpenMM's reader raises whatever it stumbles over
-        raise ValueError(f"{topology_file} is not a PDB file: {error}") from error
+        raise ValueError(
+            f"{topology_file} is not a PDB file, to which the topology must be "
+            f"converted first ({error})"
+        ) from error
     if topology.getPeriodicBoxVectors() is not None:
         raise ValueError(
             f"{topology_file} has a box (CRYST1): a file for a bare TorchForce is for "
             "free molecules; use SE3Potential.createSystem for periodic systems"
         )
-    symbols = [
-        atom.element.symbol if atom.element else "?" for atom in topology.atoms()
-    ]
-    unknown = sorted(set(symbols) - set(model.config.elements))
-    if unknown or not symbols:
+    atoms = list(topology.atoms())
+    if not atoms:
         raise ValueError(
-            f"{topology_file} holds {unknown or 'no atoms'}; the model knows "
-            f"{list(model.config.elements)}"
+            f"{topology_file} holds no atoms: give a PDB file with ATOM or HETATM "
+            "records"
+        )
+    symbols = [atom.element.symbol if atom.element else "?" for atom in atoms]
+    unknown = sorted(set(symbols) - set(model.config.elements))
+    if unknown:
+        first = next(a for a, s in zip(atoms, symbols, strict=True) if s in unknown)
+        raise ValueError(
+            f"{topology_file} holds {unknown}; the model knows "
+            f"{list(model.config.elements)}; the first such atom is {first.name} of "
+            f"{first.residue.name} {first.residue.id}, serial number {first.id}"
         )
     n_atoms = len(symbols)
     settings = ForceSettings(

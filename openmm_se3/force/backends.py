@@ -17,6 +17,7 @@ from openmm_se3 import plugin
 from openmm_se3.force.module import ForceSettings, build_module
 
 BACKENDS = ("torchforce", "pythonforce")
+FORCE_NAME = "SE3Potential"  # of our forces in a System
 
 
 def resolve(backend: str) -> str:
@@ -58,7 +59,7 @@ def make_force(backend: str, settings: ForceSettings) -> openmm.Force:
     else:
         force = openmm.PythonForce(ModelCallable(settings))
     force.setUsesPeriodicBoundaryConditions(settings.periodic)
-    force.setName("SE3Potential")
+    force.setName(FORCE_NAME)
     return force
 
 

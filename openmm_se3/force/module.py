@@ -12,6 +12,7 @@ from openmm_se3.export.modelfile import ModelFile
 from openmm_se3.export.modules import GenericForce, specialise
 from openmm_se3.graph import neighbour_pairs
 from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.threads import threads_for
 from openmm_se3.units import (
     EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM,
     EV_TO_KJ_PER_MOL,
@@ -63,8 +64,10 @@ def build_module(settings: ForceSettings) -> torch.jit.ScriptModule:
     """
     network = settings.model.network(PRECISIONS[settings.precision])
     if settings.static:
-        return _static_module(network, settings)
-    return _generic_module(network, settings)
+        with threads_for(len(settings.atoms)):
+            return _static_module(network, settings)
+    with threads_for(CHECKED_ATOMS):
+        return _generic_module(network, settings)
 
 
 def _static_module(

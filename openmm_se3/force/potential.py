@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,7 @@ from openmm import app, unit
 
 from openmm_se3.elements import ATOMIC_NUMBERS, SYMBOLS
 from openmm_se3.export.modelfile import evaluate, load_model
-from openmm_se3.force.backends import make_force, resolve
+from openmm_se3.force.backends import FORCE_NAME, make_force, resolve
 from openmm_se3.force.module import PRECISIONS, ForceSettings
 
 if TYPE_CHECKING:
@@ -79,9 +81,11 @@ class SE3Potential:
             removeCMMotion: Add a CMMotionRemover.
 
         Raises:
+            TypeError: The topology is none.
             ValueError: The topology is empty or holds atoms that the model does not
                 know.
         """
+        _require_topology(topology)
         system = openmm.System()
         self._species(topology, list(range(topology.getNumAtoms())))
         for atom in topology.atoms():
@@ -98,7 +102,7 @@ class SE3Potential:
         self,
         system: openmm.System,
         topology: app.Topology,
-        atoms: Iterable[int] | None = None,
+        atoms: Iterable[int | bool | app.topology.Atom] | None = None,
         forceGroup: int = 0,  # noqa: N803
         *,
         energy: str = "interaction",
@@ -106,21 +110,24 @@ class SE3Potential:
         """Add this potential to an existing System.
 
         Nothing is removed from the System: forces that describe the same atoms twice
-        are the caller's to take out.
+        are the caller's to take out.  A second SE3Potential on all atoms is warned of.
 
         Args:
             system: The System; changed in place.
             topology: Its topology.
-            atoms: Indices of the atoms the model acts on, in any order; None for all.
+            atoms: The atoms the model acts on: their indices in any order, atoms of the
+                topology, or a mask with a boolean for each atom; None for all.
             forceGroup: Force group, 0 to 31.
             energy: "interaction", relative to isolated atoms, or "total", as DFT
                 gives it.
 
         Raises:
+            TypeError: The topology is none.
             ValueError: Topology and System differ in size, atoms are out of range,
                 given twice, constrained, without mass or of unknown elements, or an
                 argument is not one of its choices.
         """
+        _require_topology(topology)
         n_particles = system.getNumParticles()
         if topology.getNumAtoms() != n_particles:
             raise ValueError(
@@ -131,9 +138,18 @@ class SE3Potential:
             raise ValueError(f"forceGroup must be 0 to 31, got {forceGroup}")
         if energy not in ("interaction", "total"):
             raise ValueError(f"energy must be 'interaction' or 'total', got {energy!r}")
-        chosen = list(range(n_particles)) if atoms is None else [int(a) for a in atoms]
+        chosen = _indices(atoms, n_particles)
         species = self._species(topology, chosen)
         _refuse_unfit(system, chosen)
+        if len(chosen) == n_particles and any(
+            force.getName() == FORCE_NAME for force in system.getForces()
+        ):
+            warnings.warn(
+                "the System has an SE3Potential already; this one acts on all atoms, "
+                "so some are counted twice; add it to a new System, or choose other "
+                "atoms with atoms=",
+                stacklevel=2,
+            )
         offset = 0.0
         if energy == "total":
             offset = sum(
@@ -249,6 +265,47 @@ class SE3Potential:
                     f"atom {index} is {symbol}, which the model "
                     f"'{self.metadata['name']}' does not know; it knows {known}"
                 )
+
+
+def _require_topology(topology: app.Topology) -> None:
+    if not isinstance(topology, app.Topology):
+        raise TypeError(
+            "topology must be an openmm.app.Topology, such as PDBFile(...).topology, "
+            f"got {type(topology).__name__}"
+        )
+
+
+def _indices(
+    atoms: Iterable[int | bool | app.topology.Atom] | None, n_particles: int
+) -> list[int]:
+    """Return atoms as indices, whichever way they were chosen.
+
+    Raises:
+        ValueError: Names what is not an atom, or a mask of another length.
+    """
+    if atoms is None:
+        return list(range(n_particles))
+    chosen = list(atoms)
+    if chosen and all(isinstance(atom, bool | np.bool_) for atom in chosen):
+        if len(chosen) != n_particles:
+            raise ValueError(
+                f"the mask in atoms has {len(chosen)} booleans, the System "
+                f"{n_particles} particles: they must be the same"
+            )
+        return [int(index) for index in np.flatnonzero(chosen)]
+    return [_index(atom) for atom in chosen]
+
+
+def _index(atom: Any) -> int:
+    if isinstance(atom, app.topology.Atom):
+        return int(atom.index)
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        if not isinstance(atom, bool | np.bool_) and int(atom) == atom:
+            return int(atom)
+    raise ValueError(
+        f"{atom!r} in atoms is no atom: give indices, atoms of the topology, or a mask "
+        "with a boolean for each atom"
+    )
 
 
 def _refuse_unfit(system: openmm.System, chosen: list[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -59,6 +60,7 @@ class RunFolder:
         self.path = Path(path)
         self.overwrite = overwrite
         self._lock: int | None = None
+        self._is_new = False
 
     def __enter__(self) -> RunFolder:
         """Make and lock the folder.
@@ -67,7 +69,7 @@ class RunFolder:
             FolderInUseError: Another run holds it, or it has results already.
             OSError: It cannot be made or written to.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._is_new = not self.path.exists()
         self._lock = self._acquire()
         try:
             if not self.overwrite:
@@ -83,8 +85,11 @@ class RunFolder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Release the folder."""
+        """Release the folder; one that is new and still empty is removed."""
         self._release()
+        if self._is_new:
+            with contextlib.suppress(OSError):  # it is not empty
+                self.path.rmdir()
 
     def __truediv__(self, name: str) -> Path:
         """Return the path of a file in the folder."""
@@ -102,6 +107,8 @@ class RunFolder:
     def _acquire(self) -> int:
         path = self.path / LOCK
         while True:
+            # Here, because a last holder removes its folder if that is empty.
+            self.path.mkdir(parents=True, exist_ok=True)
             lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -144,6 +151,17 @@ def refuse_results(path: str | Path) -> None:
             f"{path} has results of an earlier run ({', '.join(found)}); give --out "
             "another folder, or --overwrite to replace them"
         )
+
+
+def was_cut_short(path: str | Path) -> bool:
+    """Tell whether a folder holds an interrupted run that has production frames."""
+    run = Path(path) / RUN
+    if not run.is_file():
+        return False
+    facts = json.loads(run.read_text(encoding="utf-8"))
+    return bool(
+        facts["status"] == "interrupted" and facts["steps"] >= facts["frame_interval"]
+    )
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -143,7 +143,7 @@ class GuardReporter:
             distance[atom] = np.inf
             nearest = int(np.argmin(distance))
             text += (
-                f"; in the last good frame it was {distance[nearest]:.2f} A from "
+                f"; in the last good frame it was {distance[nearest]:.2f} Å from "
                 f"{self._names[nearest]}"
             )
         return f"{text}; {LIKELY_CAUSES}"
@@ -153,7 +153,7 @@ class GuardReporter:
         change = lengths[worst] - self._reference[worst]
         first, second = (self._names[i] for i in self._bonds[worst])
         return (
-            f"the bond of {first} and {second} is {lengths[worst]:.2f} A long, "
-            f"{change:+.2f} A from its reference; "
+            f"the bond of {first} and {second} is {lengths[worst]:.2f} Å long, "
+            f"{change:+.2f} Å from its reference; "
             f"{LIKELY_CAUSES}"
         )

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
@@ -25,6 +26,7 @@ from openmm_se3.simulation.reporters import every
 SECONDS_PER_DAY = 86400.0
 UPDATE_SECONDS = 1.0
 LINES = 10  # lines printed where there is no terminal
+WIDTH_WITH_DRIFT = 116  # columns of the terminal
 
 
 def ns_per_day(steps: int, dt_fs: float, seconds: float) -> float:
@@ -64,14 +66,17 @@ class ProgressReporter:
         self._dt_fs = dt_fs
         self._log = log
         self._kt_dof = kt_dof
-        self._bar = Progress(
+        columns: list[ProgressColumn] = [
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:>6.0f}/{task.total:.0f} steps"),
+            BarColumn(bar_width=None),  # what the others leave
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(),
-            console=console,
-            refresh_per_second=2,
+        ]
+        if console.width >= WIDTH_WITH_DRIFT:
+            columns.insert(-1, TextColumn("{task.fields[drift]}"))
+        self._bar = Progress(
+            *columns, console=console, refresh_per_second=2, expand=True
         )
         self._task: TaskID | None = None
         self._start = self._updated = 0.0
@@ -85,7 +90,9 @@ class ProgressReporter:
             yield
             return
         with self._bar:
-            self._task = self._bar.add_task(self._name, total=self._steps, speed="")
+            self._task = self._bar.add_task(
+                self._name, total=self._steps, speed="", drift=""
+            )
             yield
 
     def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
@@ -103,22 +110,29 @@ class ProgressReporter:
         if self._task is not None:
             if last or now - self._updated > UPDATE_SECONDS:
                 self._updated = now
-                text = self._text(step, now)
-                self._bar.update(self._task, completed=step, speed=text)
+                self._bar.update(
+                    self._task,
+                    completed=step,
+                    speed=self._speed(step, now),
+                    drift=self._drift(),
+                )
         elif step * LINES >= (self._lines + 1) * self._steps:
             self._lines = step * LINES // self._steps
-            done = f"{self._name}: {step}/{self._steps} steps, "
-            text = done + self._text(step, now)
+            done = f"{self._name}: {step}/{self._steps} steps"
+            parts = [done, self._speed(step, now), self._drift()]
+            text = ", ".join(part for part in parts if part)
             self._console.print(text, highlight=False, soft_wrap=True)
 
-    def _text(self, step: int, now: float) -> str:
+    def _speed(self, step: int, now: float) -> str:
         speed = ns_per_day(step, self._dt_fs, now - self._start)
-        text = f"{step * self._dt_fs / 1000.0:.1f} ps, {speed:.2f} ns/day"
+        return f"{step * self._dt_fs / 1000.0:.1f} ps, {speed:.2f} ns/day"
+
+    def _drift(self) -> str:
         if self._log is not None and self._kt_dof is not None:
             # The shadow energy shows a drift sooner; rows too close together have none.
             energies = self._log.shadows or self._log.totals
             drift = energy_drift(self._log.times[: len(energies)], energies)
             if drift is not None:
                 slope, error = drift.per_kt(*self._kt_dof)
-                text += f", drift {slope:+.4f} ± {error:.4f} kT/ns/dof"
-        return text
+                return f"drift {slope:+.4f} ± {error:.4f} kT/ns/dof"
+        return ""

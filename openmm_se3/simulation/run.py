@@ -205,7 +205,7 @@ class _Run:
             interrupted = isinstance(error, KeyboardInterrupt)
             # On a full disk this may fail too; the first error is the one to show.
             with contextlib.suppress(OSError):
-                self._end("interrupted" if interrupted else "failed", repr(error))
+                self._end("interrupted" if interrupted else "failed", _cause(error))
             raise
         return self._end("completed", "")
 
@@ -377,6 +377,13 @@ def _minimise(simulation: app.Simulation, positions: np.ndarray) -> np.ndarray:
             "that the positions are in Angstrom and that no two atoms overlap"
         )
     return minimum * NM_TO_ANGSTROM
+
+
+def _cause(error: BaseException) -> str:
+    """Return in words why a run ended."""
+    if isinstance(error, KeyboardInterrupt):
+        return str(error) or "Ctrl-C"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _versions() -> dict[str, str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 from openmm import app
@@ -14,6 +12,7 @@ from openmm_se3.simulation.folder import refuse_results
 from openmm_se3.simulation.options import RunOptions
 from openmm_se3.simulation.platforms import named_platform
 from openmm_se3.simulation.run import RunRecord, run_dynamics
+from openmm_se3.threads import threads_for
 
 OH_LENGTH = 0.9572  # A, gas-phase water
 HOH_ANGLE = 104.52  # degrees
@@ -21,7 +20,6 @@ HYDROGEN_BOND = 2.9  # A, O-O distance of a new molecule to its donor
 # A, least distances between molecules of a start; closer ones would be pushed apart.
 MIN_CONTACT = {("H", "H"): 1.8, ("H", "O"): 1.7, ("O", "O"): 2.6}
 TRIES = 200  # orientations of a new molecule before another donor is taken
-ONE_THREAD_ATOMS = 60  # up to here one thread is faster than several
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,15 +66,15 @@ def run_water(options: WaterRun, console: Console | None = None) -> RunRecord:
 
     topology = water_topology(options.molecules)
     positions = water_start(options.molecules, options.seed)
-    potential = SE3Potential(options.model, precision=options.precision)
-    system = potential.createSystem(topology)
-    about = {
-        "molecules": options.molecules,
-        "model": options.model,
-        "backend": potential.backend,
-        "level_of_theory": potential.metadata.get("level_of_theory"),
-    }
-    with _threads_for(len(positions)):
+    with threads_for(len(positions)):
+        potential = SE3Potential(options.model, precision=options.precision)
+        system = potential.createSystem(topology)
+        about = {
+            "molecules": options.molecules,
+            "model": options.model,
+            "backend": potential.backend,
+            "level_of_theory": potential.metadata.get("level_of_theory"),
+        }
         return run_dynamics(system, topology, positions, options, about, console)
 
 
@@ -133,16 +131,3 @@ def _has_bad_contact(molecule: np.ndarray, others: list[np.ndarray]) -> bool:
     )
     separation = np.array(others)[:, None, :, :] - molecule[None, :, None, :]
     return bool((np.linalg.norm(separation, axis=-1) < least).any())
-
-
-@contextlib.contextmanager
-def _threads_for(n_atoms: int) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    if n_atoms <= ONE_THREAD_ATOMS:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

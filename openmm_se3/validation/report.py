@@ -12,6 +12,7 @@ from typing import Any
 import openmm
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from openmm_se3.files import atomic_write
@@ -74,8 +75,8 @@ class Report:
             if check.status != "pass":
                 console.print(
                     f"[{COLOURS[check.status]}]{check.status}[/]: {check.group}, "
-                    f"{check.name}: {_number(check)} (limit {check.limit}) "
-                    f"{check.note}",
+                    f"{escape(check.name)}: {_number(check)} (limit {check.limit}) "
+                    f"{escape(check.note)}",
                     highlight=False,
                 )
         console.print(self.summary())
@@ -107,4 +108,10 @@ def _number(check: Check) -> str:
 
 def _cells(check: Check) -> tuple[str, ...]:
     result = f"[{COLOURS[check.status]}]{check.status}[/]"
-    return f"  {check.name}", _number(check), check.limit, result, check.note
+    return (
+        f"  {escape(check.name)}",
+        _number(check),
+        check.limit,
+        result,
+        escape(check.note),
+    )
