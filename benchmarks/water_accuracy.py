@@ -30,9 +30,9 @@ from water_geometry import (
     frequencies,
 )
 
-from openmm_se3.export.modelfile import ModelFile, evaluate, load_model
 from openmm_se3.files import atomic_write
 from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.modelfile import ModelFile, evaluate, load_model
 from openmm_se3.reference.frames import Frame
 from openmm_se3.reference.sources import read_datasets
 from openmm_se3.shipped import models_folder

@@ -30,10 +30,10 @@ from rich.table import Table
 from openmm_se3.analysis.energies import energies
 from openmm_se3.analysis.read import read_folder
 from openmm_se3.analysis.stability import Stability, judge
-from openmm_se3.export.modelfile import load_model
 from openmm_se3.files import atomic_write
 from openmm_se3.force import SE3Potential
 from openmm_se3.integrators import run_verlet
+from openmm_se3.modelfile import load_model
 from openmm_se3.reference.executor import LocalExecutor
 from openmm_se3.simulation import RunOptions, run_dynamics, water_start, water_topology
 from openmm_se3.units import (

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from random_model import random_checkpoint
 from test_integrators import ANGLE, LENGTH, water_force
 
-from openmm_se3.export.modelfile import contents
 from openmm_se3.export.write import model_of_checkpoint
+from openmm_se3.modelfile import contents
 from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import Frame, Frames
 from openmm_se3.reference.hdf5 import write_hdf5

@@ -42,9 +42,9 @@ from openmm_se3.export import (
     load_model,
     modules,
 )
-from openmm_se3.export.modelfile import UNITS
 from openmm_se3.graph import neighbour_pairs
 from openmm_se3.model.radial import Envelope
+from openmm_se3.modelfile import UNITS
 from openmm_se3.training.checkpoint import save_checkpoint
 
 # The cheapest network; for what does not depend on its equations.

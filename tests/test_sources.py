@@ -17,7 +17,7 @@ from ase.io import write
 from click.testing import CliRunner
 
 from openmm_se3.cli import main
-from openmm_se3.export.modelfile import evaluate, load_model
+from openmm_se3.modelfile import evaluate, load_model
 from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import SPLITS, Frame, Frames, join
 from openmm_se3.reference.inspection import inspect

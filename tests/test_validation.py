@@ -17,11 +17,11 @@ from random_model import SELF_ENERGIES, WATER, random_checkpoint, random_network
 from rich.console import Console
 
 from openmm_se3.cli import main
-from openmm_se3.export.modelfile import contents, load_model
 from openmm_se3.export.write import model_of_checkpoint
 from openmm_se3.force import SE3Potential
 from openmm_se3.model.layers import Gate
 from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.modelfile import contents, load_model
 from openmm_se3.shipped import shipped_models
 from openmm_se3.units import EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM
 from openmm_se3.validation import backends, battery, energies, symmetry

@@ -49,7 +49,7 @@ def command(
     """
     import torch
 
-    from openmm_se3.export.modelfile import load_model
+    from openmm_se3.modelfile import load_model
     from openmm_se3.reference.level import level_name
     from openmm_se3.reference.sources import read_sources
     from openmm_se3.training.evaluation import evaluate_model, write_evaluation

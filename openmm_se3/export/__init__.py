@@ -1,14 +1,13 @@
 """Trained model -> self-describing files, checked equal to the network before use.
 
-modelfile  the files: what they hold, reading and checking them
 modules    TorchScript modules in OpenMM's units
 checks     exported equals eager
 write      checkpoint -> files
 """
 
 from openmm_se3.export.checks import ExportError
-from openmm_se3.export.modelfile import ModelFile, ModelFileError, load_model
 from openmm_se3.export.write import export_model, export_topology
+from openmm_se3.modelfile import ModelFile, ModelFileError, load_model
 
 __all__ = [
     "ExportError",

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from openmm_se3.export.checks import random_positions, require_equal
-from openmm_se3.export.modelfile import ModelFile
 from openmm_se3.export.modules import GenericForce, specialise
 from openmm_se3.graph import neighbour_pairs
 from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.modelfile import ModelFile
 from openmm_se3.threads import threads_for
 from openmm_se3.units import (
     EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM,

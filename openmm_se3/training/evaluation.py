@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from openmm_se3.export.modelfile import ModelFile
 from openmm_se3.files import atomic_write
+from openmm_se3.modelfile import ModelFile
 from openmm_se3.reference.frames import Frames
 from openmm_se3.training.data import FrameGraphs
 from openmm_se3.training.metrics import (

@@ -31,9 +31,9 @@ from rich.console import Console
 
 from openmm_se3.config import ModelConfig, to_dict
 from openmm_se3.elements import SYMBOLS
-from openmm_se3.export.modelfile import load_model
 from openmm_se3.files import atomic_write
 from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.modelfile import load_model
 from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import SPLITS
 from openmm_se3.reference.sources import hash_source

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from openmm_se3.export.modelfile import load_model
 from openmm_se3.force import SE3Potential
+from openmm_se3.modelfile import load_model
 from openmm_se3.threads import threads_for
 from openmm_se3.validation.backends import backend_checks
 from openmm_se3.validation.check import Check

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from openmm_se3.export.modelfile import ModelFile
-from openmm_se3.export.modelfile import evaluate as evaluate_symbols
 from openmm_se3.graph import all_pairs
 from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.modelfile import ModelFile
+from openmm_se3.modelfile import evaluate as evaluate_symbols
 from openmm_se3.validation.structures import Structure, symbols
 
 DTYPES = {"double": torch.float64, "single": torch.float32}
