@@ -28,9 +28,9 @@ from random_model import (
 )
 
 from openmm_se3 import SE3Potential, plugin
-from openmm_se3.force import module
+from openmm_se3.export import build as module
+from openmm_se3.export.build import DENSE_ATOMS
 from openmm_se3.force.backends import BACKENDS
-from openmm_se3.force.module import DENSE_ATOMS
 from openmm_se3.graph import all_pairs
 
 PLATFORMS = [

@@ -176,3 +176,40 @@ def test_the_check_runs_the_commands_of_the_readme() -> None:
     ]
     positions = [lines.index(line) for line in order]
     assert positions == sorted(positions)
+
+
+# Each part of the package imports from those before it only.
+PIPELINE = (
+    ("version", "units", "elements", "files", "threads", "config", "graph", "shipped"),
+    ("plugin", "model"),
+    ("modelfile",),
+    ("reference",),
+    ("training", "nbody"),
+    ("export",),
+    ("force",),
+    ("integrators", "simulation"),
+    ("analysis", "validation", "doctor"),
+    ("cli",),
+)
+
+
+def test_imports_point_down_the_pipeline() -> None:
+    level = {part: i for i, parts in enumerate(PIPELINE) for part in parts}
+    package = ROOT / "openmm_se3"
+    seen = 0
+    for path in sorted(package.rglob("*.py")):
+        part = path.relative_to(package).with_suffix("").parts[0]
+        if part == "__init__":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not node.module:
+                continue
+            names = node.module.split(".")
+            if names[0] != "openmm_se3":
+                continue
+            imported = names[1:2] or [alias.name for alias in node.names]
+            for name in imported:
+                if name in level:
+                    seen += 1
+                    assert level[name] <= level[part], f"{path}: {node.module}"
+    assert seen > 200

@@ -46,7 +46,12 @@ MASSES = np.array([15.99943, 1.007947, 1.007947])  # OpenMM's, dalton
 
 def run(out: Path, n_molecules: int = 1, **options: object) -> RunRecord:
     system, topology = harmonic_water(n_molecules)
-    settings = {"platform": "Reference", "equilibration_ps": 0.2, **options}
+    settings = {
+        "platform": "Reference",
+        "equilibration_ps": 0.2,
+        "frame_fs": 2.0,
+        **options,
+    }
     chosen = RunOptions(out=out, **settings)  # type: ignore[arg-type]
     return run_dynamics(system, topology, water_start(n_molecules, 1), chosen)
 
@@ -68,7 +73,9 @@ class BreakingForce:
 def run_breaking(out: Path, step: int, force: float, platform: str) -> RunRecord:
     system, topology = harmonic_water()
     system.addForce(openmm.PythonForce(BreakingForce(step, force)))
-    options = RunOptions(out=out, steps=2000, equilibration_ps=0.0, platform=platform)
+    options = RunOptions(
+        out=out, steps=2000, equilibration_ps=0.0, platform=platform, frame_fs=2.0
+    )
     return run_dynamics(system, topology, water_start(1), options)
 
 

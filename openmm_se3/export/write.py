@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from openmm_se3.config import ModelConfig, from_dict
+from openmm_se3.export.build import ForceSettings, build_module, eager_force
 from openmm_se3.export.checks import random_positions, require_equal
 from openmm_se3.export.modules import GenericForce
 from openmm_se3.files import atomic_write, sha256
-from openmm_se3.force.module import ForceSettings, build_module, eager_force
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.modelfile import (
     DESCRIPTION,

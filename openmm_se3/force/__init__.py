@@ -2,7 +2,6 @@
 
     potential  SE3Potential, what users call
     backends   TorchForce and PythonForce
-    module     the TorchScript module of one force
     ase        ASE calculator
 
 Units change here: OpenMM's nm, ps and kJ/mol outside, A and eV inside.

@@ -14,7 +14,7 @@ import torch
 from openmm import unit
 
 from openmm_se3 import plugin
-from openmm_se3.force.module import ForceSettings, build_module
+from openmm_se3.export.build import ForceSettings, build_module
 
 BACKENDS = ("torchforce", "pythonforce")
 FORCE_NAME = "SE3Potential"  # of our forces in a System

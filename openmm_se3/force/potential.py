@@ -13,8 +13,8 @@ import openmm
 from openmm import app, unit
 
 from openmm_se3.elements import ATOMIC_NUMBERS, SYMBOLS
+from openmm_se3.export.build import PRECISIONS, ForceSettings
 from openmm_se3.force.backends import FORCE_NAME, make_force, resolve
-from openmm_se3.force.module import PRECISIONS, ForceSettings
 from openmm_se3.modelfile import evaluate, load_model
 
 if TYPE_CHECKING:
