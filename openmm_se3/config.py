@@ -101,7 +101,10 @@ class ModelConfig:
             images equal (equivariance under O(3), not only SO(3)).
         kernel: "depthwise" (a radial function per path and channel, channels mixed on
             the atoms) or "full" (a radial function per path and pair of channels).
-        radial_functions: Bessel functions of the distance.
+        envelope: "smooth" (everything fades before the cutoff) or "none": the energy
+            jumps when a neighbour crosses the cutoff, as in the thesis.
+        radial_basis: "bessel" functions of the distance, or "distance" itself.
+        radial_functions: Number of Bessel functions.
         radial_width: Width of the radial networks.
         self_interaction: "attentive" (2.6, 2.7) or "linear" (a fixed mixing of
             channels).
@@ -123,6 +126,8 @@ class ModelConfig:
     jmax: int | None = None
     mirror: bool = True
     kernel: typing.Literal["depthwise", "full"] = "depthwise"
+    envelope: typing.Literal["smooth", "none"] = "smooth"
+    radial_basis: typing.Literal["bessel", "distance"] = "bessel"
     radial_functions: int = 8
     radial_width: int = 32
     self_interaction: typing.Literal["attentive", "linear"] = "attentive"

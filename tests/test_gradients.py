@@ -19,6 +19,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "full kernel": {"kernel": "full"},
     "both parities, linear": {"mirror": False, "self_interaction": "linear"},
     "norm": {"nonlinearity": "norm", "embedding": "one-hot"},
+    "sharp cutoff": {"envelope": "none", "radial_basis": "distance"},
 }
 TINY: dict[str, Any] = {
     "layers": 2,

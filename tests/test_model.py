@@ -30,6 +30,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "one layer": {"layers": 1},
     "scalars only": {"lmax": 0},
     "direct": {"force_mode": "direct"},
+    "sharp cutoff": {"envelope": "none", "radial_basis": "distance"},
 }
 
 both_precisions = pytest.mark.parametrize(

@@ -96,14 +96,8 @@ def test_one_of_many_neighbours_crosses(edges: Edges, dtype: torch.dtype) -> Non
     assert max(change) < 20.0 * TOLERANCE[dtype]
 
 
-class NoEnvelope(Envelope):
-    def forward(self, distance: Tensor) -> Tensor:
-        return torch.ones_like(distance)
-
-
 def test_without_the_envelope_the_energy_jumps() -> None:
-    network = random_network()
-    network.envelope = NoEnvelope(CUTOFF)
+    network = random_network(envelope="none")
     energy, force = across_the_cutoff(
         network, torch.zeros(1, 3).double(), torch.tensor([1, 0]), sparse_edges
     )

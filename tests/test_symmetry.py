@@ -278,6 +278,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "degree 3": {"lmax": 3, "layers": 2},
     "one-hot, norm": {"embedding": "one-hot", "nonlinearity": "norm"},
     "direct": {"force_mode": "direct"},
+    "sharp cutoff": {"envelope": "none", "radial_basis": "distance"},
     "direct, full, norm": {
         "force_mode": "direct",
         "kernel": "full",

@@ -43,6 +43,9 @@ from openmm_se3.model.layers import AttentiveSelfInteraction, EquivariantLinear
 from openmm_se3.model.radial import RadialNetwork
 
 LOGIT_BOUND = 10.0
+# In the place of the 1 in the denominator: below any weight, and not zero where an atom
+# has no neighbours.
+NO_NEIGHBOURS = 1e-12
 
 
 # Where the edges are all pairs, sorted by centre, a quantity of edges is an array
@@ -118,8 +121,10 @@ class AttentionLayer(nn.Module):
             kernel = FullKernel(self.basis.paths, channels_in, key_channels + channels)
         self.kernel = kernel
         self.radial = RadialNetwork(
-            config.radial_functions, config.radial_width, kernel.n_radial
+            n_radial_functions(config), config.radial_width, kernel.n_radial
         )
+        # With a sharp cutoff the weights of the neighbours add up to one, as in (2.5).
+        self.rest = 1.0 if config.envelope == "smooth" else NO_NEIGHBOURS
         self.output = EquivariantLinear(l_max, channels, channels)
         self.self_interaction: nn.Module
         if config.self_interaction == "attentive":
@@ -133,7 +138,7 @@ class AttentionLayer(nn.Module):
         self,
         features: Tensor,
         harmonics: Tensor,
-        bessel: Tensor,
+        radial_basis: Tensor,
         envelope: Tensor,
         centre: Tensor,
         neighbour: Tensor,
@@ -144,7 +149,7 @@ class AttentionLayer(nn.Module):
         Args:
             features: f_in [(k_max+1)^2, n_atoms, channels_in].
             harmonics: Y_{Jm} of the edges' directions [n_edges, (jmax+1)^2].
-            bessel: Radial basis [n_edges, n_functions].
+            radial_basis: b_n(r) [n_edges, n_functions].
             envelope: u(r) [n_edges].
             centre: Atom i of each edge [n_edges].
             neighbour: Atom j of each edge [n_edges].
@@ -154,7 +159,7 @@ class AttentionLayer(nn.Module):
         queries = self.query(features[: self.dim_query]).transpose(0, 1)  # (2.3)
         senders = self.mix(features).index_select(1, neighbour).transpose(0, 1)
         basis = self.basis(harmonics)  # (2.1)
-        radial = self.radial(bessel, envelope)
+        radial = self.radial(radial_basis, envelope)
         messages = self.kernel(
             basis, radial, senders
         )  # (2.2) [n_edges, dim_out, Ck + C]
@@ -168,7 +173,7 @@ class AttentionLayer(nn.Module):
         logits = (at_centre(queries, centre, dense) * keys).sum((-3, -1))
         logits = self.logit_bound * torch.tanh(logits)
         weights = torch.exp(logits) * by_centre(envelope, n_atoms, dense).unsqueeze(-1)
-        total = 1.0 + sum_over_neighbours(weights, centre, n_atoms, dense)
+        total = self.rest + sum_over_neighbours(weights, centre, n_atoms, dense)
         alpha = weights / at_centre(total, centre, dense)  # (2.5) [edges, heads]
 
         weighted = values * alpha.unsqueeze(-2).unsqueeze(-1)
@@ -179,6 +184,11 @@ class AttentionLayer(nn.Module):
             low, high = update.split([self.dim_query, self.dim_out - self.dim_query])
             return torch.cat([kept + low, high])
         return kept + update  # (2.8)
+
+
+def n_radial_functions(config: ModelConfig) -> int:
+    """Return the number of functions of the radial basis."""
+    return config.radial_functions if config.radial_basis == "bessel" else 1
 
 
 def max_harmonic(config: ModelConfig) -> int:

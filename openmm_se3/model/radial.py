@@ -4,7 +4,7 @@
 |----------|------------|--------------------------------|
 | |x_ij|   | distance   | [n_edges]                      |
 | u(r)     | envelope   | [n_edges]                      |
-| b_n(r)   | bessel     | [n_edges, n_functions]         |
+| b_n(r)   | basis      | [n_edges, n_functions]         |
 | psi(r)   | radial     | [n_edges, n_outputs]           |
 """
 
@@ -30,6 +30,36 @@ class Envelope(nn.Module):
     def forward(self, distance: Tensor) -> Tensor:
         """Return u(r) [n_edges] for distances r [n_edges], A."""
         return (1.0 - (distance / self.cutoff).pow(4)).clamp(min=0.0).pow(3)
+
+
+class SharpCutoff(nn.Module):
+    """u(r) = 1 within the cutoff r_c and 0 beyond.
+
+    As in the thesis, where the energy jumps when a neighbour crosses the cutoff.
+    """
+
+    def __init__(self, cutoff: float) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Return u(r) [n_edges] for distances r [n_edges], A."""
+        return (distance < self.cutoff).to(distance.dtype)
+
+
+class DistanceBasis(nn.Module):
+    """The distance itself, as a share of the cutoff: one function, b_1(r) = r / r_c.
+
+    As in the thesis and the original SE(3)-Transformer.
+    """
+
+    def __init__(self, cutoff: float) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Return b_1(r) [n_edges, 1] for distances r [n_edges], A."""
+        return distance.unsqueeze(-1) / self.cutoff
 
 
 class BesselBasis(nn.Module):
@@ -59,12 +89,12 @@ class RadialNetwork(nn.Module):
         self.hidden = nn.Linear(n_functions, width)
         self.output = nn.Linear(width, n_outputs)
 
-    def forward(self, bessel: Tensor, envelope: Tensor) -> Tensor:
+    def forward(self, basis: Tensor, envelope: Tensor) -> Tensor:
         """Return psi [n_edges, n_outputs].
 
         Args:
-            bessel: b_n(r) [n_edges, n_functions].
+            basis: b_n(r) [n_edges, n_functions].
             envelope: u(r) [n_edges].
         """
-        hidden = nn.functional.silu(self.hidden(bessel))
+        hidden = nn.functional.silu(self.hidden(basis))
         return self.output(hidden) * envelope.unsqueeze(-1)

@@ -22,7 +22,7 @@ from openmm_se3.model.attention import (
 )
 from openmm_se3.model.kernel import SphericalHarmonics
 from openmm_se3.model.layers import Gate, NormNonlinearity
-from openmm_se3.model.radial import BesselBasis, Envelope
+from openmm_se3.model.radial import BesselBasis, DistanceBasis, Envelope, SharpCutoff
 from openmm_se3.model.wall import ZBLWall
 
 # Added to squared distances (A^2): atoms on top of each other give no NaN, and at
@@ -56,8 +56,16 @@ class SE3Transformer(nn.Module):
         else:
             embedding = nn.Embedding.from_pretrained(torch.eye(self.n_species))
         self.embedding = embedding
-        self.envelope = Envelope(config.cutoff)
-        self.bessel = BesselBasis(config.cutoff, config.radial_functions)
+        self.envelope: nn.Module
+        if config.envelope == "smooth":
+            self.envelope = Envelope(config.cutoff)
+        else:
+            self.envelope = SharpCutoff(config.cutoff)
+        self.radial_basis: nn.Module
+        if config.radial_basis == "bessel":
+            self.radial_basis = BesselBasis(config.cutoff, config.radial_functions)
+        else:
+            self.radial_basis = DistanceBasis(config.cutoff)
         self.harmonics = SphericalHarmonics(max_harmonic(config))
         self.has_wall = config.wall
         self.wall = ZBLWall(config.elements)
@@ -238,11 +246,11 @@ class SE3Transformer(nn.Module):
         distance = torch.sqrt(vectors.square().sum(1) + self.distance_epsilon)
         harmonics = self.harmonics(vectors / distance.unsqueeze(1))
         envelope = self.envelope(distance)
-        bessel = self.bessel(distance)
+        radial_basis = self.radial_basis(distance)
         features = self.embedding(species).unsqueeze(0)  # [1, n_atoms, channels]
         for attention, nonlinearity in zip(self.attention, self.nonlinearities):
             features = attention(
-                features, harmonics, bessel, envelope, centre, neighbour, dense
+                features, harmonics, radial_basis, envelope, centre, neighbour, dense
             )
             features = nonlinearity(features)
         if self.has_wall:

@@ -54,7 +54,7 @@ class ParticleTransformer(nn.Module):
         self.charge = nn.Parameter(torch.randn(2, channels))
         self.velocity = nn.Parameter(torch.randn(channels))
         self.envelope = Envelope(config.cutoff)
-        self.bessel = BesselBasis(config.cutoff, config.radial_functions)
+        self.radial_basis = BesselBasis(config.cutoff, config.radial_functions)
         self.harmonics = SphericalHarmonics(max_harmonic(config))
         degrees = [1] + [config.lmax] * (config.layers - 1) + [1]
         pairs = list(zip(degrees[:-1], degrees[1:], strict=True))
@@ -81,7 +81,7 @@ class ParticleTransformer(nn.Module):
         vectors = x.index_select(0, neighbour) - x.index_select(0, centre)
         distance = torch.sqrt(vectors.square().sum(1) + DISTANCE_EPSILON)
         harmonics = self.harmonics(vectors / distance.unsqueeze(1))
-        envelope, bessel = self.envelope(distance), self.bessel(distance)
+        envelope, radial = self.envelope(distance), self.radial_basis(distance)
         scalars = self.charge.index_select(0, (charges.flatten() > 0).long())
         features = torch.cat(
             [scalars.unsqueeze(0), v.T.unsqueeze(2) * self.velocity]
@@ -89,7 +89,7 @@ class ParticleTransformer(nn.Module):
         for attention, gate in zip(self.attention, self.gates, strict=True):
             features = gate(
                 attention(
-                    features, harmonics, bessel, envelope, centre, neighbour, False
+                    features, harmonics, radial, envelope, centre, neighbour, False
                 )
             )
         vectors = self.head(features[1:4])  # [3, n * n_particles, 2]

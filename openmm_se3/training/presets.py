@@ -8,8 +8,9 @@ or four channels a head, orders up to 2 or 3, kernels with a radial function for
 pair of channels, the norm nonlinearity (2.9), one-hot species and direct forces; Adam
 from a learning rate of 1e-3, cut to 1e-5 and 1e-7 after 43 and 88 percent of the steps
 ("86,000 and 176,000 of 200,000"), clipped gradients and batches of about 100 molecules.
-It does not say what cutoff, width of the radial networks or clipping it used: those are
-ours.
+Its attention is a plain softmax over neighbours, and the radial networks see the
+distance itself.  It does not say what cutoff, width of the radial networks or clipping
+it used: those are ours.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ THESIS_MODEL: dict[str, Any] = {
     "jmax": None,
     "mirror": False,
     "kernel": "full",
+    "envelope": "none",
+    "radial_basis": "distance",
     "self_interaction": "attentive",
     "nonlinearity": "norm",
     "embedding": "one-hot",
