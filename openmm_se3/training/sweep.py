@@ -28,7 +28,7 @@ class Variant:
 
     Attributes:
         name: Its settings in words, which is also its folder.
-        settings: Values by "section.key".
+        settings: What sets it apart, by name.
         config: The run.
     """
 
@@ -90,6 +90,17 @@ def variants(base: RunConfig, grid: Mapping[str, Sequence[Any]]) -> list[Variant
 def run_sweep(
     chosen: Sequence[Variant], folder: Path, console: Console
 ) -> list[Result] | None:
+    """Run what is not finished yet and write table and curves; see run_variants."""
+    results = run_variants(chosen, folder, console)
+    if results is not None:
+        _write_table(folder / TABLE, results)
+        _plot(folder / CURVES, results)
+    return results
+
+
+def run_variants(
+    chosen: Sequence[Variant], folder: Path, console: Console
+) -> list[Result] | None:
     """Run what is not finished yet, one run after the other.
 
     Args:
@@ -110,8 +121,6 @@ def run_sweep(
             if not outcome.finished:
                 return None
         results.append(_result(variant, out))
-    _write_table(folder / TABLE, results)
-    _plot(folder / CURVES, results)
     return results
 
 
