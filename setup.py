@@ -107,7 +107,10 @@ setup(
         "test": TEST,
         "dev": DEV,
     },
-    entry_points={"console_scripts": ["openmm-se3 = openmm_se3.cli:main"]},
+    entry_points={
+        "console_scripts": ["openmm-se3 = openmm_se3.cli:main"],
+        "openmmml.potentials": ["se3 = openmm_se3.openmmml:SE3PotentialImplFactory"],
+    },
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",

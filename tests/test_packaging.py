@@ -187,7 +187,7 @@ PIPELINE = (
     ("training", "nbody"),
     ("export",),
     ("force",),
-    ("integrators", "simulation"),
+    ("openmmml", "integrators", "simulation"),
     ("analysis", "validation", "doctor"),
     ("cli",),
 )

@@ -134,12 +134,8 @@ class SE3Potential:
                 f"the topology has {topology.getNumAtoms()} atoms, the System "
                 f"{n_particles} particles: they must be the same"
             )
-        if not 0 <= forceGroup <= 31:
-            raise ValueError(f"forceGroup must be 0 to 31, got {forceGroup}")
-        if energy not in ("interaction", "total"):
-            raise ValueError(f"energy must be 'interaction' or 'total', got {energy!r}")
         chosen = _indices(atoms, n_particles)
-        species = self._species(topology, chosen)
+        self._species(topology, chosen)
         _refuse_unfit(system, chosen)
         if len(chosen) == n_particles and any(
             force.getName() == FORCE_NAME for force in system.getForces()
@@ -150,15 +146,52 @@ class SE3Potential:
                 "atoms with atoms=",
                 stacklevel=2,
             )
+        periodic = system.usesPeriodicBoundaryConditions()
+        system.addForce(
+            self.makeForce(
+                topology, chosen, forceGroup, energy=energy, periodic=periodic
+            )
+        )
+
+    def makeForce(  # noqa: N802
+        self,
+        topology: app.Topology,
+        atoms: Iterable[int | bool | app.topology.Atom] | None = None,
+        forceGroup: int = 0,  # noqa: N803
+        *,
+        energy: str = "interaction",
+        periodic: bool = False,
+    ) -> openmm.Force:
+        """Return this potential as a force for a System with the topology's atoms.
+
+        For what adds forces to Systems itself; otherwise use :meth:`addForces`, which
+        also looks whether the System is fit.
+
+        Args:
+            topology: Topology of the whole System.
+            atoms: The atoms the model acts on, as for :meth:`addForces`.
+            forceGroup: Force group, 0 to 31.
+            energy: "interaction" or "total", as for :meth:`addForces`.
+            periodic: The System is periodic, also where the topology has no box.
+
+        Raises:
+            TypeError: The topology is none.
+            ValueError: Atoms are out of range, given twice or of unknown elements, or
+                an argument is not one of its choices.
+        """
+        _require_topology(topology)
+        if not 0 <= forceGroup <= 31:
+            raise ValueError(f"forceGroup must be 0 to 31, got {forceGroup}")
+        if energy not in ("interaction", "total"):
+            raise ValueError(f"energy must be 'interaction' or 'total', got {energy!r}")
+        n_particles = topology.getNumAtoms()
+        chosen = _indices(atoms, n_particles)
+        species = self._species(topology, chosen)
         offset = 0.0
         if energy == "total":
             offset = sum(
                 self.metadata["self_energies"][self.config.elements[s]] for s in species
             )
-        periodic = (
-            topology.getPeriodicBoxVectors() is not None
-            or system.usesPeriodicBoundaryConditions()
-        )
         force = make_force(
             self.backend,
             ForceSettings(
@@ -167,12 +200,12 @@ class SE3Potential:
                 species=tuple(species),
                 atoms=tuple(chosen),
                 n_particles=n_particles,
-                periodic=periodic,
+                periodic=periodic or topology.getPeriodicBoxVectors() is not None,
                 offset=offset,
             ),
         )
         force.setForceGroup(forceGroup)
-        system.addForce(force)
+        return force
 
     def energy_and_forces(
         self, numbers: Any, positions: Any

@@ -1,0 +1,106 @@
+"""Our models in openmm-ml: ``MLPotential("se3", modelPath="water")``.
+
+openmm-ml finds the factory below through the entry point ``openmmml.potentials`` and
+makes one while it is imported itself.  Nothing heavy may be imported here before a
+potential is wanted, and the base classes come from ``openmmml.mlpotential``, since
+``openmmml`` is only half there at that moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import openmm
+from openmmml.mlpotential import MLPotentialImpl, MLPotentialImplFactory
+
+# openmm-ml's names of what the energy is counted from, and ours.
+ENERGY_TYPES = {"interaction_energy": "interaction", "energy": "total"}
+
+
+class SE3PotentialImplFactory(MLPotentialImplFactory):
+    """Makes the implementation behind ``MLPotential("se3")``."""
+
+    def createImpl(
+        self,
+        name: str,
+        modelPath: str = "water",  # noqa: N803
+        backend: str = "auto",
+        **args: Any,
+    ) -> SE3PotentialImpl:
+        """Return the implementation.
+
+        Args:
+            name: "se3".
+            modelPath: Name of a shipped model, or the path of a model.
+            backend: "torchforce", "pythonforce" or "auto".
+            args: Refused: a misspelt argument would be lost.
+
+        Raises:
+            TypeError: An argument is unknown.
+        """
+        if args:
+            raise TypeError(
+                f"MLPotential('{name}') takes modelPath and backend, got {sorted(args)}"
+            )
+        return SE3PotentialImpl(modelPath, backend)
+
+
+class SE3PotentialImpl(MLPotentialImpl):
+    """Adds a model's force to the Systems that openmm-ml makes.
+
+    Args:
+        model: Name of a shipped model, or the path of a model.
+        backend: "torchforce", "pythonforce" or "auto".
+    """
+
+    def __init__(self, model: str, backend: str) -> None:
+        self.model = model
+        self.backend = backend
+
+    def addForces(
+        self,
+        topology: openmm.app.Topology,
+        system: openmm.System,
+        atoms: Iterable[int] | None,
+        forceGroup: int,  # noqa: N803
+        precision: str | None = None,
+        returnEnergyType: str = "interaction_energy",  # noqa: N803
+        **args: Any,
+    ) -> None:
+        """Add the force to a System.
+
+        Args:
+            topology: Topology of the whole System.
+            system: The System; for ``interpolate=True`` one without particles, from
+                which openmm-ml takes the force.
+            atoms: Atoms that the model acts on, in any order; None for all.
+            forceGroup: Force group.
+            precision: "single" (the default) or "double".
+            returnEnergyType: "interaction_energy" or "energy" (total).
+            args: Options of other potentials and of newer versions; not used.
+
+        Raises:
+            ValueError: An option is unknown, or atoms are unfit for the model.
+        """
+        from openmm_se3.force import SE3Potential
+
+        if returnEnergyType not in ENERGY_TYPES:
+            raise ValueError(
+                f"returnEnergyType must be one of {list(ENERGY_TYPES)}, got "
+                f"{returnEnergyType!r}"
+            )
+        potential = SE3Potential(
+            self.model, precision=precision or "single", backend=self.backend
+        )
+        energy = ENERGY_TYPES[returnEnergyType]
+        if system.getNumParticles():
+            potential.addForces(system, topology, atoms, forceGroup, energy=energy)
+        else:
+            system.addForce(
+                potential.makeForce(topology, atoms, forceGroup, energy=energy)
+            )
+
+    def getMLLongRange(self) -> bool:
+        """Tell openmm-ml 1.8 and later that the model has a cutoff."""
+        return False
