@@ -15,25 +15,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import logging
 import shutil
 import time
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as lightning
 import torch
 import yaml
-from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 
-from openmm_se3.config import ModelConfig, to_dict
+from openmm_se3.config import to_dict
 from openmm_se3.elements import SYMBOLS
 from openmm_se3.files import atomic_write
 from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.modelfile import load_model
 from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import SPLITS
 from openmm_se3.reference.sources import hash_source
@@ -45,20 +39,13 @@ from openmm_se3.training.checkpoint import (
     load_last,
     save_checkpoint,
 )
-from openmm_se3.training.data import (
-    BatchOrder,
-    Interval,
-    loader,
-)
-from openmm_se3.training.distributed import is_first, launched, rank, world_size
+from openmm_se3.training.distributed import is_first
 from openmm_se3.training.memory import keep_freed_memory
 from openmm_se3.training.metrics import (
     error_table,
-    evaluation_batches,
     frame_groups,
     predict,
 )
-from openmm_se3.training.module import TrainingModule
 from openmm_se3.training.prepare import read_data, reference_structure, split_graphs
 from openmm_se3.training.progress import TrainingProgress
 from openmm_se3.training.report import (
@@ -71,9 +58,10 @@ from openmm_se3.training.report import (
     write_history,
 )
 from openmm_se3.training.settings import RunConfig, differences
-from openmm_se3.training.sitting import Signals, Sitting, SittingOver
+from openmm_se3.training.sitting import Signals, Sitting
 from openmm_se3.training.tensorboard import FOLDER as TENSORBOARD
 from openmm_se3.training.tensorboard import TensorBoard
+from openmm_se3.training.trainer import fit, make_module
 
 CONFIG, ERRORS, REPORT = "config.yaml", "errors.json", "report.md"
 CURVE, PARITY = "learning-curve.png", "parity.png"
@@ -246,134 +234,6 @@ def refuse_changes(
             f"{folder} cannot be resumed, the run has changed: {'; '.join(lines)}. "
             "Undo the change, or start a new run with --out or --overwrite"
         )
-
-
-def make_module(config: RunConfig, dataset: Dataset) -> TrainingModule:
-    """Return the module at step 0.
-
-    Raises:
-        ValueError: There are no frames to train on or to validate on.
-    """
-    training = config.training
-    most = {"train": None, "validation": training.evaluated_frames}
-    for name in most:
-        if not len(dataset.select(name)):
-            raise ValueError(
-                f"the data hold no {name} frames; training needs both train and "
-                "validation: name a split for each frame, or let data.split make them"
-            )
-    graphs = {name: split_graphs(config, dataset, name, n) for name, n in most.items()}
-    sizes = graphs["train"].n_edges
-    if training.batch_unit == "frames":
-        sizes = sizes * 0 + 1
-    order = BatchOrder(sizes, training.batch_size, training.seed)
-    network = SE3Transformer(config.model)
-    if training.initial is not None:
-        network.load_state_dict(initial_weights(training.initial, config.model))
-    network.to(getattr(torch, training.precision))
-    return TrainingModule(
-        network, training, order, graphs["train"], graphs["validation"]
-    )
-
-
-def initial_weights(name: str, config: ModelConfig) -> dict[str, torch.Tensor]:
-    """Return the weights that a run starts from.
-
-    Args:
-        name: A shipped model's name, the path of a model, or a checkpoint.
-        config: Shape of the network to train.
-
-    Raises:
-        FileNotFoundError: There is no such model or checkpoint.
-        ValueError: Its network has another shape; each difference is shown.
-    """
-    path = Path(name)
-    weights: dict[str, torch.Tensor]
-    if path.is_file() and path.name in (BEST, LAST, PREVIOUS):
-        checkpoint = load_checkpoint(path)
-        shape, weights = checkpoint["model"], checkpoint["average"]
-    else:
-        model = load_model(name)
-        shape, weights = to_dict(model.config), model.weights
-    now = to_dict(config)
-    lines = [
-        f"{key} is {shape.get(key)} there, {now[key]} here"
-        for key in now
-        if shape.get(key) != now[key]
-    ]
-    if lines:
-        raise ValueError(
-            f"training.initial: {name} is another network: {'; '.join(lines)}"
-        )
-    return weights
-
-
-def fit(
-    module: TrainingModule, callbacks: Sequence[lightning.Callback], folder: Path
-) -> None:
-    """Train until the run is finished or a callback ends the sitting."""
-    config = module.config
-    devices, nodes = launched() or (config.devices, config.nodes)
-    interval = Interval(
-        module.order, lambda: module.step, config.validate_every, config.steps
-    )
-    # What Lightning says about devices and workers is of no use here.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    trainer = lightning.Trainer(
-        accelerator=config.device,
-        devices=devices,
-        num_nodes=nodes,
-        strategy=make_strategy(devices * nodes),
-        max_epochs=-1,
-        callbacks=list(callbacks),
-        default_root_dir=folder,
-        inference_mode=False,  # forces are gradients, in validation too
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        try:
-            # The processes are connected when the loaders are asked for.
-            trainer.fit(module, datamodule=Loaders(module, interval))
-        except SittingOver:
-            pass
-
-
-def make_strategy(processes: int) -> Any:
-    """Return how Lightning lets processes work together."""
-    if processes == 1:
-        return "auto"
-    # A network without direct forces leaves the weights of that head without gradients.
-    return DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
-
-
-class Loaders(lightning.LightningDataModule):
-    """This process's share of the batches.
-
-    Args:
-        module: What is trained.
-        interval: The batches up to the next validation.
-    """
-
-    def __init__(self, module: TrainingModule, interval: Interval) -> None:
-        super().__init__()
-        self.module = module
-        self.interval = interval
-
-    def train_dataloader(self) -> Any:
-        """Return the loader of the next batches to train on."""
-        return loader(self.module.train_graphs, self.interval)
-
-    def val_dataloader(self) -> Any:
-        """Return the loader of every n-th batch to validate on, at least one."""
-        graphs = self.module.validation_graphs
-        batches = evaluation_batches(graphs)
-        return loader(graphs, batches[rank() :: world_size()] or batches[:1])
 
 
 def finish(
