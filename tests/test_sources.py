@@ -16,8 +16,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from click.testing import CliRunner
 
-from openmm_se3.cli import main
+from openmm_se3.cli import main, source_options
 from openmm_se3.modelfile import evaluate, load_model
+from openmm_se3.reference import sources
 from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import SPLITS, Frame, Frames, join
 from openmm_se3.reference.inspection import inspect
@@ -32,6 +33,7 @@ from openmm_se3.reference.sources import (
     with_splits,
 )
 from openmm_se3.reference.splits import SplitConfig, make_splits, resemblance
+from openmm_se3.training.prepare import frames_without_forces
 from openmm_se3.units import BOHR_TO_ANGSTROM, EV_TO_KCAL_PER_MOL, HARTREE_TO_EV
 
 ROOT = Path(__file__).parents[1]
@@ -229,6 +231,7 @@ def test_missing_labels_are_kept_as_missing(
     read = read_source(Source(str(path))).frames
     assert np.isnan(read.column("energy")).sum() == 1
     assert np.isnan(read[2].forces).all() and np.isfinite(read[1].forces).all()
+    assert frames_without_forces(read) == 1
     require_plausible(read)
     fitted = least_squares(read)
     assert np.isfinite(list(fitted.energies.values())).all()
@@ -299,6 +302,10 @@ def test_unknown_and_foreign_files(tmp_path: Path) -> None:
         read_source(Source(str(tmp_path / "d.xyz")))
     with pytest.raises(ValueError, match=r"no energy under 'f'; there: \['e'\]"):
         read_source(Source(str(tmp_path / "d.xyz"), energy_key="f"))
+
+
+def test_the_command_line_knows_the_formats() -> None:
+    assert source_options.FORMATS == ("auto", *sources.FORMATS)
 
 
 def test_options_that_a_format_lacks(frames: list[Frame], tmp_path: Path) -> None:

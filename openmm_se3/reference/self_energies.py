@@ -46,8 +46,8 @@ def self_energies(
     Args:
         dataset: The data.
         choice: "auto" takes those of the data, or fits them; "least-squares" fits
-            them; "isolated" computes them with PySCF at the level of the data; a
-            mapping gives them in eV by chemical symbol.
+            them to the training frames; "isolated" computes them with PySCF at the
+            level of the data; a mapping gives them in eV by chemical symbol.
 
     Raises:
         ValueError: An element of the data is not among those given, or the level of the
@@ -66,7 +66,8 @@ def self_energies(
         return SelfEnergies(_isolated(dataset, elements), "isolated atoms")
     if choice == "auto" and dataset.self_energies:
         return SelfEnergies(dataset.self_energies, "data")
-    return least_squares(dataset.frames)
+    train = dataset.select("train")  # what is tested must not have been fitted to
+    return least_squares(train if len(train) else dataset.frames)
 
 
 def least_squares(frames: Frames) -> SelfEnergies:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from openmm_se3.elements import SYMBOLS
 from openmm_se3.reference.dataset import Dataset
-from openmm_se3.reference.frames import SPLITS
+from openmm_se3.reference.frames import SPLITS, Frames
 from openmm_se3.reference.plausibility import require_plausible
 from openmm_se3.reference.self_energies import SelfEnergies, self_energies
 from openmm_se3.reference.sources import read_sources, with_splits
@@ -27,11 +27,11 @@ def read_data(config: DataConfig, console: Console) -> Dataset:
         ValueError: The data cannot be read, or units or signs cannot be right.
     """
     dataset = read_sources(config.files)
+    splits = make_splits(dataset.frames, config.split)
+    dataset = dataclasses.replace(dataset, frames=with_splits(dataset.frames, splits))
     chosen = self_energies(dataset, cast(Any, config.self_energies))
     require_plausible(dataset.frames, chosen.energies)
-    splits = make_splits(dataset.frames, config.split)
-    frames = with_splits(dataset.frames, splits)
-    dataset = dataclasses.replace(dataset, frames=frames, self_energies=chosen.energies)
+    dataset = dataclasses.replace(dataset, self_energies=chosen.energies)
     console.print(data_summary(dataset, chosen), highlight=False, soft_wrap=True)
     if chosen.warning:
         warnings.warn(chosen.warning, stacklevel=2)
@@ -46,8 +46,7 @@ def data_summary(dataset: Dataset, chosen: SelfEnergies) -> str:
         f"{(split == code).sum():,} {name}" for code, name in enumerate(SPLITS)
     )
     no_energy = int(np.isnan(frames.column("energy")).sum())
-    blocks = np.array([block.forces is None for block in frames.blocks])
-    no_forces = int(blocks[frames.block].sum())
+    no_forces = frames_without_forces(frames)
     energies = ", ".join(
         f"{SYMBOLS[z - 1]} {energy:.4f}" for z, energy in chosen.energies.items()
     )
@@ -62,6 +61,18 @@ def data_summary(dataset: Dataset, chosen: SelfEnergies) -> str:
             "forces"
         )
     return "\n".join(lines)
+
+
+def frames_without_forces(frames: Frames) -> int:
+    """Count frames some of whose forces are unknown; those in a file are not read."""
+    count = 0
+    for index, rows in frames.by_block():
+        forces = frames.blocks[frames.block[index[0]]].forces
+        if forces is None:
+            count += len(rows)
+        elif isinstance(forces, np.ndarray):
+            count += int(np.isnan(forces[rows]).any(axis=(1, 2)).sum())
+    return count
 
 
 def split_graphs(
