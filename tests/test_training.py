@@ -374,6 +374,8 @@ def test_run_leaves_errors_figures_and_a_plain_checkpoint(config, finished):
     assert best["model"]["elements"] == ["H", "O"]
     assert best["self_energies"] == {"H": -13.0, "O": -2000.0}
     assert best["level_of_theory"]["method"] == "springs"
+    split = np.load(finished / "split.npy")
+    assert np.bincount(split).tolist() == [16, 4, 4]
     losses = [row["validation_loss"] for row in best["history"]]
     assert [row["step"] for row in best["history"]] == [8, 16, 24]
     assert losses[-1] < 0.8 * losses[0]

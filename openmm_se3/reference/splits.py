@@ -20,8 +20,7 @@ TRAIN, VALIDATION, TEST = range(3)
 # Root mean square difference of sorted distances (A) below which two structures are
 # nearly the same.
 NEAR = 0.02
-# Frames compared at most: of validation and test together, and of training for each
-# composition.
+# Frames compared at most, over all compositions: of validation and test, of training.
 COMPARED, COMPARED_WITH = 20_000, 200_000
 
 
@@ -141,13 +140,13 @@ def resemblance(frames: Frames, seed: int = 0) -> Resemblance:
 
     rng = np.random.default_rng(seed)
     compared, near, closest, pair = 0, 0, np.inf, ("", "")
-    total = max(int((frames.column("split") != TRAIN).sum()), 1)
+    n_train = int((frames.column("split") == TRAIN).sum())
+    n_other = len(frames) - n_train
     for part in _by_formula(frames):
         split = part.column("split")
-        train = _sample(np.flatnonzero(split == TRAIN), COMPARED_WITH, rng)
-        other = np.flatnonzero(split != TRAIN)
-        share = max(COMPARED * len(other) // total, 1)
-        other = _sample(other, share, rng)
+        train, other = np.flatnonzero(split == TRAIN), np.flatnonzero(split != TRAIN)
+        train = _sample(train, COMPARED_WITH * len(train) // max(n_train, 1), rng)
+        other = _sample(other, COMPARED * len(other) // max(n_other, 1), rng)
         if not len(train) or not len(other) or part.n_atoms[0] < 2:
             continue
         reference = np.array([sorted_distances(part[int(i)]) for i in train])
@@ -185,7 +184,8 @@ def _by_formula(frames: Frames) -> Iterator[Frames]:
         yield frames[np.concatenate(parts)]
 
 
-def _sample(values: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+def _sample(values: np.ndarray, share: int, rng: np.random.Generator) -> np.ndarray:
+    most = max(share, 1)
     if len(values) <= most:
         return values
     return np.sort(rng.choice(values, most, replace=False))

@@ -3,6 +3,8 @@
 Files of a run:
 
     config.yaml          what was run, paths absolute
+    split.npy            split of each frame, in the order of the files: 0 training,
+                         1 validation, 2 test
     last.pt, previous.pt newest checkpoint and the one before
     best.pt              checkpoint of the best validation, with ``errors`` at the end
     history.csv          one row a validation
@@ -20,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from rich.console import Console
@@ -63,9 +66,10 @@ from openmm_se3.training.tensorboard import FOLDER as TENSORBOARD
 from openmm_se3.training.tensorboard import TensorBoard
 from openmm_se3.training.trainer import fit, make_module
 
-CONFIG, ERRORS, REPORT = "config.yaml", "errors.json", "report.md"
+CONFIG, SPLIT = "config.yaml", "split.npy"
+ERRORS, REPORT = "errors.json", "report.md"
 CURVE, PARITY = "learning-curve.png", "parity.png"
-FILES = (CONFIG, LAST, PREVIOUS, BEST, HISTORY, ERRORS, REPORT, CURVE, PARITY)
+FILES = (CONFIG, SPLIT, LAST, PREVIOUS, BEST, HISTORY, ERRORS, REPORT, CURVE, PARITY)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +141,8 @@ def train(
     if is_first():
         with atomic_write(folder / CONFIG) as temporary:
             temporary.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
+        with atomic_write(folder / SPLIT) as temporary:
+            np.save(temporary, dataset.frames.column("split"))
 
     with Signals() as signals:
         if not module.finished or not module.history:
