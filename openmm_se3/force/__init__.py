@@ -2,6 +2,7 @@
 
     potential  SE3Potential, what users call
     backends   TorchForce and PythonForce
+    mixed      a classical System prepared for atoms that a model takes over
     ase        ASE calculator
 
 Units change here: OpenMM's nm, ps and kJ/mol outside, A and eV inside.

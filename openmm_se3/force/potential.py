@@ -15,6 +15,7 @@ from openmm import app, unit
 from openmm_se3.elements import ATOMIC_NUMBERS, SYMBOLS
 from openmm_se3.export.build import PRECISIONS, ForceSettings
 from openmm_se3.force.backends import FORCE_NAME, make_force, resolve
+from openmm_se3.force.mixed import without_internal_terms
 from openmm_se3.modelfile import evaluate, load_model
 
 if TYPE_CHECKING:
@@ -152,6 +153,41 @@ class SE3Potential:
                 topology, chosen, forceGroup, energy=energy, periodic=periodic
             )
         )
+
+    def createMixedSystem(  # noqa: N802
+        self,
+        topology: app.Topology,
+        system: openmm.System,
+        atoms: Iterable[int | bool | app.topology.Atom],
+        forceGroup: int = 0,  # noqa: N803
+        *,
+        energy: str = "interaction",
+    ) -> openmm.System:
+        """Return a System whose chosen atoms this potential describes, the rest not.
+
+        Classical terms inside the chosen atoms are taken out, constraints between them
+        too; what acts between them and the rest stays.  Masses that were changed for
+        longer steps stay changed.  For a mixture of both descriptions (a lambda) see
+        openmm-ml's ``createMixedSystem(..., interpolate=True)``.
+
+        Args:
+            topology: Topology of the whole System.
+            system: A System of a classical force field for it; not changed.
+            atoms: The atoms the model acts on, as for :meth:`addForces`.
+            forceGroup: Force group of this potential, 0 to 31.
+            energy: "interaction" or "total", as for :meth:`addForces`.
+
+        Raises:
+            TypeError: The topology is none.
+            ValueError: As for :meth:`addForces`; a chosen atom is constrained to one
+                that is not chosen; or a classical force cannot be taken out.
+        """
+        _require_topology(topology)
+        chosen = _indices(atoms, topology.getNumAtoms())
+        self._species(topology, chosen)
+        mixed = without_internal_terms(system, chosen)
+        self.addForces(mixed, topology, chosen, forceGroup, energy=energy)
+        return mixed
 
     def makeForce(  # noqa: N802
         self,

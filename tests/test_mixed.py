@@ -1,0 +1,116 @@
+"""Mixed systems: the model inside some atoms, the classical field for the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import openmm
+import pytest
+from openmm import app, unit
+from openmmml import MLPotential
+
+from openmm_se3 import SE3Potential
+from openmm_se3.simulation import water_start, water_topology
+
+KJ = unit.kilojoule_per_mole
+
+
+class Evaluator:
+    """Energy (kJ/mol) and forces (kJ/mol/nm) of a System for positions in A."""
+
+    def __init__(self, system: openmm.System) -> None:
+        self.integrator = openmm.VerletIntegrator(0.001)
+        platform = openmm.Platform.getPlatformByName("Reference")
+        self.context = openmm.Context(system, self.integrator, platform)
+
+    def __call__(self, positions: np.ndarray) -> tuple[float, np.ndarray]:
+        self.context.setPositions(0.1 * positions)
+        state = self.context.getState(energy=True, forces=True)
+        forces = state.getForces(asNumpy=True).value_in_unit(KJ / unit.nanometer)
+        return state.getPotentialEnergy().value_in_unit(KJ), forces
+
+
+def evaluate(system: openmm.System, positions: np.ndarray) -> tuple[float, np.ndarray]:
+    return Evaluator(system)(positions)
+
+
+@pytest.fixture(scope="module")
+def waters() -> tuple[app.Topology, np.ndarray]:
+    rng = np.random.default_rng(2)
+    positions = water_start(3, seed=5)
+    return water_topology(3), positions + rng.normal(scale=0.03, size=positions.shape)
+
+
+@pytest.fixture(scope="module")
+def flexible(waters) -> openmm.System:
+    field = app.ForceField("tip3p.xml")
+    system = field.createSystem(waters[0], constraints=None, rigidWater=False)
+    # Terms of other kinds: one inside the first molecule, one to the second.
+    pull = openmm.CustomBondForce("10*r")
+    pull.addBond(1, 2)
+    pull.addBond(0, 3)
+    repulsion = openmm.CustomNonbondedForce("0.01/r")
+    for _ in range(system.getNumParticles()):
+        repulsion.addParticle()
+    system.addForce(pull)
+    system.addForce(repulsion)
+    return system
+
+
+@pytest.mark.parametrize("atoms", [[0, 1, 2], [5, 3, 4], [0, 1, 2, 3, 4, 5]])
+def test_equal_to_openmm_ml(
+    waters, flexible, random_model: Path, atoms: list[int]
+) -> None:
+    topology, positions = waters
+    ours = SE3Potential(random_model).createMixedSystem(topology, flexible, atoms)
+    theirs = MLPotential("se3", modelPath=str(random_model)).createMixedSystem(
+        topology, flexible, atoms
+    )
+    energy, forces = evaluate(ours, positions)
+    expected, expected_forces = evaluate(theirs, positions)
+    assert energy == pytest.approx(expected, abs=1e-6)
+    np.testing.assert_allclose(forces, expected_forces, atol=1e-4)
+    assert abs(energy - evaluate(flexible, positions)[0]) > 1.0
+
+
+def test_forces_are_the_slope_of_the_mixed_energy(
+    waters, flexible, random_model: Path
+) -> None:
+    topology, positions = waters
+    potential = SE3Potential(random_model, precision="double")
+    system = potential.createMixedSystem(topology, flexible, [0, 1, 2])
+    evaluator = Evaluator(system)
+    _, forces = evaluator(positions)
+    for atom in (0, 1, 4):  # of both regions
+        for axis in range(3):
+            step = np.zeros_like(positions)
+            step[atom, axis] = 1e-3
+            up, down = (evaluator(positions + s * step)[0] for s in (1, -1))
+            slope = (up - down) / 2e-4  # nm
+            assert forces[atom, axis] == pytest.approx(-slope, abs=0.05, rel=1e-4)
+
+
+def test_constraints_inside_go_and_those_across_are_refused(
+    waters, random_model: Path
+) -> None:
+    topology, _ = waters
+    rigid = app.ForceField("tip3p.xml").createSystem(topology)
+    potential = SE3Potential(random_model)
+    mixed = potential.createMixedSystem(topology, rigid, [0, 1, 2])
+    assert (rigid.getNumConstraints(), mixed.getNumConstraints()) == (9, 6)
+    with pytest.raises(ValueError, match="are constrained; the model's atoms"):
+        potential.createMixedSystem(topology, rigid, [0, 1])
+
+
+def test_forces_that_cannot_be_taken_out_are_refused(
+    waters, flexible, random_model: Path
+) -> None:
+    topology, _ = waters
+    solvent = openmm.GBSAOBCForce()
+    for _ in range(9):
+        solvent.addParticle(0.0, 0.15, 1.0)
+    system = openmm.XmlSerializer.clone(flexible)
+    system.addForce(solvent)
+    with pytest.raises(ValueError, match="GBSAOBCForce, whose part between"):
+        SE3Potential(random_model).createMixedSystem(topology, system, [0, 1, 2])
