@@ -7,32 +7,12 @@ from pathlib import Path
 import numpy as np
 import openmm
 import pytest
-from openmm import app, unit
+from evaluator import Evaluator, evaluate
+from openmm import app
 from openmmml import MLPotential
 
 from openmm_se3 import SE3Potential
 from openmm_se3.simulation import water_start, water_topology
-
-KJ = unit.kilojoule_per_mole
-
-
-class Evaluator:
-    """Energy (kJ/mol) and forces (kJ/mol/nm) of a System for positions in A."""
-
-    def __init__(self, system: openmm.System) -> None:
-        self.integrator = openmm.VerletIntegrator(0.001)
-        platform = openmm.Platform.getPlatformByName("Reference")
-        self.context = openmm.Context(system, self.integrator, platform)
-
-    def __call__(self, positions: np.ndarray) -> tuple[float, np.ndarray]:
-        self.context.setPositions(0.1 * positions)
-        state = self.context.getState(energy=True, forces=True)
-        forces = state.getForces(asNumpy=True).value_in_unit(KJ / unit.nanometer)
-        return state.getPotentialEnergy().value_in_unit(KJ), forces
-
-
-def evaluate(system: openmm.System, positions: np.ndarray) -> tuple[float, np.ndarray]:
-    return Evaluator(system)(positions)
 
 
 @pytest.fixture(scope="module")

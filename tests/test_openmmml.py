@@ -9,24 +9,12 @@ from pathlib import Path
 import numpy as np
 import openmm
 import pytest
-from openmm import app, unit
+from evaluator import Evaluator, evaluate
+from openmm import app
 from openmmml import MLPotential
 
 from openmm_se3 import SE3Potential
 from openmm_se3.simulation import water_start, water_topology
-
-KJ = unit.kilojoule_per_mole
-
-
-def state(system: openmm.System, positions: np.ndarray, **parameters: float):
-    platform = openmm.Platform.getPlatformByName("Reference")
-    context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
-    context.setPositions(0.1 * positions)
-    for name, value in parameters.items():
-        context.setParameter(name, value)
-    found = context.getState(energy=True, forces=True)
-    energy = found.getPotentialEnergy().value_in_unit(KJ)
-    return energy, found.getForces(asNumpy=True).value_in_unit(KJ / unit.nanometer)
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +33,13 @@ def test_whole_system(waters, random_model: Path) -> None:
     topology, positions = waters
     ours = SE3Potential(random_model)
     potential = MLPotential("se3", modelPath=str(random_model))
-    energy, forces = state(potential.createSystem(topology), positions)
-    expected, expected_forces = state(ours.createSystem(topology), positions)
+    energy, forces = evaluate(potential.createSystem(topology), positions)
+    expected, expected_forces = evaluate(ours.createSystem(topology), positions)
     assert energy == pytest.approx(expected, abs=1e-6) and abs(energy) > 1.0
     np.testing.assert_allclose(forces, expected_forces, atol=1e-4)
     total = potential.createSystem(topology, returnEnergyType="energy")
-    expected, _ = state(ours.createSystem(topology, energy="total"), positions)
-    assert state(total, positions)[0] == pytest.approx(expected, abs=1e-4)
+    expected, _ = evaluate(ours.createSystem(topology, energy="total"), positions)
+    assert evaluate(total, positions)[0] == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("atoms", [[0, 1, 2], [5, 3, 4]])
@@ -68,13 +56,13 @@ def test_mixed_system(waters, classical, random_model: Path, atoms: list[int]) -
     expected, expected_forces = (
         a + b
         for a, b in zip(
-            state(classical, positions), state(alone, positions), strict=True
+            evaluate(classical, positions), evaluate(alone, positions), strict=True
         )
     )
-    energy, forces = state(mixed, positions)
+    energy, forces = evaluate(mixed, positions)
     assert energy == pytest.approx(expected, abs=1e-5)
     np.testing.assert_allclose(forces, expected_forces, atol=1e-3)
-    assert abs(state(alone, positions)[0]) > 1.0
+    assert abs(evaluate(alone, positions)[0]) > 1.0
     removed = classical.getNumConstraints() - mixed.getNumConstraints()
     assert removed == 3
 
@@ -86,11 +74,12 @@ def test_interpolation_goes_from_one_field_to_the_other(
     potential = MLPotential("se3", modelPath=str(random_model))
     mixed = potential.createMixedSystem(topology, classical, [0, 1, 2])
     both = potential.createMixedSystem(topology, classical, [0, 1, 2], interpolate=True)
-    ends = state(classical, positions)[0], state(mixed, positions)[0]
+    ends = evaluate(classical, positions)[0], evaluate(mixed, positions)[0]
     assert abs(ends[1] - ends[0]) > 1.0
+    evaluator = Evaluator(both)
     for share in (0.0, 0.3, 1.0):
         expected = (1.0 - share) * ends[0] + share * ends[1]
-        energy = state(both, positions, lambda_interpolate=share)[0]
+        energy = evaluator(positions, lambda_interpolate=share)[0]
         assert energy == pytest.approx(expected, abs=1e-4)
 
 

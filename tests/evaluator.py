@@ -1,0 +1,32 @@
+"""Energy and forces of an OpenMM System for given positions."""
+
+from __future__ import annotations
+
+import numpy as np
+import openmm
+from openmm import unit
+
+KJ = unit.kilojoule_per_mole
+
+
+class Evaluator:
+    """Energy (kJ/mol) and forces (kJ/mol/nm) of a System for positions in A."""
+
+    def __init__(self, system: openmm.System) -> None:
+        self.integrator = openmm.VerletIntegrator(0.001)
+        platform = openmm.Platform.getPlatformByName("Reference")
+        self.context = openmm.Context(system, self.integrator, platform)
+
+    def __call__(
+        self, positions: np.ndarray, **parameters: float
+    ) -> tuple[float, np.ndarray]:
+        self.context.setPositions(0.1 * positions)
+        for name, value in parameters.items():
+            self.context.setParameter(name, value)
+        state = self.context.getState(energy=True, forces=True)
+        forces = state.getForces(asNumpy=True).value_in_unit(KJ / unit.nanometer)
+        return state.getPotentialEnergy().value_in_unit(KJ), forces
+
+
+def evaluate(system: openmm.System, positions: np.ndarray) -> tuple[float, np.ndarray]:
+    return Evaluator(system)(positions)
