@@ -52,7 +52,8 @@ PRECISIONS = ("single", "double")
 FRAME_FS, LONG_FRAME_FS = 10.0, 50.0
 # A, added to the cutoff: O-O at the start, where nothing is felt, and of a soft wall
 # that sends molecules back.
-COLLISION_SEPARATION, COLLISION_WALL = 2.0, 2.5
+COLLISION_SEPARATION, COLLISION_WALL = 0.5, 0.7
+MET = 4.0  # A, O-O: molecules that came no nearer have not collided
 WALL_STRENGTH = 500.0  # kJ/mol/nm^2
 HALVING_PS = 2.0
 
@@ -229,8 +230,10 @@ def row_passes(result: dict[str, Any]) -> bool:
     """Return whether a row meets every limit it has."""
     ratio = result.get("fluctuation_ratio")
     low, high = HALVING_RANGE
+    span = result.get("oo_range")
     return bool(
         result["stable"]
+        and (span is None or span[0] < MET)
         and abs(result["drift"]) <= result["drift_limit"]
         and (ratio is None or low <= ratio <= high)
     )
