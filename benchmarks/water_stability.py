@@ -53,7 +53,7 @@ FRAME_FS, LONG_FRAME_FS = 10.0, 50.0
 # A, added to the cutoff: O-O at the start, where nothing is felt, and of a soft wall
 # that sends molecules back.
 COLLISION_SEPARATION, COLLISION_WALL = 0.5, 0.7
-MET = 4.0  # A, O-O: molecules that came no nearer have not collided
+MET = 6.0  # A, O-O: molecules that came no nearer have not crossed the cutoff well
 WALL_STRENGTH = 500.0  # kJ/mol/nm^2
 HALVING_PS = 2.0
 
