@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # A few atoms give several threads nothing to do but to wait for each other.  Must be
 # set before the numerical libraries are loaded.
@@ -35,3 +36,13 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from random_model import write_random_model
 
     return write_random_model(tmp_path_factory.mktemp("models") / "random")
+
+
+@pytest.fixture(scope="session")
+def waters() -> tuple[Any, np.ndarray]:
+    """Topology of three water molecules and distorted positions [9, 3], A."""
+    from openmm_se3.simulation import water_start, water_topology
+
+    rng = np.random.default_rng(2)
+    positions = water_start(3, seed=5)
+    return water_topology(3), positions + rng.normal(scale=0.03, size=positions.shape)

@@ -12,14 +12,6 @@ from openmm import app
 from openmmml import MLPotential
 
 from openmm_se3 import SE3Potential
-from openmm_se3.simulation import water_start, water_topology
-
-
-@pytest.fixture(scope="module")
-def waters() -> tuple[app.Topology, np.ndarray]:
-    rng = np.random.default_rng(2)
-    positions = water_start(3, seed=5)
-    return water_topology(3), positions + rng.normal(scale=0.03, size=positions.shape)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import numpy as np
 from openmm_se3.elements import COVALENT_RADII, SYMBOLS
 from openmm_se3.reference.dataset import Dataset, formula
 from openmm_se3.reference.frames import SPLITS, Frame, Frames
-from openmm_se3.reference.plausibility import Finding, findings
+from openmm_se3.reference.plausibility import Finding, findings, minimum_image
 from openmm_se3.reference.self_energies import SelfEnergies
 from openmm_se3.reference.splits import Resemblance, resemblance
 
@@ -169,9 +169,7 @@ def _nearest(frame: Frame) -> tuple[float, float]:
     i, j = np.triu_indices(len(frame.numbers), 1)
     if not len(i):
         return np.inf, np.inf
-    vectors = frame.positions[i] - frame.positions[j]
-    if frame.box is not None:
-        vectors = vectors - np.round(vectors @ np.linalg.inv(frame.box)) @ frame.box
+    vectors = minimum_image(frame.positions[i] - frame.positions[j], frame.box)
     distances = np.linalg.norm(vectors, axis=-1)
     radii = np.array([COVALENT_RADII[SYMBOLS[z - 1]] for z in frame.numbers])
     return float(distances.min()), float((distances / (radii[i] + radii[j])).min())

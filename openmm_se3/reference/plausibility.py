@@ -147,8 +147,7 @@ def nearest_bonds(frame: Frame) -> Iterator[Bond]:
         [COVALENT_RADII.get(SYMBOLS[z - 1], np.nan) for z in frame.numbers]
     )
     vectors = frame.positions[:, None] - frame.positions[None]  # x_i - x_j
-    if frame.box is not None:
-        vectors -= np.round(vectors @ np.linalg.inv(frame.box)) @ frame.box
+    vectors = minimum_image(vectors, frame.box)
     lengths = np.linalg.norm(vectors, axis=-1) + 1e12 * np.eye(n)
     ratios = lengths / (radii[:, None] + radii)
     for i, j in enumerate(ratios.argmin(1)):
@@ -158,6 +157,14 @@ def nearest_bonds(frame: Frame) -> Iterator[Bond]:
             push = (frame.forces[i] - frame.forces[j]) @ vectors[i, j] / length
         low, high = sorted((int(frame.numbers[i]), int(frame.numbers[j])))
         yield Bond((low, high), float(length), float(ratios[i, j]), float(push))
+
+
+def minimum_image(vectors: np.ndarray, box: np.ndarray | None) -> np.ndarray:
+    """Return vectors [..., 3] (A) to the nearest image; as they are without a box."""
+    if box is None:
+        return vectors
+    nearest: np.ndarray = vectors - np.round(vectors @ np.linalg.inv(box)) @ box
+    return nearest
 
 
 def stiffness(bonds: list[Bond]) -> float | None:
@@ -238,10 +245,7 @@ def _turned_onto(a: Frame, b: Frame) -> Frame:
 
 def _moved(a: Frame, b: Frame) -> np.ndarray:
     """Return the displacements from one frame to another [n_atoms, 3], A."""
-    moved: np.ndarray = b.positions - a.positions
-    if a.box is not None:
-        moved = moved - np.round(moved @ np.linalg.inv(a.box)) @ a.box
-    return moved
+    return minimum_image(b.positions - a.positions, a.box)
 
 
 def _work(a: Frame, b: Frame) -> float:
