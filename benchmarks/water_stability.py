@@ -35,6 +35,7 @@ from openmm_se3.force import SE3Potential
 from openmm_se3.integrators import run_verlet
 from openmm_se3.modelfile import load_model
 from openmm_se3.reference.executor import LocalExecutor
+from openmm_se3.reference.water_sampler import random_rotation
 from openmm_se3.simulation import RunOptions, run_dynamics, water_start, water_topology
 from openmm_se3.units import (
     ANGSTROM_TO_NM,
@@ -53,8 +54,8 @@ FRAME_FS, LONG_FRAME_FS = 10.0, 50.0
 # A, added to the cutoff: O-O at the start, where nothing is felt, and of a soft wall
 # that sends molecules back.
 COLLISION_SEPARATION, COLLISION_WALL = 0.5, 0.7
-MET = 6.0  # A, O-O: molecules that came no nearer have not crossed the cutoff well
-WALL_STRENGTH = 500.0  # kJ/mol/nm^2
+MET = 4.0  # A, O-O: molecules that came no nearer have not collided
+TRACK_STRENGTH = 500.0  # kJ/mol/nm^2; O and O stay within about 1 A of one line
 HALVING_PS = 2.0
 
 
@@ -99,21 +100,30 @@ def all_rows() -> list[Row]:
 
 
 def separated_pair(seed: int, cutoff: float) -> np.ndarray:
-    """Return two molecules [6, 3] (A) too far apart to feel each other."""
-    one = water_start(1)
+    """Return two molecules [6, 3] (A) on the z axis, too far apart to feel each other.
+
+    Their orientations are random.
+    """
     rng = np.random.default_rng(seed)
-    direction = rng.normal(size=3)
-    direction /= np.linalg.norm(direction)
-    return np.concatenate([one, one + (cutoff + COLLISION_SEPARATION) * direction])
+    one, other = (water_start(1) @ random_rotation(rng).T for _ in range(2))
+    return np.concatenate([one, other + [0.0, 0.0, cutoff + COLLISION_SEPARATION]])
 
 
-def add_wall(system: openmm.System, cutoff: float) -> None:
-    """Send the two molecules of a pair back to each other when they are far apart."""
-    wall = openmm.CustomBondForce("0.5*strength*max(0, r-reach)^2")
-    wall.addGlobalParameter("strength", WALL_STRENGTH)
-    wall.addGlobalParameter("reach", (cutoff + COLLISION_WALL) * ANGSTROM_TO_NM)
-    wall.addBond(0, 3)
-    system.addForce(wall)
+def add_track(system: openmm.System, cutoff: float) -> None:
+    """Let the two molecules of a pair meet head-on, again and again.
+
+    The line from O to O stays near the z axis, so that they cannot pass each other, and
+    a soft wall sends them back when they are far apart.
+    """
+    track = openmm.CustomCompoundBondForce(
+        2,
+        "0.5*strength*(across + max(0, sqrt(across + (z1 - z2)^2) - reach)^2);"
+        "across = (x1 - x2)^2 + (y1 - y2)^2",
+    )
+    track.addGlobalParameter("strength", TRACK_STRENGTH)
+    track.addGlobalParameter("reach", (cutoff + COLLISION_WALL) * ANGSTROM_TO_NM)
+    track.addBond([0, 3])
+    system.addForce(track)
 
 
 def fluctuation_ratio(system: openmm.System, state: Path, platform: str) -> float:
@@ -156,7 +166,7 @@ def run_row(task: tuple[Row, str, Path, str]) -> dict[str, Any]:
     if row.collision:
         cutoff = potential.config.cutoff
         positions = separated_pair(row.seed, cutoff)
-        add_wall(system, cutoff)
+        add_track(system, cutoff)
     else:
         positions = water_start(row.molecules, row.seed)
     options = RunOptions(
@@ -169,6 +179,8 @@ def run_row(task: tuple[Row, str, Path, str]) -> dict[str, Any]:
         out=out / row.name,
         overwrite=True,
         frame_fs=row.frame_fs,
+        # A pair that met during equilibration would stay together.
+        **({"equilibration_ps": 0.0} if row.collision else {}),
     )
     start = time.perf_counter()
     record = run_dynamics(system, topology, positions, options)

@@ -205,7 +205,7 @@ def test_rows_of_the_stability_table() -> None:
         ({"fluctuation_ratio": 4.0}, True),
         ({"fluctuation_ratio": 2.0}, False),
         ({"oo_range": [2.5, 7.6]}, True),
-        ({"oo_range": [7.3, 7.6]}, False),  # they never met
+        ({"oo_range": [4.5, 7.6]}, False),  # they never met
     ],
 )
 def test_verdict_of_a_row(change: dict[str, object], passes: bool) -> None:
@@ -219,26 +219,34 @@ def test_drift_limits() -> None:
     assert water_stability.drift_limit("double", 0.02) == 0.04
 
 
-def test_collisions_start_beyond_the_cutoff_and_come_back() -> None:
+def test_collisions_start_beyond_the_cutoff_and_are_held_to_a_line() -> None:
     import openmm
 
     positions = water_stability.separated_pair(1, 6.0)
-    separation = np.linalg.norm(positions[3] - positions[0])
-    assert separation == pytest.approx(6.5)
+    assert positions[3] - positions[0] == pytest.approx([0.0, 0.0, 6.5])
+    other = water_stability.separated_pair(2, 6.0)
+    assert not np.allclose(positions[1], other[1])  # another orientation
     system = openmm.System()
     for mass in (16.0, 1.0, 1.0) * 2:
         system.addParticle(mass)
-    water_stability.add_wall(system, 6.0)
+    water_stability.add_track(system, 6.0)
     context = openmm.Context(
         system,
         openmm.VerletIntegrator(0.001),
         openmm.Platform.getPlatformByName("Reference"),
     )
-    for stretch, pulled in ((1.0, False), (1.2, True)):
-        context.setPositions(0.1 * stretch * positions)
+    for shift, pull in (
+        ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0)),
+        ((0.0, 0.0, 1.2), (0.0, 0.0, -50.0)),  # 1 A beyond the wall
+        ((1.0, 0.0, 0.0), (-50.0, 0.0, 0.0)),
+        ((0.0, -1.0, -3.0), (0.0, 50.0, 0.0)),
+    ):
+        moved = positions.copy()
+        moved[3:] += shift
+        context.setPositions(0.1 * moved)
         forces = context.getState(forces=True).getForces(asNumpy=True)._value
-        along = forces[3] @ (positions[3] - positions[0])
-        assert (along < 0.0) == pulled
+        assert forces[3] == pytest.approx(pull, abs=1e-6)
+        assert forces[0] == pytest.approx(-forces[3])
 
 
 @pytest.fixture
@@ -287,8 +295,6 @@ def test_a_model_without_a_water_molecule_fails_its_row(
 ) -> None:
     row = water_stability.Row("try", 1, 300.0, 0.2, "single", 1)
     monkeypatch.setattr(water_stability, "all_rows", lambda: [row])
-    # A picosecond is too short to meet.
-    monkeypatch.setattr(water_stability, "MET", np.inf)
     out = tmp_path / "rows"
     arguments = ["--model", str(model_folder), "--out", str(out)]
     result = CliRunner().invoke(water_stability.main, arguments)
