@@ -10,6 +10,9 @@ from typing import Any
 # set before the numerical libraries are loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Every shape of network would be compiled first, for half a minute each; what is about
+# compiled networks asks for them.
+os.environ.setdefault("OPENMM_SE3_ENGINE", "torchscript")
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and their
 # subprocesses would too, in which Ctrl-C is tested.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

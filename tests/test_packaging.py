@@ -185,6 +185,7 @@ PIPELINE = (
     ("modelfile",),
     ("reference",),
     ("training", "nbody"),
+    ("compiled",),
     ("export",),
     ("force",),
     ("openmmml", "integrators", "simulation"),

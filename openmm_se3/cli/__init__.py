@@ -36,6 +36,7 @@ VERBS = {
     "evaluate": "Measure the errors of a model on labelled data.",
     "nbody": "Learn how charged particles move, the thesis's toy problem.",
     "export": "Turn a training checkpoint into a model file.",
+    "compile": "Compile a model's network for the CPU of this machine.",
     "doctor": "Check this installation and name a fix for all that is wrong.",
 }
 

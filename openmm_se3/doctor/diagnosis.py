@@ -6,6 +6,7 @@ import re
 import sys
 from typing import NamedTuple
 
+from openmm_se3.compiled.compiler import NO_COMPILER
 from openmm_se3.doctor.evidence import BackendResult, Evidence
 from openmm_se3.doctor.probe import XML
 
@@ -71,6 +72,10 @@ def hints(evidence: Evidence) -> list[Finding]:
         findings.append(Finding(cause, FIX_GPU_PLATFORM))
     if found.get("pythonforce_problem") and found.get("torchforce_problem") is None:
         findings.append(Finding.from_line(found["pythonforce_problem"]))
+    if evidence.compiler is None:
+        finding = Finding.from_line(NO_COMPILER)
+        cause = f"{finding.cause}: without a GPU models run several times slower"
+        findings.append(Finding(cause, finding.fix))
     if sys.version_info >= (3, 12):
         cause = "training needs DGL 1.1.3, which Python 3.12 and later do not have"
         findings.append(Finding(cause, "train with Python 3.11; MD runs with this one"))

@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from openmm_se3.compiled.compiler import find_compiler
 from openmm_se3.doctor import probe
 from openmm_se3.shipped import damaged_files, shipped_models
 from openmm_se3.version import __version__, installed_version
@@ -82,6 +83,7 @@ class Evidence:
         environment_fault: How that probe ended if not well, else None.
         results: The one-atom force through each backend on each platform.
         models: Faults of each shipped model's files, by the model's name.
+        compiler: Command of the C++ compiler; None without one.
     """
 
     versions: dict[str, str | None]
@@ -90,6 +92,7 @@ class Evidence:
     environment_fault: str | None
     results: list[BackendResult]
     models: dict[str, list[str]]
+    compiler: str | None
 
 
 def run_probe(*arguments: str) -> ProbeOutcome:
@@ -202,4 +205,5 @@ def gather() -> Evidence:
         environment_fault=outcome.fault,
         results=[result for one_backend in results for result in one_backend],
         models={name: damaged_files(path) for name, path in shipped_models().items()},
+        compiler=" ".join(find_compiler() or []) or None,
     )

@@ -72,6 +72,7 @@ def _machine(evidence: Evidence) -> Table:
     table.add_row("torch built for", f"CUDA {build}" if build else "CPU only")
     table.add_row("torch uses a GPU", "yes" if found.get("torch_sees_gpu") else "no")
     table.add_row("OpenMM platforms", ", ".join(found.get("platforms", ["unknown"])))
+    table.add_row("C++ compiler", evidence.compiler or "none")
     for name, faults in evidence.models.items():
         table.add_row(f"model {name}", "; ".join(faults) or "whole")
     return table

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import os
 
 import torch
 from torch import Tensor
 
+from openmm_se3.compiled.force import compiled_force
+from openmm_se3.compiled.library import CompileError, reason_against
 from openmm_se3.export.checks import random_positions, require_equal
 from openmm_se3.export.modules import GenericForce, specialise
 from openmm_se3.graph import neighbour_pairs
@@ -21,10 +25,14 @@ from openmm_se3.units import (
 
 # Up to this many atoms without a box all pairs cost less than a neighbour list.
 DENSE_ATOMS = 64
-# A module with a neighbour list is compared with the network on at most this many
-# atoms.
+# A module for any number of atoms is compared with the network on at most so many.
 CHECKED_ATOMS = 24
 PRECISIONS = {"single": torch.float32, "double": torch.float64}
+# What computes the network: C++ compiled for this machine's CPU, or TorchScript.
+ENGINES = ("auto", "compiled", "torchscript")
+ENGINE_VARIABLE = "OPENMM_SE3_ENGINE"  # what "auto" is to mean
+
+logger = logging.getLogger("openmm_se3")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +48,8 @@ class ForceSettings:
         n_particles: Particles of the System.
         periodic: The System has a box.
         offset: Added to the energy, eV.
+        engine: "compiled", "torchscript", or "auto": compiled where that works and
+            there is no GPU, else TorchScript.
     """
 
     model: ModelFile
@@ -49,6 +59,7 @@ class ForceSettings:
     n_particles: int
     periodic: bool
     offset: float
+    engine: str = "auto"
 
     @property
     def static(self) -> bool:
@@ -60,14 +71,63 @@ def build_module(settings: ForceSettings) -> torch.jit.ScriptModule:
     """Return the module of a force, compared with the network it was made from.
 
     Raises:
+        CompileError: It is to be compiled, and that does not work here.
         ExportError: The module does not reproduce the network.
     """
+    engine = settings.engine
+    if engine == "auto":
+        engine = os.environ.get(ENGINE_VARIABLE, engine)
+    reason = None if engine == "torchscript" else reason_against(settings.model.config)
+    if engine == "compiled" and reason is not None:
+        raise CompileError(reason)
+    if engine == "compiled":
+        return _compiled_module(settings)
+    if engine == "auto" and reason is None and not torch.cuda.is_available():
+        try:
+            return _compiled_module(settings)
+        except CompileError as error:
+            logger.warning("%s; going on with TorchScript, which is slower", error)
     network = settings.model.network(PRECISIONS[settings.precision])
     if settings.static:
         with threads_for(len(settings.atoms)):
             return _static_module(network, settings)
     with threads_for(CHECKED_ATOMS):
         return _generic_module(network, settings)
+
+
+def _compiled_module(settings: ForceSettings) -> torch.jit.ScriptModule:
+    network = settings.model.network(torch.float64)
+    few = _few_atoms(settings)
+    module = _compile(network, few)
+    example = random_positions(few.n_particles)
+    with threads_for(few.n_particles):
+        require_equal(module, eager_force(network, few), example, settings.precision)
+    return _compile(network, settings)
+
+
+def _compile(
+    network: SE3Transformer, settings: ForceSettings
+) -> torch.jit.ScriptModule:
+    return compiled_force(
+        network,
+        settings.precision,
+        torch.tensor(settings.species),
+        torch.tensor(settings.atoms),
+        settings.n_particles,
+        settings.offset,
+    )
+
+
+def _few_atoms(settings: ForceSettings) -> ForceSettings:
+    """Return settings for the first atoms, alone in a System without a box."""
+    few = min(len(settings.species), CHECKED_ATOMS)
+    return dataclasses.replace(
+        settings,
+        species=settings.species[:few],
+        atoms=tuple(range(few)),
+        n_particles=few,
+        periodic=False,
+    )
 
 
 def _static_module(
@@ -78,7 +138,7 @@ def _static_module(
     module = specialise(
         network, species, atoms, settings.n_particles, settings.offset, example
     )
-    require_equal(module, eager_force(network, settings), example, network)
+    require_equal(module, eager_force(network, settings), example, settings.precision)
     return module
 
 
@@ -86,16 +146,10 @@ def _generic_module(
     network: SE3Transformer, settings: ForceSettings
 ) -> torch.jit.ScriptModule:
     module = torch.jit.script(GenericForce(network).eval())
-    few = dataclasses.replace(
-        settings,
-        species=settings.species[:CHECKED_ATOMS],
-        atoms=tuple(range(min(len(settings.species), CHECKED_ATOMS))),
-        n_particles=min(len(settings.species), CHECKED_ATOMS),
-        periodic=False,
-    )
+    few = _few_atoms(settings)
     _set_atoms(module, few)
     example = random_positions(few.n_particles)
-    require_equal(module, eager_force(network, few), example, network)
+    require_equal(module, eager_force(network, few), example, few.precision)
     _set_atoms(module, settings)
     return module
 

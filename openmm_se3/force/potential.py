@@ -13,7 +13,7 @@ import openmm
 from openmm import app, unit
 
 from openmm_se3.elements import ATOMIC_NUMBERS, SYMBOLS
-from openmm_se3.export.build import PRECISIONS, ForceSettings
+from openmm_se3.export.build import ENGINES, PRECISIONS, ForceSettings
 from openmm_se3.force.backends import FORCE_NAME, make_force, resolve
 from openmm_se3.force.mixed import without_internal_terms
 from openmm_se3.modelfile import evaluate, load_model
@@ -34,6 +34,9 @@ class SE3Potential:
         precision: "single" or "double" precision of the network.
         backend: "torchforce", "pythonforce", or "auto": TorchForce where the plugin
             works, else PythonForce with a warning.
+        engine: What computes the network: "compiled", C++ compiled for the CPU of this
+            machine at first use; "torchscript", which needs no compiler and runs on
+            GPUs; or "auto": compiled where that works and there is no GPU.
 
     Attributes:
         config: Shape of the network.
@@ -45,7 +48,7 @@ class SE3Potential:
         FileNotFoundError: There is no such model.
         ModelFileError: The file is not one of ours, or damaged.
         PluginError: The backend asked for does not work here.
-        ValueError: Unknown precision or backend.
+        ValueError: Unknown precision, backend or engine.
     """
 
     def __init__(
@@ -54,12 +57,16 @@ class SE3Potential:
         *,
         precision: str = "single",
         backend: str = "auto",
+        engine: str = "auto",
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(
                 f"precision must be one of {list(PRECISIONS)}, got {precision!r}"
             )
+        if engine not in ENGINES:
+            raise ValueError(f"engine must be one of {list(ENGINES)}, got {engine!r}")
         self.precision = precision
+        self.engine = engine
         self.backend = resolve(backend)
         self.model = load_model(model)
         self.config = self.model.config
@@ -238,6 +245,7 @@ class SE3Potential:
                 n_particles=n_particles,
                 periodic=periodic or topology.getPeriodicBoxVectors() is not None,
                 offset=offset,
+                engine=self.engine,
             ),
         )
         force.setForceGroup(forceGroup)

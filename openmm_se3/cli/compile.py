@@ -1,0 +1,44 @@
+"""``openmm-se3 compile``: a model's network as machine code."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--precision",
+    type=click.Choice(["single", "double"]),
+    default="single",
+    show_default=True,
+    help="Precision of the network.",
+)
+def command(model: str, precision: str) -> None:
+    """Compile the network of MODEL for the CPU of this machine.
+
+    MODEL is a shipped model's name, a model folder or a model.pt.  The first simulation
+    does this by itself; here it can be done beforehand, for instance where the machines
+    that simulate have no compiler.  Models of one shape share what is compiled.
+    """
+    import time
+
+    import torch
+
+    from openmm_se3.compiled.library import (
+        CompileError,
+        cache_folder,
+        load_library,
+        reason_against,
+    )
+    from openmm_se3.modelfile import load_model
+
+    loaded = load_model(model)
+    reason = reason_against(loaded.config)
+    if reason is not None:
+        raise CompileError(reason)
+    start = time.perf_counter()
+    name = load_library(loaded.network(torch.float64), precision)
+    click.echo(
+        f"{cache_folder() / name}.so: ready after {time.perf_counter() - start:.0f} s"
+    )

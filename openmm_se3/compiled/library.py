@@ -1,0 +1,175 @@
+"""Compile the network for this machine, once, and load it.
+
+The source is compiled with the machine's own C++ compiler when a shape of network is
+first used, which takes about half a minute, and kept in the user's cache.  Its name is
+a hash of everything that went into it, so that nothing stale is ever loaded.  Weights
+are data: all models of one shape share one library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+from openmm_se3.compiled.compiler import NO_COMPILER, find_compiler
+from openmm_se3.compiled.generate import shape_header
+from openmm_se3.config import ModelConfig
+from openmm_se3.files import atomic_write
+from openmm_se3.model.transformer import SE3Transformer
+
+SOURCE = Path(__file__).with_name("network.cpp")
+# Sums may be reordered and a/b computed as a * (1/b), but NaN and infinity keep their
+# meaning and the processor its treatment of denormal numbers, unlike -ffast-math.
+FLAGS = (
+    "-std=c++17 -O3 -march=native -fopenmp -fPIC -shared -Wno-psabi -fno-math-errno "
+    "-fno-trapping-math -fno-signed-zeros -fassociative-math -freciprocal-math"
+).split()
+# What the C++ source has no code for, and why the reference has it.
+NEEDED = {
+    "kernel": "depthwise",
+    "envelope": "smooth",
+    "radial_basis": "bessel",
+    "nonlinearity": "gate",
+    "embedding": "learned",
+    "force_mode": "conservative",
+}
+
+logger = logging.getLogger("openmm_se3")
+_loaded: set[str] = set()
+
+
+class CompileError(RuntimeError):
+    """The network cannot be compiled here."""
+
+
+def reason_against(config: ModelConfig) -> str | None:
+    """Return why a network cannot run compiled on this machine, or None."""
+    for field, value in NEEDED.items():
+        if getattr(config, field) != value:
+            return f"only networks with {field}: {value} can be compiled"
+    if find_compiler() is None:
+        return NO_COMPILER
+    return None
+
+
+def load_library(network: SE3Transformer, precision: str) -> str:
+    """Load the library for a network's shape, compiling it if need be.
+
+    Args:
+        network: The network, in float64.
+        precision: "single" or "double".
+
+    Returns:
+        The namespace of ``torch.ops`` that holds its operator.
+
+    Raises:
+        CompileError: There is no compiler, or it fails.
+    """
+    compiler = find_compiler()
+    if compiler is None:
+        raise CompileError(NO_COMPILER)
+    header = shape_header(network)
+    namespace = _name(compiler, header, precision)
+    if namespace in _loaded:
+        return namespace
+    path = cache_folder() / f"{namespace}.so"
+    if not path.is_file():
+        logger.warning(
+            "compiling the network for this machine: once for this shape, about half "
+            "a minute (kept in %s)",
+            path.parent,
+        )
+        _compile(compiler, header, precision, namespace, path)
+    try:
+        torch.ops.load_library(path)
+    except OSError as error:
+        raise CompileError(f"{path} cannot be loaded: {error}; delete it") from error
+    _loaded.add(namespace)
+    return namespace
+
+
+def load_compiled_networks() -> list[str]:
+    """Load every network that was compiled here before; return their namespaces.
+
+    Needed before a System is opened that was serialised with a compiled TorchForce in
+    it: the file names the network's library and does not hold it.
+    """
+    found = sorted(path.stem for path in cache_folder().glob("openmm_se3_*.so"))
+    for namespace in found:
+        if namespace not in _loaded:
+            torch.ops.load_library(cache_folder() / f"{namespace}.so")
+            _loaded.add(namespace)
+    return found
+
+
+def cache_folder() -> Path:
+    """Return the folder of compiled libraries: in XDG_CACHE_HOME or ~/.cache."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "openmm-se3"
+
+
+def _name(compiler: list[str], header: str, precision: str) -> str:
+    parts = [
+        SOURCE.read_text(),
+        header,
+        precision,
+        torch.__version__,
+        _output([*compiler, "--version"]),
+        " ".join(FLAGS),
+        _processor(),
+    ]
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return f"openmm_se3_{digest[:16]}"
+
+
+def _processor() -> str:
+    """Return what -march=native depends on; a cache may be shared between machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    kept = ("model name", "flags", "Features")
+    return "\n".join(sorted({line for line in lines if line.startswith(kept)}))
+
+
+def _output(command: list[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def _compile(
+    compiler: list[str], header: str, precision: str, namespace: str, path: Path
+) -> None:
+    # Imported here: it looks for CUDA, which takes a while and may print warnings.
+    from torch.utils.cpp_extension import include_paths, library_paths
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "shape.h").write_text(header)
+        abi = int(torch.compiled_with_cxx11_abi())
+        built = Path(folder) / path.name
+        command = [
+            *compiler,
+            *FLAGS,
+            f"-DOPERATORS={namespace}",
+            f"-DREAL={'double' if precision == 'double' else 'float'}",
+            f"-D_GLIBCXX_USE_CXX11_ABI={abi}",
+            f"-I{folder}",
+            *(f"-isystem{place}" for place in include_paths()),
+            str(SOURCE),
+            *(f"-L{place}" for place in library_paths()),
+            *("-ltorch", "-ltorch_cpu", "-lc10", "-o", str(built)),
+        ]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            last = "\n".join(result.stderr.strip().splitlines()[-5:])
+            raise CompileError(f"{command[0]} could not compile the network:\n{last}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as temporary:
+            shutil.copyfile(built, temporary)

@@ -1,0 +1,336 @@
+"""The compiled network against the network: the reference decides."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from openmm_se3.compiled import library, pack
+from openmm_se3.compiled.compiler import find_compiler
+from openmm_se3.compiled.force import TABLE_INTERVALS, compiled_force
+from openmm_se3.compiled.library import CompileError, reason_against
+from openmm_se3.config import ModelConfig
+from openmm_se3.export.build import ForceSettings, build_module, eager_force
+from openmm_se3.export.checks import TOLERANCE, random_positions
+from openmm_se3.force import SE3Potential
+from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.modelfile import load_model
+from openmm_se3.units import EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM, EV_TO_KJ_PER_MOL
+
+pytestmark = pytest.mark.skipif(
+    find_compiler() is None, reason="no C++ compiler on this machine"
+)
+TRICLINIC = torch.tensor([[0.9, 0.0, 0.0], [0.2, 1.0, 0.0], [-0.1, 0.3, 1.1]]).double()
+
+
+def settings_of(
+    n_atoms: int, precision: str, periodic: bool = False, **changes: Any
+) -> ForceSettings:
+    return dataclasses.replace(
+        ForceSettings(
+            model=load_model("water"),
+            precision=precision,
+            species=tuple(i % 2 for i in range(n_atoms)),
+            atoms=tuple(range(n_atoms)),
+            n_particles=n_atoms,
+            periodic=periodic,
+            offset=0.0,
+            engine="compiled",
+        ),
+        **changes,
+    )
+
+
+def differences(settings: ForceSettings, box: torch.Tensor | None) -> float:
+    """Return the largest difference to the network: eV an atom, or eV/A."""
+    module = build_module(settings)
+    expected = eager_force(settings.model.network(torch.float64), settings)
+    positions = random_positions(settings.n_particles)
+    generator = torch.Generator().manual_seed(1)
+    worst = 0.0
+    for _ in range(20):
+        x = positions + 0.005 * torch.randn(
+            positions.shape, generator=generator, dtype=torch.float64
+        )
+        energy, forces = module(x) if box is None else module(x, box)
+        energy_expected, forces_expected = expected(x, box)
+        n_atoms = len(settings.species)
+        worst = max(
+            worst,
+            abs(float(energy - energy_expected)) / EV_TO_KJ_PER_MOL / n_atoms,
+            float((forces - forces_expected).abs().max())
+            / EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM,
+        )
+    return worst
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+@pytest.mark.parametrize("n_atoms", [1, 2, 3, 5, 24, 25])
+def test_equal_to_the_network_for_free_molecules(n_atoms: int, precision: str) -> None:
+    limit = TOLERANCE[precision]
+    assert differences(settings_of(n_atoms, precision), None) < limit
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+@pytest.mark.parametrize("n_atoms", [1, 4])
+def test_equal_in_a_box_smaller_than_two_cutoffs(n_atoms: int, precision: str) -> None:
+    limit = TOLERANCE[precision]
+    settings = settings_of(n_atoms, precision, periodic=True)
+    assert differences(settings, TRICLINIC) < limit
+
+
+def test_threads_do_not_change_the_result() -> None:
+    settings = settings_of(192, "double", periodic=True)
+    module = build_module(settings)
+    x = random_positions(192, spacing=0.21)
+    box = torch.eye(3).double() * 1.3
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(module(x, box))
+            again = module(x, box)
+            assert torch.equal(again[1], results[-1][1])
+    finally:
+        torch.set_num_threads(before)
+    expected = eager_force(settings.model.network(torch.float64), settings)(x, box)
+    for energy, forces in results:
+        assert float(energy) == pytest.approx(float(expected[0]), rel=1e-12)
+        assert torch.allclose(forces, expected[1], rtol=0.0, atol=1e-6)
+
+
+def test_pairs_by_cells_are_those_of_the_neighbour_list() -> None:
+    generator = torch.Generator().manual_seed(3)
+    settings = settings_of(150, "double")
+    module = build_module(settings)
+    network = settings.model.network(torch.float64)
+    # Sizes with one to four cells a side, atoms in images far away, and a thin sheet.
+    slanted = torch.tensor([[2.3, 0.0, 0.0], [0.7, 1.6, 0.0], [-0.9, 0.5, 3.1]])
+    grid = random_positions(150, spacing=0.3)
+    for box in (torch.diag(torch.tensor([1.9, 1.5, 2.9])), slanted, None):
+        x = grid.clone()
+        if box is None:
+            x[:, 2] *= 0.01
+        else:
+            box = box.double()
+            images = torch.randint(-3, 4, (150, 3), generator=generator).double()
+            x = (grid @ torch.linalg.inv(box) % 1.0 + images) @ box
+        expected = eager_force(network, settings)(x, box)
+        energy, forces = module(x) if box is None else module(x, box)
+        assert float(energy) == pytest.approx(float(expected[0]), rel=1e-11)
+        assert torch.allclose(forces, expected[1], rtol=1e-9, atol=1e-5)
+
+
+def test_atoms_of_a_larger_system_and_other_orders() -> None:
+    settings = settings_of(5, "double", atoms=(7, 1, 4, 0, 2), n_particles=8)
+    assert differences(settings, None) < 1e-10
+
+
+def test_energy_offset() -> None:
+    plain, shifted = (
+        build_module(settings_of(3, "double", offset=offset)) for offset in (0.0, -7.0)
+    )
+    x = random_positions(3)
+    difference = float(shifted(x)[0] - plain(x)[0])
+    assert difference == pytest.approx(-7.0 * EV_TO_KJ_PER_MOL, rel=1e-12)
+
+
+def test_forces_are_the_slope_of_the_energy() -> None:
+    module = build_module(settings_of(6, "double"))
+    x = random_positions(6)
+    _, forces = module(x)
+    step = 1e-5
+    for atom, axis in ((0, 0), (2, 1), (5, 2)):
+        shift = torch.zeros_like(x)
+        shift[atom, axis] = step
+        slope = (module(x + shift)[0] - module(x - shift)[0]) / (2.0 * step)
+        assert float(-slope) == pytest.approx(float(forces[atom, axis]), rel=1e-6)
+
+
+def test_energy_is_smooth_across_the_cutoff_and_the_ends_of_the_table() -> None:
+    settings = settings_of(2, "double")
+    module = build_module(settings)
+    cutoff = settings.model.config.cutoff
+    step = (cutoff - pack.TABLE_START) / TABLE_INTERVALS["double"]
+    node = pack.TABLE_START + round(3.0 / step) * step
+    for r in (cutoff, node):
+        below, above = (
+            module(torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 0.1 * (r + by)]]).double())
+            for by in (-1e-7, 1e-7)
+        )
+        assert float(above[0] - below[0]) == pytest.approx(0.0, abs=1e-4)
+        assert torch.allclose(above[1], below[1], rtol=0.0, atol=1e-3)
+
+
+def test_atoms_in_contact_stay_finite_and_nan_is_passed_on() -> None:
+    module = build_module(settings_of(2, "single"))
+    for r in (0.0, 1e-4, 0.002):
+        energy, forces = module(torch.tensor([[0.0, 0.0, 0.0], [r, 0.0, 0.0]]).double())
+        assert torch.isfinite(energy).all()
+        assert torch.isfinite(forces).all()
+    for wrong in (np.nan, np.inf):
+        x = torch.tensor([[0.0, 0.0, 0.0], [wrong, 0.0, 0.0]]).double()
+        energy, forces = module(x)
+        assert torch.isnan(energy).all()
+        assert torch.isnan(forces).all()
+
+
+def test_results_have_the_precision_of_the_positions() -> None:
+    module = build_module(settings_of(3, "single"))
+    for dtype in (torch.float32, torch.float64):
+        x = random_positions(3).to(dtype).requires_grad_()
+        energy, forces = module(x)
+        assert energy.dtype == forces.dtype == dtype
+        assert forces.is_contiguous()
+        assert not energy.requires_grad
+        assert not forces.requires_grad
+
+
+def test_another_shape_of_network() -> None:
+    config = ModelConfig(
+        elements=("H", "C", "O"),
+        cutoff=4.0,
+        layers=4,
+        channels=8,
+        key_channels=4,
+        heads=2,
+        lmax=1,
+        mirror=False,
+        self_interaction="linear",
+        energy_scale=0.3,
+    )
+    network = SE3Transformer(config).eval()
+    species = torch.tensor([0, 1, 2, 2, 0])
+    module = compiled_force(network, "double", species, torch.arange(5), 5, 0.0)
+    settings = settings_of(5, "double", species=tuple(species.tolist()))
+    x = random_positions(5)
+    energy, forces = module(x)
+    expected = eager_force(network, settings)(x)
+    assert float(energy) == pytest.approx(float(expected[0]), rel=1e-11)
+    assert torch.allclose(forces, expected[1], rtol=0.0, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("kernel", "full"),
+        ("nonlinearity", "norm"),
+        ("envelope", "none"),
+        ("radial_basis", "distance"),
+        ("embedding", "one-hot"),
+        ("force_mode", "direct"),
+    ],
+)
+def test_what_cannot_be_compiled_says_so(field: str, value: str) -> None:
+    config = dataclasses.replace(load_model("water").config, **{field: value})
+    assert field in str(reason_against(config))
+    assert reason_against(load_model("water").config) is None
+
+
+def test_without_a_compiler_only_speed_is_lost(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OPENMM_SE3_ENGINE", "auto")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho 'error: no headers' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    x = random_positions(3)
+    module = build_module(settings_of(3, "single", engine="auto"))
+    assert "no headers" in caplog.text
+    assert "going on with TorchScript" in caplog.text
+    assert torch.isfinite(module(x)[0]).all()
+    with pytest.raises(CompileError, match="no headers"):
+        build_module(settings_of(3, "single"))
+    assert not list(tmp_path.glob("openmm-se3/*"))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX")
+    with pytest.raises(CompileError, match="install g\\+\\+"):
+        build_module(settings_of(3, "single"))
+
+
+def test_a_libraries_name_depends_on_all_that_it_is_made_of() -> None:
+    names = {
+        library._name(["g++"], "shape", "single"),
+        library._name(["g++"], "shape", "double"),
+        library._name(["g++"], "another shape", "single"),
+    }
+    assert len(names) == 3
+
+
+def test_weights_of_another_network_are_refused() -> None:
+    network = load_model("water").network(torch.float64)
+    namespace = library.load_library(network, "double")
+    operator = getattr(torch.ops, namespace).energy_and_forces
+    with pytest.raises(RuntimeError, match="not the network"):
+        operator(
+            random_positions(3),
+            torch.zeros(0, dtype=torch.float64),
+            torch.zeros(3, dtype=torch.int64),
+            pack.weights(network)[:-1],
+            pack.tables(network, 16),
+            pack.constants(network),
+        )
+
+
+@pytest.mark.parametrize("backend", ["torchforce", "pythonforce"])
+def test_in_openmm(backend: str, waters: tuple[Any, np.ndarray]) -> None:
+    import openmm
+    from openmm import unit
+
+    topology, positions = waters
+    results = []
+    for engine in ("compiled", "torchscript"):
+        potential = SE3Potential(
+            "water", precision="double", backend=backend, engine=engine
+        )
+        context = openmm.Context(
+            potential.createSystem(topology),
+            openmm.VerletIntegrator(0.001),
+            openmm.Platform.getPlatformByName("Reference"),
+        )
+        context.setPositions(positions * unit.angstrom)
+        state = context.getState(energy=True, forces=True)
+        results.append(
+            (state.getPotentialEnergy()._value, state.getForces(asNumpy=True)._value)
+        )
+    (energy, forces), (energy_expected, forces_expected) = results
+    assert energy == pytest.approx(energy_expected, rel=1e-11)
+    assert np.allclose(forces, forces_expected, rtol=0.0, atol=1e-6)
+    with pytest.raises(ValueError, match="engine"):
+        SE3Potential("water", engine="fast")
+
+
+def test_a_serialised_system_needs_the_library(
+    tmp_path: Path, waters: tuple[Any, np.ndarray]
+) -> None:
+    import openmm
+
+    topology, _ = waters
+    potential = SE3Potential("water", backend="torchforce", engine="compiled")
+    file = tmp_path / "system.xml"
+    file.write_text(openmm.XmlSerializer.serialize(potential.createSystem(topology)))
+    script = (
+        "import sys, torch, openmm, openmmtorch\n"
+        "{load}"
+        "text = open(sys.argv[1]).read()\n"
+        "print(openmm.XmlSerializer.deserialize(text).getNumForces())\n"
+    )
+    load = "import openmm_se3\nopenmm_se3.load_compiled_networks()\n"
+    for added, works in (("", False), (load, True)):
+        done = subprocess.run(
+            [sys.executable, "-c", script.format(load=added), str(file)],
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode == 0) == works, done.stderr
+        assert works or "openmm_se3_" in done.stderr
