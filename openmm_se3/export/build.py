@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 
 from openmm_se3.export.checks import random_positions, require_equal
-from openmm_se3.export.modules import GenericForce, specialise
+from openmm_se3.export.modules import (
+    GenericForce,
+    ScaledForce,
+    ScaledPeriodicForce,
+    specialise,
+)
 from openmm_se3.graph import neighbour_pairs
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.modelfile import ModelFile
@@ -40,6 +45,8 @@ class ForceSettings:
         n_particles: Particles of the System.
         periodic: The System has a box.
         offset: Added to the energy, eV.
+        scale: Name of the global parameter that multiplies energy and forces; None for
+            none.
     """
 
     model: ModelFile
@@ -49,6 +56,7 @@ class ForceSettings:
     n_particles: int
     periodic: bool
     offset: float
+    scale: str | None = None
 
     @property
     def static(self) -> bool:
@@ -65,9 +73,14 @@ def build_module(settings: ForceSettings) -> torch.jit.ScriptModule:
     network = settings.model.network(PRECISIONS[settings.precision])
     if settings.static:
         with threads_for(len(settings.atoms)):
-            return _static_module(network, settings)
-    with threads_for(CHECKED_ATOMS):
-        return _generic_module(network, settings)
+            module = _static_module(network, settings)
+    else:
+        with threads_for(CHECKED_ATOMS):
+            module = _generic_module(network, settings)
+    if settings.scale is None:
+        return module
+    wrapper = ScaledPeriodicForce if settings.periodic else ScaledForce
+    return torch.jit.script(wrapper(module).eval())
 
 
 def _static_module(
