@@ -14,7 +14,6 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,44 +26,49 @@ from rich.table import Table
 from water_timing import DT_FS, Stepper
 
 from openmm_se3.files import atomic_write
-from openmm_se3.plugin import pythonforce_problem, torchforce_problem
+from openmm_se3.force.backends import BACKENDS
 from openmm_se3.simulation.platforms import platform_names
 
 WARM_UP_STEPS = 100
 SECONDS_PER_DAY = 86400.0
-BACKENDS: dict[str, Callable[[], str | None]] = {
-    "torchforce": torchforce_problem,
-    "pythonforce": pythonforce_problem,
-}
 
 
 def steppers(
     model: str,
     molecules: tuple[int, ...],
     precisions: tuple[str, ...],
+    scale: str | None,
     console: Console,
 ) -> list[tuple[dict[str, Any], Stepper]]:
     """Return every configuration that runs here; say which do not, and why."""
     found = []
     for n, platform in itertools.product(molecules, platform_names()):
-        options: list[tuple[str | None, str, str]] = [(None, "no force", "single")]
-        for backend, problem in BACKENDS.items():
-            if problem() is None:
-                options += [(model, backend, precision) for precision in precisions]
-        for name, backend, precision in options:
+        options: list[tuple[str | None, str, str, str | None]]
+        options = [(None, "no force", "single", None)]
+        for key, backend in BACKENDS.items():
+            if backend.problem() is None:
+                options += [
+                    (model, key, precision, parameter)
+                    for precision in precisions
+                    for parameter in dict.fromkeys((None, scale))
+                ]
+        for name, key, precision, parameter in options:
             facts = {
                 "molecules": n,
-                "backend": backend,
+                "backend": key,
                 "platform": platform,
                 "precision": precision if name else "",
+                "scale": parameter or "",
             }
             try:
-                found.append((facts, Stepper(name, n, backend, platform, precision)))
+                stepper = Stepper(name, n, key, platform, precision, parameter)
+                found.append((facts, stepper))
             except OpenMMException as error:
                 console.print(f"[yellow]left out[/]: {facts}: {error}", highlight=False)
-    for problem in BACKENDS.values():
-        if problem() is not None:
-            console.print(f"[yellow]left out[/]: {problem()}", highlight=False)
+    for backend in BACKENDS.values():
+        problem = backend.problem()
+        if problem is not None:
+            console.print(f"[yellow]left out[/]: {problem}", highlight=False)
     return found
 
 
@@ -78,6 +82,7 @@ def steppers(
     default=("single", "double"),
     show_default=True,
 )
+@click.option("--scale", help="Run also with a parameter of this name as scale.")
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True)
 @click.option("--steps", type=click.IntRange(1), default=300, show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
@@ -86,6 +91,7 @@ def main(
     model: str,
     molecules: tuple[int, ...],
     precision: tuple[str, ...],
+    scale: str | None,
     rounds: int,
     steps: int,
     threads: int,
@@ -94,7 +100,7 @@ def main(
     """Time steps of molecular dynamics."""
     console = Console()
     torch.set_num_threads(threads)
-    configurations = steppers(model, molecules, precision, console)
+    configurations = steppers(model, molecules, precision, scale, console)
     times: list[list[float]] = [[] for _ in configurations]
     cpu_times: list[list[float]] = [[] for _ in configurations]
     for _, stepper in configurations:
@@ -116,7 +122,7 @@ def main(
     ]
     title = f"time per step of {DT_FS} fs, model {model}"
     table = Table(title=title, title_justify="left", box=None)
-    for heading in ("n", "backend", "platform", "precision"):
+    for heading in ("n", "backend", "platform", "precision", "scale"):
         table.add_column(heading, no_wrap=True)
     for heading in ("ms/step", "fastest", "slowest", "CPU ms", "ns/day"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -127,6 +133,7 @@ def main(
             row["backend"],
             row["platform"],
             row["precision"],
+            row["scale"],
             f"{median * 1e3:.3f}",
             f"{min(row['rounds']) * 1e3:.3f}",
             f"{max(row['rounds']) * 1e3:.3f}",

@@ -33,6 +33,7 @@ class Stepper:
         backend: "torchforce", "pythonforce" or "auto".
         platform: Name of an OpenMM platform; None takes the best one.
         precision: "single" or "double".
+        scale: Name of a global parameter that scales the model; None for none.
 
     Attributes:
         backend: The backend in use.
@@ -46,6 +47,7 @@ class Stepper:
         backend: str,
         platform: str | None,
         precision: str,
+        scale: str | None = None,
     ) -> None:
         topology = water_topology(n_molecules)
         _, positions = water_grid(n_molecules)
@@ -56,7 +58,7 @@ class Stepper:
             self.backend = "no force"
         else:
             potential = SE3Potential(model, precision=precision, backend=backend)
-            system = potential.createSystem(topology)
+            system = potential.createSystem(topology, scale=scale)
             self.backend = potential.backend
         if platform is None:
             chosen, _ = best_platform(system, positions, precision)

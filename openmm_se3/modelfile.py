@@ -68,6 +68,10 @@ class ModelFile:
     metadata: dict[str, Any]
     weights: dict[str, torch.Tensor]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the bytes of the files, which are checked when they are opened."""
+        return _unpickled, tuple(contents(self).values())
+
     def network(self, dtype: torch.dtype = torch.float32) -> SE3Transformer:
         """Return the network in evaluation mode.
 
@@ -169,6 +173,15 @@ def _extra_file(archive: zipfile.ZipFile, path: Path, name: str) -> bytes:
     ):
         raise ModelFileError(f"{path}: {name} inside is compressed or too large")
     return archive.read(found[0])
+
+
+def _unpickled(description: bytes, weights: bytes) -> ModelFile:
+    """Return the model inside a pickle or a System's XML.
+
+    Raises:
+        ModelFileError: It is damaged, or this version computes other energies.
+    """
+    return _check(Path("the model inside"), description, weights)
 
 
 def _check(path: Path, description: bytes, weights: bytes) -> ModelFile:

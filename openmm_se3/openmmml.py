@@ -66,6 +66,7 @@ class SE3PotentialImpl(MLPotentialImpl):
         forceGroup: int,  # noqa: N803
         precision: str | None = None,
         returnEnergyType: str = "interaction_energy",  # noqa: N803
+        scale: str | None = None,
         **args: Any,
     ) -> None:
         """Add the force to a System.
@@ -78,6 +79,7 @@ class SE3PotentialImpl(MLPotentialImpl):
             forceGroup: Force group.
             precision: "single" (the default) or "double".
             returnEnergyType: "interaction_energy" or "energy" (total).
+            scale: Name of a global parameter that multiplies the energy.
             args: Options of other potentials and of newer versions; not used.
 
         Raises:
@@ -95,11 +97,14 @@ class SE3PotentialImpl(MLPotentialImpl):
         )
         energy = ENERGY_TYPES[returnEnergyType]
         if system.getNumParticles():
-            potential.addForces(system, topology, atoms, forceGroup, energy=energy)
-        else:
-            system.addForce(
-                potential.makeForce(topology, atoms, forceGroup, energy=energy)
+            potential.addForces(
+                system, topology, atoms, forceGroup, energy=energy, scale=scale
             )
+        else:
+            force = potential.makeForce(
+                topology, atoms, forceGroup, energy=energy, scale=scale
+            )
+            system.addForce(force)
 
     def getMLLongRange(self) -> bool:
         """Tell openmm-ml 1.8 and later that the model has a cutoff."""

@@ -42,6 +42,15 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def smallest_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the cheapest network, with random weights; not to be changed."""
+    from random_model import SMALLEST, write_random_weights
+
+    folder = tmp_path_factory.mktemp("models") / "smallest"
+    return write_random_weights(folder, **SMALLEST)
+
+
+@pytest.fixture(scope="session")
 def waters() -> tuple[Any, np.ndarray]:
     """Topology of three water molecules and distorted positions [9, 3], A."""
     from openmm_se3.simulation import water_start, water_topology

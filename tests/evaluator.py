@@ -12,10 +12,10 @@ KJ = unit.kilojoule_per_mole
 class Evaluator:
     """Energy (kJ/mol) and forces (kJ/mol/nm) of a System for positions in A."""
 
-    def __init__(self, system: openmm.System) -> None:
+    def __init__(self, system: openmm.System, platform: str = "Reference") -> None:
         self.integrator = openmm.VerletIntegrator(0.001)
-        platform = openmm.Platform.getPlatformByName("Reference")
-        self.context = openmm.Context(system, self.integrator, platform)
+        chosen = openmm.Platform.getPlatformByName(platform)
+        self.context = openmm.Context(system, self.integrator, chosen)
 
     def __call__(
         self, positions: np.ndarray, **parameters: float
@@ -26,6 +26,11 @@ class Evaluator:
         state = self.context.getState(energy=True, forces=True)
         forces = state.getForces(asNumpy=True).value_in_unit(KJ / unit.nanometer)
         return state.getPotentialEnergy().value_in_unit(KJ), forces
+
+    def derivatives(self) -> dict[str, float]:
+        """Derivatives of the energy (kJ/mol) with respect to parameters."""
+        state = self.context.getState(parameterDerivatives=True)
+        return dict(state.getEnergyParameterDerivatives())
 
 
 def evaluate(system: openmm.System, positions: np.ndarray) -> tuple[float, np.ndarray]:

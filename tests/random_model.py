@@ -28,6 +28,8 @@ SMALL: dict[str, Any] = {
     "self_interaction_width": 8,
     "energy_scale": 20.0,
 }
+# The cheapest network, for what does not depend on its equations.
+SMALLEST: dict[str, Any] = {"layers": 1, "lmax": 0, "channels": 2, "heads": 1}
 # O and two H, near water's minimum, A.
 WATER = np.array([[0.0, 0.0, 0.0], [0.76, 0.59, 0.0], [-0.76, 0.59, 0.0]])
 SELF_ENERGIES = {"H": -13.5, "O": -2041.25}  # eV
@@ -105,4 +107,16 @@ def write_random_model(folder: Path, **changes: Any) -> Path:
     from openmm_se3.export import export_model
 
     export_model(random_checkpoint(**changes), folder)
+    return folder
+
+
+def write_random_weights(folder: Path, **changes: Any) -> Path:
+    """Write what of a model's folder SE3Potential reads: all but the TorchScript."""
+    from openmm_se3.export.write import model_of_checkpoint
+    from openmm_se3.modelfile import contents
+
+    model = model_of_checkpoint(random_checkpoint(**changes), folder.name, "MIT")
+    folder.mkdir()
+    for name, content in contents(model).items():
+        (folder / name).write_bytes(content)
     return folder

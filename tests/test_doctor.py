@@ -236,6 +236,7 @@ HEALTHY = Evidence(
         for platform in ("Reference", "CPU", "XML")
     ],
     models={"water": []},
+    compiler="g++",
 )
 
 

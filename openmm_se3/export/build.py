@@ -12,7 +12,12 @@ from torch import Tensor
 from openmm_se3.compiled.force import compiled_force
 from openmm_se3.compiled.library import CompileError, reason_against
 from openmm_se3.export.checks import random_positions, require_equal
-from openmm_se3.export.modules import GenericForce, specialise
+from openmm_se3.export.modules import (
+    GenericForce,
+    ScaledForce,
+    ScaledPeriodicForce,
+    specialise,
+)
 from openmm_se3.graph import neighbour_pairs
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.modelfile import ModelFile
@@ -50,6 +55,8 @@ class ForceSettings:
         offset: Added to the energy, eV.
         engine: "compiled", "torchscript", or "auto": compiled where that works and
             there is no GPU, else TorchScript.
+        scale: Name of the global parameter that multiplies energy and forces; None for
+            none.
     """
 
     model: ModelFile
@@ -60,6 +67,7 @@ class ForceSettings:
     periodic: bool
     offset: float
     engine: str = "auto"
+    scale: str | None = None
 
     @property
     def static(self) -> bool:
@@ -74,10 +82,22 @@ def build_module(settings: ForceSettings) -> torch.jit.ScriptModule:
         CompileError: It is to be compiled, and that does not work here.
         ExportError: The module does not reproduce the network.
     """
+    module = _engine_module(settings)
+    if settings.scale is None:
+        return module
+    wrapper = ScaledPeriodicForce if settings.periodic else ScaledForce
+    return torch.jit.script(wrapper(module).eval())
+
+
+def _engine_module(settings: ForceSettings) -> torch.jit.ScriptModule:
     engine = settings.engine
     if engine == "auto":
         engine = os.environ.get(ENGINE_VARIABLE, engine)
-    reason = None if engine == "torchscript" else reason_against(settings.model.config)
+    if engine not in ENGINES:
+        raise ValueError(
+            f"{ENGINE_VARIABLE} is {engine!r}; it must be one of {list(ENGINES)}"
+        )
+    reason = reason_against(settings.model.config)
     if engine == "compiled" and reason is not None:
         raise CompileError(reason)
     if engine == "compiled":

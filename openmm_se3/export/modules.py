@@ -13,6 +13,8 @@ Two modules do the same:
 * :func:`specialise`: given atoms and all their pairs, energy and forces recorded
   as one graph of tensor operations, without autograd or Python at run time.  For a few
   atoms it is several times faster.
+
+:class:`ScaledForce` multiplies either by a parameter.
 """
 
 from __future__ import annotations
@@ -96,10 +98,14 @@ class GenericForce(nn.Module):
         energy, forces = self.network.energy_and_forces(
             x, self.species, centre, neighbour, shifts
         )
-        result = torch.zeros_like(positions.detach())
-        result = result.index_add(0, self.atoms, (self.force * forces).to(result.dtype))
-        energy = self.energy * (energy + self.offset)
-        return energy.to(positions.dtype), result
+        # Not recorded, like the network's result: TorchScript drops a detach when it
+        # freezes a module, and a parameter's derivative must not go into the network.
+        with torch.no_grad():
+            result = torch.zeros_like(positions)
+            forces = (self.force * forces).to(result.dtype)
+            result = result.index_add(0, self.atoms, forces)
+            energy = (self.energy * (energy + self.offset)).to(positions.dtype)
+        return energy, result
 
 
 def specialise(
@@ -121,8 +127,7 @@ def specialise(
         atoms: Particle of the System that each atom is [n_atoms].
         n_particles: Particles of the System.
         offset: Added to the energy, eV.
-        example: Positions [n_particles, 3], nm, of the precision and on the device that
-            the module will be called with; atoms must not coincide.
+        example: Positions [n_particles, 3], nm, float64; atoms must not coincide.
     """
     n_atoms = len(species)
     centre, neighbour = all_pairs(n_atoms)
@@ -148,10 +153,11 @@ def specialise(
 
 
 class WithoutGradients(nn.Module):
-    """Calls a graph without recording anything for autograd.
+    """Calls a graph without recording anything for autograd, in its own precision.
 
     TorchForce hands over positions that require gradients, and TorchScript drops a
     ``detach`` when it freezes a module; without this every operation would be recorded.
+    Conversions in the graph itself are those of the example that it was recorded with.
 
     Args:
         graph: The graph.
@@ -164,5 +170,47 @@ class WithoutGradients(nn.Module):
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Return energy and forces for positions [n_particles, 3]."""
         with torch.no_grad():
-            energy, forces = self.graph(positions)
-        return energy, forces
+            energy, forces = self.graph(positions.to(torch.float64))
+            return energy.to(positions.dtype), forces.to(positions.dtype)
+
+
+class ScaledForce(nn.Module):
+    """A module times a global parameter of OpenMM's Context.
+
+    OpenMM hands over the parameter as a tensor of no or of one dimension, in float32 or
+    float64, by platform.  Only the product is recorded for autograd, so that the
+    derivative with respect to the parameter needs no second evaluation.
+
+    Args:
+        module: A module of this file.
+    """
+
+    def __init__(self, module: torch.jit.ScriptModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, positions: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Return energy and forces for positions [n_particles, 3]."""
+        return scaled(self.module(positions), scale)
+
+
+class ScaledPeriodicForce(nn.Module):
+    """:class:`ScaledForce` with a box, after which OpenMM puts the parameter."""
+
+    def __init__(self, module: torch.jit.ScriptModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(
+        self, positions: Tensor, box: Tensor, scale: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return energy and forces for positions [n_particles, 3] and a box [3, 3]."""
+        return scaled(self.module(positions, box), scale)
+
+
+def scaled(result: tuple[Tensor, Tensor], scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Return energy and forces times a parameter, the energy differentiable by it."""
+    energy, forces = result
+    with torch.no_grad():
+        forces = forces * scale.to(forces.dtype)
+    return energy * scale.to(energy.dtype), forces

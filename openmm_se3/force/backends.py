@@ -1,12 +1,16 @@
 """Ways to let OpenMM call a model: TorchForce, or PythonForce where that cannot be had.
 
-Both run the same TorchScript module.  A further backend is one more function here.
+Both run the same TorchScript module.  A further backend is one more class and its entry
+in ``BACKENDS``.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import pickle
+import threading
 import warnings
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import openmm
@@ -16,8 +20,69 @@ from openmm import unit
 from openmm_se3 import plugin
 from openmm_se3.export.build import ForceSettings, build_module
 
-BACKENDS = ("torchforce", "pythonforce")
 FORCE_NAME = "SE3Potential"  # of our forces in a System
+
+
+class Backend(Protocol):
+    """One of OpenMM's classes that can call a model."""
+
+    def problem(self) -> str | None:
+        """Return cause and fix if it cannot be used here, else None."""
+
+    def force(self, settings: ForceSettings) -> openmm.Force:
+        """Return the force, which gives its derivative by ``settings.scale`` if any.
+
+        Raises:
+            ExportError: The module does not reproduce the network.
+        """
+
+
+class TorchForce:
+    """OpenMM calls the module itself, without Python."""
+
+    def problem(self) -> str | None:
+        """Return cause and fix if the plugin cannot be used here, else None."""
+        return plugin.torchforce_problem()
+
+    def force(self, settings: ForceSettings) -> openmm.Force:
+        """Return a TorchForce."""
+        force = plugin.load_openmmtorch().TorchForce(build_module(settings))
+        force.setOutputsForces(True)
+        force.setUsesPeriodicBoundaryConditions(settings.periodic)
+        if settings.scale is not None:
+            force.addGlobalParameter(settings.scale, 1.0)
+            force.addEnergyParameterDerivative(settings.scale)
+        return force
+
+
+class PythonForce:
+    """OpenMM calls Python, which calls the module; needs no plugin."""
+
+    def problem(self) -> str | None:
+        """Return cause and fix if this OpenMM has no PythonForce, else None."""
+        return plugin.pythonforce_problem()
+
+    def force(self, settings: ForceSettings) -> openmm.Force:
+        """Return a PythonForce, inside a CustomCVForce if there is ``settings.scale``.
+
+        OpenMM gives no derivatives by a PythonForce's own parameters, but zeros.
+        """
+        force = openmm.PythonForce(ModelCallable(settings))
+        force.setUsesPeriodicBoundaryConditions(settings.periodic)
+        if settings.scale is None:
+            return force
+        unscaled = f"{settings.scale}_energy"
+        product = openmm.CustomCVForce(f"{settings.scale}*{unscaled}")
+        product.addCollectiveVariable(unscaled, force)
+        product.addGlobalParameter(settings.scale, 1.0)
+        product.addEnergyParameterDerivative(settings.scale)
+        return product
+
+
+BACKENDS: dict[str, Backend] = {  # the best first
+    "torchforce": TorchForce(),
+    "pythonforce": PythonForce(),
+}
 
 
 def resolve(backend: str) -> str:
@@ -29,23 +94,19 @@ def resolve(backend: str) -> str:
     """
     if backend not in ("auto", *BACKENDS):
         raise ValueError(
-            f"backend must be 'auto' or one of {BACKENDS}, got {backend!r}"
+            f"backend must be 'auto' or one of {tuple(BACKENDS)}, got {backend!r}"
         )
-    torchforce = plugin.torchforce_problem() if backend != "pythonforce" else None
-    if backend == "torchforce" and torchforce:
-        raise plugin.PluginError(f"TorchForce cannot be used: {torchforce}")
-    if backend != "pythonforce" and not torchforce:
-        return "torchforce"
-    pythonforce = plugin.pythonforce_problem()
-    if pythonforce:
-        causes = "; ".join(cause for cause in (torchforce, pythonforce) if cause)
-        raise plugin.PluginError(f"no backend can be used: {causes}")
-    if torchforce:
-        warnings.warn(
-            f"TorchForce cannot be used ({torchforce}); going on with PythonForce",
-            stacklevel=3,
-        )
-    return "pythonforce"
+    problems: list[str] = []
+    for name in BACKENDS if backend == "auto" else [backend]:
+        problem = BACKENDS[name].problem()
+        if problem is None:
+            if problems:
+                warnings.warn(
+                    f"{'; '.join(problems)}; going on with {name}", stacklevel=3
+                )
+            return name
+        problems.append(f"{name} cannot be used: {problem}")
+    raise plugin.PluginError("; ".join(problems))
 
 
 def make_force(backend: str, settings: ForceSettings) -> openmm.Force:
@@ -54,52 +115,54 @@ def make_force(backend: str, settings: ForceSettings) -> openmm.Force:
     Raises:
         ExportError: The module does not reproduce the network.
     """
-    if backend == "torchforce":
-        force = _torchforce(settings)
-    else:
-        force = openmm.PythonForce(ModelCallable(settings))
-    force.setUsesPeriodicBoundaryConditions(settings.periodic)
+    force = BACKENDS[backend].force(settings)
     force.setName(FORCE_NAME)
-    return force
-
-
-def _torchforce(settings: ForceSettings) -> openmm.Force:
-    openmmtorch = plugin.load_openmmtorch()
-    force = openmmtorch.TorchForce(build_module(settings))
-    force.setOutputsForces(True)
     return force
 
 
 class ModelCallable:
     """What PythonForce calls; pickled with the model inside, so that XML is complete.
 
+    The settings are held as a pickle of their own and opened at the first call: an
+    exception while OpenMM reads XML would end the process, whereas one here, where a
+    damaged model is found, becomes an OpenMMException.
+
     Args:
         settings: What to compute.
     """
 
     def __init__(self, settings: ForceSettings) -> None:
-        self.settings = settings
-        self._module: torch.jit.ScriptModule | None = None
+        # The scale is not the module's to apply.
+        self.__setstate__(pickle.dumps(dataclasses.replace(settings, scale=None)))
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> bytes:
         """Leave out the module, which is made anew where it is needed."""
-        return {"settings": self.settings}
+        return self._pickled
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["settings"])  # type: ignore[misc]
+    def __setstate__(self, pickled: bytes) -> None:
+        self._pickled = pickled
+        self._opened: tuple[ForceSettings, torch.jit.ScriptModule] | None = None
+        # Contexts in several threads share this object, and a module's neighbour list
+        # can work for one at a time.
+        self._lock = threading.Lock()
 
     def __call__(self, state: openmm.State) -> tuple[float, np.ndarray]:
-        """Return energy, kJ/mol, and forces [n_particles, 3], kJ/mol/nm."""
-        if self._module is None:
-            self._module = build_module(self.settings)
-        positions = torch.from_numpy(
-            state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
-        )
-        if self.settings.periodic:
-            box = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(
-                unit.nanometer
-            )
-            energy, forces = self._module(positions, torch.from_numpy(np.array(box)))
-        else:
-            energy, forces = self._module(positions)
-        return energy.item(), forces.numpy()
+        """Return energy, kJ/mol, and forces [n_particles, 3], kJ/mol/nm.
+
+        Raises:
+            ModelFileError: The model is damaged.
+            ExportError: The module does not reproduce the network.
+        """
+        with self._lock:
+            if self._opened is None:
+                settings = pickle.loads(self._pickled)
+                self._opened = settings, build_module(settings)
+            settings, module = self._opened
+            positions = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+            inputs = [torch.from_numpy(positions)]
+            if settings.periodic:
+                box = state.getPeriodicBoxVectors(asNumpy=True)
+                rows = np.array(box.value_in_unit(unit.nanometer))
+                inputs.append(torch.from_numpy(rows))
+            energy, forces = module(*inputs)
+            return energy.item(), forces.numpy()

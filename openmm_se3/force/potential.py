@@ -78,14 +78,16 @@ class SE3Potential:
         topology: app.Topology,
         *,
         energy: str = "interaction",
+        scale: str | None = None,
         removeCMMotion: bool = False,  # noqa: N803
     ) -> openmm.System:
-        """Return a System whose only force is this potential.
+        """Return a System whose only interactions are this potential.
 
         Args:
             topology: The atoms, with an element each; box vectors make it periodic.
             energy: "interaction", relative to isolated atoms, or "total", as DFT
                 gives it.
+            scale: As for :meth:`addForces`.
             removeCMMotion: Add a CMMotionRemover.
 
         Raises:
@@ -101,7 +103,7 @@ class SE3Potential:
         vectors = topology.getPeriodicBoxVectors()
         if vectors is not None:
             system.setDefaultPeriodicBoxVectors(*vectors)
-        self.addForces(system, topology, energy=energy)
+        self.addForces(system, topology, energy=energy, scale=scale)
         if removeCMMotion:
             system.addForce(openmm.CMMotionRemover())
         return system
@@ -114,11 +116,16 @@ class SE3Potential:
         forceGroup: int = 0,  # noqa: N803
         *,
         energy: str = "interaction",
+        scale: str | None = None,
     ) -> None:
         """Add this potential to an existing System.
 
         Nothing is removed from the System: forces that describe the same atoms twice
         are the caller's to take out.  A second SE3Potential on all atoms is warned of.
+
+        In a box, the topology's bonds between the model's atoms are added as bonds
+        without strength.  OpenMM finds molecules by bonds: without them a barostat
+        would scale, and a trajectory would wrap, every atom alone.
 
         Args:
             system: The System; changed in place.
@@ -128,11 +135,14 @@ class SE3Potential:
             forceGroup: Force group, 0 to 31.
             energy: "interaction", relative to isolated atoms, or "total", as DFT
                 gives it.
+            scale: Name of a global parameter of the Context, such as "lambda_ml", that
+                multiplies this energy and its forces; it starts as 1.  States hold the
+                energy's derivative by it.
 
         Raises:
             TypeError: The topology is none.
             ValueError: Topology and System differ in size, atoms are out of range,
-                given twice, constrained, without mass or of unknown elements, or an
+                given twice, constrained, virtual sites or of unknown elements, or an
                 argument is not one of its choices.
         """
         _require_topology(topology)
@@ -154,12 +164,19 @@ class SE3Potential:
                 "atoms with atoms=",
                 stacklevel=2,
             )
-        periodic = system.usesPeriodicBoundaryConditions()
-        system.addForce(
-            self.makeForce(
-                topology, chosen, forceGroup, energy=energy, periodic=periodic
-            )
+        self._warn_of_missing_atoms(topology, chosen)
+        _warn_of_other_box(system, topology)
+        force = self.makeForce(
+            topology,
+            chosen,
+            forceGroup,
+            energy=energy,
+            scale=scale,
+            periodic=system.usesPeriodicBoundaryConditions(),
         )
+        system.addForce(force)
+        if force.usesPeriodicBoundaryConditions():
+            _keep_molecules(system, topology, chosen, forceGroup)
 
     def createMixedSystem(  # noqa: N802
         self,
@@ -169,13 +186,14 @@ class SE3Potential:
         forceGroup: int = 0,  # noqa: N803
         *,
         energy: str = "interaction",
+        scale: str | None = None,
     ) -> openmm.System:
         """Return a System whose chosen atoms this potential describes, the rest not.
 
         Classical terms inside the chosen atoms are taken out, constraints between them
         too; what acts between them and the rest stays.  Masses that were changed for
-        longer steps stay changed.  For a mixture of both descriptions (a lambda) see
-        openmm-ml's ``createMixedSystem(..., interpolate=True)``.
+        longer steps stay changed.  For a mixture of both descriptions see openmm-ml's
+        ``createMixedSystem(..., interpolate=True)``.
 
         Args:
             topology: Topology of the whole System.
@@ -183,6 +201,7 @@ class SE3Potential:
             atoms: The atoms the model acts on, as for :meth:`addForces`.
             forceGroup: Force group of this potential, 0 to 31.
             energy: "interaction" or "total", as for :meth:`addForces`.
+            scale: As for :meth:`addForces`.
 
         Raises:
             TypeError: The topology is none.
@@ -193,7 +212,7 @@ class SE3Potential:
         chosen = _indices(atoms, topology.getNumAtoms())
         self._species(topology, chosen)
         mixed = without_internal_terms(system, chosen)
-        self.addForces(mixed, topology, chosen, forceGroup, energy=energy)
+        self.addForces(mixed, topology, chosen, forceGroup, energy=energy, scale=scale)
         return mixed
 
     def makeForce(  # noqa: N802
@@ -203,6 +222,7 @@ class SE3Potential:
         forceGroup: int = 0,  # noqa: N803
         *,
         energy: str = "interaction",
+        scale: str | None = None,
         periodic: bool = False,
     ) -> openmm.Force:
         """Return this potential as a force for a System with the topology's atoms.
@@ -215,6 +235,7 @@ class SE3Potential:
             atoms: The atoms the model acts on, as for :meth:`addForces`.
             forceGroup: Force group, 0 to 31.
             energy: "interaction" or "total", as for :meth:`addForces`.
+            scale: As for :meth:`addForces`.
             periodic: The System is periodic, also where the topology has no box.
 
         Raises:
@@ -227,6 +248,11 @@ class SE3Potential:
             raise ValueError(f"forceGroup must be 0 to 31, got {forceGroup}")
         if energy not in ("interaction", "total"):
             raise ValueError(f"energy must be 'interaction' or 'total', got {energy!r}")
+        if scale is not None and not (isinstance(scale, str) and scale.isidentifier()):
+            raise ValueError(
+                "scale is the name of a global parameter, such as 'lambda_ml', whose "
+                f"value context.setParameter changes; got {scale!r}"
+            )
         n_particles = topology.getNumAtoms()
         chosen = _indices(atoms, n_particles)
         species = self._species(topology, chosen)
@@ -246,6 +272,7 @@ class SE3Potential:
                 periodic=periodic or topology.getPeriodicBoxVectors() is not None,
                 offset=offset,
                 engine=self.engine,
+                scale=scale,
             ),
         )
         force.setForceGroup(forceGroup)
@@ -334,6 +361,26 @@ class SE3Potential:
         self._require_known(symbols, chosen)
         return [self.config.elements.index(symbol) for symbol in symbols]
 
+    def _warn_of_missing_atoms(self, topology: app.Topology, chosen: list[int]) -> None:
+        elements = [atom.element for atom in topology.atoms()]
+        numbers = [elements[index].atomic_number for index in chosen]
+        level = self.metadata["level_of_theory"]
+        if "H" in self.config.elements and len(chosen) > 1 and 1 not in numbers:
+            warnings.warn(
+                f"none of the model's {len(chosen)} atoms is hydrogen; structures from "
+                "X-ray diffraction lack it: add it with app.Modeller's addHydrogens",
+                stacklevel=3,
+            )
+        elif {"charge", "spin"} <= set(level):
+            electrons = sum(numbers) - level["charge"]
+            if (electrons - level["spin"]) % 2:
+                warnings.warn(
+                    f"with the model's charge of {level['charge']} its atoms have "
+                    f"{electrons} electrons, which cannot have its spin of "
+                    f"{level['spin']}: are atoms missing or chosen by mistake?",
+                    stacklevel=3,
+                )
+
     def _require_known(self, symbols: list[str], indices: list[int]) -> None:
         for symbol, index in zip(symbols, indices, strict=True):
             if symbol not in self.config.elements:
@@ -404,3 +451,48 @@ def _refuse_unfit(system: openmm.System, chosen: list[int]) -> None:
                 f"particles {first} and {second} are constrained; the model's atoms "
                 "move freely: make the System with constraints=None, rigidWater=False"
             )
+
+
+def _warn_of_other_box(system: openmm.System, topology: app.Topology) -> None:
+    vectors = topology.getPeriodicBoxVectors()
+    if vectors is None:
+        return
+    box, other = (
+        np.array([vector.value_in_unit(unit.nanometer) for vector in three])
+        for three in (vectors, system.getDefaultPeriodicBoxVectors())
+    )
+    if not np.allclose(box, other, atol=1e-4):
+        warnings.warn(
+            f"the topology's box is {box.tolist()} nm, the System's {other.tolist()}, "
+            "which counts unless a Context is given another; fix: system."
+            "setDefaultPeriodicBoxVectors(*topology.getPeriodicBoxVectors())",
+            stacklevel=3,
+        )
+    for force in system.getForces():
+        if (
+            isinstance(force, openmm.NonbondedForce | openmm.CustomNonbondedForce)
+            and not force.usesPeriodicBoundaryConditions()
+        ):
+            warnings.warn(
+                f"the topology has a box, but the System's {force.getName()} is not "
+                "periodic, and the model will be: make the System with "
+                "nonbondedMethod=app.PME, or clear the topology's box with "
+                "topology.setPeriodicBoxVectors(None)",
+                stacklevel=3,
+            )
+
+
+def _keep_molecules(
+    system: openmm.System, topology: app.Topology, atoms: list[int], group: int
+) -> None:
+    """Add the bonds by which OpenMM finds molecules."""
+    members = set(atoms)
+    molecules = openmm.HarmonicBondForce()
+    for bond in topology.bonds():
+        first, second = (atom.index for atom in bond)
+        if first in members and second in members:
+            molecules.addBond(first, second, 0.0, 0.0)
+    if molecules.getNumBonds():
+        molecules.setName(f"{FORCE_NAME} molecules")
+        molecules.setForceGroup(group)
+        system.addForce(molecules)

@@ -8,8 +8,8 @@ import numpy as np
 import openmm
 
 from openmm_se3.force import SE3Potential
+from openmm_se3.force.backends import BACKENDS
 from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.plugin import pythonforce_problem, torchforce_problem
 from openmm_se3.simulation.platforms import platform_names
 from openmm_se3.validation.check import Check
 from openmm_se3.validation.contexts import as_function, make_context, make_system
@@ -42,14 +42,6 @@ def largest_errors(
     energy = np.max([abs(a - b) for (a, _), (b, _) in pairs])
     forces = np.max([np.abs(a - b).max() for (_, a), (_, b) in pairs])
     return float(energy), float(forces)
-
-
-def usable_backends() -> dict[str, str | None]:
-    """Return why a backend cannot be used here, or None, by its name."""
-    return {
-        "torchforce": torchforce_problem(),
-        "pythonforce": pythonforce_problem(),
-    }
 
 
 def backend_checks(
@@ -92,12 +84,13 @@ def backend_checks(
             )
         )
     for precision in networks:
-        for backend, problem in usable_backends().items():
+        for name, backend in BACKENDS.items():
+            problem = backend.problem()
             if problem is None:
-                potential = SE3Potential(model, precision=precision, backend=backend)
+                potential = SE3Potential(model, precision=precision, backend=name)
                 checks += _platform_checks(potential, frames, expected[precision])
             else:
-                checks.append(_not_run(f"{backend}, {precision}", problem))
+                checks.append(_not_run(f"{name}, {precision}", problem))
         checks.append(_ase_check(model, precision, frames, expected[precision]))
     return checks
 

@@ -1,0 +1,201 @@
+"""Time and memory of a step against the number of atoms: is the cost linear?
+
+    python benchmarks/size.py --out size
+
+Boxes of liquid water of ordinary density, 64 to 4,096 molecules, in OpenMM.  Each size
+and engine runs in a process of its own, whose peak memory is what the step needs on top
+of a box of one molecule.  Engines that would need more than ``--memory`` GB, judged by
+the size before, are left out.  Writes a table, ``size.json`` and ``size.png`` with the
+slope of log time against log atoms, 1 where the cost is linear.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import machine
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from openmm_se3.files import atomic_write
+
+MOLECULES = (64, 216, 512, 1728, 4096)
+ENGINES = ("compiled", "torchscript")
+WATERS_PER_NM3 = 33.3
+DT_FS = 0.5
+SECONDS = 5.0  # of a measurement at least; never fewer than three steps
+LARGE_ATOMS = 600  # the slope is that from here on: small boxes see less than a cutoff
+
+
+def water_box(n_molecules: int) -> Any:
+    """Return OpenMM's Modeller of a cubic box of water molecules."""
+    from openmm import Vec3, app, unit
+
+    modeller = app.Modeller(app.Topology(), [])
+    edge = (n_molecules / WATERS_PER_NM3) ** (1.0 / 3.0)
+    # A larger box is filled and cut to the number wanted, which keeps the density.
+    force_field = app.ForceField("tip3p.xml")
+    modeller.addSolvent(force_field, boxSize=Vec3(1, 1, 1) * (edge + 0.3))
+    positions = modeller.positions.value_in_unit(unit.nanometer)
+    residues = list(modeller.topology.residues())
+    first = [positions[next(iter(residue.atoms())).index] for residue in residues]
+    order = np.argsort([max(place) for place in first])
+    modeller.delete([residues[i] for i in order[n_molecules:]])
+    modeller.topology.setPeriodicBoxVectors(np.eye(3) * edge * unit.nanometer)
+    return modeller
+
+
+def measure(n_molecules: int, engine: str, model: str, threads: int) -> dict[str, Any]:
+    """Return seconds per step and peak memory, GB, of this process."""
+    import torch
+    from openmm import Context, Platform, VerletIntegrator, unit
+
+    from openmm_se3.force import SE3Potential
+
+    torch.set_num_threads(threads)
+    box = water_box(n_molecules)
+    potential = SE3Potential(model, engine=engine)
+    integrator = VerletIntegrator(DT_FS * unit.femtosecond)
+    platform = Platform.getPlatformByName("Reference")
+    context = Context(potential.createSystem(box.topology), integrator, platform)
+    context.setPositions(box.positions)
+    integrator.step(2)
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < SECONDS:
+        start = time.perf_counter()
+        integrator.step(1)
+        times.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    return {"seconds": statistics.median(times), "memory_gb": peak}
+
+
+def in_process(n: int, engine: str, model: str, threads: int) -> dict[str, Any]:
+    """Return :func:`measure` of another process."""
+    arguments = ["--only", str(n), engine, "--model", model, "--threads", str(threads)]
+    done = subprocess.run(
+        [sys.executable, __file__, *arguments], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise RuntimeError(f"{n} molecules, {engine}: {done.stderr.strip()[-500:]}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def slope(rows: list[dict[str, Any]], key: str) -> float:
+    """Return the slope of log(key) against log(atoms) of the large boxes."""
+    large = [row for row in rows if row["atoms"] >= LARGE_ATOMS]
+    if len(large) < 2:
+        return float("nan")
+    atoms = np.log([row["atoms"] for row in large])
+    return float(np.polyfit(atoms, np.log([row[key] for row in large]), 1)[0])
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw time and memory against the number of atoms."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(8.0, 3.4), layout="constrained")
+    for engine in ENGINES:
+        own = [row for row in rows if row["engine"] == engine]
+        if not own:
+            continue
+        atoms = [row["atoms"] for row in own]
+        for axis, (key, factor) in zip(
+            axes, (("seconds", 1e3), ("extra_gb", 1.0)), strict=True
+        ):
+            text = f"{engine}, slope {slope(own, key):.2f}"
+            values = [factor * row[key] for row in own]
+            axis.loglog(atoms, values, "o-", label=text)
+    axes[0].set_ylabel("time of a step, ms")
+    axes[1].set_ylabel("memory, GB")
+    for axis in axes:
+        axis.set_xlabel("atoms")
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+    plt.close(figure)
+
+
+@click.command()
+@click.option("--model", default="water", show_default=True)
+@click.option("--molecules", "-n", multiple=True, type=int, default=MOLECULES)
+@click.option("--engine", multiple=True, default=ENGINES)
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--memory", type=float, default=16.0, show_default=True, help="GB.")
+@click.option("--only", nargs=2, type=(int, str), hidden=True)
+@click.option("--out", type=click.Path(path_type=Path), default="size")
+def main(
+    model: str,
+    molecules: tuple[int, ...],
+    engine: tuple[str, ...],
+    threads: int,
+    memory: float,
+    only: tuple[int, str] | None,
+    out: Path,
+) -> None:
+    """Measure, print, draw."""
+    if only is not None:
+        click.echo(json.dumps(measure(*only, model, threads)))
+        return
+    console = Console()
+    rows: list[dict[str, Any]] = []
+    for kind in engine:
+        base = in_process(1, kind, model, threads)["memory_gb"]
+        last: dict[str, Any] | None = None
+        for n in sorted(molecules):
+            if last and base + last["extra_gb"] * n / last["molecules"] > memory:
+                console.print(f"{kind}, {n} molecules: left out, over {memory:g} GB")
+                continue
+            found = in_process(n, kind, model, threads)
+            extra = max(found["memory_gb"] - base, 1e-3)
+            last = {
+                "molecules": n,
+                "atoms": 3 * n,
+                "engine": kind,
+                "extra_gb": extra,
+                **found,
+            }
+            rows.append(last)
+            milliseconds = 1e3 * last["seconds"]
+            console.print(
+                f"{kind}, {n} molecules: {milliseconds:.1f} ms, {extra:.2f} GB"
+            )
+    table = Table(title=f"cost of a step, model {model}, {threads} threads", box=None)
+    for heading in ("molecules", "atoms", "engine", "ms", "us/atom", "GB", "ns/day"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(
+            str(row["molecules"]),
+            str(row["atoms"]),
+            row["engine"],
+            f"{1e3 * row['seconds']:.1f}",
+            f"{1e6 * row['seconds'] / row['atoms']:.1f}",
+            f"{row['extra_gb']:.2f}",
+            f"{86400.0 / row['seconds'] * DT_FS * 1e-6:.3f}",
+        )
+    console.print(table)
+    slopes = {
+        kind: slope([row for row in rows if row["engine"] == kind], "seconds")
+        for kind in engine
+    }
+    for kind, value in slopes.items():
+        console.print(f"{kind}: time grows as atoms^{value:.2f} from {LARGE_ATOMS} on")
+    out.mkdir(parents=True, exist_ok=True)
+    result = {"machine": machine.describe(), "rows": rows, "slopes": slopes}
+    with atomic_write(out / "size.json") as temporary:
+        temporary.write_text(json.dumps(result, indent=1) + "\n")
+    draw(rows, out / "size.png")
+
+
+if __name__ == "__main__":
+    main()
