@@ -230,7 +230,7 @@ def test_guard_stops_at_a_nan_and_keeps_the_last_good_frame(
     assert record.status == "stopped"
     assert record.steps == 100
     assert record.time_ps == pytest.approx(0.05)
-    assert "H2 of HOH 1 (atom 2)" in record.reason or platform == "CPU"
+    assert "H2 of HOH 1 (atom 2, H)" in record.reason or platform == "CPU"
     recording = read_folder(record.folder)
     assert recording.trajectory.n_frames == 25
     assert np.isfinite(recording.trajectory.xyz).all()
@@ -250,7 +250,8 @@ def test_guard_stops_at_a_nan_and_keeps_the_last_good_frame(
 def test_guard_names_a_stretched_bond(tmp_path: Path) -> None:
     record = run_breaking(tmp_path / "a", 50, 3e5, "Reference")
     assert record.status == "stopped"
-    assert "the bond of O of HOH 1 (atom 0) and H2 of HOH 1 (atom 2)" in record.reason
+    bond = "the bond of O of HOH 1 (atom 0, O) and H2 of HOH 1 (atom 2, H)"
+    assert bond in record.reason
     assert 48 <= record.steps < 100
 
 
@@ -364,6 +365,12 @@ def test_an_interrupted_run_leaves_readable_files(
         ({"temperature": 0.0}, "temperature is 0.0"),
         ({"steps": 0}, "steps is 0"),
         ({"ensemble": "npt"}, "ensemble is 'npt'"),
+        ({"ensemble": "nph"}, "ensemble is 'nph'"),
+        ({"thermostat": "none"}, "thermostat is 'none'"),
+        ({"trajectory": "pdb"}, "trajectory is 'pdb'"),
+        ({"pressure_bar": float("nan")}, "pressure_bar is nan"),
+        ({"checkpoint_ps": 0.0}, "checkpoint_ps is 0.0"),
+        ({"overwrite": True, "resume": True}, "exclude each other"),
         ({"precision": "half"}, "precision is 'half'"),
         ({"equilibration_ps": -1.0}, "equilibration_ps is -1.0"),
         ({"seed": 0}, "seed is 0"),
