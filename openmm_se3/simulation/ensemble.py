@@ -35,27 +35,34 @@ def add_ensemble_forces(
         ValueError: NPT is asked for, but the System is not periodic.
     """
     present = {type(force) for force in system.getForces()}
-    if options.ensemble == "npt":
-        if not system.usesPeriodicBoundaryConditions():
-            raise ValueError(
-                "NPT needs a periodic box and this structure has none: choose nve or "
-                "nvt, or give the box in the structure file (CRYST1 in PDB, _cell in "
-                "mmCIF)"
-            )
-        if openmm.MonteCarloBarostat not in present:
-            barostat = openmm.MonteCarloBarostat(
-                options.pressure_bar * unit.bar,
-                options.temperature * unit.kelvin,
-                BAROSTAT_INTERVAL,
-            )
-            barostat.setRandomNumberSeed(seed)
-            system.addForce(barostat)
-            molecules = openmm.HarmonicBondForce()
-            for first, second, *_ in topology.bonds():
-                molecules.addBond(first.index, second.index, 0.0, 0.0)
-            system.addForce(molecules)
+    refuse_npt_without_box(options, system.usesPeriodicBoundaryConditions())
+    if options.ensemble == "npt" and openmm.MonteCarloBarostat not in present:
+        barostat = openmm.MonteCarloBarostat(
+            options.pressure_bar * unit.bar,
+            options.temperature * unit.kelvin,
+            BAROSTAT_INTERVAL,
+        )
+        barostat.setRandomNumberSeed(seed)
+        system.addForce(barostat)
+        molecules = openmm.HarmonicBondForce()
+        for first, second, *_ in topology.bonds():
+            molecules.addBond(first.index, second.index, 0.0, 0.0)
+        system.addForce(molecules)
     if _is_nose_hoover(options) and openmm.CMMotionRemover not in present:
         system.addForce(openmm.CMMotionRemover())
+
+
+def refuse_npt_without_box(options: RunOptions, periodic: bool) -> None:
+    """Refuse NPT of what is not periodic.
+
+    Raises:
+        ValueError: NPT is asked for, but there is no box.
+    """
+    if options.ensemble == "npt" and not periodic:
+        raise ValueError(
+            "NPT needs a periodic box and this structure has none: choose nve or nvt, "
+            "or give the box in the structure file (CRYST1 in PDB, _cell in mmCIF)"
+        )
 
 
 def make_integrator(options: RunOptions, seed: int) -> openmm.CompoundIntegrator:

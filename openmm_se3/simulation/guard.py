@@ -26,7 +26,7 @@ from openmm_se3.units import (
 
 MAX_STRETCH = 0.5  # A, as Fu et al. 2022, https://arxiv.org/abs/2210.07237
 MAX_FORCE = 100.0  # eV/A; a bond at 1000 K reaches some 10
-LEAST_CONTACT = 0.5  # of the sum of covalent radii
+LEAST_CONTACT = 0.5  # of the sum of covalent radii; a bond is at 1
 JUMP_DEVIATIONS = 10.0  # of a thermal energy, beyond the thermal energy itself
 EXPLOSION_FACTOR, EXPLOSION_FLOOR = 20.0, 10_000.0  # of the temperature; K
 SAFE_STEP_FS = 1.0
@@ -265,7 +265,10 @@ def box_of(topology: app.Topology) -> np.ndarray | None:
 
 
 def closest_contact(
-    symbols: list[str], positions: np.ndarray, box: np.ndarray | None
+    symbols: list[str],
+    positions: np.ndarray,
+    box: np.ndarray | None,
+    least: float = LEAST_CONTACT,
 ) -> tuple[int, int, float, float] | None:
     """Return the pair that is too near by most; None if no two atoms are too near.
 
@@ -273,12 +276,13 @@ def closest_contact(
         symbols: Chemical symbols [n_atoms].
         positions: Positions [n_atoms, 3], A.
         box: Box vectors as rows [3, 3], A; None without a box.
+        least: Allowed distance, in units of the sum of covalent radii.
 
     Returns:
         The two atoms, which are the same if it is an atom and its own image, their
         distance, A, and the least that is allowed, A.
     """
-    radii = np.array([LEAST_CONTACT * COVALENT_RADII.get(s, 0.0) for s in symbols])
+    radii = np.array([least * COVALENT_RADII.get(s, 0.0) for s in symbols])
     cutoff = 2.0 * float(radii.max())
     x = torch.from_numpy(np.ascontiguousarray(positions, dtype=np.float64))
     cell = None if box is None else torch.from_numpy(np.array(box, dtype=np.float64))

@@ -12,7 +12,7 @@ from openmm import app, unit
 
 from openmm_se3.version import installed_version
 
-# Forces that hold code, which has no reproducible bytes; the model's hash stands for it.
+# Forces of code, which has no reproducible bytes; the model's hash stands for it.
 # Those of plugins, such as TorchForce, come out of a System as plain Force.
 FORCES_OF_CODE = ("Force", "TorchForce", "PythonForce")
 # Properties of a platform without which its binary checkpoints do not fit.
@@ -96,5 +96,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         if isinstance(old, dict) and isinstance(new, dict):
             lines += [f"{key} {line}" for line in differences(old, new)]
         elif old != new:
-            lines.append(f"{key}: {old} in the checkpoint, {new} now")
+            digits = 12 if key.endswith("sha256") else None
+            was, is_now = str(old)[:digits], str(new)[:digits]
+            lines.append(f"{key}: {was} in the checkpoint, {is_now} now")
     return lines

@@ -13,6 +13,7 @@ from openmm import app
 from rich.console import Console
 
 from openmm_se3.config import to_dict
+from openmm_se3.simulation.ensemble import refuse_npt_without_box
 from openmm_se3.simulation.folder import refuse_results
 from openmm_se3.simulation.options import RunOptions
 from openmm_se3.simulation.phases import RunRecord
@@ -86,6 +87,7 @@ def run_model(
         named_platform(options.platform)
     if not (options.overwrite or options.resume):
         refuse_results(options.out)
+    refuse_npt_without_box(options, topology.getPeriodicBoxVectors() is not None)
     from openmm_se3 import SE3Potential
 
     with threads_for(len(positions)):

@@ -26,6 +26,7 @@ WITH_HYDROGENS = frozenset(
     "HOH ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET PHE PRO SER THR TRP TYR "
     "VAL A C G U I DA DC DG DT DI".split()
 )
+LEAST_START = 0.7  # of the sum of covalent radii; a start is nearer to rest than a run
 NO_CRYSTAL = 1.0  # A, edges of the box that the PDB format writes where there is none
 
 
@@ -66,11 +67,16 @@ def read_structure(path: str | Path) -> tuple[app.Topology, np.ndarray]:
         positions = file.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
         if topology.getNumAtoms() == 0:
             raise ValueError("there are no atoms in it")
+    except UserWarning as warning:
+        text = " ".join(str(warning).removeprefix("WARNING:").split())
+        raise ValueError(
+            f"{path} cannot be read: {text}; give the atoms of a residue names of "
+            "their own, and each atom once"
+        ) from warning
     # OpenMM's readers raise whatever their parsing meets.
     except Exception as error:
-        cause = "there are no atoms in it"
-        if isinstance(error, ValueError | UserWarning):
-            cause = " ".join(str(error).split())
+        known = isinstance(error, ValueError)
+        cause = str(error) if known else "there are no atoms in it"
         raise ValueError(f"{path} cannot be read: {cause}") from error
     positions = np.array(positions, dtype=float)
     box = box_of(topology)
@@ -170,7 +176,8 @@ def _refuse_contacts(
     path: Path, topology: app.Topology, positions: np.ndarray, box: np.ndarray | None
 ) -> None:
     atoms = list(topology.atoms())
-    found = closest_contact([a.element.symbol for a in atoms], positions, box)
+    symbols = [atom.element.symbol for atom in atoms]
+    found = closest_contact(symbols, positions, box, LEAST_START)
     if found is None:
         return
     first, second, distance, limit = found
