@@ -108,19 +108,24 @@ def command(structure: Path, length_ps: float, out: str | None, **options: Any) 
     cannot be right.
     """
     context = click.get_current_context()
-    for name, ensembles in (("thermostat", "nvt and npt"), ("pressure_bar", "npt")):
+    for name, option, ensembles in (
+        ("thermostat", "--thermostat", ("nvt", "npt")),
+        ("pressure_bar", "--pressure", ("npt",)),
+    ):
         given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
         if given and options["ensemble"] not in ensembles:
-            option = name.removesuffix("_bar")
-            raise click.UsageError(f"--{option} is for --ensemble {ensembles}")
-    if not math.isfinite(length_ps):
-        raise click.UsageError("--length must be a finite number")
+            raise click.UsageError(
+                f"{option} is for --ensemble {' or '.join(ensembles)}"
+            )
+    steps = 1000.0 * length_ps / options["dt_fs"]
+    if not math.isfinite(steps):
+        raise click.UsageError("--length and --dt must be finite numbers")
     from rich.console import Console
 
     from openmm_se3.simulation import ModelRun, run_structure
 
     run = ModelRun(
-        steps=max(1, round(1000.0 * length_ps / options["dt_fs"])),
+        steps=max(1, round(steps)),
         out=out or f"{structure.stem}-run",
         **options,
     )
