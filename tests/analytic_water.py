@@ -15,8 +15,15 @@ ANGLE = 420.0  # kJ/mol/rad^2; bend near 1600 cm^-1
 CHARGE = -0.8  # of oxygen
 
 
-def harmonic_water(n_molecules: int = 1) -> tuple[openmm.System, app.Topology]:
-    """Return a System of harmonic water molecules with charges and a core between."""
+def harmonic_water(
+    n_molecules: int = 1, edge: float | None = None
+) -> tuple[openmm.System, app.Topology]:
+    """Return a System of harmonic water molecules with charges and a core between.
+
+    Args:
+        n_molecules: Number of molecules.
+        edge: Edge of a cubic box, A; None has no box.
+    """
     topology = water_topology(n_molecules)
     system = openmm.System()
     bonds, angles = openmm.HarmonicBondForce(), openmm.HarmonicAngleForce()
@@ -32,6 +39,11 @@ def harmonic_water(n_molecules: int = 1) -> tuple[openmm.System, app.Topology]:
         angles.addAngle(o + 1, o, o + 2, np.radians(HOH_ANGLE), ANGLE)
         for pair in ((o, o + 1), (o, o + 2), (o + 1, o + 2)):
             between.addException(*pair, 0.0, 0.1, 0.0)
+    if edge is not None:
+        topology.setUnitCellDimensions(openmm.Vec3(edge, edge, edge) * unit.angstrom)
+        system.setDefaultPeriodicBoxVectors(*topology.getPeriodicBoxVectors())
+        between.setNonbondedMethod(openmm.NonbondedForce.CutoffPeriodic)
+        between.setCutoffDistance(0.03 * edge)
     for force in (bonds, angles, between):
         system.addForce(force)
     return system, topology

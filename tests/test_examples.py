@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from openmm import app, unit
 
-from openmm_se3.simulation import RunOptions, water_start, water_topology
+from openmm_se3.simulation import WaterRun, water_start, water_topology
 from openmm_se3.simulation.folder import TOPOLOGY
 
 REPOSITORY = Path(__file__).parent.parent
@@ -47,9 +47,9 @@ def test_example_runs(example: Path, tmp_path: Path) -> None:
 
 def test_the_lines_of_the_readme_run(tmp_path: Path) -> None:
     readme = (REPOSITORY / "README.md").read_text()
-    assert f"in the folder `{RunOptions.out}`" in readme
+    assert f"in the folder `{WaterRun.out}`" in readme
     (lines,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    folder = tmp_path / RunOptions.out
+    folder = tmp_path / WaterRun.out
     folder.mkdir()
     with open(folder / TOPOLOGY, "w") as file:
         start = water_start(1) * unit.angstrom

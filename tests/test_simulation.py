@@ -25,8 +25,10 @@ from openmm_se3.analysis import analyze_folder, read_folder, verdict
 from openmm_se3.analysis.read import read_log
 from openmm_se3.simulation import (
     FolderInUseError,
+    GuardReporter,
     RunOptions,
     RunRecord,
+    SimulationStopped,
     WaterRun,
     best_platform,
     degrees_of_freedom,
@@ -230,7 +232,7 @@ def test_guard_stops_at_a_nan_and_keeps_the_last_good_frame(
     assert record.status == "stopped"
     assert record.steps == 100
     assert record.time_ps == pytest.approx(0.05)
-    assert "H2 of HOH 1 (atom 2)" in record.reason or platform == "CPU"
+    assert "H2 of HOH 1 (atom 2, H)" in record.reason or platform == "CPU"
     recording = read_folder(record.folder)
     assert recording.trajectory.n_frames == 25
     assert np.isfinite(recording.trajectory.xyz).all()
@@ -250,7 +252,8 @@ def test_guard_stops_at_a_nan_and_keeps_the_last_good_frame(
 def test_guard_names_a_stretched_bond(tmp_path: Path) -> None:
     record = run_breaking(tmp_path / "a", 50, 3e5, "Reference")
     assert record.status == "stopped"
-    assert "the bond of O of HOH 1 (atom 0) and H2 of HOH 1 (atom 2)" in record.reason
+    bond = "the bond of O of HOH 1 (atom 0, O) and H2 of HOH 1 (atom 2, H)"
+    assert bond in record.reason
     assert 48 <= record.steps < 100
 
 
@@ -260,6 +263,112 @@ def test_guard_stops_an_explosion_from_a_long_step(tmp_path: Path) -> None:
     assert record.steps < 50
     assert "time step too long" in record.reason
     assert np.isfinite(read_folder(record.folder).trajectory.xyz).all()
+
+
+def guarded_state(
+    positions: np.ndarray, guard: GuardReporter, **forces: float
+) -> openmm.State:
+    """Return what the guard is shown of two molecules, pulled by ``forces``."""
+    system, _ = harmonic_water(2)
+    pull = openmm.CustomExternalForce("-pull*x + shift")
+    pull.addGlobalParameter("pull", forces.get("pull", 0.0))
+    pull.addGlobalParameter("shift", forces.get("shift", 0.0))
+    pull.addParticle(4)
+    system.addForce(pull)
+    platform = openmm.Platform.getPlatformByName("Reference")
+    context = openmm.Context(system, openmm.VerletIntegrator(0.0005), platform)
+    context.setPositions(0.1 * positions)
+    return context.getState(positions=True, velocities=True, forces=True, energy=True)
+
+
+def make_guard(reference: np.ndarray, dt_fs: float = 0.5) -> GuardReporter:
+    topology = water_topology(2)
+    return GuardReporter(4, topology, np.tile(MASSES, 2), reference, 300.0, dt_fs)
+
+
+def stopped_by(guard: GuardReporter, state: openmm.State, step: int) -> str:
+    with pytest.raises(SimulationStopped) as caught:
+        guard.report(SimpleNamespace(currentStep=step), state)  # type: ignore[arg-type]
+    assert caught.value.step == step
+    return caught.value.reason
+
+
+def test_guard_names_two_atoms_too_near_each_other() -> None:
+    start = water_start(2, 1)
+    guard = make_guard(start)
+    guard.report(SimpleNamespace(currentStep=4), guarded_state(start, guard))  # type: ignore[arg-type]
+    near = start.copy()
+    near[3:] = 2.0 * start[1] - start[:3] + [0.0, 0.0, 0.2]  # H1 beside H1
+    reason = stopped_by(guard, guarded_state(near, guard), 8)
+    assert "H1 of HOH 1 (atom 1, H) and H1 of HOH 2 (atom 4, H) are 0.20 Å" in reason
+    assert "below the limit of 0.31 Å" in reason
+    assert "positions in other units than Å, or a missing box" in reason
+    # Distances, forces and energy are looked at less often than the rest.
+    guard.force_interval = 16
+    guard.report(SimpleNamespace(currentStep=8), guarded_state(near, guard))  # type: ignore[arg-type]
+
+
+def test_guard_names_the_atom_with_a_force_beyond_all_others() -> None:
+    start = water_start(2, 1)
+    guard = make_guard(start)
+    # 100 eV/A are 96485 kJ/mol/nm.
+    guard.report(
+        SimpleNamespace(currentStep=4),  # type: ignore[arg-type]
+        guarded_state(start, guard, pull=0.9e5),
+    )
+    reason = stopped_by(guard, guarded_state(start, guard, pull=1.1e5), 4000)
+    assert "the force on H1 of HOH 2 (atom 4, H) is 11" in reason
+    assert "above the limit of 100 eV/Å" in reason
+    assert "surroundings of H that the model was not trained on" in reason
+    assert "minimum" not in reason  # not that late
+    assert "time step" not in reason
+    reason = stopped_by(guard, guarded_state(start, guard, pull=np.nan), 8)
+    assert "the force on H1 of HOH 2 (atom 4, H) is nan" in reason
+    long = make_guard(start, dt_fs=4.0)
+    reason = stopped_by(long, guarded_state(start, long, pull=1.1e5), 4000)
+    assert "a time step too long (4 fs" in reason
+
+
+def test_guard_names_a_jump_of_the_energy() -> None:
+    start = water_start(2, 1)
+    guard = make_guard(start)
+    thermal = 2.4943  # kJ/mol, kT at 300 K
+    limit = thermal * (18 + 10 * np.sqrt(18))
+    assert guard.max_jump == pytest.approx(limit / 96.4853, rel=1e-4)
+    for step, shift in ((4, 0.0), (8, 0.9 * limit), (12, 0.0)):
+        guard.report(
+            SimpleNamespace(currentStep=step),  # type: ignore[arg-type]
+            guarded_state(start, guard, shift=shift),
+        )
+    reason = stopped_by(guard, guarded_state(start, guard, shift=-1.1 * limit), 16)
+    assert "the total energy jumped by -1.72 eV, the limit is 1.56 eV" in reason
+    assert "is on " in reason
+
+
+def test_guard_takes_a_bond_across_the_box_for_what_it_is() -> None:
+    topology = water_topology(1)
+    topology.setUnitCellDimensions(openmm.Vec3(1, 1, 1) * unit.nanometer)
+    start = water_start(1)
+    guard = GuardReporter(4, topology, MASSES, start, 300.0, 0.5)
+    system, _ = harmonic_water(1)
+    system.setDefaultPeriodicBoxVectors(*topology.getPeriodicBoxVectors())
+    context = openmm.Context(system, openmm.VerletIntegrator(0.0005))
+    context.setPositions(0.1 * (start + [[0.0, 0, 0], [10, 0, 0], [0, 0, -20]]))
+    state = context.getState(positions=True, velocities=True)
+    assert guard.fault(state, with_forces=False) is None
+    context.setPositions(0.1 * (start + [[0.0, 0, 0], [10.6, 0, 0], [0, 0, -20]]))
+    state = context.getState(positions=True, velocities=True)
+    found = guard.fault(state, with_forces=False)
+    assert found is not None
+    assert "the bond of O of HOH 1 (atom 0, O) and H1" in found[0]
+
+
+def test_forces_are_asked_for_only_where_they_are_checked(tmp_path: Path) -> None:
+    guard = make_guard(water_start(2, 1))
+    guard.force_interval = 12
+    for step, expected in ((0, False), (4, False), (8, True), (9, True), (12, False)):
+        report = guard.describeNextReport(SimpleNamespace(currentStep=step))  # type: ignore[arg-type]
+        assert ("forces" in report["include"]) is expected, step
 
 
 def test_nothing_is_overwritten_unless_asked(tmp_path: Path) -> None:
@@ -364,6 +473,12 @@ def test_an_interrupted_run_leaves_readable_files(
         ({"temperature": 0.0}, "temperature is 0.0"),
         ({"steps": 0}, "steps is 0"),
         ({"ensemble": "npt"}, "ensemble is 'npt'"),
+        ({"ensemble": "nph"}, "ensemble is 'nph'"),
+        ({"thermostat": "none"}, "thermostat is 'none'"),
+        ({"trajectory": "pdb"}, "trajectory is 'pdb'"),
+        ({"pressure_bar": float("nan")}, "pressure_bar is nan"),
+        ({"checkpoint_ps": 0.0}, "checkpoint_ps is 0.0"),
+        ({"overwrite": True, "resume": True}, "exclude each other"),
         ({"precision": "half"}, "precision is 'half'"),
         ({"equilibration_ps": -1.0}, "equilibration_ps is -1.0"),
         ({"seed": 0}, "seed is 0"),

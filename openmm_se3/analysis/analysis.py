@@ -92,7 +92,7 @@ def analyze(recording: Recording) -> Analysis:
             recording.log, run["options"]["temperature"], run["degrees_of_freedom"], nve
         )
         if not nve:
-            missing.append("No energy drift: a thermostat changes the energy in NVT.")
+            missing.append("No energy drift: a thermostat changes the energy.")
         elif thermal is None or thermal.drift is None:
             missing.append("No energy drift: the run is too short for block means.")
     inside = whole = None

@@ -17,6 +17,7 @@ import numpy as np
 
 from openmm_se3.simulation import folder as names
 from openmm_se3.simulation.log import COLUMNS
+from openmm_se3.simulation.reporters import DCD_HEADER_BYTES
 from openmm_se3.units import FS_TO_PS, NM_TO_ANGSTROM
 
 
@@ -58,7 +59,8 @@ def read_folder(folder: str | Path) -> Recording:
         )
     run = json.loads((folder / names.RUN).read_text(encoding="utf-8"))
     top = folder / names.TOPOLOGY
-    trajectory = _read_frames(folder / names.TRAJECTORY, top, may_be_empty=True)
+    path = folder / names.trajectory_name(run)
+    trajectory = _read_frames(path, top, may_be_empty=True)
     missing = []
     if run["status"] == "running":
         missing.append("The run has not ended: it goes on, or it was killed.")
@@ -160,7 +162,7 @@ def _read_frames(
         raise ValueError(
             f"mdtraj cannot read the topology {topology}: {error}"
         ) from error
-    if may_be_empty and (not path.is_file() or _is_empty_dcd(path)):
+    if may_be_empty and (not path.is_file() or _is_empty(path)):
         return mdtraj.Trajectory(np.empty((0, atoms.n_atoms, 3), np.float32), atoms)
     if not path.is_file():
         raise ValueError(f"there is no trajectory file {path}")
@@ -175,10 +177,9 @@ def _read_frames(
         ) from error
 
 
-def _is_empty_dcd(path: Path) -> bool:
-    # The header of 276 bytes is written when the run starts, the first frame later.
-    header_bytes = 276
-    return path.suffix == ".dcd" and path.stat().st_size <= header_bytes
+def _is_empty(path: Path) -> bool:
+    # A DCD has its header when the run starts, and the first frame later.
+    return path.stat().st_size <= (DCD_HEADER_BYTES if path.suffix == ".dcd" else 0)
 
 
 @contextlib.contextmanager

@@ -22,10 +22,12 @@ from typing import Any
 
 import click
 
+from openmm_se3.signals import Terminated
 from openmm_se3.version import __version__
 
 VERBS = {
     "water": "Run water molecules: equilibrate, run NVE or NVT, report.",
+    "run": "Run molecular dynamics of any structure; checkpoints, --resume.",
     "analyze": "Measure stability, drift, geometry and spectra of a finished run.",
     "validate": "Check a model file: symmetry, forces, drift, backends, precisions.",
     "sample": "Make structures to label: water monomers and clusters.",
@@ -54,10 +56,6 @@ EXTRAS = {
 
 # Errors with a message written for the user.  Any other is an error of this program.
 EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError)
-
-
-class Terminated(KeyboardInterrupt):
-    """The process was asked to end; taken as Ctrl-C is, so that results are saved."""
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import socket
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from openmm_se3.files import atomic_write
 RUN = "run.json"  # what was asked for, on what it ran and how it ended
 TOPOLOGY = "topology.pdb"  # atoms, with the minimised structure
 TRAJECTORY = "trajectory.dcd"
+TRAJECTORY_XTC = "trajectory.xtc"
 VELOCITIES = "velocities.npy"
 LOG = "log.csv"
 LAST_GOOD_FRAME = "last_good.pdb"
@@ -24,21 +26,13 @@ FINAL_STATE = "final_state.xml"
 SUMMARY = "summary.json"
 REPORT = "report.md"
 FIGURE = "figure.png"
+CHECKPOINTS = "checkpoints"  # a folder
 LOCK = ".lock"
 
-RESULTS = (
-    RUN,
-    TOPOLOGY,
-    TRAJECTORY,
-    VELOCITIES,
-    LOG,
-    LAST_GOOD_FRAME,
-    LAST_GOOD_STATE,
-    FINAL_STATE,
-    SUMMARY,
-    REPORT,
-    FIGURE,
-)
+RECORDS = (TRAJECTORY, TRAJECTORY_XTC, VELOCITIES, LOG)  # grow while a run goes on
+ENDINGS = (LAST_GOOD_FRAME, LAST_GOOD_STATE, FINAL_STATE, SUMMARY, REPORT, FIGURE)
+# The checkpoints first: without them nobody can go on with what a kill leaves of these.
+RESULTS = (CHECKPOINTS, *RECORDS, *ENDINGS, TOPOLOGY, RUN)
 
 
 class FolderInUseError(RuntimeError):
@@ -53,12 +47,12 @@ class RunFolder:
 
     Args:
         path: The folder; it is made if absent.
-        overwrite: Whether the results of an earlier run may be replaced.
+        results_allowed: Whether it may hold the results of an earlier run.
     """
 
-    def __init__(self, path: str | Path, overwrite: bool = False) -> None:
+    def __init__(self, path: str | Path, results_allowed: bool = False) -> None:
         self.path = Path(path)
-        self.overwrite = overwrite
+        self.results_allowed = results_allowed
         self._lock: int | None = None
         self._is_new = False
 
@@ -72,7 +66,7 @@ class RunFolder:
         self._is_new = not self.path.exists()
         self._lock = self._acquire()
         try:
-            if not self.overwrite:
+            if not self.results_allowed:
                 refuse_results(self.path)
         except FolderInUseError:
             self._release()
@@ -95,10 +89,14 @@ class RunFolder:
         """Return the path of a file in the folder."""
         return self.path / name
 
-    def clear(self) -> None:
-        """Delete the results of an earlier run; other files stay."""
-        for name in RESULTS:
-            (self.path / name).unlink(missing_ok=True)
+    def clear(self, names: tuple[str, ...] = RESULTS) -> None:
+        """Delete results of an earlier run; other files stay."""
+        for name in names:
+            path = self.path / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file whole or not at all."""
@@ -148,8 +146,8 @@ def refuse_results(path: str | Path) -> None:
     found = [name for name in RESULTS if (Path(path) / name).exists()]
     if found:
         raise FolderInUseError(
-            f"{path} has results of an earlier run ({', '.join(found)}); give --out "
-            "another folder, or --overwrite to replace them"
+            f"{path} has results of an earlier run ({', '.join(found)}); --resume goes "
+            "on with it, --overwrite replaces them, --out names another folder"
         )
 
 
@@ -162,6 +160,12 @@ def was_cut_short(path: str | Path) -> bool:
     return bool(
         facts["status"] == "interrupted" and facts["steps"] >= facts["frame_interval"]
     )
+
+
+def trajectory_name(facts: dict[str, Any]) -> str:
+    """Return the name of the trajectory of a run, from what ``run.json`` says."""
+    is_xtc = facts["options"].get("trajectory") == "xtc"
+    return TRAJECTORY_XTC if is_xtc else TRAJECTORY
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

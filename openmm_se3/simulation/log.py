@@ -32,6 +32,7 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
+from openmm_se3.simulation.reporters import open_at, synced_size
 from openmm_se3.units import BOLTZMANN_KJ_PER_MOL, FS_TO_PS
 
 COLUMNS = (
@@ -44,6 +45,7 @@ COLUMNS = (
     "shadow_kj_per_mol",
 )
 VELOCITIES_NEEDED = 4  # v_{n-3/2} to v_{n+3/2}
+SHADOW_LAG = 2  # steps after n at which v_{n+3/2} is there
 
 
 class LogReporter:
@@ -60,6 +62,10 @@ class LogReporter:
         masses: Masses [n_atoms], dalton.
         dt_fs: Time step, fs.
         shadow: Whether the dynamics are Verlet's, so that a shadow energy exists.
+        keep: Bytes of an earlier sitting that stay; the rest is cut off.
+
+    Attributes:
+        lag: Steps from a row to when it is written.
     """
 
     def __init__(
@@ -70,6 +76,7 @@ class LogReporter:
         masses: np.ndarray,
         dt_fs: float,
         shadow: bool = True,
+        keep: int = 0,
     ) -> None:
         self.interval = interval
         self.times: list[float] = []  # ps
@@ -79,12 +86,14 @@ class LogReporter:
         self._mass = np.asarray(masses, float)[:, None]
         self._dt = dt_fs * FS_TO_PS
         self._shadow = shadow and interval >= VELOCITIES_NEEDED
+        self.lag = SHADOW_LAG if self._shadow else 0
         self._velocities: deque[tuple[int, np.ndarray]] = deque(
             maxlen=VELOCITIES_NEEDED
         )
         self._row: tuple[int, float, float, float] | None = None
-        self._file = open(path, "w", buffering=1, encoding="utf-8")
-        self._file.write(",".join(COLUMNS) + "\n")
+        self._file = open_at(path, keep)
+        if not keep:
+            self._write_line(",".join(COLUMNS))
 
     def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
         """Tell OpenMM when to report next, and what."""
@@ -115,8 +124,13 @@ class LogReporter:
         if self._row is not None:
             if not self._shadow:
                 self._write(None)
-            elif step == self._row[0] + 2:
+            elif step == self._row[0] + SHADOW_LAG:
                 self._write(self._shadow_energy())
+
+    def sync(self) -> int:
+        """Bring all rows to the disk and return their bytes; no row may wait."""
+        assert self._row is None
+        return synced_size(self._file)
 
     def close(self) -> None:
         """Write a row that still waits, and close the file."""
@@ -133,12 +147,16 @@ class LogReporter:
         if shadow is not None and math.isfinite(shadow):
             last = f"{shadow:.9f}"
             self.shadows.append(shadow)
-        self._file.write(
+        self._write_line(
             f"{step},{time:.6f},{potential:.9f},{kinetic:.9f},{total:.9f},"
-            f"{kinetic / self._half_kt:.4f},{last}\n"
+            f"{kinetic / self._half_kt:.4f},{last}"
         )
         self.times.append(time)
         self.totals.append(total)
+
+    def _write_line(self, text: str) -> None:
+        self._file.write(f"{text}\n".encode())
+        self._file.flush()
 
     def _shadow_energy(self) -> float | None:
         assert self._row is not None

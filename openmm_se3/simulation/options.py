@@ -7,8 +7,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-ENSEMBLES = ("nve", "nvt")
+ENSEMBLES = ("nve", "nvt", "npt")
+THERMOSTATS = ("langevin", "nose-hoover")
+TRAJECTORIES = ("dcd", "xtc")
 PRECISIONS = ("single", "double")
+
+# What may change when a run is resumed: where it runs and lies, and how long it is.
+CIRCUMSTANCES = ("steps", "platform", "backend", "model", "out", "overwrite", "resume")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,8 +23,12 @@ class RunOptions:
     Attributes:
         steps: Production steps.
         dt_fs: Time step, fs.
-        temperature: Temperature of the equilibration and of NVT production, K.
-        ensemble: "nve" (VerletIntegrator) or "nvt" (LangevinMiddleIntegrator).
+        temperature: Temperature of the equilibration and of the thermostat, K.
+        ensemble: "nve" (VerletIntegrator), "nvt" (a thermostat), or "npt" (a thermostat
+            and MonteCarloBarostat; periodic systems only).
+        thermostat: "langevin" (LangevinMiddleIntegrator) or "nose-hoover"
+            (NoseHooverIntegrator), of NVT and NPT production.
+        pressure_bar: Pressure of NPT, bar.
         equilibration_ps: Length of the Langevin equilibration, ps; 0 leaves it out and
             draws the starting velocities at the temperature.
         precision: "single" or "double".
@@ -27,25 +36,34 @@ class RunOptions:
         seed: Seed of everything random; None draws one and records it.
         out: Folder of the results.
         overwrite: Whether results of an earlier run there may be replaced.
+        resume: Whether to go on with the run in ``out``, from its newest checkpoint; if
+            there is none yet, the run starts at the beginning.
+        trajectory: Format of the trajectory, "dcd" or "xtc"; XTC rounds to 0.01 A.
         frame_fs: Time between saved frames and velocities, fs.  2.5 fs resolves
             vibrations up to 6600 cm^-1.
         log_fs: Time between rows of the log, fs; each costs one more force evaluation.
             At 12 fs no vibration of water falls into step with the rows, as the bend
             does at 10 fs.
+        checkpoint_ps: Time between checkpoints, ps.
     """
 
     steps: int = 40_000
     dt_fs: float = 0.5
     temperature: float = 300.0
     ensemble: str = "nve"
+    thermostat: str = "langevin"
+    pressure_bar: float = 1.0
     equilibration_ps: float = 2.0
     precision: str = "single"
     platform: str | None = None
     seed: int | None = 1
-    out: str | Path = "water-run"
+    out: str | Path = "md-run"
     overwrite: bool = False
+    resume: bool = False
+    trajectory: str = "dcd"
     frame_fs: float = 2.5
     log_fs: float = 12.0
+    checkpoint_ps: float = 5.0
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -53,7 +71,7 @@ class RunOptions:
         Raises:
             ValueError: A value is out of its range; the message names it.
         """
-        for name in ("dt_fs", "temperature", "frame_fs", "log_fs"):
+        for name in ("dt_fs", "temperature", "frame_fs", "log_fs", "checkpoint_ps"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0.0):
                 raise ValueError(f"{name} is {value}; it must be a positive number")
@@ -61,16 +79,25 @@ class RunOptions:
             raise ValueError(
                 f"equilibration_ps is {self.equilibration_ps}; it must not be negative"
             )
+        if not math.isfinite(self.pressure_bar):
+            raise ValueError(
+                f"pressure_bar is {self.pressure_bar}; it must be a number"
+            )
         if self.steps < 1:
             raise ValueError(f"steps is {self.steps}; it must be at least 1")
-        if self.ensemble not in ENSEMBLES:
-            raise ValueError(f"ensemble is {self.ensemble!r}; choose from {ENSEMBLES}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"precision is {self.precision!r}; choose from {PRECISIONS}"
-            )
+        for name, choices in (
+            ("ensemble", ENSEMBLES),
+            ("thermostat", THERMOSTATS),
+            ("trajectory", TRAJECTORIES),
+            ("precision", PRECISIONS),
+        ):
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"{name} is {value!r}; choose from {choices}")
         if self.seed is not None and not 0 < self.seed < 2**31:
             raise ValueError(f"seed is {self.seed}; it must be from 1 to 2147483647")
+        if self.overwrite and self.resume:
+            raise ValueError("overwrite and resume exclude each other")
 
     @property
     def equilibration_steps(self) -> int:
@@ -87,6 +114,20 @@ class RunOptions:
         """Steps between rows of the log, a multiple of the frame interval."""
         every = max(1, round(self.log_fs / (self.dt_fs * self.frame_interval)))
         return self.frame_interval * min(every, self.steps // self.frame_interval)
+
+    @property
+    def checkpoint_interval(self) -> int:
+        """Steps between checkpoints, a multiple of the log interval."""
+        log_ps = self.log_interval * self.dt_fs / 1000.0
+        return self.log_interval * max(1, round(self.checkpoint_ps / log_ps))
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a resumed run must have in common with its checkpoint."""
+        values = self.to_dict()
+        for name in CIRCUMSTANCES:
+            values.pop(name, None)
+        intervals = {"frame_interval": self.frame_interval}
+        return {**values, **intervals, "log_interval": self.log_interval}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as plain values for a JSON file."""

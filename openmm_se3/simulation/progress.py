@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -47,6 +48,7 @@ class ProgressReporter:
         interval: Steps between updates.
         log: Log of the phase, for the drift; None shows none.
         kt_dof: Temperature (K) and degrees of freedom, to express the drift in.
+        first: Step at which this sitting starts.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class ProgressReporter:
         interval: int,
         log: LogReporter | None = None,
         kt_dof: tuple[float, int] | None = None,
+        first: int = 0,
     ) -> None:
         self.interval = interval
         self._console = console
@@ -80,7 +83,8 @@ class ProgressReporter:
         )
         self._task: TaskID | None = None
         self._start = self._updated = 0.0
-        self._lines = 0
+        self._first = first
+        self._lines = first * LINES // steps
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -91,7 +95,11 @@ class ProgressReporter:
             return
         with self._bar:
             self._task = self._bar.add_task(
-                self._name, total=self._steps, speed="", drift=""
+                self._name,
+                total=self._steps,
+                completed=self._first,
+                speed="",
+                drift="",
             )
             yield
 
@@ -119,13 +127,21 @@ class ProgressReporter:
         elif step * LINES >= (self._lines + 1) * self._steps:
             self._lines = step * LINES // self._steps
             done = f"{self._name}: {step}/{self._steps} steps"
-            parts = [done, self._speed(step, now), self._drift()]
+            left = self._left(step, now)
+            parts = [done, self._speed(step, now), self._drift(), left]
             text = ", ".join(part for part in parts if part)
             self._console.print(text, highlight=False, soft_wrap=True)
 
     def _speed(self, step: int, now: float) -> str:
-        speed = ns_per_day(step, self._dt_fs, now - self._start)
+        speed = ns_per_day(step - self._first, self._dt_fs, now - self._start)
         return f"{step * self._dt_fs / 1000.0:.1f} ps, {speed:.2f} ns/day"
+
+    def _left(self, step: int, now: float) -> str:
+        made = step - self._first
+        if step == self._steps or made == 0:
+            return ""
+        seconds = round((now - self._start) * (self._steps - step) / made)
+        return f"{datetime.timedelta(seconds=seconds)} left"
 
     def _drift(self) -> str:
         if self._log is not None and self._kt_dof is not None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 from openmm import app
 from rich.console import Console
 
-from openmm_se3.simulation.folder import refuse_results
-from openmm_se3.simulation.options import RunOptions
-from openmm_se3.simulation.platforms import named_platform
-from openmm_se3.simulation.run import RunRecord, run_dynamics
-from openmm_se3.threads import threads_for
+from openmm_se3.simulation.model import ModelRun, run_model
+from openmm_se3.simulation.phases import RunRecord
 
 OH_LENGTH = 0.9572  # A, gas-phase water
 HOH_ANGLE = 104.52  # degrees
@@ -23,16 +21,15 @@ TRIES = 200  # orientations of a new molecule before another donor is taken
 
 
 @dataclasses.dataclass(frozen=True)
-class WaterRun(RunOptions):
+class WaterRun(ModelRun):
     """Options of a run of water molecules.
 
     Attributes:
         molecules: Number of water molecules, without a box.
-        model: Name of a shipped model, or the path of a model.
     """
 
+    out: str | Path = "water-run"
     molecules: int = 1
-    model: str = "water"
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -43,6 +40,8 @@ class WaterRun(RunOptions):
         super().__post_init__()
         if self.molecules < 1:
             raise ValueError(f"molecules is {self.molecules}; it must be at least 1")
+        if self.ensemble == "npt":
+            raise ValueError("ensemble is 'npt', but these molecules have no box")
 
 
 def run_water(options: WaterRun, console: Console | None = None) -> RunRecord:
@@ -57,25 +56,10 @@ def run_water(options: WaterRun, console: Console | None = None) -> RunRecord:
         ValueError: There is no such platform.
         FileNotFoundError: There is no such model.
     """
-    # What can be refused is refused before the model is loaded.
-    if options.platform is not None:
-        named_platform(options.platform)
-    if not options.overwrite:
-        refuse_results(options.out)
-    from openmm_se3 import SE3Potential
-
     topology = water_topology(options.molecules)
     positions = water_start(options.molecules, options.seed)
-    with threads_for(len(positions)):
-        potential = SE3Potential(options.model, precision=options.precision)
-        system = potential.createSystem(topology)
-        about = {
-            "molecules": options.molecules,
-            "model": options.model,
-            "backend": potential.backend,
-            "level_of_theory": potential.metadata.get("level_of_theory"),
-        }
-        return run_dynamics(system, topology, positions, options, about, console)
+    about = {"molecules": options.molecules}
+    return run_model(topology, positions, options, about, console)
 
 
 def water_topology(n_molecules: int) -> app.Topology:

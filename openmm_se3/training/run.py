@@ -34,6 +34,7 @@ from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import SPLITS
 from openmm_se3.reference.sources import hash_source
+from openmm_se3.signals import Signals
 from openmm_se3.training.checkpoint import (
     BEST,
     LAST,
@@ -61,7 +62,7 @@ from openmm_se3.training.report import (
     write_history,
 )
 from openmm_se3.training.settings import RunConfig, differences
-from openmm_se3.training.sitting import Signals, Sitting
+from openmm_se3.training.sitting import Sitting
 from openmm_se3.training.tensorboard import FOLDER as TENSORBOARD
 from openmm_se3.training.tensorboard import TensorBoard
 from openmm_se3.training.trainer import fit, make_module

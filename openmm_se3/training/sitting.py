@@ -8,15 +8,13 @@ if it had not stopped.
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any
 
 import lightning.pytorch as lightning
 
+from openmm_se3.signals import Signals
 from openmm_se3.training.checkpoint import BEST, LAST, PREVIOUS, save_checkpoint
 from openmm_se3.training.distributed import any_process, is_first
 from openmm_se3.training.module import TrainingModule
@@ -26,47 +24,6 @@ from openmm_se3.training.schedule import validations_since_best
 
 class SittingOver(BaseException):
     """Leaves the trainer after a checkpoint was written."""
-
-
-class Signals:
-    """Catches Ctrl-C and SIGTERM, so that a step is finished before the run stops.
-
-    A second Ctrl-C stops at once.  Handlers are put back at the end of the block.
-
-    Attributes:
-        received: Number of the signal, or None.
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Signals:
-        if threading.current_thread() is not threading.main_thread():
-            return self  # handlers belong to the main thread
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.getsignal(number)
-        self.install()
-        return self
-
-    def install(self) -> None:
-        """Set the handlers, also over those that the trainer sets when it starts."""
-        for number in self._before:
-            signal.signal(number, self._handle)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            raise KeyboardInterrupt
-        self.received = number
 
 
 class Sitting(lightning.Callback):

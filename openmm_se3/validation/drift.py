@@ -9,9 +9,10 @@ from pathlib import Path
 from openmm_se3.analysis.energies import energies
 from openmm_se3.analysis.read import read_log
 from openmm_se3.force import SE3Potential
+from openmm_se3.simulation.ensemble import degrees_of_freedom
 from openmm_se3.simulation.folder import LOG
 from openmm_se3.simulation.options import RunOptions
-from openmm_se3.simulation.run import degrees_of_freedom, run_dynamics
+from openmm_se3.simulation.run import run_dynamics
 from openmm_se3.units import FS_TO_PS
 from openmm_se3.validation.check import Check
 from openmm_se3.validation.contexts import make_system, topology_of

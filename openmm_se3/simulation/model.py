@@ -1,0 +1,107 @@
+"""A run on a model: of a structure file, or of any topology."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from openmm import app
+from rich.console import Console
+
+from openmm_se3.config import to_dict
+from openmm_se3.simulation.ensemble import refuse_npt_without_box
+from openmm_se3.simulation.folder import refuse_results
+from openmm_se3.simulation.options import RunOptions
+from openmm_se3.simulation.phases import RunRecord
+from openmm_se3.simulation.platforms import named_platform
+from openmm_se3.simulation.run import run_dynamics
+from openmm_se3.simulation.structure import read_structure
+from openmm_se3.threads import threads_for
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelRun(RunOptions):
+    """Options of a run on a model.
+
+    Attributes:
+        model: Name of a shipped model, or the path of a model.
+        backend: What calls the model: "torchforce", "pythonforce", or "auto".
+    """
+
+    model: str = "water"
+    backend: str = "auto"
+
+
+def run_structure(
+    structure: str | Path, options: ModelRun, console: Console | None = None
+) -> RunRecord:
+    """Run molecular dynamics of a structure file on a model.
+
+    Example:
+        >>> from openmm_se3.simulation import ModelRun, run_structure
+        >>> options = ModelRun(ensemble="nvt", steps=20_000, out="cluster-run")
+        >>> record = run_structure("cluster.pdb", options)
+        >>> record.status, record.steps
+        ('completed', 20000)
+
+    Args:
+        structure: PDB or PDBx/mmCIF file; a box in it makes the run periodic.
+        options: What to run, and the folder for the results.
+        console: Shows progress there; None shows nothing.
+
+    Raises:
+        FileNotFoundError: There is no such structure or model.
+        FolderInUseError: The folder has results already, or another run writes to it.
+        ValueError: The structure, the ensemble or the platform is unfit, or the run to
+            resume was another one or is damaged.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM, with a checkpoint; the same call
+            with ``resume=True`` goes on.
+    """
+    topology, positions = read_structure(structure)
+    about = {"structure": Path(structure).name}
+    return run_model(topology, positions, options, about, console)
+
+
+def run_model(
+    topology: app.Topology,
+    positions: np.ndarray,
+    options: ModelRun,
+    about: dict[str, Any] | None = None,
+    console: Console | None = None,
+) -> RunRecord:
+    """Run molecular dynamics of a topology on a model; see :func:`run_structure`.
+
+    Args:
+        topology: Atoms, with an element each; box vectors make the run periodic.
+        positions: Start [n_atoms, 3], A.
+        options: What to run.
+        about: More facts for ``run.json``.
+        console: Shows progress there; None shows nothing.
+    """
+    # What can be refused is refused before the model is loaded.
+    if options.platform is not None:
+        named_platform(options.platform)
+    if not (options.overwrite or options.resume):
+        refuse_results(options.out)
+    refuse_npt_without_box(options, topology.getPeriodicBoxVectors() is not None)
+    from openmm_se3 import SE3Potential
+
+    with threads_for(len(positions)):
+        potential = SE3Potential(
+            options.model, precision=options.precision, backend=options.backend
+        )
+        system = potential.createSystem(topology)
+        network = json.dumps(to_dict(potential.config), sort_keys=True)
+        facts = {
+            **(about or {}),
+            "model": options.model,
+            "weights_sha256": potential.metadata["weights_sha256"],
+            "network_sha256": hashlib.sha256(network.encode()).hexdigest(),
+            "backend": potential.backend,
+            "level_of_theory": potential.metadata.get("level_of_theory"),
+        }
+        return run_dynamics(system, topology, positions, options, facts, console)

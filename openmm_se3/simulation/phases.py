@@ -1,0 +1,287 @@
+"""The two phases of a run, equilibration and production, and their bookkeeping."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openmm
+from openmm import app, unit
+from rich.console import Console
+
+from openmm_se3.signals import Signals
+from openmm_se3.simulation import folder as names
+from openmm_se3.simulation.checkpoint import Checkpoint, Checkpoints
+from openmm_se3.simulation.ensemble import PRODUCTION
+from openmm_se3.simulation.folder import RunFolder
+from openmm_se3.simulation.guard import GuardReporter, SimulationStopped
+from openmm_se3.simulation.log import LogReporter
+from openmm_se3.simulation.options import RunOptions
+from openmm_se3.simulation.progress import ProgressReporter, ns_per_day
+from openmm_se3.simulation.reporters import TrajectoryReporter, VelocityReporter
+from openmm_se3.units import FS_TO_PS
+
+# Steps between the guard's looks at the forces where no log asks for them anyway.
+FORCE_CHECK_STEPS = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """How a run ended.
+
+    Attributes:
+        folder: Where its files are.
+        status: "completed", or "stopped" by the guard.
+        reason: Why it was stopped; empty otherwise.
+        steps: Production steps that were good.
+        time_ps: Production time that was good, ps.
+        seconds: Wall time of the production.
+        ns_per_day: Speed of the production.
+        platform: OpenMM platform.
+    """
+
+    folder: Path
+    status: str
+    reason: str
+    steps: int
+    time_ps: float
+    seconds: float
+    ns_per_day: float
+    platform: str
+
+    @classmethod
+    def of(cls, folder: Path, facts: dict[str, Any]) -> RunRecord:
+        """Return how a run ended from what ``run.json`` says of it."""
+        fields = [field.name for field in dataclasses.fields(cls)]
+        return cls(folder, **{name: facts[name] for name in fields[1:]})
+
+
+class Phases:
+    """The two phases of a run and its bookkeeping.
+
+    Args:
+        simulation: At the start of a phase, or in the state of a checkpoint.
+        options: What to run.
+        guard: Looks at the frames.
+        folder: Where the files go.
+        facts: What ``run.json`` says of the run.
+        fit: What a checkpoint says of when it fits: identity and environment.
+        console: Shows progress.
+        checkpoint: The checkpoint that the simulation goes on from, if any.
+    """
+
+    def __init__(
+        self,
+        simulation: app.Simulation,
+        options: RunOptions,
+        guard: GuardReporter,
+        folder: RunFolder,
+        facts: dict[str, Any],
+        fit: dict[str, Any],
+        console: Console,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self.simulation = simulation
+        self.options = options
+        self.guard = guard
+        self.folder = folder
+        self.facts = facts
+        self.fit = fit
+        self.console = console
+        self.checkpoints = Checkpoints(folder / names.CHECKPOINTS)
+        self.signals = Signals()
+        self.phase = checkpoint.phase if checkpoint else "equilibration"
+        self.sizes = checkpoint.sizes if checkpoint else {}
+        self.seconds_before = checkpoint.seconds if checkpoint else 0.0
+        self.started = time.perf_counter()
+        self.records: dict[str, Any] = {}  # reporters of files that grow, by name
+
+    def run(self) -> RunRecord:
+        """Run what is left of the phases and record how that ended."""
+        try:
+            with self.signals:
+                if self.phase == "equilibration":
+                    self._equilibrate()
+                    self._hand_over()
+                self._produce()
+        except SimulationStopped as stop:
+            return self._end("stopped", stop.reason)
+        except openmm.OpenMMException as error:
+            # Some platforms find a NaN themselves before the guard sees the frame.
+            if "nan" not in str(error).lower():
+                self._end("failed", str(error))
+                raise
+            return self._end("stopped", str(error))
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            # On a full disk this may fail too; the first error is the one to show.
+            with contextlib.suppress(OSError):
+                self._end("interrupted" if interrupted else "failed", _cause(error))
+            raise
+        return self._end("completed", "")
+
+    def _equilibrate(self) -> None:
+        options = self.options
+        steps, interval = options.equilibration_steps, options.frame_interval
+        if steps == 0:
+            return
+        progress = ProgressReporter(
+            self.console,
+            "Equilibration",
+            steps,
+            options.dt_fs,
+            interval,
+            first=self.simulation.currentStep,
+        )
+        self.guard.force_interval = interval * -(-FORCE_CHECK_STEPS // interval)
+        self.simulation.reporters = [self.guard, progress]
+        with progress.running():
+            self._advance(steps, lag=0)
+
+    def _hand_over(self) -> None:
+        context = self.simulation.context
+        state = context.getState(positions=True, velocities=True)
+        x = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+        v = state.getVelocities(asNumpy=True)._value
+        mass = np.array(self.facts["masses"])[:, None]
+        if not self.simulation.system.usesPeriodicBoundaryConditions():
+            context.setPositions(x - (mass * x).sum(axis=0) / mass.sum())
+        context.setVelocities(v - (mass * v).sum(axis=0) / mass.sum())
+        self.simulation.integrator.setCurrentIntegrator(PRODUCTION)
+        self.simulation.currentStep = 0
+        context.setTime(0.0)
+        self.phase = "production"
+        self.seconds_before, self.started = 0.0, time.perf_counter()
+        self._save()
+
+    def _produce(self) -> None:
+        options, interval = self.options, self.options.frame_interval
+        topology, nve = self.simulation.topology, self.options.ensemble == "nve"
+        self.guard.force_interval = options.log_interval
+        dof = self.facts["degrees_of_freedom"]
+
+        name = names.trajectory_name(self.facts)
+        keep = {n: self.sizes.get(n, 0) for n in (name, names.VELOCITIES, names.LOG)}
+        with contextlib.ExitStack() as stack:
+            trajectory = TrajectoryReporter(
+                self.folder / name, interval, topology, options.dt_fs, keep[name]
+            )
+            stack.callback(trajectory.close)
+            velocities = VelocityReporter(
+                self.folder / names.VELOCITIES,
+                interval,
+                topology.getNumAtoms(),
+                keep[names.VELOCITIES],
+            )
+            stack.callback(velocities.close)
+            log = LogReporter(
+                self.folder / names.LOG,
+                options.log_interval,
+                dof,
+                np.array(self.facts["masses"]),
+                options.dt_fs,
+                shadow=nve,
+                keep=keep[names.LOG],
+            )
+            stack.callback(log.close)
+            self.records = {
+                name: trajectory,
+                names.VELOCITIES: velocities,
+                names.LOG: log,
+            }
+            progress = ProgressReporter(
+                self.console,
+                "Production",
+                options.steps,
+                options.dt_fs,
+                options.log_interval,
+                log if nve else None,
+                (options.temperature, dof),
+                first=self.simulation.currentStep,
+            )
+            self.simulation.reporters = [self.guard, *self.records.values(), progress]
+            with progress.running():
+                self._advance(options.steps, log.lag)
+
+    def _advance(self, end: int, lag: int) -> None:
+        """Step to ``end``, with checkpoints; after a signal stop at the next chance.
+
+        Args:
+            end: Last step of the phase.
+            lag: Steps after a row of the log at which nothing of it waits in memory.
+        """
+        interval = self.options.log_interval
+        while (step := self.simulation.currentStep) < end:
+            pause = step + interval - (step - lag) % interval
+            self.simulation.step(min(pause, end) - step)
+            if pause < end:
+                self._pause(pause - lag)
+
+    def _pause(self, step: int) -> None:
+        stop = self.signals.received is not None
+        regular = step > 0 and step % self.options.checkpoint_interval == 0
+        # In NPT a checkpoint changes the trajectory, so there are regular ones only.
+        if regular or (stop and self.options.ensemble != "npt"):
+            self._save()
+        if stop:
+            raise self.signals.interrupt()
+
+    def _save(self) -> None:
+        context = self.simulation.context
+        facts = {
+            "phase": self.phase,
+            "step": self.simulation.currentStep,
+            "seconds": self._seconds(),
+            "sizes": {name: file.sync() for name, file in self.records.items()},
+            **self.fit,
+        }
+        self.checkpoints.write(context, facts)
+        if self.options.ensemble == "npt":
+            # OpenMM's checkpoint lacks the barostat's count of steps and the size of
+            # its moves, which start anew in a resumed run; so let them do so here too.
+            context.reinitialize(preserveState=True)
+
+    def _end(self, status: str, reason: str) -> RunRecord:
+        steps = 0
+        if self.phase == "production":
+            steps = self.simulation.currentStep
+            if status == "stopped":
+                steps = self._last_good_step()
+        if status == "completed":
+            self.simulation.saveState(str(self.folder / names.FINAL_STATE))
+        else:
+            self.guard.save_last_good(
+                self.folder / names.LAST_GOOD_FRAME,
+                self.folder / names.LAST_GOOD_STATE,
+            )
+        facts = {
+            **self.facts,
+            "status": status,
+            "reason": reason,
+            "phase": self.phase,
+            "steps": steps,
+            "time_ps": steps * self.options.dt_fs * FS_TO_PS,
+            "seconds": self._seconds(),
+            "ns_per_day": ns_per_day(steps, self.options.dt_fs, self._seconds()),
+        }
+        self.folder.write_json(names.RUN, facts)
+        return RunRecord.of(self.folder.path, facts)
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.perf_counter() - self.started
+
+    def _last_good_step(self) -> int:
+        if self.guard.last_good is None:
+            return 0
+        return self.guard.last_good.getStepCount()
+
+
+def _cause(error: BaseException) -> str:
+    """Return in words why a run ended."""
+    if isinstance(error, KeyboardInterrupt):
+        return str(error) or "Ctrl-C"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

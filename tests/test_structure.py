@@ -1,0 +1,176 @@
+"""Structure files: what is read, and what is refused with a word on why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from openmm import app, unit
+from random_model import topology_of
+
+from openmm_se3.simulation import read_structure, water_start, water_topology
+from openmm_se3.simulation.guard import box_of
+from openmm_se3.simulation.structure import whole_molecules
+
+POSITIONS = water_start(3, 5)
+BOX = np.array([[9.0, 0.0, 0.0], [2.0, 8.0, 0.0], [-1.0, 1.5, 8.5]])  # A
+
+
+def write(path: Path, positions: np.ndarray, box: np.ndarray | None = None) -> Path:
+    """Write water molecules as PDB or mmCIF, by the suffix."""
+    topology = water_topology(len(positions) // 3)
+    if box is not None:
+        topology.setPeriodicBoxVectors(box * unit.angstrom)
+    writer = app.PDBFile if path.suffix == ".pdb" else app.PDBxFile
+    with open(path, "w") as file:
+        writer.writeFile(topology, positions * unit.angstrom, file)
+    return path
+
+
+def pdb(*rows: str) -> str:
+    """Return a PDB file from rows "NAME RESIDUE NUMBER X Y Z ELEMENT [LOCATION]"."""
+    lines = []
+    for serial, row in enumerate(rows, start=1):
+        name, residue, number, x, y, z, element, *location = row.split()
+        alternate = location[0] if location else " "
+        lines.append(
+            f"HETATM{serial:5d}  {name:<3s}{alternate}{residue:<3s} A{number:>4s}    "
+            f"{float(x):8.3f}{float(y):8.3f}{float(z):8.3f}  1.00  0.00"
+            f"          {element:>2s}"
+        )
+    return "\n".join([*lines, "END\n"])
+
+
+WATER = ("O HOH 1 0 0 0 O", "H1 HOH 1 0.96 0 0 H", "H2 HOH 1 -0.24 0.93 0 H")
+
+
+@pytest.mark.parametrize("suffix", [".pdb", ".cif"])
+@pytest.mark.parametrize("box", [None, BOX])
+def test_atoms_bonds_and_box_are_read(
+    tmp_path: Path, suffix: str, box: np.ndarray | None
+) -> None:
+    path = write(tmp_path / f"three{suffix}", POSITIONS, box)
+    topology, positions = read_structure(path)
+    assert np.abs(positions - POSITIONS).max() < 1e-3
+    symbols = [atom.element.symbol for atom in topology.atoms()]
+    assert symbols == ["O", "H", "H"] * 3
+    bonds = {tuple(sorted((a.index, b.index))) for a, b, *_ in topology.bonds()}
+    assert bonds == {(o, o + h) for o in (0, 3, 6) for h in (1, 2)}
+    found = box_of(topology)
+    if box is None:
+        assert found is None
+    else:
+        assert np.abs(found - box).max() < 2e-3
+
+
+def test_molecules_that_the_box_cuts_are_made_whole(tmp_path: Path) -> None:
+    # Each atom is put back into the box on its own.
+    fractions = (POSITIONS + 0.3) @ np.linalg.inv(BOX)
+    wrapped = (fractions - np.floor(fractions)) @ BOX
+    first, last = wrapped[[0, 0, 3, 3, 6, 6]], wrapped[[1, 2, 4, 5, 7, 8]]
+    assert np.linalg.norm(last - first, axis=1).max() > 3.0  # some are cut
+    _, whole = read_structure(write(tmp_path / "cut.pdb", wrapped, BOX))
+    lengths = np.linalg.norm(
+        whole[[1, 2, 4, 5, 7, 8]] - whole[[0, 0, 3, 3, 6, 6]], axis=1
+    )
+    assert np.abs(lengths - 0.9572).max() < 2e-3
+    shift = (whole - wrapped) @ np.linalg.inv(BOX)
+    assert np.abs(shift - np.round(shift)).max() < 1e-3  # by lattice vectors
+
+
+def test_a_chain_longer_than_the_box_is_made_whole() -> None:
+    topology = topology_of(["O"] * 12, 10.0 * np.eye(3))
+    atoms = list(topology.atoms())
+    for first in np.random.default_rng(0).permutation(11):
+        topology.addBond(atoms[first + 1], atoms[first])
+    straight = np.arange(12)[:, None] * np.array([1.4, 0.3, 0.0])
+    whole = whole_molecules(topology, straight % 10.0, 10.0 * np.eye(3))
+    assert np.ptp(whole, axis=0)[0] > 10.0
+    assert np.abs(np.diff(whole, axis=0) - [1.4, 0.3, 0.0]).max() < 1e-9
+
+
+def test_the_box_of_what_is_no_crystal_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "nmr.pdb"
+    path.write_text(
+        "CRYST1    1.000    1.000    1.000  90.00  90.00  90.00 P 1           1\n"
+        + pdb(*WATER)
+    )
+    assert read_structure(path)[0].getPeriodicBoxVectors() is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "cannot be read: there are no atoms in it"),
+        (["O HOH 1 0 0 0 O"], "hydrogens are missing in 1 residues.*HOH 1.*addHydrog"),
+        ([*WATER, "O HOH 2 5 0 0 O"], "missing in 1 residues, the first is HOH 2"),
+        ([*WATER, "CA ALA 2 5 0 0 C"], "missing in 1 residues, the first is ALA 2"),
+        ([*WATER, "Q UNL 2 5 0 0"], "atom 3 .Q of UNL. has no element.*columns 77-78"),
+        (
+            [*WATER, "H UNL 2 5 0 0 H", "H UNL 2 6 0 0 H"],
+            "cannot be read: duplicate atom .*UNL A 2.*names of their own",
+        ),
+        (
+            ["O HOH 1 0 0 0 O A", "O HOH 1 0.2 0 0 O B", *WATER[1:]],
+            "alternate locations .A, B. of some atoms, such as .*O BHOH.*keep one",
+        ),
+        (
+            [*WATER, "O UNL 2 0.1 0 0 O"],
+            r"atom \d .O. and atom \d .O. are 0.10 Å apart, below 0.92.*other units",
+        ),
+        (
+            [*WATER, "O UNL 2 nan 0 0 O"],
+            "position of atom 3 .O of UNL. is not a finite",
+        ),
+    ],
+)
+def test_bad_structures_are_refused(
+    tmp_path: Path, rows: list[str], message: str
+) -> None:
+    path = tmp_path / "bad.pdb"
+    rows = [row if len(row.split()) > 6 else f"{row} ''" for row in rows]
+    path.write_text(pdb(*rows).replace("''", "  "))
+    with pytest.raises(ValueError, match=message) as caught:
+        read_structure(path)
+    assert str(path) in str(caught.value)
+
+
+def test_alternate_locations_of_mmcif_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "two.cif", POSITIONS)
+    lines = path.read_text().splitlines()
+    rows = [i for i, line in enumerate(lines) if line.startswith(("ATOM", "HETATM"))]
+    one, other = (lines[rows[0]].split() for _ in range(2))
+    assert one[4] == "."
+    one[4], other[4] = "A", "B"
+    lines[rows[0]] = f"{' '.join(one)}\n{' '.join(other)}"
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match="alternate locations .A, B."):
+        read_structure(path)
+
+
+def test_a_box_too_small_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "small.pdb", water_start(1), 1.2 * np.eye(3))
+    with pytest.raises(ValueError, match=r"Å apart.*box too small .1.20 x 1.20 x 1.20"):
+        read_structure(path)
+    topology = topology_of(["O"], np.diag([0.5, 9.0, 9.0]))
+    with open(tmp_path / "image.pdb", "w") as file:
+        app.PDBFile.writeFile(topology, np.zeros((1, 3)) * unit.angstrom, file)
+    with pytest.raises(ValueError, match="its own image are 0.50 Å apart"):
+        read_structure(tmp_path / "image.pdb")
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no structure file .*none.pdb"):
+        read_structure(tmp_path / "none.pdb")
+    for name, text in (
+        ("a.xyz", "1\n\nO 0 0 0\n"),
+        ("b.pdb", "\x00\x01"),
+        ("c.cif", ""),
+    ):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match="a.xyz: give a PDB or PDBx/mmCIF file"):
+        read_structure(tmp_path / "a.xyz")
+    for name in ("b.pdb", "c.cif"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read"):
+            read_structure(tmp_path / name)
