@@ -11,6 +11,7 @@ from openmm_se3.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, GREY = "#2f6690", "#d1673c", "#3a7d44", "#8a8f98"
@@ -26,14 +27,21 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "axes.formatter.useoffset": False,
 }
-TICKS = (1.0, 2.0, 5.0, 10.0)  # of a decade
-FEW_DECADES = 2.0  # in which 1, 2 and 5 all have room
+# Numbers of a decade that have room on an axis of at most so many decades.
+TICKS = {2.0: (1.0, 2.0, 5.0), 4.0: (1.0, 3.0), math.inf: (1.0,)}
 
 
 def save(path: Path, figure: Figure) -> None:
     """Write a figure as PNG."""
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
+
+
+def few_ticks(axis: Axis) -> None:
+    """Put at most five round numbers on a linear axis."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
 
 
 def legend_above(axes: Axes, columns: int) -> None:
@@ -49,7 +57,7 @@ def legend_above(axes: Axes, columns: int) -> None:
 
 
 def logarithmic(axes: Axes, values: Iterable[float]) -> None:
-    """Make the y axis logarithmic, with ends and plain numbers at 1, 2 or 5 a decade.
+    """Make the y axis logarithmic, with a few plain numbers and one at each end.
 
     Args:
         axes: The axes.
@@ -60,20 +68,15 @@ def logarithmic(axes: Axes, values: Iterable[float]) -> None:
     shown = [value for value in values if 0.0 < value < math.inf]
     if not shown:
         return
-    low, high = _tick_below(min(shown)), _tick_above(max(shown))
-    few = math.log10(high / low) <= FEW_DECADES
+    low, high = min(shown), max(shown)
+    decades = math.log10(high / low)
+    ticks = next(ticks for most, ticks in TICKS.items() if decades <= most)
+    base = 10.0 ** math.floor(math.log10(low))
+    low = base * max(tick for tick in ticks if base * tick <= low)
+    base = 10.0 ** math.floor(math.log10(high))
+    high = base * min(tick for tick in (*ticks, 10.0) if base * tick > high)
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=TICKS[:3] if few else (1.0,)))
+    axes.yaxis.set_major_locator(LogLocator(subs=ticks))
     axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_ylim(low, high)
-
-
-def _tick_below(value: float) -> float:
-    decade = 10.0 ** math.floor(math.log10(value))
-    return decade * max(tick for tick in TICKS if tick * decade <= value)
-
-
-def _tick_above(value: float) -> float:
-    decade = 10.0 ** math.floor(math.log10(value))
-    return decade * min(tick for tick in TICKS if tick * decade > value)

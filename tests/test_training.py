@@ -583,7 +583,9 @@ def test_conservative_and_direct_forces_learn_together(config):
     graphs = make_graphs(analytic_frames()[:4])
     torch.manual_seed(0)
     network = training_run.SE3Transformer(dataclasses.replace(TINY, force_mode="both"))
-    settings = changed(config, steps=60, validate_every=20).training
+    settings = changed(
+        config, steps=150, validate_every=50, learning_rate=1e-2
+    ).training
     order = BatchOrder(np.ones(4), 4, 0)
     module = TrainingModule(network, settings, order, graphs, graphs)
     before = evaluate(copy.deepcopy(network).eval(), graphs)["all"]

@@ -24,7 +24,6 @@ import matplotlib
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from recipes import Recipe, variant
 from rich.console import Console
 from rich.table import Table
@@ -35,7 +34,7 @@ from openmm_se3.export.write import model_of_checkpoint
 from openmm_se3.files import atomic_write
 from openmm_se3.force import SE3Potential
 from openmm_se3.modelfile import contents
-from openmm_se3.plot_style import BLUE, ORANGE, STYLE, save
+from openmm_se3.plot_style import BLUE, ORANGE, STYLE, few_ticks, save
 from openmm_se3.simulation import RunOptions, run_dynamics, water_start, water_topology
 from openmm_se3.simulation.folder import LOG, RUN
 from openmm_se3.training.checkpoint import BEST, load_checkpoint
@@ -174,7 +173,7 @@ def _panel(axes: Axes, runs: dict[str, dict[str, Any]]) -> None:
         if run["line"] is not None:
             axes.plot(run["time"], run["line"], color=MODES[mode], lw=1.8, label=label)
     axes.set(xlabel="time (ps)")
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    few_ticks(axes.xaxis)
     axes.legend(loc="upper left")
 
 

@@ -17,8 +17,8 @@ from rich.progress import (
 
 # Energies in kcal/mol, forces in kcal/mol/A, losses of equation (3.2) in eV and A.
 HEADER = (
-    "   step  epoch  learning   training  validation   energy    force    force\n"
-    "                    rate       loss        loss      MAE      MAE     RMSE"
+    "   step  epoch learning  training validation   energy    force    force\n"
+    "                   rate      loss       loss      MAE      MAE     RMSE"
 )
 DIRECT_HEADER = HEADER.replace("\n", "   direct\n") + "      MAE"
 
@@ -87,8 +87,8 @@ class TrainingProgress(lightning.Callback):
 def validation_line(row: dict[str, float]) -> str:
     """Return the errors of one validation under ``HEADER``."""
     line = (
-        f"{row['step']:7.0f} {row['epoch']:6.1f} {row['learning_rate']:9.1e} "
-        f"{row['train_loss']:10.3e} {row['validation_loss']:11.3e} "
+        f"{row['step']:7.0f} {row['epoch']:6.1f} {row['learning_rate']:8.1e} "
+        f"{row['train_loss']:9.3e} {row['validation_loss']:10.3e} "
         f"{row['energy_mae']:8.4f} {row['force_mae']:8.4f} {row['force_rmse']:8.4f}"
     )
     if "direct_force_mae" in row:

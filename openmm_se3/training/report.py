@@ -56,7 +56,6 @@ PANELS = {
         "force_mae": "MAE",
         "force_rmse": "RMSE",
         "direct_force_mae": "direct MAE",
-        "direct_force_rmse": "direct RMSE",
     },
 }
 
@@ -102,9 +101,8 @@ def plot_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
     """Draw loss, energy errors and force errors over the steps."""
     import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
-    from openmm_se3.plot_style import STYLE, legend_above, logarithmic, save
+    from openmm_se3.plot_style import STYLE, few_ticks, legend_above, logarithmic, save
 
     steps = [row["step"] for row in history]
     with matplotlib.rc_context(STYLE):
@@ -116,8 +114,8 @@ def plot_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
             values = {n: [row[key] for row in history] for n, key in shown.items()}
             for name, curve in values.items():
                 axes.plot(steps, curve, ".-", markersize=3, linewidth=1.2, label=name)
-            axes.set(xlabel="step", ylabel=label)
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axes.set(xlabel="step", ylabel=label, xlim=(0, None))
+            few_ticks(axes.xaxis)
             logarithmic(axes, (value for curve in values.values() for value in curve))
             legend_above(axes, len(values))
         save(path, figure)
@@ -154,9 +152,7 @@ def _parity(
     axes: Axes, quantity: str, unit: str, reference: np.ndarray, predicted: np.ndarray
 ) -> None:
     """Draw one panel: the same scale on both axes, and the line of no error."""
-    from matplotlib.ticker import MaxNLocator
-
-    from openmm_se3.plot_style import BLUE, GREY
+    from openmm_se3.plot_style import BLUE, GREY, few_ticks
 
     known = np.isfinite(reference)
     x, y = EV_TO_KCAL_PER_MOL * reference[known], EV_TO_KCAL_PER_MOL * predicted[known]
@@ -165,14 +161,14 @@ def _parity(
     if not len(x):
         axes.text(0.5, 0.5, "no labels", ha="center", transform=axes.transAxes)
         return
-    axes.plot(x, y, ".", color=BLUE, markersize=3, alpha=0.4, markeredgewidth=0)
+    axes.plot(x, y, ".", color=BLUE, markersize=4, alpha=0.5, markeredgewidth=0)
     low, high = min(x.min(), y.min()), max(x.max(), y.max())
     margin = 0.04 * (high - low) or 1.0
     limits = low - margin, high + margin
     axes.plot(limits, limits, color=GREY, linewidth=0.8, zorder=0)
     axes.set(xlim=limits, ylim=limits)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(5))
+        few_ticks(axis)
     axes.text(
         0.03,
         0.97,

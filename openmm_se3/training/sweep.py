@@ -158,9 +158,8 @@ def _write_table(path: Path, results: Sequence[Result]) -> None:
 def _plot(path: Path, results: Sequence[Result]) -> None:
     import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
-    from openmm_se3.plot_style import STYLE, logarithmic, save
+    from openmm_se3.plot_style import STYLE, few_ticks, logarithmic, save
 
     panels = {
         "validation_loss": "validation loss (eV²/Å²)",
@@ -180,10 +179,10 @@ def _plot(path: Path, results: Sequence[Result]) -> None:
                     color=f"C{number % 10}",
                     linestyle=DASHES[number // 10 % len(DASHES)],
                     linewidth=1.2,
-                    label=result.variant.name,
+                    label=result.variant.name.replace(",", ", "),
                 )
-            axes.set(xlabel="step", ylabel=label)
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axes.set(xlabel="step", ylabel=label, xlim=(0, None))
+            few_ticks(axes.xaxis)
             logarithmic(axes, (row[key] for r in results for row in r.history))
         handles, labels = all_axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=LEGEND_COLUMNS)
