@@ -320,7 +320,7 @@ def test_force_drift_runs_and_goes_on(
     modes = [json.loads(path.read_text())["model"]["force_mode"] for path in models]
     assert modes == list(force_drift.MODES)
     for axes, system in zip(drawn[0].axes, force_drift.SYSTEMS, strict=True):
-        assert axes.get_title() == system
+        assert axes.texts[0].get_text() == system
         labels = [text.get_text() for text in axes.get_legend().get_texts()]
         assert [label.split(":")[0] for label in labels] == list(force_drift.MODES)
         assert all("kT/ns/dof" in label for label in labels)

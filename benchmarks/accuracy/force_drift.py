@@ -21,6 +21,7 @@ from typing import Any
 
 import click
 import matplotlib
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -29,14 +30,13 @@ from rich.console import Console
 from rich.table import Table
 
 from openmm_se3.analysis.energies import energies
-from openmm_se3.analysis.read import read_log
+from openmm_se3.analysis.read import read_folder
 from openmm_se3.export.write import model_of_checkpoint
 from openmm_se3.files import atomic_write
 from openmm_se3.force import SE3Potential
 from openmm_se3.modelfile import contents
-from openmm_se3.plot_style import BLUE, ORANGE, STYLE, few_ticks, save
+from openmm_se3.plot_style import BLUE, ORANGE, STYLE, few_ticks, legend_above, save
 from openmm_se3.simulation import RunOptions, run_dynamics, water_start, water_topology
-from openmm_se3.simulation.folder import LOG, RUN
 from openmm_se3.training.checkpoint import BEST, load_checkpoint
 from openmm_se3.training.sweep import Variant, run_variants
 from openmm_se3.units import BOLTZMANN_KJ_PER_MOL, FS_TO_PS
@@ -47,7 +47,7 @@ MODES = {"conservative": BLUE, "direct": ORANGE}
 SYSTEMS = {"one molecule": 1, "hexamer": 6}
 # To try it out: a tiny network that learns next to nothing.
 SHORT_MODEL = {
-    "layers": 2,
+    "layers": 1,
     "channels": 4,
     "key_channels": 4,
     "heads": 2,
@@ -78,7 +78,7 @@ def networks(steps: int, seed: int, short: bool) -> list[Variant]:
         run = variant(Recipe(mode, changes), "water", steps, seed)
         if short:
             data = run.config.data
-            data = dataclasses.replace(data, files=data.files[:1])
+            data = dataclasses.replace(data, files=data.files[-1:])
             run = dataclasses.replace(
                 run, config=dataclasses.replace(run.config, data=data)
             )
@@ -133,24 +133,33 @@ def measured(folder: Path) -> dict[str, Any]:
     Energies are in kT per degree of freedom from the first, kT of ``TEMPERATURE``;
     drifts in kT/ns per degree of freedom, NaN of a run that ended too early.
     """
-    run = json.loads((folder / RUN).read_text())
-    log, degrees = read_log(folder / LOG), run["degrees_of_freedom"]
-    kt = BOLTZMANN_KJ_PER_MOL * TEMPERATURE * degrees
-    found = energies(log, TEMPERATURE, degrees, conserved=True)
+    recording = read_folder(folder)
+    log, degrees = recording.log, recording.run["degrees_of_freedom"]
     result: dict[str, Any] = {
-        "time": log["time_ps"],
-        "energy": (log["total_kj_per_mol"] - log["total_kj_per_mol"][:1]) / kt,
-        "temperature": math.nan if found is None else found.temperature,
-        "reason": run["reason"],
+        "reason": recording.run["reason"],
+        "time": np.empty(0),
+        "energy": np.empty(0),
+        "line": np.empty(0),
+        "temperature": math.nan,
         "drift": math.nan,
         "drift_error": math.nan,
-        "line": None,
     }
-    if found is not None and found.drift is not None:
-        drift = found.drift
-        result["drift"], result["drift_error"] = drift.per_kt(TEMPERATURE, degrees)
-        line = drift.intercept + drift.slope * log["time_ps"]
-        result["line"] = (line - log["total_kj_per_mol"][0]) / kt
+    found = energies(log, TEMPERATURE, degrees, conserved=True)
+    if found is None:  # it ended in the equilibration
+        return result
+    kt = BOLTZMANN_KJ_PER_MOL * TEMPERATURE * degrees
+    time, total = log["time_ps"], log["total_kj_per_mol"]
+    result |= {
+        "time": time,
+        "energy": (total - total[0]) / kt,
+        "temperature": found.temperature,
+    }
+    if found.drift is not None:
+        line = found.drift.intercept + found.drift.slope * time
+        result["line"] = (line - total[0]) / kt
+        result["drift"], result["drift_error"] = found.drift.per_kt(
+            TEMPERATURE, degrees
+        )
     return result
 
 
@@ -160,21 +169,21 @@ def draw(path: Path, results: dict[tuple[str, str], dict[str, Any]]) -> None:
         figure = Figure(figsize=(10.5, 3.8), layout="constrained")
         all_axes = figure.subplots(1, len(SYSTEMS))
         for axes, system in zip(all_axes, SYSTEMS, strict=True):
-            _panel(axes, {mode: results[mode, system] for mode in MODES})
-            axes.set_title(system)
+            _panel(axes, system, {mode: results[mode, system] for mode in MODES})
         all_axes[0].set_ylabel("change of the total energy (kT per degree of freedom)")
         save(path, figure)
 
 
-def _panel(axes: Axes, runs: dict[str, dict[str, Any]]) -> None:
+def _panel(axes: Axes, system: str, runs: dict[str, dict[str, Any]]) -> None:
     for mode, run in runs.items():
+        colour, line = MODES[mode], run["line"]
         label = f"{mode}: {drift_text(run)} kT/ns/dof"
-        axes.plot(run["time"], run["energy"], color=MODES[mode], lw=0.6, alpha=0.6)
-        if run["line"] is not None:
-            axes.plot(run["time"], run["line"], color=MODES[mode], lw=1.8, label=label)
+        axes.plot(run["time"], run["energy"], color=colour, lw=0.6, alpha=0.6)
+        axes.plot(run["time"][: len(line)], line, color=colour, lw=1.8, label=label)
     axes.set(xlabel="time (ps)")
+    axes.text(0.03, 0.97, system, va="top", transform=axes.transAxes)
     few_ticks(axes.xaxis)
-    axes.legend(loc="upper left")
+    legend_above(axes, 1)
 
 
 def drift_text(run: dict[str, Any]) -> str:
@@ -194,7 +203,6 @@ def print_table(
     table.add_column("forces")
     for heading in ("ps", "mean T, K", "drift, kT/ns/dof", "last - first, kT/dof"):
         table.add_column(heading, justify="right")
-    table.add_column("")
     for (mode, system), run in results.items():
         there = len(run["time"]) > 0
         table.add_row(
@@ -204,9 +212,15 @@ def print_table(
             f"{run['temperature']:.0f}",
             drift_text(run),
             f"{run['energy'][-1]:+.4f}" if there else "",
-            run["reason"],
         )
     console.print(table)
+    for (mode, system), run in results.items():
+        if run["reason"]:
+            console.print(
+                f"{system}, {mode}: stopped, {run['reason']}",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 @click.command()
