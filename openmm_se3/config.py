@@ -111,7 +111,8 @@ class ModelConfig:
         self_interaction_width: Width of the network of (2.6).
         nonlinearity: "gate" (smooth at vanishing features) or "norm" (2.9).
         embedding: "learned" vector per element, or "one-hot".
-        force_mode: "conservative" (-dE/dx) or "direct" (type-1 outputs).
+        force_mode: "conservative" (-dE/dx), "direct" (type-1 outputs), or "both":
+            conservative forces are the model's, direct ones estimate their error.
         energy_scale: Atomic energies are the network's outputs times this, eV.
         wall: Add the repulsion of nuclei (ZBL) below bonding distances.
     """
@@ -134,7 +135,7 @@ class ModelConfig:
     self_interaction_width: int = 32
     nonlinearity: typing.Literal["gate", "norm"] = "gate"
     embedding: typing.Literal["learned", "one-hot"] = "learned"
-    force_mode: typing.Literal["conservative", "direct"] = "conservative"
+    force_mode: typing.Literal["conservative", "direct", "both"] = "conservative"
     energy_scale: float = 1.0
     wall: bool = True
 
@@ -171,7 +172,7 @@ class ModelConfig:
             raise ValueError(
                 f"need 0 <= lmax <= jmax, got lmax={self.lmax}, jmax={self.jmax}"
             )
-        if self.force_mode == "direct" and self.lmax < 1:
+        if self.force_mode != "conservative" and self.lmax < 1:
             raise ValueError("direct forces are vectors: they need lmax of at least 1")
         for name in ("channels", "key_channels"):
             if getattr(self, name) % self.heads:

@@ -245,13 +245,35 @@ def evaluate(
         symbols: Chemical symbols [n_atoms].
         positions: Positions [n_atoms, 3], A.
     """
-    species = torch.tensor([network.config.elements.index(s) for s in symbols])
-    x = torch.tensor(np.asarray(positions), dtype=torch.float64)
-    centre, neighbour = all_pairs(len(symbols))
     energy, forces = network.energy_and_forces(
-        x, species, centre, neighbour, dense=len(symbols) > 1
+        *_all_pairs_of(network, symbols, positions), dense=len(symbols) > 1
     )
     return energy.item(), forces.double().numpy()
+
+
+def force_disagreement(
+    network: SE3Transformer, symbols: list[str], positions: np.ndarray
+) -> np.ndarray:
+    """Return |direct force - conservative force| of each atom [n_atoms], eV/A.
+
+    Args:
+        network: A network whose forces are both, in evaluation mode.
+        symbols: Chemical symbols [n_atoms].
+        positions: Positions [n_atoms, 3], A.
+    """
+    _, forces, direct = network.energy_and_both_forces(
+        *_all_pairs_of(network, symbols, positions), dense=len(symbols) > 1
+    )
+    return (direct - forces).double().norm(dim=1).numpy()
+
+
+def _all_pairs_of(
+    network: SE3Transformer, symbols: list[str], positions: np.ndarray
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return positions, species, centre and neighbour of all pairs."""
+    species = torch.tensor([network.config.elements.index(s) for s in symbols])
+    x = torch.tensor(np.asarray(positions), dtype=torch.float64)
+    return x, species, *all_pairs(len(symbols))
 
 
 def check_reference(model: ModelFile, path: Path) -> None:

@@ -22,10 +22,12 @@ from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import Frame, Frames
 from openmm_se3.reference.hdf5 import write_hdf5
 from openmm_se3.reference.level import LevelOfTheory
+from openmm_se3.simulation.log import COLUMNS
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
+sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "accuracy")]
 
+import force_drift  # noqa: E402
 import step_time  # noqa: E402
 import water_accuracy  # noqa: E402
 import water_geometry  # noqa: E402
@@ -301,3 +303,51 @@ def test_a_model_without_a_water_molecule_fails_its_row(
     assert result.exit_code == 1, result.output
     assert "fail" in result.output
     assert json.loads((out / "try.json").read_text())["passed"] is False
+
+
+def test_force_drift_runs_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(force_drift, "save", lambda path, figure: drawn.append(figure))
+    arguments = ["--short", "--out", str(tmp_path)]
+    first = CliRunner().invoke(force_drift.main, arguments, catch_exceptions=False)
+    assert first.exit_code == 0, first.output
+    for system in ("one molecule", "hexamer"):
+        for mode in ("conservative", "direct"):
+            assert f"{mode}, {system}: 0.1 ps" in first.output
+    models = [tmp_path / mode / "model/config.json" for mode in force_drift.MODES]
+    modes = [json.loads(path.read_text())["model"]["force_mode"] for path in models]
+    assert modes == list(force_drift.MODES)
+    for axes, system in zip(drawn[0].axes, force_drift.SYSTEMS, strict=True):
+        assert axes.texts[0].get_text() == system
+        labels = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert [label.split(":")[0] for label in labels] == list(force_drift.MODES)
+        assert all("kT/ns/dof" in label for label in labels)
+
+    def never(*arguments: object) -> None:
+        raise AssertionError("what is there is made again")
+
+    monkeypatch.setattr(force_drift, "run_dynamics", never)
+    again = CliRunner().invoke(force_drift.main, arguments, catch_exceptions=False)
+    assert again.output.splitlines()[-8:] == first.output.splitlines()[-8:]
+
+
+def test_drift_of_a_known_line(tmp_path: Path) -> None:
+    """3 kJ/mol/ps over 24 degrees of freedom; kT is 2.494 kJ/mol at 300 K."""
+    run = {"degrees_of_freedom": 24, "reason": ""}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    lines = [",".join(COLUMNS)]
+    noise = np.random.default_rng(0).normal(scale=0.01, size=400)
+    for step in range(400):
+        time = 0.012 * (step + 1)
+        total = -900.0 + 3.0 * time + noise[step]
+        lines.append(f"{step},{time},-930.0,30.0,{total},290.0,")
+    (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
+    found = force_drift.measured(tmp_path)
+    assert found["drift"] == pytest.approx(3000.0 / (2.494339 * 24), rel=1e-3)
+    assert found["energy"][-1] == pytest.approx(3.0 * 4.788 / (2.494339 * 24), abs=1e-3)
+    assert found["line"][-1] == pytest.approx(found["energy"][-1], abs=1e-3)
+    assert force_drift.drift_text(found).startswith("+50.1")
+    (tmp_path / "log.csv").write_text(lines[0] + "\n")
+    assert force_drift.drift_text(force_drift.measured(tmp_path)) == "no drift"

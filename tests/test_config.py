@@ -53,6 +53,7 @@ def test_numbers_of_yaml() -> None:
         ({"lmax": -1}, "0 <= lmax"),
         ({"jmax": 1}, "lmax=2, jmax=1"),
         ({"force_mode": "direct", "lmax": 0}, "lmax of at least 1"),
+        ({"force_mode": "both", "lmax": 0}, "lmax of at least 1"),
         ({"channels": 6, "heads": 4}, "channels=6 must be a multiple of heads=4"),
         (
             {"key_channels": 2, "heads": 4},

@@ -25,6 +25,7 @@ from random_model import (
     SELF_ENERGIES,
     WATER,
     random_checkpoint,
+    random_network,
     small_config,
     topology_of,
     water_cluster,
@@ -42,7 +43,7 @@ from openmm_se3.export import (
     load_model,
     modules,
 )
-from openmm_se3.graph import neighbour_pairs
+from openmm_se3.graph import all_pairs, neighbour_pairs
 from openmm_se3.model.radial import Envelope
 from openmm_se3.modelfile import UNITS
 from openmm_se3.training.checkpoint import save_checkpoint
@@ -127,6 +128,40 @@ def test_the_script_is_the_network_over_many_calls(
             assert error < 5e-5 * len(species)
             difference = forces / (10.0 * KJ_PER_MOL) - expected_forces
             assert difference.abs().max() < 5e-5
+
+
+def operations(module: torch.jit.ScriptModule, positions: Tensor) -> list[str]:
+    """Return the names of the operations of one call, sorted."""
+    for _ in range(3):  # until it has optimised itself
+        module(positions)
+    with torch.autograd.profiler.profile() as profile:
+        module(positions)
+    return sorted(event.name for event in profile.function_events)
+
+
+def test_a_direct_head_costs_nothing_at_run_time() -> None:
+    """The modules of a model with both forces compute what conservative ones do."""
+    species, atoms = torch.tensor([1, 0, 0]), torch.arange(3)
+    positions = 0.1 * torch.tensor(WATER)
+    counted, energies = [], []
+    for force_mode in ("conservative", "both"):
+        changes = {"layers": 2, "lmax": 1, "force_mode": force_mode}
+        network = random_network(**changes)
+        generic = torch.jit.script(modules.GenericForce(network).eval())
+        generic.set_atoms(species, atoms, 0.0)
+        static = modules.specialise(network, species, atoms, 3, 0.0, positions)
+        counted.append([operations(module, positions) for module in (generic, static)])
+        energies.append([module(positions)[0].item() for module in (generic, static)])
+    assert counted[0] == counted[1]
+    assert min(map(len, counted[0])) > 20
+    assert energies[0] == energies[1]
+    # Control: with the head there are more.
+    with torch.autograd.profiler.profile() as profile:
+        network.energy_and_both_forces(10.0 * positions, species, *all_pairs(3))
+    with_head = len(profile.function_events)
+    with torch.autograd.profiler.profile() as profile:
+        network.energy_and_forces(10.0 * positions, species, *all_pairs(3))
+    assert with_head > len(profile.function_events)
 
 
 def test_a_script_without_atoms_says_what_to_do(random_model: Path) -> None:

@@ -30,6 +30,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "one layer": {"layers": 1},
     "scalars only": {"lmax": 0},
     "direct": {"force_mode": "direct"},
+    "both forces": {"force_mode": "both"},
     "sharp cutoff": {"envelope": "none", "radial_basis": "distance"},
 }
 
@@ -171,7 +172,9 @@ def test_energies_are_summed_in_float64() -> None:
 
 
 @both_precisions
-@pytest.mark.parametrize("variant", ["default", "norm, one-hot, linear", "direct"])
+@pytest.mark.parametrize(
+    "variant", ["default", "norm, one-hot, linear", "direct", "both forces"]
+)
 def test_scripted_is_eager(variant: str, dtype: torch.dtype) -> None:
     """Many calls and sizes: TorchScript recompiles itself during the first ones."""
     network = random_network(dtype, **VARIANTS[variant])
@@ -187,6 +190,29 @@ def test_scripted_is_eager(variant: str, dtype: torch.dtype) -> None:
             ):
                 assert same(one, other, dtype)
                 assert not one.requires_grad
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_direct_head_leaves_energy_and_conservative_forces_alone(layers: int) -> None:
+    """Not to rounding but to the bit: nothing of it goes into them."""
+    species, positions = water_cluster(2)
+    edges = all_pairs(len(species))
+    expected = random_network(layers=layers).energy_and_forces(
+        positions, species, *edges
+    )
+    both = random_network(layers=layers, force_mode="both")
+    found = both.energy_and_both_forces(positions, species, *edges)
+    for without in (found[:2], both.energy_and_forces(positions, species, *edges)):
+        for one, other in zip(without, expected, strict=True):
+            assert torch.equal(one, other)
+    direct = found[2]
+    assert (direct - expected[1]).norm(dim=1).min() > 1e-2
+    dense = both.energy_and_both_forces(positions, species, *edges, dense=True)[2]
+    assert same(dense, direct, torch.float64)
+    # Where forces are one kind only there are no others beside them.
+    for force_mode in ("conservative", "direct"):
+        alone = random_network(layers=layers, force_mode=force_mode)
+        assert len(alone.energy_and_both_forces(positions, species, *edges)[2]) == 0
 
 
 def test_training_and_evaluation_give_the_same() -> None:

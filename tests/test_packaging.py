@@ -182,7 +182,7 @@ def test_the_check_runs_the_commands_of_the_readme() -> None:
 PIPELINE = (
     ("version", "units", "elements", "files", "signals", "threads"),
     ("config", "graph", "shipped"),
-    ("plugin", "model"),
+    ("plugin", "plot_style", "model"),
     ("modelfile",),
     ("reference",),
     ("training", "nbody"),

@@ -278,6 +278,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "degree 3": {"lmax": 3, "layers": 2},
     "one-hot, norm": {"embedding": "one-hot", "nonlinearity": "norm"},
     "direct": {"force_mode": "direct"},
+    "both forces": {"force_mode": "both"},
     "sharp cutoff": {"envelope": "none", "radial_basis": "distance"},
     "direct, full, norm": {
         "force_mode": "direct",
@@ -306,6 +307,27 @@ def test_forces_turn_with_the_molecule(name: str, dtype: torch.dtype) -> None:
         assert error < FORCE_TOLERANCE[dtype]
         scale = network.energy_scale  # of the parts that make up an energy
         assert abs(turned_energy - energy) < FORCE_TOLERANCE[dtype] * scale
+
+
+@both_precisions
+@pytest.mark.parametrize("changes", [{}, {"kernel": "full", "layers": 1}], ids=str)
+def test_direct_forces_beside_conservative_ones_turn_and_mirror(
+    changes: dict[str, Any], dtype: torch.dtype
+) -> None:
+    network = random_network(dtype, force_mode="both", **changes)
+    species, positions = water_cluster(3)
+    edges = all_pairs(len(species))
+    _, _, forces = network.energy_and_both_forces(positions, species, *edges)
+    assert forces.norm(dim=1).min() > 1e-3, "nothing to compare"
+    for seed in range(MOTIONS):
+        motion = Motion(seed)
+        for mirror in (1.0, -1.0):
+            _, _, turned = network.energy_and_both_forces(
+                mirror * motion.of_positions(positions), species, *edges
+            )
+            expected = mirror * forces.double() @ motion.rotation.T
+            error = (turned - expected).norm() / expected.norm()
+            assert error < FORCE_TOLERANCE[dtype]
 
 
 @both_precisions

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
 import errno
 import json
+import math
 import os
 import pickle
 import signal
@@ -17,6 +19,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from matplotlib.figure import Figure
 from rich.console import Console
 
 with warnings.catch_warnings():
@@ -26,6 +29,7 @@ with warnings.catch_warnings():
 
     import_dgl()
 
+from openmm_se3 import plot_style
 from openmm_se3.cli import main
 from openmm_se3.config import ModelConfig
 from openmm_se3.export import export_model
@@ -43,10 +47,18 @@ from openmm_se3.training.data import (
     loader,
 )
 from openmm_se3.training.loss import loss_terms
-from openmm_se3.training.metrics import error_table, frame_groups, predict
+from openmm_se3.training.metrics import (
+    UNITS,
+    Predictions,
+    error_table,
+    frame_groups,
+    predict,
+    reference_forces,
+)
 from openmm_se3.training.module import DivergedError, TrainingModule
 from openmm_se3.training.prepare import read_data
 from openmm_se3.training.presets import PRESETS
+from openmm_se3.training.report import PANELS, error_report, plot_history, plot_parity
 from openmm_se3.training.schedule import count_plateaus, learning_rate
 from openmm_se3.training.settings import (
     DataConfig,
@@ -202,11 +214,12 @@ def assert_same_run(first, second) -> None:
 
 @pytest.mark.parametrize("delta", [None, 0.3])
 @pytest.mark.parametrize("per_atom", [False, True])
-def test_loss_is_equation_3_2(per_atom, delta):
+@pytest.mark.parametrize("both", [False, True])
+def test_loss_is_equation_3_2(both, per_atom, delta):
     rng = np.random.default_rng(3)
-    sizes, weights, w_e = [2, 3], np.array([1.0, 0.4]), 2.5
+    sizes, weights, w_e, w_d = [2, 3], np.array([1.0, 0.4]), 2.5, 0.7
     energy, reference = rng.normal(size=(2, 2))
-    force, force_reference = rng.normal(size=(2, 5, 3))
+    force, force_reference, direct = rng.normal(size=(3, 5, 3))
 
     def square(x):
         return x * x if delta is None or x <= delta else delta * (2 * x - delta)
@@ -216,15 +229,20 @@ def test_loss_is_equation_3_2(per_atom, delta):
         error = abs(energy[m] - reference[m]) / (size if per_atom else 1)
         expected += weights[m] * w_e * square(error) / 2
         for _ in range(size):
-            length = np.sqrt(((force[atom] - force_reference[atom]) ** 2).sum())
-            expected += weights[m] * square(length) / 5
+            for predicted, weight in ((force, 1.0), (direct, w_d * both)):
+                length = np.linalg.norm(predicted[atom] - force_reference[atom])
+                expected += weight * weights[m] * square(length) / 5
             atom += 1
     terms = loss_terms(
         *map(torch.tensor, (energy, force, reference, force_reference, weights)),
         molecule=torch.tensor([0, 0, 1, 1, 1]),
         config=TrainingConfig(
-            energy_weight=w_e, energy_per_atom=per_atom, huber_delta=delta
+            energy_weight=w_e,
+            direct_weight=w_d,
+            energy_per_atom=per_atom,
+            huber_delta=delta,
         ),
+        direct_forces=torch.tensor(direct) if both else None,
     )
     assert terms.total.item() == pytest.approx(expected, rel=1e-12)
 
@@ -561,6 +579,53 @@ def test_direct_forces_train_the_force_head(config):
     assert module.skipped == 0
 
 
+def test_conservative_and_direct_forces_learn_together(config):
+    graphs = make_graphs(analytic_frames()[:4])
+    torch.manual_seed(0)
+    network = training_run.SE3Transformer(dataclasses.replace(TINY, force_mode="both"))
+    settings = changed(
+        config, steps=150, validate_every=50, learning_rate=1e-2
+    ).training
+    order = BatchOrder(np.ones(4), 4, 0)
+    module = TrainingModule(network, settings, order, graphs, graphs)
+    before = evaluate(copy.deepcopy(network).eval(), graphs)["all"]
+    training_run.fit(module, [], None)
+    after = evaluate(module.average, graphs)["all"]
+    for key in ("energy_mae", "force_mae", "direct_force_mae"):
+        assert after[key] < 0.7 * before[key], key
+    row = module.history[-1]
+    assert row["direct_force_mae"] == pytest.approx(after["direct_force_mae"])
+    parts = ("loss", "loss_energy", "loss_forces", "loss_direct")
+    for kind in ("train", "validation"):
+        total, *terms = (row[f"{kind}_{part}"] for part in parts)
+        assert min(terms) > 0.0 and total == pytest.approx(sum(terms))
+    assert "direct F MAE" in error_report({"train": {"all": after}})
+    one_kind = {key: x for key, x in after.items() if key in ("frames", *UNITS)}
+    assert "direct" not in error_report({"train": {"all": one_kind}})
+
+
+def test_errors_of_direct_forces_and_of_their_estimate():
+    graphs = make_graphs(analytic_frames()[:4])
+    labels, rng = reference_forces(graphs), np.random.default_rng(0)
+    energies = graphs.energies.numpy()
+    wrong = labels + rng.normal(scale=0.1, size=labels.shape)
+    kcal = 23.060548
+
+    def errors(forces, direct):
+        return error_table(graphs, Predictions(energies, forces, direct), {})["all"]
+
+    # A head that is always right knows every error of the conservative forces.
+    perfect = errors(wrong, labels)
+    assert perfect["direct_force_mae"] == pytest.approx(0.0, abs=1e-12)
+    assert perfect["estimate_correlation"] == pytest.approx(1.0)
+    noise = errors(wrong, wrong + rng.normal(scale=0.1, size=labels.shape))
+    assert abs(noise["estimate_correlation"]) < 0.6
+    shifted = errors(labels, labels + 0.2)
+    assert shifted["direct_force_mae"] == pytest.approx(0.2 * kcal, rel=1e-6)
+    assert shifted["direct_force_rmse"] == pytest.approx(0.2 * kcal, rel=1e-6)
+    assert shifted["force_mae"] == pytest.approx(0.0, abs=1e-12)
+
+
 @pytest.mark.parametrize("launcher", ["torchrun", "devices"])
 def test_two_processes_give_the_run_of_one(
     config, finished, tmp_path, no_figures, launcher
@@ -601,6 +666,9 @@ def test_energies_alone_train_without_forces(config):
     assert module.skipped == 0 and after.mean() < 0.7 * before.mean()
     with pytest.raises(ValueError, match="nothing to train on"):
         TrainingConfig(energy_weight=0.0, force_weight=0.0)
+    both = dataclasses.replace(TINY, force_mode="both")
+    with pytest.raises(ValueError, match="both trains on forces"):
+        RunConfig(both, settings, config.data)
 
 
 def test_fine_tuning_starts_from_a_model(config, finished, tmp_path):
@@ -735,6 +803,63 @@ def test_checkpoint_of_another_network_is_refused(config, finished):
     other = dataclasses.replace(config, model=dataclasses.replace(TINY, lmax=2))
     with pytest.raises(ValueError, match="model.lmax: 1 in the checkpoint, 2 now"):
         training_run.train(other, finished, resume=True)
+
+
+# Figures.
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """Collect figures in place of writing them."""
+    drawn = []
+    monkeypatch.setattr(plot_style, "save", lambda path, figure: drawn.append(figure))
+    return drawn
+
+
+def test_learning_curves_show_what_the_history_has(figures):
+    row = {"step": 500.0, "train_loss": 1e-2, "validation_loss": 2e-2}
+    row |= {"energy_mae": 0.11, "energy_rmse": 0.12}
+    without = {"force_mae": math.nan, "force_rmse": math.nan}
+    forces = {"force_mae": 0.5, "force_rmse": 0.9, "direct_force_mae": 1.1}
+    for known in (without, forces):
+        plot_history(Path(), [{**row, **known}, {**row, **known, "step": 1000.0}])
+    labels = [axes.get_ylabel() for axes in figures[0].axes]
+    assert labels == list(PANELS)
+    assert all("(" in label for label in labels), "no unit"
+    curves = [line.get_label() for line in figures[1].axes[2].lines]
+    assert curves == ["MAE", "RMSE", "direct MAE"]
+
+
+def test_parity_leaves_out_what_is_not_labelled(figures):
+    frames = analytic_frames()[:3]
+    frames[1] = dataclasses.replace(frames[1], forces=None)
+    graphs = make_graphs(frames)
+    energies, labels = graphs.energies.numpy(), reference_forces(graphs)
+    zeros = np.zeros_like(labels)
+    plot_parity(Path(), graphs, Predictions(energies, zeros))
+    nothing = make_graphs([frames[1]])
+    plot_parity(Path(), nothing, Predictions(energies[1:2], zeros[:3], zeros[:3]))
+    energy, force = figures[0].axes
+    assert len(force.lines[0].get_xdata()) == 18  # components of two molecules
+    for axes in (energy, force):
+        assert axes.get_xlim() == axes.get_ylim()
+        assert np.isfinite(axes.get_xlim()).all()
+    mae = 23.060548 * np.nanmean(np.abs(labels))
+    assert force.texts[0].get_text() == f"MAE {mae:.3g} kcal/mol/Å"
+    unlabelled = [axes.texts[0].get_text() for axes in figures[1].axes[1:]]
+    assert unlabelled == ["no labels", "no labels"]
+
+
+@pytest.mark.parametrize("values", [[0.31, 0.33], [1e-6, 3.0], [2.0], [0.0, math.nan]])
+def test_logarithmic_axes_have_ends_and_few_numbers(values):
+    axes = Figure().subplots()
+    plot_style.logarithmic(axes, values)
+    if max(values) > 0.0:
+        low, high = axes.get_ylim()
+        assert low <= min(values) and high > max(values)
+        ticks = [t for t in axes.get_yticks() if low * 0.999 < t < high * 1.001]
+        assert 2 <= len(ticks) <= 8
+    assert (axes.get_yscale() == "log") == (max(values) > 0.0)
 
 
 # Checkpoints.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,9 +15,8 @@ from matplotlib.ticker import MaxNLocator
 
 from openmm_se3.analysis.analysis import Analysis
 from openmm_se3.analysis.report import verdict
-from openmm_se3.files import atomic_write
+from openmm_se3.plot_style import BLUE, GREEN, GREY, ORANGE, STYLE, save
 
-BLUE, ORANGE, GREEN, GREY = "#2f6690", "#d1673c", "#3a7d44", "#8a8f98"
 AMBER = "#a87400"
 COLUMNS = 3
 PANEL_INCHES = (4.2, 3.1)
@@ -28,18 +26,6 @@ MAX_FRAMES_AS_LINES = 150
 BINS_IN_TIME = 100
 MAX_BINS = 60
 FEW_POINTS = 20
-STYLE: dict[Any, Any] = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10.5,
-    "axes.labelsize": 9.5,
-    "xtick.labelsize": 8.5,
-    "ytick.labelsize": 8.5,
-    "legend.fontsize": 8.5,
-    "legend.frameon": False,
-    "axes.formatter.useoffset": False,
-}
 
 Panel = Callable[[Axes, Analysis], None]
 
@@ -47,9 +33,7 @@ Panel = Callable[[Axes, Analysis], None]
 def write_figure(analysis: Analysis, path: Path) -> None:
     """Draw what an analysis has into a PNG file."""
     with matplotlib.rc_context(STYLE):
-        figure = draw(analysis)
-        with atomic_write(path) as temporary:
-            figure.savefig(temporary, dpi=150, format="png")
+        save(path, draw(analysis))
 
 
 def draw(analysis: Analysis) -> Figure:

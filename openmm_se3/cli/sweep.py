@@ -51,7 +51,7 @@ def command(config: Path, settings: tuple[str, ...], out: Path | None) -> None:
         click.echo("Stopped, nothing is lost; the same command goes on.")
         raise click.exceptions.Exit(130)
     table = Table(title="validation errors, kcal/mol and kcal/mol/A", box=None)
-    table.add_column("run")
+    table.add_column("run", overflow="fold")
     for heading in ("parameters", "minutes", "energy MAE", "force MAE", "force RMSE"):
         table.add_column(heading, justify="right")
     for result in results:

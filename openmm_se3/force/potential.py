@@ -16,7 +16,7 @@ from openmm_se3.elements import ATOMIC_NUMBERS, SYMBOLS
 from openmm_se3.export.build import ENGINES, PRECISIONS, ForceSettings
 from openmm_se3.force.backends import FORCE_NAME, make_force, resolve
 from openmm_se3.force.mixed import without_internal_terms
-from openmm_se3.modelfile import evaluate, load_model
+from openmm_se3.modelfile import evaluate, force_disagreement, load_model
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -72,6 +72,14 @@ class SE3Potential:
         self.config = self.model.config
         self.metadata = self.model.metadata
         self._network = self.model.network(PRECISIONS[precision])
+        if self.config.force_mode == "direct":
+            warnings.warn(
+                f"energy is not conserved: the model '{self.metadata['name']}' has "
+                "direct forces, which are not the slope of its energy, so that a "
+                "molecule without a thermostat heats up or cools down; for dynamics "
+                "train with force_mode: conservative or both",
+                stacklevel=2,
+            )
 
     def createSystem(  # noqa: N802
         self,
@@ -293,6 +301,40 @@ class SE3Potential:
         Raises:
             ValueError: Unknown elements, wrong shape, or positions that are not finite.
         """
+        return evaluate(self._network, *self._molecule(numbers, positions))
+
+    def force_error(self, numbers: Any, positions: Any) -> np.ndarray:
+        """Return an estimate of the force error of each atom of a free molecule.
+
+        It is the length of the difference between the conservative forces, which OpenMM
+        gets, and the direct ones that the same network predicts.  What it is worth is
+        in the model's errors as ``estimate_correlation``.
+
+        Args:
+            numbers: Atomic numbers [n_atoms].
+            positions: Positions [n_atoms, 3], A (or a Quantity).
+
+        Returns:
+            Lengths [n_atoms], eV/A.
+
+        Raises:
+            ValueError: The model has conservative or direct forces only, or as for
+                :meth:`energy_and_forces`.
+        """
+        if self.config.force_mode != "both":
+            raise ValueError(
+                f"the model '{self.metadata['name']}' has {self.config.force_mode} "
+                "forces only: an estimate of their error needs one that was trained "
+                "with force_mode: both"
+            )
+        return force_disagreement(self._network, *self._molecule(numbers, positions))
+
+    def _molecule(self, numbers: Any, positions: Any) -> tuple[list[str], np.ndarray]:
+        """Return chemical symbols and positions [n_atoms, 3], A, of a free molecule.
+
+        Raises:
+            ValueError: Unknown elements, wrong shape, or positions that are not finite.
+        """
         if unit.is_quantity(positions):
             positions = positions.value_in_unit(unit.angstrom)
         numbers = np.asarray(numbers, dtype=int)
@@ -315,7 +357,7 @@ class SE3Potential:
             )
         symbols = [SYMBOLS[z - 1] for z in numbers]
         self._require_known(symbols, list(range(len(symbols))))
-        return evaluate(self._network, symbols, positions)
+        return symbols, positions
 
     def ase_calculator(self) -> Calculator:
         """Return an ASE calculator over this potential, for free molecules.

@@ -3,7 +3,12 @@
     species -> {0} -> attention -> {0..lmax} -> ... -> attention -> {0} or {0, 1}
 
 The sum of the type-0 outputs is the energy; the type-1 outputs are the direct forces,
-if these are wanted.
+if these are wanted.  Where forces are "both", the type-1 outputs come from a layer of
+their own beside the last one, so that energy and conservative forces are the same with
+and without it:
+
+    ... -> {0..lmax} -> attention -> {0}       energy, conservative forces
+                     -> attention -> {0, 1}    direct forces
 """
 
 from __future__ import annotations
@@ -49,6 +54,7 @@ class SE3Transformer(nn.Module):
         self.config = config
         self.n_species = len(config.elements)
         self.direct = config.force_mode == "direct"
+        self.both = config.force_mode == "both"
         self.energy_scale = config.energy_scale
         self.distance_epsilon = DISTANCE_EPSILON
         if config.embedding == "learned":
@@ -72,13 +78,12 @@ class SE3Transformer(nn.Module):
 
         last = 1 if self.direct else 0
         degrees = [0] + [config.lmax] * (config.layers - 1) + [last]
-        channels_in = embedding.embedding_dim
+        channels = [embedding.embedding_dim] + [config.channels] * (config.layers - 1)
         attention, nonlinearities = [], []
-        for k_max, l_max in zip(degrees[:-1], degrees[1:], strict=True):
-            attention.append(AttentionLayer(config, k_max, l_max, channels_in))
-            nonlinearity = Gate if config.nonlinearity == "gate" else NormNonlinearity
+        nonlinearity = Gate if config.nonlinearity == "gate" else NormNonlinearity
+        for k_max, l_max, n in zip(degrees[:-1], degrees[1:], channels, strict=True):
+            attention.append(AttentionLayer(config, k_max, l_max, n))
             nonlinearities.append(nonlinearity(l_max, config.channels))
-            channels_in = config.channels
         self.attention = nn.ModuleList(attention)
         self.nonlinearities = nn.ModuleList(nonlinearities)
         self.energy_head = nn.Sequential(
@@ -87,6 +92,12 @@ class SE3Transformer(nn.Module):
             nn.Linear(config.channels, 1, bias=False),
         )
         self.force_head = nn.Linear(config.channels, 1, bias=False)
+        # None where there is no such layer, which TorchScript then leaves out.
+        self.head_attention: nn.Module | None = None
+        self.head_nonlinearity: nn.Module | None = None
+        if self.both:
+            self.head_attention = AttentionLayer(config, degrees[-2], 1, channels[-1])
+            self.head_nonlinearity = nonlinearity(1, config.channels)
         # Energy of isolated atoms as the network gives it; made anew by eval().
         isolated = torch.zeros(self.n_species, dtype=torch.float64)
         self.register_buffer("isolated", isolated, persistent=False)
@@ -99,6 +110,7 @@ class SE3Transformer(nn.Module):
         centre: Tensor,
         neighbour: Tensor,
         dense: bool = False,
+        head: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Return atomic energies and direct forces.
 
@@ -108,20 +120,23 @@ class SE3Transformer(nn.Module):
             centre: Atom i of each edge [n_edges].
             neighbour: Atom j of each edge [n_edges].
             dense: The edges are all ordered pairs of different atoms, sorted by centre.
+            head: Compute the direct forces where ``force_mode`` is "both".
 
         Returns:
             Energies relative to isolated atoms [n_atoms], float64, eV; direct forces
-            [n_atoms, 3], eV/A, or [0, 3] where forces are conservative.
+            [n_atoms, 3], eV/A, or [0, 3] where there are none.
         """
-        features, wall = self.features(species, vectors, centre, neighbour, dense)
+        features, directed, wall = self.features(
+            species, vectors, centre, neighbour, dense, head
+        )
         energies = self.atomic_energies(features)
         if self.training:
             isolated = self.isolated_energies(species)
         else:
             isolated = self.isolated
         energies = energies - isolated.index_select(0, species) + wall
-        if self.direct:
-            forces = self.force_head(features[1:4]).squeeze(2).T * self.energy_scale
+        if self.direct or (self.both and head):
+            forces = self.force_head(directed[1:4]).squeeze(2).T * self.energy_scale
         else:
             forces = features.new_zeros((0, 3))
         return energies, forces
@@ -162,30 +177,65 @@ class SE3Transformer(nn.Module):
             Energies relative to isolated atoms [n_molecules], float64, eV; forces
             [n_atoms, 3], eV/A, in the network's precision.
         """
+        energies, forces, _ = self.energy_and_both_forces(
+            positions,
+            species,
+            centre,
+            neighbour,
+            shifts,
+            molecule,
+            n_molecules,
+            create_graph,
+            dense,
+            head=False,
+        )
+        return energies, forces
+
+    def energy_and_both_forces(
+        self,
+        positions: Tensor,
+        species: Tensor,
+        centre: Tensor,
+        neighbour: Tensor,
+        shifts: Tensor | None = None,
+        molecule: Tensor | None = None,
+        n_molecules: int = 1,
+        create_graph: bool = False,
+        dense: bool = False,
+        head: bool = True,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what :meth:`energy_and_forces` does and the direct forces beside it.
+
+        These are [n_atoms, 3], eV/A, where ``force_mode`` is "both" and ``head`` is
+        true, and [0, 3] otherwise.
+        """
         vectors = self.edge_vectors(positions, centre, neighbour, shifts).detach()
         if self.direct:
-            atomic, forces = self.forward(species, vectors, centre, neighbour, dense)
+            atomic, forces = self.forward(
+                species, vectors, centre, neighbour, dense, head
+            )
+            direct = forces.new_zeros((0, 3))
         elif torch.jit.is_scripting():
             # TorchScript has no enable_grad; TorchForce leaves gradients on.
-            atomic, slope = self.energies_and_slope(
-                species, vectors, centre, neighbour, create_graph, dense
+            atomic, slope, direct = self.energies_and_slope(
+                species, vectors, centre, neighbour, create_graph, dense, head
             )
             forces = self.forces_of_edges(slope, centre, neighbour, species.shape[0])
         else:
             with torch.enable_grad():
-                atomic, slope = self.energies_and_slope(
-                    species, vectors, centre, neighbour, create_graph, dense
+                atomic, slope, direct = self.energies_and_slope(
+                    species, vectors, centre, neighbour, create_graph, dense, head
                 )
                 forces = self.forces_of_edges(
                     slope, centre, neighbour, species.shape[0]
                 )
         if not create_graph:
-            atomic, forces = atomic.detach(), forces.detach()
+            atomic, forces, direct = atomic.detach(), forces.detach(), direct.detach()
         if molecule is None:
             energies = atomic.sum(0, keepdim=True)
         else:
             energies = atomic.new_zeros(n_molecules).index_add(0, molecule, atomic)
-        return energies, forces
+        return energies, forces, direct
 
     def edge_vectors(
         self,
@@ -212,15 +262,16 @@ class SE3Transformer(nn.Module):
         neighbour: Tensor,
         create_graph: bool,
         dense: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """Return atomic energies [n_atoms] and dE/d(x_j - x_i) [n_edges, 3]."""
+        head: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return energies [n_atoms], dE/d(x_j - x_i) [n_edges, 3], direct forces."""
         vectors = vectors.requires_grad_()
-        atomic, _ = self.forward(species, vectors, centre, neighbour, dense)
+        atomic, direct = self.forward(species, vectors, centre, neighbour, dense, head)
         (slope,) = torch.autograd.grad(
             [atomic.sum()], [vectors], create_graph=create_graph
         )
         assert slope is not None  # for TorchScript, which types it as optional
-        return atomic, slope
+        return atomic, slope, direct
 
     def forces_of_edges(
         self, slope: Tensor, centre: Tensor, neighbour: Tensor, n_atoms: int
@@ -240,26 +291,40 @@ class SE3Transformer(nn.Module):
         centre: Tensor,
         neighbour: Tensor,
         dense: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """Return the last features [dim, n_atoms, channels] and the wall's energy."""
+        head: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the last features, those of direct forces, and the wall's energy.
+
+        Features are [dim, n_atoms, channels]; one layer makes them for energies and
+        direct forces alike, unless ``force_mode`` is "both".
+        """
         n_atoms = species.shape[0]
         distance = torch.sqrt(vectors.square().sum(1) + self.distance_epsilon)
         harmonics = self.harmonics(vectors / distance.unsqueeze(1))
         envelope = self.envelope(distance)
         radial_basis = self.radial_basis(distance)
         features = self.embedding(species).unsqueeze(0)  # [1, n_atoms, channels]
+        before = features
         for attention, nonlinearity in zip(self.attention, self.nonlinearities):
+            before = features
             features = attention(
                 features, harmonics, radial_basis, envelope, centre, neighbour, dense
             )
             features = nonlinearity(features)
+        directed = features
+        if self.head_attention is not None and self.head_nonlinearity is not None:
+            if head:
+                directed = self.head_attention(
+                    before, harmonics, radial_basis, envelope, centre, neighbour, dense
+                )
+                directed = self.head_nonlinearity(directed)
         if self.has_wall:
             pairs = self.wall(species, distance, centre, neighbour).to(torch.float64)
             pairs = by_centre(pairs, n_atoms, dense)
             wall = sum_over_neighbours(pairs, centre, n_atoms, dense)
         else:
             wall = torch.zeros(n_atoms, dtype=torch.float64, device=vectors.device)
-        return features, wall
+        return features, directed, wall
 
     def atomic_energies(self, features: Tensor) -> Tensor:
         """Return the energy head's output [n_atoms] for features, float64, eV."""
@@ -271,7 +336,9 @@ class SE3Transformer(nn.Module):
         species = torch.arange(self.n_species, device=like.device)
         nothing = species[:0]
         vectors = self.embedding.weight.new_zeros((0, 3))
-        features, _ = self.features(species, vectors, nothing, nothing, False)
+        features, _, _ = self.features(
+            species, vectors, nothing, nothing, dense=False, head=False
+        )
         return self.atomic_energies(features)
 
     def train(self, mode: bool = True) -> SE3Transformer:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from openmm_se3.files import atomic_write
 from openmm_se3.nbody.learning import AHEAD, NBodyModule
 from openmm_se3.nbody.particles import HALF_WIDTH, Trajectories
 
-COLOURS = ("tab:red", "tab:green", "tab:blue", "tab:orange", "tab:purple")
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # told apart by all
+WALL = "0.75"
+MARGIN = 0.08  # of the largest extent
 
 
 @torch.no_grad()
@@ -26,37 +31,82 @@ def draw_trajectories(
         trajectories: Trajectories it was not trained on.
         shown: How many.
     """
+    import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-    figure = Figure(figsize=(4.2 * shown, 4.4), layout="constrained")
-    for number in range(shown):
-        axes = figure.add_subplot(1, shown, number + 1)
-        x, v = trajectories.positions[number], trajectories.velocities[number]
-        starts = np.arange(0, len(x) - AHEAD, AHEAD)
-        charges = np.repeat(trajectories.charges[number][None], len(starts), 0)
-        moved = module.network(
-            *(torch.from_numpy(a).float() for a in (x[starts], v[starts], charges))
+    from openmm_se3.plot_style import STYLE, few_ticks, save
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.4 * shown, 4.1), layout="constrained")
+        for axes, x, v, charges in zip(
+            figure.subplots(1, shown),
+            trajectories.positions,
+            trajectories.velocities,
+            trajectories.charges,
+            strict=False,
+        ):
+            starts = np.arange(0, len(x) - AHEAD, AHEAD)
+            batch = x[starts], v[starts], np.repeat(charges[None], len(starts), 0)
+            moved = module.network(*(torch.from_numpy(a).float() for a in batch))
+            _draw_one(axes, x, charges, starts, x[starts] + moved[:, :, 0].numpy())
+            axes.set(xlabel="x", aspect="equal")
+            few_ticks(axes.xaxis)
+            few_ticks(axes.yaxis)
+        figure.axes[0].set_ylabel("y")
+        black = {"color": "black", "linestyle": ""}
+        figure.legend(
+            handles=[
+                Line2D([], [], color="black", linewidth=1.0, label="true path"),
+                Line2D([], [], marker="o", ms=3.5, label="every 500 steps", **black),
+                Line2D(
+                    [],
+                    [],
+                    marker="x",
+                    ms=6,
+                    label="where the network sends the dot before",
+                    **black,
+                ),
+                Line2D([], [], marker="$\\pm$", ms=8, label="start, charge", **black),
+                Line2D([], [], color=WALL, linewidth=2.0, label="wall of the box"),
+            ],
+            loc="outside lower center",
+            ncols=5,
         )
-        predicted = x[starts] + moved[:, :, 0].numpy()
-        for particle, colour in enumerate(COLOURS):
-            sign = "+" if trajectories.charges[number, particle] > 0 else "−"
-            axes.plot(
-                x[:, particle, 0], x[:, particle, 1], ".-", color=colour, ms=3, lw=0.8
-            )
-            axes.annotate(sign, x[0, particle, :2], color=colour, fontsize=13)
-            for start, end in zip(starts, predicted[:, particle], strict=True):
-                line = np.stack([x[start, particle], end])
-                axes.plot(line[:, 0], line[:, 1], color="saddlebrown", lw=1.0)
-                axes.plot(*end[:2], "x", color="saddlebrown", ms=5)
-        axes.set(
-            xlim=(-HALF_WIDTH, HALF_WIDTH), ylim=(-HALF_WIDTH, HALF_WIDTH), xlabel="x"
-        )
-        axes.set_aspect("equal")
-        if number == 0:
-            axes.set_ylabel("y")
-    figure.suptitle(
-        "True trajectories (coloured, a dot every 100 steps) and where the network "
-        "sends each particle in 500 steps (brown)"
-    )
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=130)
+        save(path, figure)
+
+
+def _draw_one(
+    axes: Axes,
+    x: np.ndarray,
+    charges: np.ndarray,
+    starts: np.ndarray,
+    predicted: np.ndarray,
+) -> None:
+    """Draw the x and y of one trajectory.
+
+    Args:
+        axes: Where to draw.
+        x: Positions [n_saved, n_particles, 3].
+        charges: Charges [n_particles].
+        starts: Saved points that predictions start from [n_starts].
+        predicted: Predicted positions [n_starts, n_particles, 3].
+    """
+    for particle, colour in enumerate(COLOURS):
+        path, ends = x[:, particle, :2], x[starts + AHEAD, particle, :2]
+        axes.plot(*path.T, color=colour, linewidth=1.0)
+        axes.plot(*ends.T, "o", color=colour, markersize=3.5)
+        axes.plot(*predicted[:, particle, :2].T, "x", color=colour, markersize=6)
+        for end, guess in zip(ends, predicted[:, particle, :2], strict=True):
+            axes.plot(*np.stack([end, guess]).T, color="0.6", linewidth=0.8, zorder=0)
+        sign = "$+$" if charges[particle] > 0 else "$-$"
+        axes.plot(*path[0], marker=sign, color=colour, markersize=10)
+    low, high = x[..., :2].min((0, 1)), x[..., :2].max((0, 1))
+    half = (0.5 + MARGIN) * float((high - low).max())
+    for middle, limits in zip(
+        0.5 * (low + high), (axes.set_xlim, axes.set_ylim), strict=True
+    ):
+        limits(middle - half, middle + half)
+    for wall in (-HALF_WIDTH, HALF_WIDTH):
+        axes.axvline(wall, color=WALL, linewidth=2.0, zorder=0)
+        axes.axhline(wall, color=WALL, linewidth=2.0, zorder=0)

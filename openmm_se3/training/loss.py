@@ -2,14 +2,19 @@
 
     loss =   1/M  sum over molecules m  of  w_m W_e (E_m - E_m^ref)^2
            + 1/N  sum over atoms a      of  w_m(a) W_f |f_a - f_a^ref|^2
+           + 1/N  sum over atoms a      of  w_m(a) W_d |d_a - f_a^ref|^2
+
+The last line is that of a network whose forces are both conservative, f, and direct, d.
 
 | symbol   | variable        | shape        | unit  |
 |----------|-----------------|--------------|-------|
 | E        | energies        | [n_molecules]| eV    |
 | f        | forces          | [n_atoms, 3] | eV/A  |
+| d        | direct_forces   | [n_atoms, 3] | eV/A  |
 | w        | weights         | [n_molecules]|       |
 | W_e      | energy_weight   |              | 1/A^2 |
 | W_f      | force_weight    |              |       |
+| W_d      | direct_weight   |              |       |
 | m(a)     | molecule        | [n_atoms]    |       |
 
 Labels that are NaN are left out, of the sums and of M and N.  The thesis has w = 1 and
@@ -31,11 +36,12 @@ from openmm_se3.training.settings import TrainingConfig
 
 @dataclasses.dataclass(frozen=True)
 class LossTerms:
-    """The loss of a batch and its two parts, all scalars."""
+    """The loss of a batch and its parts, all scalars."""
 
     total: Tensor
     energy: Tensor
     forces: Tensor
+    direct: Tensor
 
 
 def loss_terms(
@@ -47,6 +53,7 @@ def loss_terms(
     molecule: Tensor,
     config: TrainingConfig,
     counts: Tensor | None = None,
+    direct_forces: Tensor | None = None,
 ) -> LossTerms:
     """Return the loss of a batch, in float64.
 
@@ -57,9 +64,10 @@ def loss_terms(
         reference_forces: Labels [n_atoms, 3], eV/A; NaN where unknown.
         weights: Weight of each frame [n_molecules].
         molecule: Frame of each atom [n_atoms].
-        config: Holds the energy weight, the energy's scaling and Huber's bound.
+        config: Holds the weights, the energy's scaling and Huber's bound.
         counts: M and N [2]; by default those of these labels.  Where several processes
             share a batch, those of the whole batch: their losses then add up to its.
+        direct_forces: Predicted direct forces [n_atoms, 3], eV/A; None without any.
     """
     if counts is None:
         counts = label_counts(reference_energies, reference_forces)
@@ -69,11 +77,17 @@ def loss_terms(
         error = error / torch.bincount(molecule, minlength=len(energies))
     energy_squares = bounded(error.square(), config.huber_delta)
     energy = config.energy_weight * (weights * energy_squares).sum() / n_energies
-    force_errors = known_errors(forces, reference_forces)
-    force_squares = bounded(force_errors.square().sum(-1), config.huber_delta)
-    force = (weights[molecule] * force_squares).sum() / n_forces
-    force = config.force_weight * force
-    return LossTerms(energy + force, energy, force)
+
+    def mean_square(predicted: Tensor) -> Tensor:
+        errors = known_errors(predicted, reference_forces)
+        squares = bounded(errors.square().sum(-1), config.huber_delta)
+        return (weights[molecule] * squares).sum() / n_forces
+
+    force = config.force_weight * mean_square(forces)
+    direct = torch.zeros_like(force)
+    if direct_forces is not None:
+        direct = config.direct_weight * mean_square(direct_forces)
+    return LossTerms(energy + force + direct, energy, force, direct)
 
 
 def label_counts(reference_energies: Tensor, reference_forces: Tensor) -> Tensor:

@@ -3,6 +3,11 @@
 Force errors are over Cartesian components; the worst frame is the one whose mean
 absolute force error is largest.  ``energy_mae_centred`` is the energy error after
 removing the mean error of the group, which says how well energy differences come out.
+
+Where a network has direct forces beside the conservative ones, their difference is an
+estimate of the force error.  ``estimate_correlation`` says what it is worth: the rank
+correlation, over atoms, of the lengths of this difference and of the true force error;
+1 if the estimate puts atoms in the order of their errors, 0 if it says nothing.
 """
 
 from __future__ import annotations
@@ -34,6 +39,11 @@ UNITS = {
     "force_rmse": "kcal/mol/A",
     "force_mae_worst": "kcal/mol/A",
 }
+DIRECT_UNITS = {
+    "direct_force_mae": "kcal/mol/A",
+    "direct_force_rmse": "kcal/mol/A",
+    "estimate_correlation": "1",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +53,12 @@ class Predictions:
     Attributes:
         energies: Interaction energies [n_frames], eV.
         forces: Forces of all frames one after another [n_atoms, 3], eV/A.
+        direct_forces: Direct forces beside them [n_atoms, 3], eV/A; None without any.
     """
 
     energies: np.ndarray
     forces: np.ndarray
+    direct_forces: np.ndarray | None = None
 
 
 def evaluation_batches(graphs: FrameGraphs) -> list[np.ndarray]:
@@ -57,15 +69,21 @@ def evaluation_batches(graphs: FrameGraphs) -> list[np.ndarray]:
 def predict_batch(network: SE3Transformer, graph: Any) -> Predictions:
     """Return the predictions for one batch."""
     tensors = graph_tensors(graph)
-    energies, forces = network.energy_and_forces(**vars(tensors))
-    return Predictions(energies.cpu().numpy(), forces.double().cpu().numpy())
+    energies, forces, direct = network.energy_and_both_forces(**vars(tensors))
+    return Predictions(
+        energies.cpu().numpy(),
+        forces.double().cpu().numpy(),
+        direct.double().cpu().numpy() if network.both else None,
+    )
 
 
 def join(parts: Sequence[Predictions]) -> Predictions:
     """Return the predictions of consecutive batches as one."""
+    direct = [p.direct_forces for p in parts if p.direct_forces is not None]
     return Predictions(
         np.concatenate([part.energies for part in parts]),
         np.concatenate([part.forces for part in parts]),
+        np.concatenate(direct) if direct else None,
     )
 
 
@@ -99,17 +117,20 @@ def error_table(
         groups: Atoms of each group, as a mask [n_atoms of all frames].
 
     Returns:
-        For each group the number of ``frames`` and the quantities of ``UNITS``, without
-        those that no label tells.  Energies are those of frames that are whole in the
-        group.
+        For each group the number of ``frames`` and the quantities of ``UNITS`` and,
+        with direct forces, of ``DIRECT_UNITS``, without those that no label tells.
+        Energies are those of frames that are whole in the group.
     """
     energy_errors = predictions.energies - graphs.energies.numpy()
     force_errors = predictions.forces - reference_forces(graphs)
     everything = np.ones(len(force_errors), dtype=bool)
-    return {
-        name: _errors(energy_errors, force_errors, graphs.n_atoms, mask)
-        for name, mask in {**groups, "all": everything}.items()
-    }
+    table = {}
+    for name, mask in {**groups, "all": everything}.items():
+        table[name] = _errors(energy_errors, force_errors, graphs.n_atoms, mask)
+        if predictions.direct_forces is not None:
+            difference = predictions.direct_forces - predictions.forces
+            table[name] |= _direct_errors(force_errors[mask], difference[mask])
+    return table
 
 
 def _errors(
@@ -139,6 +160,29 @@ def _errors(
         }
     scaled = {key: float(value) * EV_TO_KCAL_PER_MOL for key, value in errors.items()}
     return {"frames": float((inside > 0).sum()), **scaled}
+
+
+def _direct_errors(errors: np.ndarray, difference: np.ndarray) -> dict[str, float]:
+    """Return the errors of direct forces and what they tell of the conservative ones.
+
+    Args:
+        errors: Conservative forces less the labels [n_atoms, 3], eV/A.
+        difference: Direct forces less the conservative ones [n_atoms, 3], eV/A.
+    """
+    known = np.isfinite(errors).all(1)
+    errors, difference = errors[known], difference[known]
+    if not len(errors):
+        return {}
+    direct = EV_TO_KCAL_PER_MOL * (errors + difference)
+    found = {
+        "direct_force_mae": float(np.abs(direct).mean()),
+        "direct_force_rmse": math.sqrt(np.square(direct).mean()),
+    }
+    if len(errors) > 1:
+        estimated, true = (np.linalg.norm(x, axis=1) for x in (difference, errors))
+        ranks = [lengths.argsort().argsort() for lengths in (estimated, true)]
+        found["estimate_correlation"] = float(np.corrcoef(*ranks)[0, 1])
+    return found
 
 
 def frame_groups(frames: Frames) -> dict[str, np.ndarray]:
@@ -184,11 +228,10 @@ def group_names(frames: Frames) -> list[str]:
     return names
 
 
-def as_tensors(
-    graphs: FrameGraphs, predictions: Predictions
-) -> dict[str, torch.Tensor]:
+def as_tensors(graphs: FrameGraphs, predictions: Predictions) -> dict[str, Any]:
     """Return predictions and labels as the loss takes them."""
     n_atoms = torch.as_tensor(graphs.n_atoms)
+    direct = predictions.direct_forces
     return {
         "energies": torch.as_tensor(predictions.energies),
         "forces": torch.as_tensor(predictions.forces),
@@ -196,4 +239,5 @@ def as_tensors(
         "reference_forces": torch.as_tensor(reference_forces(graphs)),
         "weights": graphs.weights,
         "molecule": torch.repeat_interleave(torch.arange(len(graphs)), n_atoms),
+        "direct_forces": None if direct is None else torch.as_tensor(direct),
     }

@@ -26,6 +26,7 @@ from openmm_se3.training.data import (
 from openmm_se3.training.distributed import from_all, rank, total, world_size
 from openmm_se3.training.loss import label_counts, loss_terms
 from openmm_se3.training.metrics import (
+    DIRECT_UNITS,
     UNITS,
     Predictions,
     as_tensors,
@@ -85,8 +86,8 @@ class TrainingModule(lightning.LightningModule):
         self.log_norm: float | None = None
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
-        # Sums since the last validation: loss, energy part, force part, steps.
-        self.running = torch.zeros(4, dtype=torch.float64)
+        # Sums since the last validation: loss, its parts as in LossTerms, steps.
+        self.running = torch.zeros(5, dtype=torch.float64)
         self.optimizer = make_optimizer(network, config)
         self._predictions: list[Predictions] = []
         self._clock = time.monotonic()
@@ -123,8 +124,9 @@ class TrainingModule(lightning.LightningModule):
         """
         graph, labels = batch
         tensors = graph_tensors(graph)
+        direct = None
         if self.config.force_weight > 0.0:
-            energies, forces = self.network.energy_and_forces(
+            energies, forces, direct = self.network.energy_and_both_forces(
                 **vars(tensors), create_graph=True
             )
         else:
@@ -140,19 +142,22 @@ class TrainingModule(lightning.LightningModule):
             tensors.molecule,
             self.config,
             counts,
+            direct if self.network.both else None,
         )
         self.optimizer.zero_grad()
         # Gradients are averaged over processes, losses add up.
         self.manual_backward(terms.total * world_size())
-        parts = total(torch.stack([terms.total, terms.energy, terms.forces]))
+        parts = total(
+            torch.stack([terms.total, terms.energy, terms.forces, terms.direct])
+        )
         if self._limit_gradient() and bool(torch.isfinite(parts[0])):
             rate = learning_rate(self.config, self.step, self.losses)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.step()
             self._update_average()
-            self.running[:3] += parts.detach().cpu()
-            self.running[3] += 1
+            self.running[:4] += parts.detach().cpu()
+            self.running[4] += 1
             self.skipped_in_a_row = 0
         else:
             self._skip(labels["frame"])
@@ -224,7 +229,14 @@ class TrainingModule(lightning.LightningModule):
         graphs, predictions = self.validation_graphs, join(in_order)
         terms = loss_terms(**as_tensors(graphs, predictions), config=self.config)
         errors = error_table(graphs, predictions, {})["all"]
-        count = max(float(self.running[3]), 1.0)
+        count = max(float(self.running[4]), 1.0)
+        direct: dict[str, float] = {}
+        if self.network.both:
+            direct = {
+                "train_loss_direct": float(self.running[3]) / count,
+                "validation_loss_direct": float(terms.direct),
+                **{key: errors.get(key, math.nan) for key in DIRECT_UNITS},
+            }
         self.seconds += time.monotonic() - self._clock
         self._clock = time.monotonic()
         self.history.append(
@@ -239,6 +251,7 @@ class TrainingModule(lightning.LightningModule):
                 "validation_loss_energy": float(terms.energy),
                 "validation_loss_forces": float(terms.forces),
                 **{key: errors.get(key, math.nan) for key in UNITS},
+                **direct,
                 "skipped": self.skipped,
                 "seconds": self.seconds,
             }

@@ -17,9 +17,10 @@ from rich.progress import (
 
 # Energies in kcal/mol, forces in kcal/mol/A, losses of equation (3.2) in eV and A.
 HEADER = (
-    "   step  epoch  learning   training  validation   energy    force    force\n"
-    "                    rate       loss        loss      MAE      MAE     RMSE"
+    "   step  epoch learning  training validation   energy    force    force\n"
+    "                   rate      loss       loss      MAE      MAE     RMSE"
 )
+DIRECT_HEADER = HEADER.replace("\n", "   direct\n") + "      MAE"
 
 
 class TrainingProgress(lightning.Callback):
@@ -49,7 +50,8 @@ class TrainingProgress(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         """Show the bar at the step where this sitting starts."""
         self.console.print("Validation errors in kcal/mol and kcal/mol/A")
-        self.console.print(HEADER, style="dim", highlight=False)
+        header = DIRECT_HEADER if module.network.both else HEADER
+        self.console.print(header, style="dim", highlight=False)
         self.bar.start()
         self.task = self.bar.add_task(
             "training", total=module.config.steps, completed=module.step, note=""
@@ -84,8 +86,11 @@ class TrainingProgress(lightning.Callback):
 
 def validation_line(row: dict[str, float]) -> str:
     """Return the errors of one validation under ``HEADER``."""
-    return (
-        f"{row['step']:7.0f} {row['epoch']:6.1f} {row['learning_rate']:9.1e} "
-        f"{row['train_loss']:10.3e} {row['validation_loss']:11.3e} "
+    line = (
+        f"{row['step']:7.0f} {row['epoch']:6.1f} {row['learning_rate']:8.1e} "
+        f"{row['train_loss']:9.3e} {row['validation_loss']:10.3e} "
         f"{row['energy_mae']:8.4f} {row['force_mae']:8.4f} {row['force_rmse']:8.4f}"
     )
+    if "direct_force_mae" in row:
+        line += f" {row['direct_force_mae']:8.4f}"
+    return line

@@ -42,6 +42,8 @@ class TrainingConfig:
         energy_weight: W_e of equation (3.2), 1/A^2.
         force_weight: Weight of the forces; 0 trains on energies only, without
             computing forces.
+        direct_weight: Weight of the direct forces beside the conservative ones, where
+            ``model.force_mode`` is "both".
         energy_per_atom: Divide energy errors by the number of atoms in the loss.
         energy_cap: Energy above the lowest frame of the same composition, eV per atom,
             at which the weight of a frame is 1/2; null gives every frame the weight 1.
@@ -88,6 +90,7 @@ class TrainingConfig:
     initial: str | None = None
     energy_weight: float = 1.0
     force_weight: float = 1.0
+    direct_weight: float = 0.1
     energy_per_atom: bool = False
     energy_cap: float | None = None
     huber_delta: float | None = None
@@ -125,6 +128,7 @@ class TrainingConfig:
             "steps",
             "validate_every",
             "batch_size",
+            "direct_weight",
             "energy_cap",
             "huber_delta",
             "learning_rate",
@@ -282,6 +286,18 @@ class RunConfig:
     model: ModelConfig
     training: TrainingConfig
     data: DataConfig
+
+    def __post_init__(self) -> None:
+        """Check what goes beyond one section.
+
+        Raises:
+            ValueError: A direct head would have no forces to learn from.
+        """
+        if self.model.force_mode == "both" and not self.training.force_weight:
+            raise ValueError(
+                "model.force_mode: both trains on forces, but training.force_weight is "
+                "0; energies alone train a conservative network"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as in the YAML file."""

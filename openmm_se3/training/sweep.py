@@ -20,6 +20,8 @@ from openmm_se3.training.run import ERRORS, train
 from openmm_se3.training.settings import RunConfig, run_config
 
 TABLE, CURVES = "sweep.csv", "curves.png"
+LEGEND_COLUMNS = 3
+DASHES = ("-", "--", ":")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,24 +156,37 @@ def _write_table(path: Path, results: Sequence[Result]) -> None:
 
 
 def _plot(path: Path, results: Sequence[Result]) -> None:
+    import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    panels = (
-        ("validation_loss", "validation loss, equation (3.2)"),
-        ("energy_mae", "energy MAE, kcal/mol"),
-        ("force_mae", "force MAE, kcal/mol/Å"),
-    )
-    axes = figure.subplots(1, len(panels))
-    for axis, (key, label) in zip(axes, panels, strict=True):
-        for result in results:
-            steps = [row["step"] for row in result.history]
-            values = [row[key] for row in result.history]
-            axis.plot(steps, values, marker=".", label=result.variant.name)
-        axis.set(xlabel="step", ylabel=label, yscale="log")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center")
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=150)
+    from openmm_se3.plot_style import STYLE, few_ticks, logarithmic, save
+
+    panels = {
+        "validation_loss": "validation loss (eV²/Å²)",
+        "energy_mae": "energy MAE (kcal/mol)",
+        "force_mae": "force MAE (kcal/mol/Å)",
+    }
+    rows = -(-len(results) // LEGEND_COLUMNS)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(11, 3.4 + 0.22 * rows), layout="constrained")
+        all_axes = figure.subplots(1, len(panels))
+        for axes, (key, label) in zip(all_axes, panels.items(), strict=True):
+            for number, result in enumerate(results):
+                axes.plot(
+                    [row["step"] for row in result.history],
+                    [row[key] for row in result.history],
+                    # Colours come again after ten runs, then with other dashes.
+                    color=f"C{number % 10}",
+                    linestyle=DASHES[number // 10 % len(DASHES)],
+                    linewidth=1.2,
+                    label=result.variant.name.replace(",", ", "),
+                )
+            axes.set(xlabel="step", ylabel=label, xlim=(0, None))
+            few_ticks(axes.xaxis)
+            logarithmic(axes, (row[key] for r in results for row in r.history))
+        handles, labels = all_axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=LEGEND_COLUMNS)
+        save(path, figure)
 
 
 def _number(value: Any) -> Any:

@@ -18,6 +18,10 @@ CHARTS = {
     "energy_rmse": "energy/RMSE, kcal per mol",
     "force_mae": "forces/MAE, kcal per mol per A",
     "force_rmse": "forces/RMSE, kcal per mol per A",
+    "train_loss_direct": "loss/training, direct forces",
+    "direct_force_mae": "direct forces/MAE, kcal per mol per A",
+    "direct_force_rmse": "direct forces/RMSE, kcal per mol per A",
+    "estimate_correlation": "direct forces/correlation with the force error",
     "learning_rate": "run/learning rate",
     "skipped": "run/skipped steps",
 }
@@ -46,7 +50,8 @@ class TensorBoard(lightning.Callback):
         """Write the errors just measured."""
         row = module.history[-1]
         for key, chart in CHARTS.items():
-            self.writer.add_scalar(chart, row[key], int(row["step"]))
+            if key in row:
+                self.writer.add_scalar(chart, row[key], int(row["step"]))
         self.writer.flush()
 
     def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
