@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ def draw_trajectories(
             few_ticks(axes.xaxis)
             few_ticks(axes.yaxis)
         figure.axes[0].set_ylabel("y")
-        black = {"color": "black", "linestyle": ""}
+        black: dict[str, Any] = {"color": "black", "linestyle": ""}
         figure.legend(
             handles=[
                 Line2D([], [], color="black", linewidth=1.0, label="true path"),
@@ -103,10 +103,9 @@ def _draw_one(
         axes.plot(*path[0], marker=sign, color=colour, markersize=10)
     low, high = x[..., :2].min((0, 1)), x[..., :2].max((0, 1))
     half = (0.5 + MARGIN) * float((high - low).max())
-    for middle, limits in zip(
-        0.5 * (low + high), (axes.set_xlim, axes.set_ylim), strict=True
-    ):
-        limits(middle - half, middle + half)
+    x_middle, y_middle = 0.5 * (low + high)
+    axes.set_xlim(x_middle - half, x_middle + half)
+    axes.set_ylim(y_middle - half, y_middle + half)
     for wall in (-HALF_WIDTH, HALF_WIDTH):
         axes.axvline(wall, color=WALL, linewidth=2.0, zorder=0)
         axes.axhline(wall, color=WALL, linewidth=2.0, zorder=0)
