@@ -63,6 +63,7 @@ def measure(n_molecules: int, rounds: int, model: str) -> dict[str, Any]:
         "model_seconds": fast,
         "ratio": dft / fast,
         "backend": stepper.backend,
+        "engine": stepper.engine,
         "platform": stepper.platform,
         "dft_times": dft_times,
         "model_times": model_times,

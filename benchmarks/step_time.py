@@ -1,4 +1,4 @@
-"""Time per MD step, OpenMM included, by backend, platform, precision and molecules.
+"""Time per MD step, OpenMM included: backends, engines, platforms, precisions, sizes.
 
     python benchmarks/step_time.py --out step_time.json
 
@@ -25,12 +25,14 @@ from rich.console import Console
 from rich.table import Table
 from water_timing import DT_FS, Stepper
 
+from openmm_se3.compiled.library import CompileError
 from openmm_se3.files import atomic_write
 from openmm_se3.force.backends import BACKENDS
 from openmm_se3.simulation.platforms import platform_names
 
 WARM_UP_STEPS = 100
 SECONDS_PER_DAY = 86400.0
+ENGINES = ("compiled", "torchscript")
 
 
 def steppers(
@@ -131,6 +133,7 @@ def main(
         table.add_row(
             str(row["molecules"]),
             row["backend"],
+            row["engine"],
             row["platform"],
             row["precision"],
             row["scale"],

@@ -55,7 +55,7 @@ class Stepper:
             system = openmm.System()
             for atom in topology.atoms():
                 system.addParticle(atom.element.mass)
-            self.backend = "no force"
+            self.backend, self.engine = "no force", ""
         else:
             potential = SE3Potential(model, precision=precision, backend=backend)
             system = potential.createSystem(topology, scale=scale)

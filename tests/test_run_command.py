@@ -30,10 +30,11 @@ class AnalyticPotential:
 
     weights = "a" * 64
 
-    def __init__(self, model: str, precision: str, backend: str) -> None:
+    def __init__(self, model: str, **asked: str) -> None:
         self.config = small_config()
         self.metadata = {"weights_sha256": self.weights}
         self.backend = "torchforce"
+        self.engine = "torchscript"
 
     def createSystem(self, topology: app.Topology) -> openmm.System:
         symbols = {atom.element.symbol for atom in topology.atoms()}

@@ -49,6 +49,14 @@ OPTIONS = (
         help="Floating-point precision of the model.",
     ),
     click.option(
+        "--engine",
+        type=click.Choice(["auto", "compiled", "torchscript"]),
+        default="auto",
+        show_default=True,
+        help="What computes the network: C++ compiled for this CPU at first use, or "
+        "TorchScript.",
+    ),
+    click.option(
         "--platform",
         help="OpenMM platform.  [default: the best one present]",
     ),
@@ -71,7 +79,7 @@ OPTIONS = (
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options; the command receives them as fields of ``RunOptions``."""
+    """Add the options; the command receives them as fields of ``ModelRun``."""
     for option in reversed(OPTIONS):
         command = option(command)
     return command

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from openmm_se3.compiled.force import compiled_force
-from openmm_se3.compiled.library import CompileError, reason_against
+from openmm_se3.compiled.library import CompileError, load_library, reason_against
 from openmm_se3.export.checks import random_positions, require_equal
 from openmm_se3.export.modules import (
     GenericForce,
@@ -82,37 +82,54 @@ def build_module(settings: ForceSettings) -> torch.jit.ScriptModule:
         CompileError: It is to be compiled, and that does not work here.
         ExportError: The module does not reproduce the network.
     """
-    module = _engine_module(settings)
+    engine = resolve_engine(settings.engine, settings.model, settings.precision)
+    if engine == "compiled":
+        module = _compiled_module(settings)
+    else:
+        network = settings.model.network(PRECISIONS[settings.precision])
+        if settings.static:
+            with threads_for(len(settings.atoms)):
+                module = _static_module(network, settings)
+        else:
+            with threads_for(CHECKED_ATOMS):
+                module = _generic_module(network, settings)
     if settings.scale is None:
         return module
     wrapper = ScaledPeriodicForce if settings.periodic else ScaledForce
     return torch.jit.script(wrapper(module).eval())
 
 
-def _engine_module(settings: ForceSettings) -> torch.jit.ScriptModule:
-    engine = settings.engine
+def resolve_engine(engine: str, model: ModelFile, precision: str) -> str:
+    """Return what computes a model here, "compiled" or "torchscript".
+
+    Args:
+        engine: One of :data:`ENGINES`.
+        model: The model.
+        precision: "single" or "double".
+
+    Raises:
+        CompileError: It is to be compiled, and that does not work here.
+        ValueError: There is no such engine.
+    """
     if engine == "auto":
         engine = os.environ.get(ENGINE_VARIABLE, engine)
     if engine not in ENGINES:
-        raise ValueError(
-            f"{ENGINE_VARIABLE} is {engine!r}; it must be one of {list(ENGINES)}"
-        )
-    reason = reason_against(settings.model.config)
-    if engine == "compiled" and reason is not None:
+        raise ValueError(f"engine must be one of {list(ENGINES)}, got {engine!r}")
+    if engine == "torchscript":
+        return engine
+    reason = reason_against(model.config)
+    if engine == "auto" and (reason is not None or torch.cuda.is_available()):
+        return "torchscript"
+    if reason is not None:
         raise CompileError(reason)
-    if engine == "compiled":
-        return _compiled_module(settings)
-    if engine == "auto" and reason is None and not torch.cuda.is_available():
-        try:
-            return _compiled_module(settings)
-        except CompileError as error:
-            logger.warning("%s; going on with TorchScript, which is slower", error)
-    network = settings.model.network(PRECISIONS[settings.precision])
-    if settings.static:
-        with threads_for(len(settings.atoms)):
-            return _static_module(network, settings)
-    with threads_for(CHECKED_ATOMS):
-        return _generic_module(network, settings)
+    try:
+        load_library(model.network(torch.float64), precision)
+    except CompileError as error:
+        if engine == "compiled":
+            raise
+        logger.warning("%s; going on with TorchScript, which is slower", error)
+        return "torchscript"
+    return "compiled"
 
 
 def _compiled_module(settings: ForceSettings) -> torch.jit.ScriptModule:

@@ -13,7 +13,7 @@ import openmm
 from openmm import app, unit
 
 from openmm_se3.elements import ATOMIC_NUMBERS, SYMBOLS
-from openmm_se3.export.build import ENGINES, PRECISIONS, ForceSettings
+from openmm_se3.export.build import PRECISIONS, ForceSettings, resolve_engine
 from openmm_se3.force.backends import FORCE_NAME, make_force, resolve
 from openmm_se3.force.mixed import without_internal_terms
 from openmm_se3.modelfile import evaluate, force_disagreement, load_model
@@ -43,8 +43,10 @@ class SE3Potential:
         metadata: Description of the model: elements, cutoff, level of theory,
             self-energies, errors as measured, and so on.
         backend: The backend in use.
+        engine: The engine in use, "compiled" or "torchscript".
 
     Raises:
+        CompileError: The engine asked for does not work here.
         FileNotFoundError: There is no such model.
         ModelFileError: The file is not one of ours, or damaged.
         PluginError: The backend asked for does not work here.
@@ -63,12 +65,12 @@ class SE3Potential:
             raise ValueError(
                 f"precision must be one of {list(PRECISIONS)}, got {precision!r}"
             )
-        if engine not in ENGINES:
-            raise ValueError(f"engine must be one of {list(ENGINES)}, got {engine!r}")
         self.precision = precision
-        self.engine = engine
         self.backend = resolve(backend)
         self.model = load_model(model)
+        # Forces keep what was asked for: another machine may open them.
+        self._asked_engine = engine
+        self.engine = resolve_engine(engine, self.model, precision)
         self.config = self.model.config
         self.metadata = self.model.metadata
         self._network = self.model.network(PRECISIONS[precision])
@@ -279,7 +281,7 @@ class SE3Potential:
                 n_particles=n_particles,
                 periodic=periodic or topology.getPeriodicBoxVectors() is not None,
                 offset=offset,
-                engine=self.engine,
+                engine=self._asked_engine,
                 scale=scale,
             ),
         )

@@ -72,7 +72,7 @@ def identity(
     }
 
 
-def environment(context: openmm.Context, backend: str) -> dict[str, str]:
+def environment(context: openmm.Context, backend: str, engine: str) -> dict[str, str]:
     """Return where a run computes: elsewhere its binary checkpoints do not fit."""
     platform = context.getPlatform()
     return {
@@ -80,6 +80,7 @@ def environment(context: openmm.Context, backend: str) -> dict[str, str]:
         "openmm": openmm.Platform.getOpenMMVersion(),
         "torch": installed_version("torch") or "",
         "backend": backend,
+        "engine": engine,
         **{
             name: platform.getPropertyValue(context, name)
             for name in platform.getPropertyNames()

@@ -30,10 +30,12 @@ class ModelRun(RunOptions):
     Attributes:
         model: Name of a shipped model, or the path of a model.
         backend: What calls the model: "torchforce", "pythonforce", or "auto".
+        engine: What computes the network: "compiled", "torchscript", or "auto".
     """
 
     model: str = "water"
     backend: str = "auto"
+    engine: str = "auto"
 
 
 def run_structure(
@@ -92,7 +94,10 @@ def run_model(
 
     with threads_for(len(positions)):
         potential = SE3Potential(
-            options.model, precision=options.precision, backend=options.backend
+            options.model,
+            precision=options.precision,
+            backend=options.backend,
+            engine=options.engine,
         )
         system = potential.createSystem(topology)
         network = json.dumps(to_dict(potential.config), sort_keys=True)
@@ -102,6 +107,7 @@ def run_model(
             "weights_sha256": potential.metadata["weights_sha256"],
             "network_sha256": hashlib.sha256(network.encode()).hexdigest(),
             "backend": potential.backend,
+            "engine": potential.engine,
             "level_of_theory": potential.metadata.get("level_of_theory"),
         }
         return run_dynamics(system, topology, positions, options, facts, console)

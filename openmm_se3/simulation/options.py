@@ -13,7 +13,16 @@ TRAJECTORIES = ("dcd", "xtc")
 PRECISIONS = ("single", "double")
 
 # What may change when a run is resumed: where it runs and lies, and how long it is.
-CIRCUMSTANCES = ("steps", "platform", "backend", "model", "out", "overwrite", "resume")
+CIRCUMSTANCES = (
+    "steps",
+    "platform",
+    "backend",
+    "engine",
+    "model",
+    "out",
+    "overwrite",
+    "resume",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,7 +44,7 @@ MINIMISER_TOLERANCE = 0.1  # kJ/mol/nm, root mean square force
 MINIMISER_ITERATIONS = 2000
 PACKAGES = ("openmm-se3", "openmm", "openmmtorch", "torch", "numpy")
 # Facts of ``about`` that may change when a run is resumed.
-CIRCUMSTANCES = ("backend", "model")
+CIRCUMSTANCES = ("backend", "engine", "model")
 
 
 def run_dynamics(
@@ -103,7 +103,9 @@ def run_dynamics(
         integrator = make_integrator(options, seed)
         properties = platform_properties(platform.getName(), options.precision)
         simulation = app.Simulation(topology, system, integrator, platform, properties)
-        here = environment(simulation.context, about.get("backend", ""))
+        here = environment(
+            simulation.context, about.get("backend", ""), about.get("engine", "")
+        )
         facts: dict[str, Any] = {
             "status": "running",
             "reason": "",
