@@ -45,27 +45,29 @@ def steppers(
     """Return every configuration that runs here; say which do not, and why."""
     found = []
     for n, platform in itertools.product(molecules, platform_names()):
-        options: list[tuple[str | None, str, str, str | None]]
-        options = [(None, "no force", "single", None)]
+        options: list[tuple[str | None, str, str, str, str | None]]
+        options = [(None, "no force", "auto", "single", None)]
         for key, backend in BACKENDS.items():
             if backend.problem() is None:
                 options += [
-                    (model, key, precision, parameter)
+                    (model, key, engine, precision, parameter)
+                    for engine in ENGINES
                     for precision in precisions
                     for parameter in dict.fromkeys((None, scale))
                 ]
-        for name, key, precision, parameter in options:
+        for name, key, engine, precision, parameter in options:
             facts = {
                 "molecules": n,
                 "backend": key,
+                "engine": engine if name else "",
                 "platform": platform,
                 "precision": precision if name else "",
                 "scale": parameter or "",
             }
             try:
-                stepper = Stepper(name, n, key, platform, precision, parameter)
+                stepper = Stepper(name, n, key, platform, precision, parameter, engine)
                 found.append((facts, stepper))
-            except OpenMMException as error:
+            except (OpenMMException, CompileError) as error:
                 console.print(f"[yellow]left out[/]: {facts}: {error}", highlight=False)
     for backend in BACKENDS.values():
         problem = backend.problem()

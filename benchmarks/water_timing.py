@@ -48,6 +48,7 @@ class Stepper:
         platform: str | None,
         precision: str,
         scale: str | None = None,
+        engine: str = "auto",
     ) -> None:
         topology = water_topology(n_molecules)
         _, positions = water_grid(n_molecules)
@@ -57,9 +58,11 @@ class Stepper:
                 system.addParticle(atom.element.mass)
             self.backend, self.engine = "no force", ""
         else:
-            potential = SE3Potential(model, precision=precision, backend=backend)
+            potential = SE3Potential(
+                model, precision=precision, backend=backend, engine=engine
+            )
             system = potential.createSystem(topology, scale=scale)
-            self.backend = potential.backend
+            self.backend, self.engine = potential.backend, potential.engine
         if platform is None:
             chosen, _ = best_platform(system, positions, precision)
         else:
