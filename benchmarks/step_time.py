@@ -32,6 +32,7 @@ from openmm_se3.simulation.platforms import platform_names
 
 WARM_UP_STEPS = 100
 SECONDS_PER_DAY = 86400.0
+WIDTH = 110  # of the table, in characters
 ENGINES = ("compiled", "torchscript")
 
 
@@ -102,7 +103,7 @@ def main(
     out: Path | None,
 ) -> None:
     """Time steps of molecular dynamics."""
-    console = Console()
+    console = Console(width=max(Console().width, WIDTH))
     torch.set_num_threads(threads)
     configurations = steppers(model, molecules, precision, scale, console)
     times: list[list[float]] = [[] for _ in configurations]
@@ -126,7 +127,7 @@ def main(
     ]
     title = f"time per step of {DT_FS} fs, model {model}"
     table = Table(title=title, title_justify="left", box=None)
-    for heading in ("n", "backend", "platform", "precision", "scale"):
+    for heading in ("n", "backend", "engine", "platform", "precision", "scale"):
         table.add_column(heading, no_wrap=True)
     for heading in ("ms/step", "fastest", "slowest", "CPU ms", "ns/day"):
         table.add_column(heading, justify="right", no_wrap=True)
