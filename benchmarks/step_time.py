@@ -40,6 +40,7 @@ def steppers(
     model: str,
     molecules: tuple[int, ...],
     precisions: tuple[str, ...],
+    engines: tuple[str, ...],
     scale: str | None,
     console: Console,
 ) -> list[tuple[dict[str, Any], Stepper]]:
@@ -52,7 +53,7 @@ def steppers(
             if backend.problem() is None:
                 options += [
                     (model, key, engine, precision, parameter)
-                    for engine in ENGINES
+                    for engine in engines
                     for precision in precisions
                     for parameter in dict.fromkeys((None, scale))
                 ]
@@ -87,6 +88,7 @@ def steppers(
     default=("single", "double"),
     show_default=True,
 )
+@click.option("--engine", multiple=True, type=str, default=ENGINES, show_default=True)
 @click.option("--scale", help="Run also with a parameter of this name as scale.")
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True)
 @click.option("--steps", type=click.IntRange(1), default=300, show_default=True)
@@ -96,6 +98,7 @@ def main(
     model: str,
     molecules: tuple[int, ...],
     precision: tuple[str, ...],
+    engine: tuple[str, ...],
     scale: str | None,
     rounds: int,
     steps: int,
@@ -105,7 +108,7 @@ def main(
     """Time steps of molecular dynamics."""
     console = Console(width=max(Console().width, WIDTH))
     torch.set_num_threads(threads)
-    configurations = steppers(model, molecules, precision, scale, console)
+    configurations = steppers(model, molecules, precision, engine, scale, console)
     times: list[list[float]] = [[] for _ in configurations]
     cpu_times: list[list[float]] = [[] for _ in configurations]
     for _, stepper in configurations:

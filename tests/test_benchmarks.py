@@ -176,6 +176,7 @@ def test_differences_of_the_dimer_curves_share_a_scale(
 def test_step_time_runs(model_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "times.json"
     options = ["-n", "1", "--precision", "single", "--rounds", "1", "--steps", "2"]
+    options += ["--engine", "torchscript"]
     result = CliRunner().invoke(
         step_time.main, ["--model", str(model_folder), *options, "--out", str(out)]
     )
