@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 from openmm_se3.version import __version__
 
 if TYPE_CHECKING:
-    from openmm_se3.compiled.library import load_compiled_networks
     from openmm_se3.force import SE3Potential
 
-__all__ = ["SE3Potential", "__version__", "load_compiled_networks"]
+__all__ = ["SE3Potential", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,8 +18,4 @@ def __getattr__(name: str) -> Any:
         from openmm_se3.force import SE3Potential
 
         return SE3Potential
-    if name == "load_compiled_networks":
-        from openmm_se3.compiled.library import load_compiled_networks
-
-        return load_compiled_networks
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

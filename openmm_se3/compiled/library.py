@@ -51,12 +51,10 @@ class CompileError(RuntimeError):
 
 
 def reason_against(config: ModelConfig) -> str | None:
-    """Return why a network cannot run compiled on this machine, or None."""
+    """Return why a network has no compiled form, or None."""
     for field, value in NEEDED.items():
         if getattr(config, field) != value:
             return f"only networks with {field}: {value} can be compiled"
-    if find_compiler() is None:
-        return NO_COMPILER
     return None
 
 
@@ -73,56 +71,58 @@ def load_library(network: SE3Transformer, precision: str) -> str:
     Raises:
         CompileError: There is no compiler, or it fails.
     """
-    compiler = find_compiler()
-    if compiler is None:
-        raise CompileError(NO_COMPILER)
     header = shape_header(network)
-    namespace = _name(compiler, header, precision)
-    if namespace in _loaded:
-        return namespace
+    namespace = _name(header, precision)
     path = cache_folder() / f"{namespace}.so"
-    if not path.is_file():
+    if namespace not in _loaded and not path.is_file():
+        compiler = find_compiler()
+        if compiler is None:
+            raise CompileError(NO_COMPILER)
         logger.warning(
             "compiling the network for this machine: once for this shape, about half "
             "a minute (kept in %s)",
             path.parent,
         )
         _compile(compiler, header, precision, namespace, path)
+    _load(path)
+    return namespace
+
+
+def load_compiled_networks() -> None:
+    """Load every network that was compiled here before.
+
+    A System that was serialised with a compiled TorchForce in it names the network's
+    library and does not hold it.
+    """
+    for path in sorted(cache_folder().glob("openmm_se3_*.so")):
+        try:
+            _load(path)
+        except CompileError as error:
+            logger.warning("%s", error)
+
+
+def _load(path: Path) -> None:
+    if path.stem in _loaded:
+        return
     try:
         torch.ops.load_library(path)
     except OSError as error:
         raise CompileError(f"{path} cannot be loaded: {error}; delete it") from error
-    _loaded.add(namespace)
-    return namespace
-
-
-def load_compiled_networks() -> list[str]:
-    """Load every network that was compiled here before; return their namespaces.
-
-    Needed before a System is opened that was serialised with a compiled TorchForce in
-    it: the file names the network's library and does not hold it.
-    """
-    found = sorted(path.stem for path in cache_folder().glob("openmm_se3_*.so"))
-    for namespace in found:
-        if namespace not in _loaded:
-            torch.ops.load_library(cache_folder() / f"{namespace}.so")
-            _loaded.add(namespace)
-    return found
+    _loaded.add(path.stem)
 
 
 def cache_folder() -> Path:
-    """Return the folder of compiled libraries: in XDG_CACHE_HOME or ~/.cache."""
+    """Return the folder of libraries for this torch, in XDG_CACHE_HOME or ~/.cache."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "openmm-se3"
+    return Path(root) / "openmm-se3" / f"torch-{torch.__version__}"
 
 
-def _name(compiler: list[str], header: str, precision: str) -> str:
+def _name(header: str, precision: str) -> str:
     parts = [
         SOURCE.read_text(),
         header,
         precision,
         torch.__version__,
-        _output([*compiler, "--version"]),
         " ".join(FLAGS),
         _processor(),
     ]
@@ -138,10 +138,6 @@ def _processor() -> str:
         return platform.processor()
     kept = ("model name", "flags", "Features")
     return "\n".join(sorted({line for line in lines if line.startswith(kept)}))
-
-
-def _output(command: list[str]) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 def _compile(
