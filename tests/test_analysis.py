@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import mdtraj
@@ -375,8 +376,7 @@ def test_the_note_of_nve_fits_its_start(
 
 
 def test_the_report_names_model_and_system(finished: Path, tmp_path: Path) -> None:
-    for path in finished.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     run = json.loads((tmp_path / names.RUN).read_text())
     run |= {
         "molecules": 2,
@@ -513,8 +513,7 @@ def test_formats_with_times_keep_them(tmp_path: Path) -> None:
 def test_a_cut_trajectory_gives_its_whole_frames(
     finished: Path, tmp_path: Path
 ) -> None:
-    for path in finished.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     dcd = tmp_path / names.TRAJECTORY
     dcd.write_bytes(dcd.read_bytes()[:-50])
     log = tmp_path / names.LOG

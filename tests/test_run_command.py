@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,15 @@ def test_bad_structures_and_models_are_one_line(two: Path, tmp_path: Path) -> No
         2,
         "Error: the model does not know it\n",
     )
+
+
+def test_the_guide_names_what_there_is() -> None:
+    guide = (Path(__file__).parents[1] / "docs/running.md").read_text()
+    known = call("--help").output
+    for option in re.findall(r"--[a-z-]+", guide):
+        assert option in known or option == "--help"
+    for name in names.RESULTS:
+        assert name in guide
 
 
 def test_the_function_for_scripts_is_the_same(two: Path) -> None:

@@ -127,9 +127,17 @@ class LogReporter:
             elif step == self._row[0] + SHADOW_LAG:
                 self._write(self._shadow_energy())
 
+    @property
+    def under_way(self) -> bool:
+        """Whether a row has begun that a stop would lose."""
+        last = self._velocities[-1][0] if self._velocities else 0
+        return self._row is not None or (
+            self._shadow and (last + 1) % self.interval == 0
+        )
+
     def sync(self) -> int:
-        """Bring all rows to the disk and return their bytes; no row may wait."""
-        assert self._row is None
+        """Bring all rows to the disk and return their bytes; none may be under way."""
+        assert not self.under_way
         return synced_size(self._file)
 
     def close(self) -> None:

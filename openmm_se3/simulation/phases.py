@@ -27,6 +27,7 @@ from openmm_se3.units import FS_TO_PS
 
 # Steps between the guard's looks at the forces where no log asks for them anyway.
 FORCE_CHECK_STEPS = 100
+SIGNAL_STEPS = 20  # steps between looks for a signal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +141,7 @@ class Phases:
         self.guard.force_interval = interval * -(-FORCE_CHECK_STEPS // interval)
         self.simulation.reporters = [self.guard, progress]
         with progress.running():
-            self._advance(steps, lag=0)
+            self._advance(steps)
 
     def _hand_over(self) -> None:
         context = self.simulation.context
@@ -205,30 +206,29 @@ class Phases:
             )
             self.simulation.reporters = [self.guard, *self.records.values(), progress]
             with progress.running():
-                self._advance(options.steps, log.lag)
+                self._advance(options.steps, log)
 
-    def _advance(self, end: int, lag: int) -> None:
-        """Step to ``end``, with checkpoints; after a signal stop at the next chance.
+    def _advance(self, end: int, log: LogReporter | None = None) -> None:
+        """Step to the end of a phase, with checkpoints; stop soon after a signal.
 
         Args:
             end: Last step of the phase.
-            lag: Steps after a row of the log at which nothing of it waits in memory.
+            log: Its log; there is no checkpoint while a row is under way.
         """
-        interval = self.options.log_interval
+        options, lag = self.options, log.lag if log else 0
         while (step := self.simulation.currentStep) < end:
-            pause = step + interval - (step - lag) % interval
-            self.simulation.step(min(pause, end) - step)
-            if pause < end:
-                self._pause(pause - lag)
-
-    def _pause(self, step: int) -> None:
-        stop = self.signals.received is not None
-        regular = step > 0 and step % self.options.checkpoint_interval == 0
-        # In NPT a checkpoint changes the trajectory, so there are regular ones only.
-        if regular or (stop and self.options.ensemble != "npt"):
-            self._save()
-        if stop:
-            raise self.signals.interrupt()
+            to_row = options.log_interval - (step - lag) % options.log_interval
+            self.simulation.step(min(to_row, SIGNAL_STEPS, end - step))
+            step = self.simulation.currentStep
+            if step == end or (log and log.under_way):
+                continue
+            stop = self.signals.received is not None
+            regular = step > lag and (step - lag) % options.checkpoint_interval == 0
+            # A checkpoint changes the trajectory in NPT, where it must be regular.
+            if regular or (stop and options.ensemble != "npt"):
+                self._save()
+            if stop:
+                raise self.signals.interrupt()
 
     def _save(self) -> None:
         context = self.simulation.context

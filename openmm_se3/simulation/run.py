@@ -44,7 +44,7 @@ MINIMISER_TOLERANCE = 0.1  # kJ/mol/nm, root mean square force
 MINIMISER_ITERATIONS = 2000
 PACKAGES = ("openmm-se3", "openmm", "openmmtorch", "torch", "numpy")
 # Facts of ``about`` that may change when a run is resumed.
-CIRCUMSTANCES = ("backend", "engine", "model")
+CIRCUMSTANCES = ("backend", "engine", "model", "structure")
 
 
 def run_dynamics(
@@ -69,7 +69,7 @@ def run_dynamics(
         positions: Start [n_atoms, 3], A.
         options: What to run.
         about: More facts for ``run.json``, for example of the model.  A run is resumed
-            with the same facts only, "backend" and "model" excepted.
+            with the same facts only, but for the names of model, backend and structure.
         console: Shows progress there; None shows nothing.
 
     Raises:
