@@ -52,7 +52,6 @@ SHORT_MINUTES, SHORT_CURVE_POINTS, SHORT_TEST_ATOMS = 0.1, 2, 400
 COLUMNS = {
     "key": "network",
     "parameters": "parameters",
-    "steps": "steps",
     "ms_per_step": "ms a step",
     "frames_per_second": "frames/s",
     "peak_memory_mib": "peak MiB",
@@ -155,7 +154,6 @@ def format_row(row: dict[str, Any]) -> list[str]:
     formats = {
         "key": "{}",
         "parameters": "{:,}",
-        "steps": "{:,}",
         "ms_per_step": "{:.0f}",
         "frames_per_second": "{:.1f}",
         "peak_memory_mib": "{:.0f}",

@@ -1,4 +1,4 @@
-"""NVIDIA's SE(3)-Transformer (nvidia.py), with the optimiser of its training script.
+"""NVIDIA's SE(3)-Transformer (nvidia_network.py), optimised as by its own script.
 
 AdamW from a learning rate of 2e-3 with a weight decay of 0.1 and the last weights.  It
 has no loss for energies and forces: it gets ours (equation 3.2), and atomic energies in
@@ -12,7 +12,7 @@ import torch
 from budget import Descent, Job, Predictions, Trainee, main
 from graphs import batch, labels_of, read_graphs
 from labels import Labels
-from nvidia import ForceField
+from nvidia_network import ForceField
 
 from openmm_se3.training.loss import loss_terms
 from openmm_se3.training.settings import TrainingConfig

@@ -109,27 +109,41 @@ class ForceField(nn.Module):
             nn.Linear(features, features), nn.ReLU(), nn.Linear(features, 1)
         )
 
-    def energies(self, graph: Any, vectors: Tensor) -> Tensor:
-        """Return the energy of each atom [n_atoms], float64, eV.
+    def edge_vectors(self, graph: Any) -> Tensor:
+        """Return x_destination - x_source of each edge [n_edges, 3], A, float32."""
+        source, destination = graph.edges()
+        positions = graph.ndata["positions"]  # float64, as the shifts
+        vectors = positions[destination] - positions[source] - graph.edata["shift"]
+        return vectors.float()
+
+    def basis(self, vectors: Tensor, gradients: bool = False) -> dict[str, Tensor]:
+        """Return NVIDIA's basis kernels of edges by degrees.
 
         Args:
-            graph: Batched graph with ``species``.
-            vectors: x_destination - x_source of each edge [n_edges, 3], A.
+            vectors: Edge vectors [n_edges, 3], A.
+            gradients: Keep what is needed to differentiate them.
+        """
+        degree = self.transformer.max_degree
+        return self.get_basis(vectors, degree, compute_gradients=gradients)
+
+    def molecule_energies(
+        self, graph: Any, vectors: Tensor, basis: dict[str, Tensor]
+    ) -> Tensor:
+        """Return the energy of each molecule [n_molecules], float64, eV.
+
+        Args:
+            graph: Batched graph of :func:`openmm_se3.training.data.frame_graph`.
+            vectors: Edge vectors [n_edges, 3], A.
+            basis: What :meth:`basis` gives for them.
         """
         graph.edata["rel_pos"] = vectors
-        basis = self.get_basis(
-            vectors, self.transformer.max_degree, compute_gradients=True
-        )
         species = nn.functional.one_hot(graph.ndata["species"], self.n_species)
         node_features = {"0": species.to(vectors.dtype).unsqueeze(-1)}
-        features = self.transformer(graph, node_features, {}, basis).squeeze(-1)
-        return self.readout(features).squeeze(-1).double() * self.energy_scale
-
-    def molecule_energies(self, graph: Any, vectors: Tensor) -> Tensor:
-        """Return the energy of each molecule [n_molecules], float64, eV."""
+        # The network changes the dictionary that it is given.
+        features = self.transformer(graph, node_features, {}, dict(basis)).squeeze(-1)
+        atomic = self.readout(features).squeeze(-1).double() * self.energy_scale
         counts = graph.batch_num_nodes()
         molecule = torch.repeat_interleave(torch.arange(len(counts)), counts)
-        atomic = self.energies(graph, vectors)
         return atomic.new_zeros(len(counts)).index_add(0, molecule, atomic)
 
     def energy_and_forces(
@@ -141,15 +155,14 @@ class ForceField(nn.Module):
             graph: Batched graph of :func:`openmm_se3.training.data.frame_graph`.
             create_graph: Keep what is needed to differentiate the forces, for training.
         """
-        source, destination = graph.edges()
-        positions = graph.ndata["positions"]
-        # Positions and shifts are in float64; the network gets float32.
-        vectors = positions[destination] - positions[source] - graph.edata["shift"]
-        vectors = vectors.float().requires_grad_()
+        vectors = self.edge_vectors(graph).requires_grad_()
         with torch.enable_grad():
-            energies = self.molecule_energies(graph, vectors)
+            energies = self.molecule_energies(
+                graph, vectors, self.basis(vectors, gradients=True)
+            )
             (slope,) = torch.autograd.grad(
                 energies.sum(), vectors, create_graph=create_graph
             )
+        source, destination = graph.edges()
         forces = slope.new_zeros(graph.num_nodes(), 3).index_add(0, source, slope)
         return energies, forces.index_add(0, destination, -slope)
