@@ -1,0 +1,128 @@
+"""Where each network runs: virtual environments of the peers, and NVIDIA's files.
+
+    python benchmarks/accuracy/environments.py
+
+makes what is missing; compare.py does the same before its first run.  torch is that of
+the environment that runs the script, so that all networks compute with the same: a
+peer's environment holds only what it needs beside our packages or in place of them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import click
+import torch
+
+from openmm_se3.files import atomic_write
+
+# MACE needs e3nn 0.4.4; NequIP e3nn 0.6, as we do, and TorchMD-Net none.
+REQUIREMENTS = {
+    "mace": ("mace-torch==0.3.16",),
+    "nequip-torchmd": ("nequip==0.19.1", "torchmd-net==3.1.0"),
+}
+# Environment of each network; None is the one that runs the script.
+ENVIRONMENTS = {
+    "ours": None,
+    "mace": "mace",
+    "nequip": "nequip-torchmd",
+    "tensornet": "nequip-torchmd",
+    "nvidia": None,
+}
+MADE = "requirements.txt"  # written when everything is installed
+
+NVIDIA_REPOSITORY = "https://github.com/NVIDIA/DeepLearningExamples"
+NVIDIA_COMMIT = "729963dd47e7c8bd462ad10bfac7a7b0b604e6dd"
+NVIDIA_FOLDER = "DGLPyTorch/DrugDiscovery/SE3Transformer"
+
+
+def python_of(network: str, folder: Path) -> Path:
+    """Return the interpreter that a network runs with, made ready if need be.
+
+    Args:
+        network: Name of the network.
+        folder: Folder of the environments.
+
+    Raises:
+        subprocess.CalledProcessError: A package cannot be installed.
+    """
+    name = ENVIRONMENTS[network]
+    return Path(sys.executable) if name is None else make_environment(name, folder)
+
+
+def make_environment(name: str, folder: Path) -> Path:
+    """Make an environment that is missing or has other packages; return its Python."""
+    place = folder.resolve() / name
+    python = place / "bin/python"
+    wanted = "\n".join([*REQUIREMENTS[name], f"torch=={torch.__version__}", ""])
+    if (place / MADE).is_file() and (place / MADE).read_text() == wanted:
+        return python
+    click.echo(f"making {place}")
+    shutil.rmtree(place, ignore_errors=True)
+    venv.create(place, with_pip=True)
+    # Looked at after the environment's own packages.
+    link = Path(_site_packages(python)) / "parent.pth"
+    link.write_text(sysconfig.get_path("purelib") + "\n")
+    install = [python, "-m", "pip", "install", "--quiet", *REQUIREMENTS[name]]
+    subprocess.run(install, check=True)
+    with atomic_write(place / MADE) as temporary:
+        temporary.write_text(wanted)
+    return python
+
+
+def _site_packages(python: Path) -> str:
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    shown = subprocess.run(
+        [python, "-c", code], check=True, capture_output=True, text=True
+    )
+    return shown.stdout.strip()
+
+
+def nvidia_source(folder: Path, repository: str = NVIDIA_REPOSITORY) -> Path:
+    """Return the folder of NVIDIA's files, fetched at one commit if need be.
+
+    Args:
+        folder: Folder of the environments.
+        repository: Address or path of a clone of its repository.
+
+    Raises:
+        subprocess.CalledProcessError: The commit cannot be fetched.
+    """
+    place = folder.resolve() / "nvidia"
+    if not (place / NVIDIA_FOLDER).is_dir():
+        click.echo(f"fetching {NVIDIA_FOLDER} from {repository}")
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        for command in (
+            ["init", "--quiet"],
+            ["sparse-checkout", "set", NVIDIA_FOLDER],
+            ["fetch", "--quiet", "--depth=1", "--filter=blob:none", repository]
+            + [NVIDIA_COMMIT],
+            ["checkout", "--quiet", NVIDIA_COMMIT],
+        ):
+            subprocess.run(["git", "-C", str(place), *command], check=True)
+    return place / NVIDIA_FOLDER
+
+
+@click.command()
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=Path("peers-run/environments"),
+    show_default=True,
+)
+@click.option("--nvidia-repository", default=NVIDIA_REPOSITORY, show_default=True)
+def main(folder: Path, nvidia_repository: str) -> None:
+    """Make all environments and fetch NVIDIA's files."""
+    for network in ENVIRONMENTS:
+        click.echo(f"{network}: {python_of(network, folder)}")
+    click.echo(f"NVIDIA's files: {nvidia_source(folder, nvidia_repository)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Our network, preset "default", trained by the steps of our own trainer."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+from budget import Job, Predictions, Trainee, main
+from graphs import batch, labels_of, read_graphs
+from labels import Labels
+
+from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.training.data import BatchOrder
+from openmm_se3.training.metrics import predict_batch
+from openmm_se3.training.module import TrainingModule
+from openmm_se3.training.settings import run_config
+
+LOWEST_RATE = 1e-9  # a learning rate of zero is refused
+
+
+class StepModule(TrainingModule):
+    """One step at a time, without Lightning's loop around it."""
+
+    def manual_backward(self, loss: torch.Tensor) -> None:
+        """Compute gradients."""
+        loss.backward()
+
+
+class Ours(Trainee):
+    """Our network and trainer."""
+
+    packages = ("e3nn", "dgl")
+
+    def __init__(self, job: Job) -> None:
+        values = {
+            "preset": "default",
+            "model": {"elements": list(job.elements), "cutoff": job.cutoff},
+            "training": {"seed": job.seed, "schedule": "constant", "warmup_steps": 0},
+            "data": {"files": [str(job.data / "train.xyz")]},
+        }
+        config = run_config(values, Path())
+        model = config.model
+        self.name = (
+            f"openmm_se3, {model.kernel}, {model.layers} layers, {model.channels} "
+            f"channels, {model.heads} heads, degrees 0 to {model.lmax}"
+        )
+        self.settings = config.training
+        self.graphs = read_graphs(job)
+        self.network = SE3Transformer(model).float()
+        order = BatchOrder(self.graphs["train"].n_atoms, job.batch_atoms, job.seed)
+        self.module = StepModule(
+            self.network,
+            self.settings,
+            order,
+            self.graphs["train"],
+            self.graphs["validation"],
+        )
+
+    def labels(self, split: str) -> Labels:
+        """Return what was read."""
+        return labels_of(self.graphs[split])
+
+    def step(self, frames: np.ndarray, rate: float) -> None:
+        """Make one step of our trainer."""
+        self.module.config = dataclasses.replace(
+            self.settings,
+            learning_rate=self.settings.learning_rate * max(rate, LOWEST_RATE),
+        )
+        self.module.training_step(batch(self.graphs["train"], frames), 0)
+
+    def predict(self, split: str, frames: np.ndarray) -> Predictions:
+        """Predict with the averaged weights."""
+        self.module.average.eval()
+        graph, _ = batch(self.graphs[split], frames)
+        predicted = predict_batch(self.module.average, graph)
+        return predicted.energies, predicted.forces
+
+
+if __name__ == "__main__":
+    main(Ours)

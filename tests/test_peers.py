@@ -1,0 +1,468 @@
+"""The comparison with other networks: the same frames, the same time, the same errors.
+
+The peers themselves are not installed here.  Each run compares what its package has
+read with what was written; that comparison, and the files, are tested.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ase.io
+import h5py
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "accuracy")]
+
+import budget  # noqa: E402
+import compare  # noqa: E402
+import environments  # noqa: E402
+import frames  # noqa: E402
+import nvidia_network  # noqa: E402
+import training_speed  # noqa: E402
+from errors import errors  # noqa: E402
+from graphs import labels_of, read_graphs  # noqa: E402
+from labels import Labels  # noqa: E402
+from train_ours import Ours  # noqa: E402
+
+from openmm_se3.reference.dataset import Dataset  # noqa: E402
+from openmm_se3.reference.frames import SPLITS, Frame, Frames  # noqa: E402
+from openmm_se3.reference.level import PublishedLevel  # noqa: E402
+from openmm_se3.simulation import water_start  # noqa: E402
+from openmm_se3.training.data import import_dgl  # noqa: E402
+
+KCAL = 23.060548
+BOX = np.array([[9.0, 0.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 9.0]])
+WATER = np.array([8, 1, 1])
+
+
+def some_frames(split: str, box: np.ndarray | None, rng: np.random.Generator) -> Frames:
+    """Return one, two and one molecules, distorted, with arbitrary labels."""
+    return Frames.of(
+        Frame(
+            numbers=np.tile(WATER, n),
+            positions=(
+                x := water_start(n, seed=1) + rng.normal(scale=0.05, size=(3 * n, 3))
+            ),
+            energy=-2000.0 * n + rng.normal(),
+            forces=rng.normal(size=x.shape),
+            trajectory=f"{split}-{index}",
+            split=split,
+            box=box,
+        )
+        for index, n in enumerate((1, 2, 1))
+    )
+
+
+def dataset(box: np.ndarray | None) -> Dataset:
+    rng = np.random.default_rng(0)
+    parts = [some_frames(split, box, rng) for split in SPLITS]
+    return Dataset(Frames.of([f for p in parts for f in p]), PublishedLevel("none"), {})
+
+
+@pytest.fixture(scope="module", params=["molecules", "box"])
+def exported(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp(request.param)
+    frames.export(dataset(BOX if request.param == "box" else None), folder)
+    return folder
+
+
+def make_job(folder: Path, out: Path) -> budget.Job:
+    return budget.Job(
+        data=folder,
+        out=out,
+        elements=("H", "O"),
+        cutoff=4.0,
+        batch_atoms=9,
+        seconds=6.0,
+        curve_points=2,
+        test_atoms=None,
+        seed=0,
+        source=None,
+    )
+
+
+def test_written_labels_are_those_of_the_frames(exported: Path) -> None:
+    whole = dataset(None)
+    written = Labels.load(exported / "test.npz")
+    originals = list(whole.select("test"))
+    assert len(written) == len(originals)
+    for index, original in enumerate(originals):
+        one = written.take(np.array([index]))
+        assert np.array_equal(one.numbers, original.numbers)
+        assert one.positions == pytest.approx(original.positions)
+        assert one.forces == pytest.approx(original.forces)
+    # Least squares on water alone: one number a molecule, from the training frames.
+    train = list(whole.select("train"))
+    molecules = np.array([len(f.numbers) / 3 for f in train])
+    energy = np.array([f.energy for f in train])
+    per_molecule = (energy @ molecules) / (molecules @ molecules)
+    expected = [f.energy - per_molecule * len(f.numbers) / 3 for f in originals]
+    # The fit weights the mean of each composition by its frames: the same here.
+    assert written.energies == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_extended_xyz_read_as_mace_and_nequip_read_it(
+    exported: Path, split: str
+) -> None:
+    structures = ase.io.read(exported / f"{split}.xyz", index=":")
+    assert all(atoms.calc is None for atoms in structures)
+    assert len({bool(atoms.pbc.all()) for atoms in structures}) == 1
+    read = Labels(
+        n_atoms=np.array([len(atoms) for atoms in structures]),
+        numbers=np.concatenate([atoms.numbers for atoms in structures]),
+        positions=np.concatenate([atoms.positions for atoms in structures]),
+        boxes=np.array([np.asarray(atoms.cell) for atoms in structures]),
+        energies=np.array([atoms.info["REF_energy"] for atoms in structures]),
+        forces=np.concatenate([atoms.arrays["REF_forces"] for atoms in structures]),
+    )
+    Labels.load(exported / f"{split}.npz").require_equal(read, "ASE")
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_hdf5_read_as_torchmd_net_reads_it(exported: Path, split: str) -> None:
+    written = Labels.load(exported / f"{split}.npz")
+    with h5py.File(exported / f"{split}.h5") as file:
+        groups = [{k: v[()] for k, v in group.items()} for group in file.values()]
+    for group in groups:
+        n = group["types"].shape[1]
+        assert n > 1  # a single number would be taken for one a frame
+        assert group["pos"].shape == group["forces"].shape == (1, n, 3)
+        assert group["energy"].shape == (1, 1)
+    read = Labels(
+        n_atoms=np.array([group["types"].shape[1] for group in groups]),
+        numbers=np.concatenate([group["types"][0] for group in groups]),
+        positions=np.concatenate([np.float32(group["pos"][0]) for group in groups]),
+        boxes=written.boxes,
+        energies=np.concatenate([np.float32(g["energy"][0]) for g in groups]) / KCAL,
+        forces=np.concatenate([np.float32(g["forces"][0]) for g in groups]) / KCAL,
+    )
+    written.require_equal(read, "TorchMD-Net")
+
+
+def test_our_own_reader_gets_the_same(exported: Path, tmp_path: Path) -> None:
+    graphs = read_graphs(make_job(exported, tmp_path))
+    for split in SPLITS:
+        read = labels_of(graphs[split])
+        Labels.load(exported / f"{split}.npz").require_equal(read, "ours")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"forces": lambda x: -x}, "forces that differ"),
+        ({"forces": lambda x: x * KCAL}, "forces that differ"),
+        ({"energies": lambda x: x * KCAL}, "energies that differ"),
+        ({"energies": lambda x: np.where(x == x[1], np.nan, x)}, "energies"),
+        ({"positions": lambda x: x + 1e-4}, "positions"),
+        ({"boxes": lambda x: x + 1.0}, "boxes"),
+        ({"forces": lambda x: x[:-1]}, "shape"),
+        ({"numbers": lambda x: x[::-1]}, "other frames: numbers"),
+        ({"n_atoms": lambda x: x[[1, 0, 2]]}, "other frames: n_atoms"),
+    ],
+)
+def test_another_sign_unit_or_order_is_refused(
+    exported: Path, change: dict[str, object], message: str
+) -> None:
+    written = Labels.load(exported / "train.npz")
+    ((name, function),) = change.items()
+    wrong = dataclasses.replace(written, **{name: function(getattr(written, name))})
+    with pytest.raises(ValueError, match=message):
+        written.require_equal(wrong, "a peer")
+
+
+def test_errors_are_those_of_the_definition(exported: Path) -> None:
+    labels = Labels.load(exported / "test.npz")
+    # Compositions: frames 0 and 2 of one molecule, frame 1 of two.  An offset of each
+    # composition is no error; what remains of the first is -+ 0.2 eV.
+    energies = labels.energies + np.array([1.0, 7.0, 1.4])
+    forces = labels.forces.copy()
+    forces[:3] += 0.2
+    forces[3:9] -= 0.1
+    found = errors(energies, forces, labels, molecule_atoms=3)
+    assert found.energy_mae == pytest.approx(KCAL * 0.4 / 3, rel=1e-6)
+    assert found.force_mae == pytest.approx(KCAL * 0.1, rel=1e-6)
+    rms = np.sqrt((3 * 0.04 + 6 * 0.01) / 12)
+    assert found.force_rmse == pytest.approx(KCAL * rms, rel=1e-6)
+    # Half of the error for each of two molecules.
+    twice = dataclasses.replace(
+        labels.take(np.array([1, 1])), energies=labels.energies[[1, 1]] + [0.0, 0.4]
+    )
+    predicted = labels.energies[[1, 1]]
+    found = errors(predicted, twice.forces, twice, molecule_atoms=3)
+    assert found.energy_mae == pytest.approx(KCAL * 0.1, rel=1e-6)
+    whole = errors(predicted, twice.forces, twice, molecule_atoms=None)
+    assert whole.energy_mae == pytest.approx(KCAL * 0.2, rel=1e-6)
+    with pytest.raises(ValueError, match="predicted forces have shape"):
+        errors(energies, forces[1:], labels, 3)
+
+
+def test_course_of_the_learning_rate() -> None:
+    assert budget.learning_rate(0.5, 50) == pytest.approx(
+        0.5 * budget.learning_rate(0.5, 100)
+    )
+    assert budget.learning_rate(0.025, 10_000) == pytest.approx(0.5, rel=0.01)
+    assert budget.learning_rate(0.05, 10_000) == pytest.approx(1.0, rel=0.01)
+    assert budget.learning_rate(0.525, 10_000) == pytest.approx(0.5, rel=0.1)
+    assert budget.learning_rate(1.0, 10_000) == pytest.approx(0.01)
+
+
+class Recorder(budget.Trainee):
+    """Remembers what it is asked for, and predicts the labels."""
+
+    name = "recorder"
+    packages = ("numpy",)
+
+    def __init__(self, folder: Path) -> None:
+        self.network = torch.nn.Linear(2, 3)
+        self.read = {s: Labels.load(folder / f"{s}.npz") for s in SPLITS}
+        self.steps: list[tuple[list[int], float]] = []
+
+    def labels(self, split: str) -> Labels:
+        return self.read[split]
+
+    def step(self, frames: np.ndarray, rate: float) -> None:
+        self.steps.append((frames.tolist(), rate))
+
+    def predict(self, split: str, frames: np.ndarray) -> budget.Predictions:
+        taken = self.read[split].take(frames)
+        return taken.energies, taken.forces
+
+
+def test_every_network_gets_the_same_batches_for_the_same_time(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every look at the clock is a second later: a step takes one.
+    clock = itertools.count()
+    monkeypatch.setattr(time, "process_time", lambda: float(next(clock)))
+    job = make_job(exported, tmp_path)
+    first, second = Recorder(exported), Recorder(exported)
+    facts, predictions = budget.train(first, job, first.read)
+    budget.train(second, job, second.read)
+    assert first.steps == second.steps
+    assert facts["steps"] == facts["processor_seconds"] == job.seconds
+    assert len(first.steps) == budget.FIRST_STEPS + facts["steps"]
+    assert all(rate == 0.0 for _, rate in first.steps[: budget.FIRST_STEPS])
+    sizes = first.read["train"].n_atoms
+    trained = [batch for batch, _ in first.steps[budget.FIRST_STEPS :]]
+    assert all(sizes[batch].sum() <= job.batch_atoms for batch in trained)
+    assert facts["frames"] == sum(map(len, trained))
+    assert facts["atoms"] == sum(sizes[batch].sum() for batch in trained)
+    assert facts["parameters"] == 9
+    assert predictions["curve_seconds"].tolist() == [0.0, 3.0, 6.0]
+    test = first.read["test"]
+    assert np.array_equal(predictions["test_forces"], test.forces)
+    assert np.array_equal(predictions["test_frames"], np.arange(len(test)))
+
+
+def test_averaged_weights_are_used_for_a_while() -> None:
+    network = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(network.weight)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    descent = budget.Descent(network, optimizer, clip_norm=1.0, average_decay=0.5)
+    for _ in range(2):  # the gradient is -9, clipped to -1; half of the rate
+        descent.step(lambda: -9.0 * network.weight.sum(), 0.5)
+    assert network.weight.item() == pytest.approx(1.0)
+    # Decays 2/11 and 3/12 at first.
+    mean = 0.25 * (0.5 * (1 - 2 / 11)) + 0.75 * 1.0
+    with descent.averaged():
+        assert network.weight.item() == pytest.approx(mean)
+    assert network.weight.item() == pytest.approx(1.0)
+
+
+def test_our_network_trains_and_predicts_in_a_job(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr(time, "process_time", lambda: float(next(clock)))
+    job = make_job(exported, tmp_path / "job")
+    job.out.mkdir()
+    job.write(job.out / "job.json")
+    assert budget.Job.read(job.out / "job.json") == job
+    monkeypatch.setattr(sys, "argv", ["train_ours.py", str(job.out / "job.json")])
+    before = torch.get_num_threads()
+    try:
+        budget.main(Ours)
+    finally:
+        torch.set_num_threads(before)
+    row = compare.result(job, molecule_atoms=3)
+    assert row["steps"] == 6
+    assert row["ms_per_step"] == pytest.approx(1000.0)
+    assert np.isfinite([row["force_mae"], row["force_rmse"], row["energy_mae"]]).all()
+    assert [point["seconds"] for point in row["curve"]] == [0.0, 3.0, 6.0]
+    monkeypatch.setattr(
+        Ours,
+        "labels",
+        lambda self, split: dataclasses.replace(
+            (read := Labels.load(exported / f"{split}.npz")), forces=-read.forces
+        ),
+    )
+    with pytest.raises(ValueError, match="forces that differ"):
+        budget.main(Ours)
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let jobs end at once with the labels as predictions; names of those run."""
+    made: list[str] = []
+
+    def run_job(network: str, job: budget.Job, python: Path) -> None:
+        made.append(network)
+        if network == "mace":
+            raise subprocess.CalledProcessError(1, "train_mace.py")
+        trainee = Recorder(job.data)
+        job.out.mkdir(parents=True)
+        clock = itertools.count()
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "process_time", lambda: float(next(clock)))
+            facts, predictions = budget.train(trainee, job, trainee.read)
+        predictions["curve_forces"] += 0.1  # the figure shows logarithms
+        np.savez(job.out / budget.PREDICTIONS, **predictions)
+        (job.out / budget.RUN).write_text(json.dumps(facts))
+
+    small = frames.FrameSet(lambda shared: dataset(None), ("H", "O"), 4.0, 9, 3)
+    monkeypatch.setitem(compare.SETS, "water", small)
+    monkeypatch.setattr(compare, "run_job", run_job)
+    monkeypatch.setattr(compare, "python_of", lambda *_: Path(sys.executable))
+    return made
+
+
+def test_finished_runs_are_kept(runs: list[str], tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    arguments = ["--short", "--set", "water", "--network", "ours", "--out", out]
+    first = CliRunner().invoke(compare.main, arguments)
+    assert first.exit_code == 0, first.output
+    kept = json.loads((tmp_path / "out/water-ours.json").read_text())
+    assert kept["force_mae"] == 0.0
+    again = CliRunner().invoke(
+        compare.main, [*arguments, "--network", "mace", "--network", "tensornet"]
+    )
+    assert runs == ["ours", "mace", "tensornet"]  # what failed does not stop the rest
+    assert again.exit_code == 1
+    assert "failed: water-mace" in again.output
+    table = (tmp_path / "out/accuracy.csv").read_text().splitlines()
+    assert [line.split(",")[:2] for line in table[1:]] == [
+        ["water", "ours"],
+        ["water", "tensornet"],
+    ]
+    assert "| tensornet | 9 | 1000 |" in (tmp_path / "out/accuracy.md").read_text()
+    assert (tmp_path / "out/accuracy.png").stat().st_size > 1000
+    other = CliRunner().invoke(compare.main, [*arguments, "--seed", "1"])
+    assert other.exit_code == 1
+    assert "was made with other seed" in other.output
+
+
+def test_softmax_over_edges_can_be_differentiated_twice() -> None:
+    dgl = import_dgl()
+    graph = dgl.graph(([0, 1, 2, 3, 0, 1], [1, 2, 1, 1, 2, 0]))
+    logits = torch.randn(6, 2, dtype=torch.float64, requires_grad=True)
+    ours = nvidia_network.edge_softmax(graph, logits)
+    theirs = dgl.ops.edge_softmax(graph, logits)
+    assert torch.allclose(ours, theirs, rtol=1e-12, atol=0.0)
+    assert torch.autograd.gradgradcheck(
+        lambda x: nvidia_network.edge_softmax(graph, x), logits
+    )
+
+
+def test_missing_files_of_nvidia_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="does not hold NVIDIA's"):
+        nvidia_network.import_se3_transformer(tmp_path)
+
+
+def test_files_of_nvidia_are_fetched_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = tmp_path / "origin"
+    (origin / environments.NVIDIA_FOLDER).mkdir(parents=True)
+    (origin / environments.NVIDIA_FOLDER / "setup.py").write_text("")
+    (origin / "other").mkdir()
+    (origin / "other/large.bin").write_text("not wanted")
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(origin), "-c", "user.name=a", "-c", "user.email=b"]
+        done = subprocess.run(
+            [*command, *arguments], check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "all")
+    monkeypatch.setattr(environments, "NVIDIA_COMMIT", git("rev-parse", "HEAD"))
+    folder = tmp_path / "environments"
+    place = environments.nvidia_source(folder, str(origin))
+    assert (place / "setup.py").is_file()
+    assert not (folder / "nvidia/other").exists()
+    assert environments.nvidia_source(folder, "nowhere") == place
+
+
+def test_an_unfinished_environment_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def create(place: Path, with_pip: bool) -> None:
+        assert not place.exists()
+        (place / "lib").mkdir(parents=True)
+
+    def run(command: list[str], check: bool) -> None:
+        calls.append(str(command[-1]))
+        if len(calls) == 1:
+            raise subprocess.CalledProcessError(1, command)
+
+    monkeypatch.setattr(environments.venv, "create", create)
+    monkeypatch.setattr(environments, "_site_packages", lambda p: p.parents[1] / "lib")
+    monkeypatch.setattr(environments.subprocess, "run", run)
+    with pytest.raises(subprocess.CalledProcessError):
+        environments.python_of("mace", tmp_path)
+    python = environments.python_of("mace", tmp_path)
+    assert environments.python_of("mace", tmp_path) == python
+    assert calls == ["mace-torch==0.3.16"] * 2
+    parent = (tmp_path / "mace/lib/parent.pth").read_text().strip()
+    assert (Path(parent) / "torch").is_dir()
+    assert environments.python_of("ours", tmp_path) == Path(sys.executable)
+
+
+@pytest.mark.parametrize("task", training_speed.TASKS)
+def test_training_speed_of_our_networks(task: str) -> None:
+    graph, reference = training_speed.read_batch(1)
+    assert graph.batch_num_nodes().tolist() == [18]
+    for name in training_speed.OURS:
+        network, predict = training_speed.ours(name, task, graph)
+        energies, forces = predict()
+        assert energies.shape == reference.shape
+        assert (forces is None) == (task == "energy")
+        loss = energies.sum() if forces is None else forces.square().sum()
+        loss.backward()
+        assert network.embedding.weight.grad.abs().sum() > 0.0
+
+
+@pytest.mark.skipif(
+    not frames.SHARED.is_dir(), reason="no ../shared/data on this machine"
+)
+def test_splits_of_the_shared_data() -> None:
+    liquid = frames.read_liquid_water(frames.SHARED).frames
+    groups: dict[str, set[str]] = {}
+    for frame in liquid:
+        groups.setdefault(frame.trajectory, set()).add(frame.split)
+    assert all(len(splits) == 1 for splits in groups.values())
+    counts = np.bincount(liquid.column("split"))
+    assert counts.sum() == 281 and counts.min() >= 20
+    dipeptides = frames.read_dipeptides(frames.SHARED).frames
+    assert np.bincount(dipeptides.column("split")).tolist() == [445, 50, 55]
+    sources = np.array([dipeptides.blocks[b].source for b in dipeptides.block])
+    assert set(sources[dipeptides.column("split") == 2]) == {"val.xyz"}
+    assert set(sources[dipeptides.column("split") != 2]) == {"train.xyz"}
