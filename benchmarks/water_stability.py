@@ -184,7 +184,11 @@ def run_row(task: tuple[Row, str, Path, str]) -> dict[str, Any]:
     )
     start = time.perf_counter()
     record = run_dynamics(system, topology, positions, options)
-    result = {**measured(record.folder, row), "ns_per_day": record.ns_per_day}
+    result = {
+        **measured(record.folder, row),
+        "ns_per_day": record.ns_per_day,
+        "engine": potential.engine,
+    }
     if row.halving and record.status == "completed":
         state = record.folder / "final_state.xml"
         result["fluctuation_ratio"] = fluctuation_ratio(system, state, platform)
