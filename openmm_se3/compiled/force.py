@@ -16,7 +16,7 @@ from openmm_se3.units import (
 
 # Intervals of the tables of radial functions: what they change is below the rounding of
 # the precision.
-TABLE_INTERVALS = {"single": 256, "double": 2048}
+TABLE_INTERVALS = {"single": 256, "double": 3072}
 PRECISIONS = {"single": torch.float32, "double": torch.float64}
 
 
