@@ -56,8 +56,8 @@ FRAME_FS, LONG_FRAME_FS = 10.0, 50.0
 COLLISION_SEPARATION, COLLISION_WALL = 0.5, 0.7
 MET = 4.0  # A, O-O: molecules that came no nearer have not collided
 TRACK_STRENGTH = 500.0  # kJ/mol/nm^2; O and O stay within about 1 A of one line
-# Long enough that the two runs, which part from each other, have modes of the same energy
-# on average.
+# Long enough that the two runs, which part from each other, have modes of the same
+# energy on average.
 HALVING_PS = 10.0
 
 
