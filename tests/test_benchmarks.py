@@ -269,7 +269,7 @@ def test_a_stability_row_runs_and_is_kept(
     monkeypatch.setattr(water_stability, "all_rows", lambda: [row])
     # A picosecond is too short to meet.
     monkeypatch.setattr(water_stability, "MET", np.inf)
-    monkeypatch.setattr(water_stability, "HALVING_PS", 2.0)
+    monkeypatch.setattr(water_stability, "SEGMENTS", 4)
     analytic = SimpleNamespace(
         createSystem=lambda topology: harmonic_water(2)[0],
         config=SimpleNamespace(cutoff=6.0),
