@@ -76,7 +76,7 @@ def logarithmic(axes: Axes, values: Iterable[float]) -> None:
     base = 10.0 ** math.floor(math.log10(high))
     high = base * min(tick for tick in (*ticks, 10.0) if base * tick > high)
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=ticks))
+    axes.yaxis.set_major_locator(LogLocator(subs=ticks, numticks=12))
     axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_ylim(low, high)

@@ -22,7 +22,6 @@ from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import Frame, Frames
 from openmm_se3.reference.hdf5 import write_hdf5
 from openmm_se3.reference.level import LevelOfTheory
-from openmm_se3.simulation.log import COLUMNS
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "accuracy")]
@@ -336,21 +335,23 @@ def test_force_drift_runs_and_goes_on(
     assert again.output.splitlines()[-8:] == first.output.splitlines()[-8:]
 
 
-def test_drift_of_a_known_line(tmp_path: Path) -> None:
+def test_drift_of_a_known_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """3 kJ/mol/ps over 24 degrees of freedom; kT is 2.494 kJ/mol at 300 K."""
-    run = {"degrees_of_freedom": 24, "reason": ""}
-    (tmp_path / "run.json").write_text(json.dumps(run))
-    lines = [",".join(COLUMNS)]
+    time = 0.012 * np.arange(1, 401)
     noise = np.random.default_rng(0).normal(scale=0.01, size=400)
-    for step in range(400):
-        time = 0.012 * (step + 1)
-        total = -900.0 + 3.0 * time + noise[step]
-        lines.append(f"{step},{time},-930.0,30.0,{total},290.0,")
-    (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
+    log = {
+        "time_ps": time,
+        "total_kj_per_mol": -900.0 + 3.0 * time + noise,
+        "temperature_k": np.full(400, 290.0),
+        "shadow_kj_per_mol": np.full(400, np.nan),
+    }
+    recording = SimpleNamespace(log=log, run={"degrees_of_freedom": 24, "reason": ""})
+    monkeypatch.setattr(force_drift, "read_folder", lambda folder: recording)
     found = force_drift.measured(tmp_path)
-    assert found["drift"] == pytest.approx(3000.0 / (2.494339 * 24), rel=1e-3)
-    assert found["energy"][-1] == pytest.approx(3.0 * 4.788 / (2.494339 * 24), abs=1e-3)
+    slope = 3.0 / (2.494339 * 24)
+    assert found["drift"] == pytest.approx(1000.0 * slope, rel=1e-3)
+    assert found["energy"][-1] == pytest.approx(slope * 4.788, abs=1e-3)
     assert found["line"][-1] == pytest.approx(found["energy"][-1], abs=1e-3)
     assert force_drift.drift_text(found).startswith("+50.1")
-    (tmp_path / "log.csv").write_text(lines[0] + "\n")
+    recording.log = {}  # stopped before its first row
     assert force_drift.drift_text(force_drift.measured(tmp_path)) == "no drift"

@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mdtraj
 import numpy as np
-from ase import Atoms
-from ase.io import write
+
+from openmm_se3.simulation import water_topology
 
 GUIDE = Path(__file__).parents[1] / "docs/training.md"
 # What makes it short: fewer steps, a smaller network, a cheap level of theory.
@@ -30,25 +31,32 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.S)
 
 
-def write_structures(path: Path) -> None:
+def write_runs(folder: Path) -> None:
+    """Write what twelve MD runs of a water molecule leave, a frame each."""
     rng = np.random.default_rng(0)
     water = np.array([[0.0, 0.0, 0.0], [0.76, 0.59, 0.0], [-0.76, 0.59, 0.0]])
-    write(
-        path,
-        [
-            Atoms(
-                "OHH",
-                water + rng.normal(scale=0.04, size=water.shape),
-                info={"trajectory": f"run-{index}"},
-            )
-            for index in range(12)
-        ],
-        format="extxyz",
+    topology = mdtraj.Topology.from_openmm(water_topology(1))
+    for index in range(12):
+        run = folder / f"run-{index:02d}"
+        run.mkdir(parents=True)
+        positions = 0.1 * (water + rng.normal(scale=0.04, size=water.shape))
+        trajectory = mdtraj.Trajectory(positions, topology)
+        trajectory.save_dcd(str(run / "trajectory.dcd"))
+        trajectory.save_pdb(str(run / "topology.pdb"))
+
+
+def run_python(code: str, folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True
     )
+    assert done.returncode == 0, done.stderr
 
 
 def test_from_structures_to_dynamics(tmp_path: Path) -> None:
-    write_structures(tmp_path / "my_frames.xyz")
+    write_runs(tmp_path / "runs")
+    to_xyz, dynamics = blocks("python")
+    run_python(to_xyz, tmp_path)
+    assert (tmp_path / "my_frames.xyz").read_text().count("trajectory=run-") == 12
     (config,) = blocks("yaml")
     (tmp_path / "my_config.yaml").write_text(config)
     script = Path(sys.executable).parent / "openmm-se3"
@@ -67,8 +75,4 @@ def test_from_structures_to_dynamics(tmp_path: Path) -> None:
         output = done.stdout + done.stderr
         assert done.returncode in allowed, f"{command}\n{output}"
         assert "Traceback" not in output, output
-    (python,) = blocks("python")
-    done = subprocess.run(
-        [sys.executable, "-c", python], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    run_python(dynamics, tmp_path)

@@ -859,6 +859,7 @@ def test_logarithmic_axes_have_ends_and_few_numbers(values):
         assert low <= min(values) and high > max(values)
         ticks = [t for t in axes.get_yticks() if low * 0.999 < t < high * 1.001]
         assert 2 <= len(ticks) <= 8
+        assert (ticks[0], ticks[-1]) == pytest.approx((low, high))
     assert (axes.get_yscale() == "log") == (max(values) > 0.0)
 
 
