@@ -1144,10 +1144,8 @@ std::tuple<at::Tensor, at::Tensor> energy_and_forces(
               "this is not the network that the operator was compiled for");
   const at::Tensor in_order = positions.contiguous(), box_in_order = box.contiguous();
   const double* x = in_order.const_data_ptr<double>();
-  if (!std::all_of(x, x + 3 * n, [](double value) { return std::isfinite(value); })) {
-    const double nan = std::nan("");
-    return {at::full({1}, nan, positions.options()), at::full({n, 3}, nan, positions.options())};
-  }
+  TORCH_CHECK(std::all_of(x, x + 3 * n, [](double value) { return std::isfinite(value); }),
+              "a position is NaN or infinite");
   pairs.fill(n,
              box.numel() ? search.in_box(x, n, box_in_order.const_data_ptr<double>())
                          : search.without_box(x, n),
