@@ -1,4 +1,4 @@
-"""The guide docs/training.md, command by command, in short."""
+"""The guides in docs/: commands and snippets run, in short."""
 
 from __future__ import annotations
 
@@ -10,10 +10,21 @@ from pathlib import Path
 
 import mdtraj
 import numpy as np
+import pytest
 
 from openmm_se3.simulation import water_topology
 
-GUIDE = Path(__file__).parents[1] / "docs/training.md"
+DOCS = Path(__file__).parents[1] / "docs"
+GUIDE = DOCS / "training.md"
+# Pages with one snippet each, and what makes it short.
+PAGES = {
+    "backends.md": {},
+    "free_energies.md": {"step(500)": "step(5)", "range(100)": "range(2)"},
+    "mixed_systems.md": {},
+    "periodic_boxes.md": {"Iterations=20": "Iterations=3", "step(1000)": "step(30)"},
+    "troubleshooting.md": {},
+    "whole_systems.md": {"step(1000)": "step(10)"},
+}
 # What makes it short: fewer steps, a smaller network, a cheap level of theory.
 SHORTER = {
     '--method wb97x --basis "6-31g*"': "--method pbe --basis sto-3g --grid-level 0",
@@ -29,6 +40,28 @@ def blocks(language: str) -> list[str]:
         assert long in text, long
         text = text.replace(long, short)
     return re.findall(rf"```{language}\n(.*?)```", text, re.S)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_snippet_of_a_page(
+    page: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.S)
+    for long, short in PAGES[page].items():
+        assert long in snippet, long
+        snippet = snippet.replace(long, short)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(snippet, page, "exec"), {})
+    assert capsys.readouterr().out
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in [*DOCS.glob("*.md"), DOCS.parent / "README.md"]:
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
 def write_runs(folder: Path) -> None:

@@ -47,6 +47,10 @@ def positions_in(context: openmm.Context) -> np.ndarray:
     return array
 
 
+def resident_pages() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1])
+
+
 # ---------------------------------------------------------------------- contexts
 
 
@@ -84,6 +88,22 @@ def test_contexts_do_not_know_of_each_other(backend: str, smallest_model: Path) 
     assert other(second)[0] == expected[1]
     del one
     assert other(second)[0] == expected[1]
+
+
+@pytest.mark.parametrize("box", [None, BOX], ids=["free", "periodic"])
+@all_backends
+def test_memory_does_not_grow(
+    backend: str, box: np.ndarray | None, smallest_model: Path
+) -> None:
+    context = context_of(
+        system_of(smallest_model, backend, box), openmm.VerletIntegrator(1e-6)
+    )
+    context.setPositions(0.1 * frames(1)[0])
+    context.getIntegrator().step(200)
+    before = resident_pages()
+    context.getIntegrator().step(1000)
+    # Below one page, 4 kB, a step: less than any list of neighbours or graph.
+    assert resident_pages() - before < 1000
 
 
 # ------------------------------------------------------------ changes between steps
@@ -169,6 +189,21 @@ def test_minimiser_from_a_start_that_cannot_be(distance: float) -> None:
     openmm.LocalEnergyMinimizer.minimize(context, maxIterations=200)
     after = context.getState(energy=True).getPotentialEnergy()._value
     assert np.isfinite(positions_in(context)).all() and after < before
+
+
+@all_backends
+def test_minimiser_refuses_what_is_no_number(
+    backend: str, smallest_model: Path
+) -> None:
+    """On the Reference platform it would search for ever."""
+    context = context_of(
+        system_of(smallest_model, backend, None), openmm.VerletIntegrator(0.0005)
+    )
+    start = frames(1)[0]
+    start[3, 1] = np.nan
+    context.setPositions(0.1 * start)
+    with pytest.raises(openmm.OpenMMException, match="NaN or infinite"):
+        openmm.LocalEnergyMinimizer.minimize(context)
 
 
 @all_backends

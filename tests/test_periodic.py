@@ -222,20 +222,17 @@ def test_a_periodic_system_whose_topology_has_no_box(smallest_model: Path) -> No
         np.diag([6.0, 6.0, -6.0]),
         np.array([[6.0, 0.0, 0.0], [5.0, 6.0, 0.0], [0.0, 0.0, 6.0]]),  # not reduced
         np.array([[6.0, 1.0, 0.0], [0.0, 6.0, 0.0], [0.0, 0.0, 6.0]]),
+        np.diag([0.1, 0.1, 0.1]),  # whose neighbours would fill any memory
     ],
-    ids=["zero", "nan", "negative", "not reduced", "turned"],
+    ids=["zero", "nan", "negative", "not reduced", "turned", "collapsed"],
 )
 def test_boxes_that_cannot_be(box: np.ndarray, boxed: openmm.System) -> None:
-    """An error or an energy that is not finite, and the Context works afterwards."""
+    """An error, and the Context works afterwards."""
     _, positions = boxed_water()
     evaluator = Evaluator(boxed)
     expected = evaluator(positions)[0]
-    try:
+    with pytest.raises(openmm.OpenMMException):
         evaluator.context.setPeriodicBoxVectors(*(0.1 * box))
-        energy = evaluator(positions)[0]
-    except openmm.OpenMMException:
-        pass
-    else:
-        assert not np.isfinite(energy)
+        evaluator(positions)
     evaluator.context.setPeriodicBoxVectors(*(0.1 * BOX))
     assert evaluator(positions)[0] == pytest.approx(expected, abs=1e-9)

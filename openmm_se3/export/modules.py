@@ -19,6 +19,8 @@ Two modules do the same:
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -48,6 +50,8 @@ class GenericForce(nn.Module):
         self.length = NM_TO_ANGSTROM
         self.energy = EV_TO_KJ_PER_MOL
         self.force = EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM
+        # A^3 for an atom; in less, the list of neighbours would fill the memory.
+        self.room = 4.0 / 3.0 * math.pi * network.config.cutoff**3 / 10_000.0
         # Cutoff, both directions of a pair, sorted, algorithm, skin, threads (0 = all).
         self.neighbour_list = torch.classes.vesin._NeighborList(
             network.config.cutoff, True, True, "auto", 0.0, 0
@@ -90,6 +94,12 @@ class GenericForce(nn.Module):
             cell = torch.zeros(3, 3, dtype=torch.float64, device=x.device)
         else:
             cell = box.detach().to(torch.float64) * self.length
+            least = self.room * self.atoms.shape[0]
+            if not cell.is_cuda and float(cell.diagonal().prod()) < least:
+                raise RuntimeError(
+                    "the box has collapsed: each atom would have more than 10,000 "
+                    "neighbours within the cutoff"
+                )
         periodic = torch.tensor(box is not None)
         centre, neighbour, images = self.neighbour_list.compute(
             points, cell, periodic, "ijS", True
@@ -105,6 +115,7 @@ class GenericForce(nn.Module):
             forces = (self.force * forces).to(result.dtype)
             result = result.index_add(0, self.atoms, forces)
             energy = (self.energy * (energy + self.offset)).to(positions.dtype)
+        require_finite(energy)
         return energy, result
 
 
@@ -171,7 +182,22 @@ class WithoutGradients(nn.Module):
         """Return energy and forces for positions [n_particles, 3]."""
         with torch.no_grad():
             energy, forces = self.graph(positions.to(torch.float64))
+            require_finite(energy)
             return energy.to(positions.dtype), forces.to(positions.dtype)
+
+
+def require_finite(energy: Tensor) -> None:
+    """Refuse an energy that is not finite, which OpenMM would go on with.
+
+    Not on a GPU, where waiting for the number would rule out CUDA graphs.
+
+    Raises:
+        RuntimeError: The energy is NaN or infinite.
+    """
+    if not energy.is_cuda and not math.isfinite(float(energy)):
+        raise RuntimeError(
+            "the model's energy is NaN or infinite: a position or the box is no number"
+        )
 
 
 class ScaledForce(nn.Module):
