@@ -10,6 +10,7 @@ import numpy as np
 import openmm
 import torch
 from openmm import app, unit
+from scipy.spatial import cKDTree
 
 from openmm_se3.elements import COVALENT_RADII
 from openmm_se3.files import atomic_write
@@ -27,6 +28,7 @@ from openmm_se3.units import (
 MAX_STRETCH = 0.5  # A, as Fu et al. 2022, https://arxiv.org/abs/2210.07237
 MAX_FORCE = 100.0  # eV/A; a bond at 1000 K reaches some 10
 LEAST_CONTACT = 0.5  # of the sum of covalent radii; a bond is at 1
+PERIODIC_SEARCH = 2.5  # A; a list of many tiny cells would take longer
 JUMP_DEVIATIONS = 10.0  # of a thermal energy, beyond the thermal energy itself
 EXPLOSION_FACTOR, EXPLOSION_FLOOR = 20.0, 10_000.0  # of the temperature; K
 SAFE_STEP_FS = 1.0
@@ -284,9 +286,13 @@ def closest_contact(
     """
     radii = np.array([least * COVALENT_RADII.get(s, 0.0) for s in symbols])
     cutoff = 2.0 * float(radii.max())
-    x = torch.from_numpy(np.ascontiguousarray(positions, dtype=np.float64))
-    cell = None if box is None else torch.from_numpy(np.array(box, dtype=np.float64))
-    first, second, shifts = (a.numpy() for a in neighbour_pairs(x, cutoff, cell))
+    if box is None:
+        pairs = cKDTree(positions).query_pairs(cutoff, output_type="ndarray")
+        (first, second), shifts = pairs.T, np.zeros(3)
+    else:
+        x, cell = (torch.from_numpy(np.array(a, dtype=float)) for a in (positions, box))
+        edges = neighbour_pairs(x, max(cutoff, PERIODIC_SEARCH), cell)
+        first, second, shifts = (edge.numpy() for edge in edges)
     distances = np.linalg.norm(positions[second] - positions[first] + shifts, axis=1)
     limits = radii[first] + radii[second]
     if not (distances < limits).any():

@@ -122,27 +122,12 @@ def run_dynamics(
             **about,
         }
         if checkpoint is None:
-            reference = _minimise(simulation, positions)
-            temperature = options.temperature * unit.kelvin
-            simulation.context.setVelocitiesToTemperature(temperature, seed)
-            folder.clear()
-            with atomic_write(folder / names.TOPOLOGY) as path, open(path, "w") as file:
-                app.PDBFile.writeFile(topology, reference * unit.angstrom, file)
+            reference = _start(simulation, positions, options, seed, folder)
         else:
-            checkpoint.refuse_short_files(folder.path)
-            reference = _read_positions(folder / names.TOPOLOGY)
-            because = checkpoint.restore(simulation, here, seed)
-            folder.clear(names.ENDINGS)
+            reference, resumed = _go_on(simulation, checkpoint, here, seed, folder)
+            facts["resumed"] = [*before.get("resumed", []), resumed]
             text = f"Going on from step {checkpoint.step} of the {checkpoint.phase}."
             console.print(text, highlight=False)
-            resumed = {
-                "at": _now(),
-                "phase": checkpoint.phase,
-                "step": checkpoint.step,
-                "bit_identical": not because,
-                "because": because,
-            }
-            facts["resumed"] = [*before.get("resumed", []), resumed]
         folder.write_json(names.RUN, facts)
         guard = GuardReporter(
             options.frame_interval,
@@ -219,6 +204,52 @@ def _choose_platform(
         if name in platform_names():
             return named_platform(name), "that of the checkpoint"
     return best_platform(system, positions, options.precision)
+
+
+def _start(
+    simulation: app.Simulation,
+    positions: np.ndarray,
+    options: RunOptions,
+    seed: int,
+    folder: RunFolder,
+) -> np.ndarray:
+    """Put a simulation at its start; return the minimised positions [n_atoms, 3], A."""
+    minimum = _minimise(simulation, positions)
+    temperature = options.temperature * unit.kelvin
+    simulation.context.setVelocitiesToTemperature(temperature, seed)
+    folder.clear()
+    with atomic_write(folder / names.TOPOLOGY) as path, open(path, "w") as file:
+        app.PDBFile.writeFile(simulation.topology, minimum * unit.angstrom, file)
+    return minimum
+
+
+def _go_on(
+    simulation: app.Simulation,
+    checkpoint: Checkpoint,
+    here: dict[str, str],
+    seed: int,
+    folder: RunFolder,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Put a simulation at a checkpoint.
+
+    Returns:
+        The minimised positions of the start [n_atoms, 3], A, and what ``run.json`` says
+        of this sitting.
+
+    Raises:
+        ValueError: The files of the run are not those of the checkpoint.
+    """
+    checkpoint.refuse_short_files(folder.path)
+    minimum = _read_positions(folder / names.TOPOLOGY)
+    because = checkpoint.restore(simulation, here, seed)
+    folder.clear(names.ENDINGS)
+    return minimum, {
+        "at": _now(),
+        "phase": checkpoint.phase,
+        "step": checkpoint.step,
+        "bit_identical": not because,
+        "because": because,
+    }
 
 
 def _read_positions(path: Path) -> np.ndarray:
