@@ -365,6 +365,14 @@ def test_finished_runs_are_kept(runs: list[str], tmp_path: Path) -> None:
     assert "was made with other seed" in other.output
 
 
+def test_missing_data_are_named(tmp_path: Path) -> None:
+    arguments = ["--short", "--set", "dipeptides", "--network", "ours"]
+    folders = ["--shared", str(tmp_path), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(compare.main, [*arguments, *folders])
+    assert done.exit_code == 1
+    assert "spice-dipeptides/train.xyz; --shared names its folder" in done.output
+
+
 def test_softmax_over_edges_can_be_differentiated_twice() -> None:
     dgl = import_dgl()
     graph = dgl.graph(([0, 1, 2, 3, 0, 1], [1, 2, 1, 1, 2, 0]))

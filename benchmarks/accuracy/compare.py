@@ -65,11 +65,12 @@ UNITS = (
 )
 
 
-def settings(job: Job, digests: dict[str, str]) -> dict[str, Any]:
-    """Return what decides the outcome of a job, as plain values."""
+def settings(job: Job) -> dict[str, Any]:
+    """Return what decides the outcome of a job, frames included, as plain values."""
     values = dataclasses.asdict(job)
     for name in ("data", "out", "source"):
         del values[name]
+    digests = {split: sha256(job.data / f"{split}.xyz") for split in SPLITS}
     return {**values, "elements": list(job.elements), "sha256": digests}
 
 
@@ -125,13 +126,14 @@ def result(job: Job, molecule_atoms: int | None) -> dict[str, Any]:
         "ms_per_step": 1000.0 * facts["processor_seconds"] / facts["steps"],
         "frames_per_second": facts["frames"] / facts["processor_seconds"],
         "test_frames": len(tested),
+        "settings": settings(job),
         **vars(found),
         "curve": curve,
         "machine": machine.describe(),
     }
 
 
-def finished(path: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
+def finished(path: Path, job: Job) -> dict[str, Any] | None:
     """Return the kept result of a job; None if there is none.
 
     Raises:
@@ -140,6 +142,7 @@ def finished(path: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     kept: dict[str, Any] = json.loads(path.read_text())
+    wanted = settings(job)
     differing = [key for key in wanted if kept["settings"].get(key) != wanted[key]]
     if differing:
         raise click.ClickException(
@@ -270,10 +273,11 @@ def main(
     for name in sets or SETS:
         frame_set = SETS[name]
         data = folder / name / "frames"
-        export(frame_set.read(shared), data)
-        digests = {split: sha256(data / f"{split}.xyz") for split in SPLITS}
+        try:
+            export(frame_set.read(shared), data)
+        except FileNotFoundError as error:
+            raise click.ClickException(f"{error}; --shared names its folder") from error
         for network in chosen or ENVIRONMENTS:
-            path = folder / f"{name}-{network}.json"
             job = Job(
                 data=data,
                 out=folder / name / network,
@@ -286,8 +290,8 @@ def main(
                 seed=seed,
                 source=None,
             )
-            wanted = settings(job, digests)
-            row = finished(path, wanted)
+            path = folder / f"{name}-{network}.json"
+            row = finished(path, job)
             if row is None:
                 console.rule(f"{name}: {network}")
                 python = python_of(network, environments)
@@ -300,11 +304,7 @@ def main(
                     console.print(f"[red]failed[/]: see {job.out / 'log.txt'}")
                     failed.append(path.stem)
                     continue
-                row = {
-                    "key": network,
-                    "settings": wanted,
-                    **result(job, frame_set.molecule_atoms),
-                }
+                row = {"key": network, **result(job, frame_set.molecule_atoms)}
                 with atomic_write(path) as temporary:
                     temporary.write_text(json.dumps(row, indent=1) + "\n")
             results.setdefault(name, []).append(row)

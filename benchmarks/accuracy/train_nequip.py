@@ -27,7 +27,7 @@ SHAPE = {"num_layers": 3, "l_max": 2, "num_features": 32, "parity": False}
 class NequIP(Trainee):
     """NequIP."""
 
-    name = "NequIP, 3 layers, 32 channels, lmax 2, even parity"
+    name = "NequIP, 3 layers, 32 channels, lmax 2, parity off"
     packages = ("nequip", "e3nn")
 
     def __init__(self, job: Job) -> None:
