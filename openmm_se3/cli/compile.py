@@ -25,20 +25,12 @@ def command(model: str, precision: str) -> None:
 
     import torch
 
-    from openmm_se3.compiled.library import (
-        CompileError,
-        cache_folder,
-        load_library,
-        reason_against,
-    )
+    from openmm_se3.compiled.library import cache_folder, load_library
     from openmm_se3.modelfile import load_model
 
-    loaded = load_model(model)
-    reason = reason_against(loaded.config)
-    if reason is not None:
-        raise CompileError(reason)
+    network = load_model(model).network(torch.float64)
     start = time.perf_counter()
-    name = load_library(loaded.network(torch.float64), precision)
+    name = load_library(network, precision)
     click.echo(
         f"{cache_folder() / name}.so: ready after {time.perf_counter() - start:.0f} s"
     )

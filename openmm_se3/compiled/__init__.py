@@ -1,6 +1,9 @@
 """The network compiled for the CPU of this machine: a fast path beside the reference.
 
-``network.cpp`` holds the equations of :mod:`openmm_se3.model` as C++, ``generate`` the
-part of it that depends on the shape of a network, ``pack`` the weights and tables it
-reads, ``library`` compiles and keeps it, ``force`` is what OpenMM calls.
+network.cpp  the equations of openmm_se3.model as C++
+generate     the part of it that depends on the shape of a network
+compiler     the C++ compiler of this machine
+library      compiles it, keeps it, loads it
+pack         the weights and tables that it reads
+force        what OpenMM calls
 """

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from openmm_se3.compiled import pack
 from openmm_se3.compiled.library import load_library
 from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.modelfile import PRECISIONS
 from openmm_se3.units import (
     EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM,
     EV_TO_KJ_PER_MOL,
@@ -17,28 +18,17 @@ from openmm_se3.units import (
 # Intervals of the tables of radial functions: what they change is below the rounding of
 # the precision.
 TABLE_INTERVALS = {"single": 256, "double": 3072}
-PRECISIONS = {"single": torch.float32, "double": torch.float64}
 
 
-def compiled_force(
-    network: SE3Transformer,
-    precision: str,
-    species: Tensor,
-    atoms: Tensor,
-    n_particles: int,
-    offset: float,
-) -> torch.jit.ScriptModule:
-    """Return a module that OpenMM can call, as those of :mod:`~.export.modules`.
+def compiled_force(network: SE3Transformer, precision: str) -> torch.jit.ScriptModule:
+    """Return a module that OpenMM can call once it has been told its atoms.
 
-    It computes on the CPU; positions on another device are copied there and back.
+    Its methods are those of :class:`openmm_se3.export.modules.GenericForce`.  It
+    computes on the CPU; positions on another device are copied there and back.
 
     Args:
         network: The network, in float64 and evaluation mode.
         precision: "single" or "double".
-        species: Index of each atom's element in the model's elements [n_atoms].
-        atoms: Particle of the System that each atom is [n_atoms].
-        n_particles: Particles of the System.
-        offset: Added to the energy, eV.
 
     Raises:
         CompileError: The network cannot be compiled here.
@@ -55,16 +45,31 @@ def compiled_force(
             self.atoms: Tensor
             dtype = PRECISIONS[precision]
             tables = pack.tables(network, TABLE_INTERVALS[precision])
+            nothing = torch.zeros(0, dtype=torch.int64)
             self.register_buffer("weights", pack.weights(network).to(dtype))
             self.register_buffer("tables", tables.to(dtype))
             self.register_buffer("constants", pack.constants(network))
-            self.register_buffer("species", species)
-            self.register_buffer("atoms", atoms)
-            self.everything = bool(torch.equal(atoms, torch.arange(n_particles)))
-            self.offset = offset
+            self.register_buffer("species", nothing)
+            self.register_buffer("atoms", nothing)
+            self.in_order = True
+            self.offset = 0.0
             self.length = NM_TO_ANGSTROM
             self.energy = EV_TO_KJ_PER_MOL
             self.force = EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM
+
+        @torch.jit.export
+        def set_atoms(self, species: Tensor, atoms: Tensor, offset: float) -> None:
+            """Say which particles of the System the force acts on.
+
+            Args:
+                species: Index of each atom's element in the model's elements [n_atoms].
+                atoms: Particle of the System that each atom is [n_atoms].
+                offset: Added to the energy, eV.
+            """
+            self.species = species
+            self.atoms = atoms
+            self.in_order = torch.equal(atoms, torch.arange(atoms.shape[0]))
+            self.offset = offset
 
         def forward(
             self, positions: Tensor, box: Tensor | None = None
@@ -75,8 +80,9 @@ def compiled_force(
                 positions: Positions of all particles [n_particles, 3], nm.
                 box: Box vectors as rows [3, 3], nm; None without a box.
             """
+            all_in_order = self.in_order and len(self.atoms) == len(positions)
             x = positions.detach().to("cpu", torch.float64) * self.length
-            if not self.everything:
+            if not all_in_order:
                 x = x.index_select(0, self.atoms)
             cell = torch.zeros([0], dtype=torch.float64)
             if box is not None:
@@ -86,7 +92,7 @@ def compiled_force(
             )
             energy = self.energy * (energy + self.offset)
             forces = (self.force * forces).to(positions)
-            if not self.everything:
+            if not all_in_order:
                 forces = torch.zeros_like(positions.detach()).index_add(
                     0, self.atoms.to(positions.device), forces
                 )

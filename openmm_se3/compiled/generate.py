@@ -27,7 +27,7 @@ def shape_header(network: SE3Transformer) -> str:
     """Return the text of ``shape.h`` for a network.
 
     Args:
-        network: A network that :func:`openmm_se3.compiled.support.reason_against` has
+        network: A network that :func:`openmm_se3.compiled.library.reason_against` has
             nothing against.
     """
     config = network.config

@@ -32,7 +32,7 @@ FLAGS = (
     "-std=c++17 -O3 -march=native -fopenmp -fPIC -shared -Wno-psabi -fno-math-errno "
     "-fno-trapping-math -fno-signed-zeros -fassociative-math -freciprocal-math"
 ).split()
-# What the C++ source has no code for, and why the reference has it.
+# The C++ source has code for these networks only.
 NEEDED = {
     "kernel": "depthwise",
     "envelope": "smooth",
@@ -69,8 +69,12 @@ def load_library(network: SE3Transformer, precision: str) -> str:
         The namespace of ``torch.ops`` that holds its operator.
 
     Raises:
-        CompileError: There is no compiler, or it fails.
+        CompileError: The network has no compiled form, or there is no compiler, or it
+            fails.
     """
+    reason = reason_against(network.config)
+    if reason is not None:
+        raise CompileError(reason)
     header = shape_header(network)
     namespace = _name(header, precision)
     path = cache_folder() / f"{namespace}.so"

@@ -20,7 +20,7 @@ from openmm_se3.export.modules import (
 )
 from openmm_se3.graph import neighbour_pairs
 from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.modelfile import ModelFile
+from openmm_se3.modelfile import PRECISIONS, ModelFile
 from openmm_se3.threads import threads_for
 from openmm_se3.units import (
     EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM,
@@ -32,7 +32,6 @@ from openmm_se3.units import (
 DENSE_ATOMS = 64
 # A module for any number of atoms is compared with the network on at most so many.
 CHECKED_ATOMS = 24
-PRECISIONS = {"single": torch.float32, "double": torch.float64}
 # What computes the network: C++ compiled for this machine's CPU, or TorchScript.
 ENGINES = ("auto", "compiled", "torchscript")
 ENGINE_VARIABLE = "OPENMM_SE3_ENGINE"  # what "auto" is to mean
@@ -84,15 +83,17 @@ def build_module(settings: ForceSettings) -> torch.jit.ScriptModule:
     """
     engine = resolve_engine(settings.engine, settings.model, settings.precision)
     if engine == "compiled":
-        module = _compiled_module(settings)
+        network = settings.model.network(torch.float64)
+        compiled = compiled_force(network, settings.precision)
+        module = _for_atoms(compiled, network, settings)
     else:
         network = settings.model.network(PRECISIONS[settings.precision])
         if settings.static:
             with threads_for(len(settings.atoms)):
                 module = _static_module(network, settings)
         else:
-            with threads_for(CHECKED_ATOMS):
-                module = _generic_module(network, settings)
+            generic = torch.jit.script(GenericForce(network).eval())
+            module = _for_atoms(generic, network, settings)
     if settings.scale is None:
         return module
     wrapper = ScaledPeriodicForce if settings.periodic else ScaledForce
@@ -117,42 +118,17 @@ def resolve_engine(engine: str, model: ModelFile, precision: str) -> str:
         raise ValueError(f"engine must be one of {list(ENGINES)}, got {engine!r}")
     if engine == "torchscript":
         return engine
-    reason = reason_against(model.config)
-    if engine == "auto" and (reason is not None or torch.cuda.is_available()):
+    automatic = engine == "auto"
+    if automatic and (reason_against(model.config) or torch.cuda.is_available()):
         return "torchscript"
-    if reason is not None:
-        raise CompileError(reason)
     try:
         load_library(model.network(torch.float64), precision)
     except CompileError as error:
-        if engine == "compiled":
+        if not automatic:
             raise
         logger.warning("%s; going on with TorchScript, which is slower", error)
         return "torchscript"
     return "compiled"
-
-
-def _compiled_module(settings: ForceSettings) -> torch.jit.ScriptModule:
-    network = settings.model.network(torch.float64)
-    few = _few_atoms(settings)
-    module = _compile(network, few)
-    example = random_positions(few.n_particles)
-    with threads_for(few.n_particles):
-        require_equal(module, eager_force(network, few), example, settings.precision)
-    return _compile(network, settings)
-
-
-def _compile(
-    network: SE3Transformer, settings: ForceSettings
-) -> torch.jit.ScriptModule:
-    return compiled_force(
-        network,
-        settings.precision,
-        torch.tensor(settings.species),
-        torch.tensor(settings.atoms),
-        settings.n_particles,
-        settings.offset,
-    )
 
 
 def _few_atoms(settings: ForceSettings) -> ForceSettings:
@@ -179,14 +155,15 @@ def _static_module(
     return module
 
 
-def _generic_module(
-    network: SE3Transformer, settings: ForceSettings
+def _for_atoms(
+    module: torch.jit.ScriptModule, network: SE3Transformer, settings: ForceSettings
 ) -> torch.jit.ScriptModule:
-    module = torch.jit.script(GenericForce(network).eval())
+    """Return a module for any atoms, told its own once it has proved itself on few."""
     few = _few_atoms(settings)
     _set_atoms(module, few)
     example = random_positions(few.n_particles)
-    require_equal(module, eager_force(network, few), example, few.precision)
+    with threads_for(few.n_particles):
+        require_equal(module, eager_force(network, few), example, few.precision)
     _set_atoms(module, settings)
     return module
 

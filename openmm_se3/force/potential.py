@@ -13,10 +13,11 @@ import openmm
 from openmm import app, unit
 
 from openmm_se3.elements import ATOMIC_NUMBERS, SYMBOLS
-from openmm_se3.export.build import PRECISIONS, ForceSettings, resolve_engine
+from openmm_se3.export.build import ForceSettings, resolve_engine
 from openmm_se3.force.backends import FORCE_NAME, make_force, resolve
 from openmm_se3.force.mixed import without_internal_terms
-from openmm_se3.modelfile import evaluate, force_disagreement, load_model
+from openmm_se3.modelfile import PRECISIONS, evaluate, force_disagreement, load_model
+from openmm_se3.molecules import keep_molecules
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -186,7 +187,7 @@ class SE3Potential:
         )
         system.addForce(force)
         if force.usesPeriodicBoundaryConditions():
-            _keep_molecules(system, topology, chosen, forceGroup)
+            keep_molecules(system, topology, chosen, forceGroup)
 
     def createMixedSystem(  # noqa: N802
         self,
@@ -524,19 +525,3 @@ def _warn_of_other_box(system: openmm.System, topology: app.Topology) -> None:
                 "topology.setPeriodicBoxVectors(None)",
                 stacklevel=3,
             )
-
-
-def _keep_molecules(
-    system: openmm.System, topology: app.Topology, atoms: list[int], group: int
-) -> None:
-    """Add the bonds by which OpenMM finds molecules."""
-    members = set(atoms)
-    molecules = openmm.HarmonicBondForce()
-    for bond in topology.bonds():
-        first, second = (atom.index for atom in bond)
-        if first in members and second in members:
-            molecules.addBond(first, second, 0.0, 0.0)
-    if molecules.getNumBonds():
-        molecules.setName(f"{FORCE_NAME} molecules")
-        molecules.setForceGroup(group)
-        system.addForce(molecules)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import openmm
 from openmm import app, unit
 
+from openmm_se3.molecules import NAME as MOLECULES
+from openmm_se3.molecules import keep_molecules
 from openmm_se3.simulation.options import RunOptions
 from openmm_se3.units import FS_TO_PS
 
@@ -21,9 +23,9 @@ def add_ensemble_forces(
     """Add to a System what the ensemble needs; what is there already is left as it is.
 
     NPT needs a MonteCarloBarostat.  It moves molecules as a whole, which it finds by
-    bonds; an ML force has none, so bonds of no strength are added.  The Nose-Hoover
-    thermostat conserves a momentum of zero, and takes that into account only if there
-    is a CMMotionRemover.
+    bonds; forces without any get bonds of no strength, where these are not there yet.
+    The Nose-Hoover thermostat conserves a momentum of zero, and takes that into account
+    only if there is a CMMotionRemover.
 
     Args:
         system: The System; changed in place.
@@ -44,10 +46,8 @@ def add_ensemble_forces(
         )
         barostat.setRandomNumberSeed(seed)
         system.addForce(barostat)
-        molecules = openmm.HarmonicBondForce()
-        for first, second, *_ in topology.bonds():
-            molecules.addBond(first.index, second.index, 0.0, 0.0)
-        system.addForce(molecules)
+        if all(force.getName() != MOLECULES for force in system.getForces()):
+            keep_molecules(system, topology)
     if _is_nose_hoover(options) and openmm.CMMotionRemover not in present:
         system.addForce(openmm.CMMotionRemover())
 
