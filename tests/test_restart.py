@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import struct
 import time
 import warnings
 from collections.abc import Callable
@@ -80,8 +81,14 @@ def content(folder: Path) -> dict[str, Any]:
         "velocities": np.load(folder / names.VELOCITIES),
         "log": (folder / names.LOG).read_text(),
         "final state": (folder / names.FINAL_STATE).read_text(),
+        "frames counted": frames_counted(path),
         "seconds": facts["seconds"],
     }
+
+
+def frames_counted(path: Path) -> int:
+    """Return the number of frames that the header of a DCD says; 0 of an XTC."""
+    return struct.unpack_from("<i", path.read_bytes(), 8)[0] * (path.suffix == ".dcd")
 
 
 def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:

@@ -5,8 +5,10 @@ reads frames, makes one step and predicts (:class:`Trainee`).  What could favour
 them is here and the same for all: the frames of every batch and their order, the
 learning rate's course, the clock and the moments at which errors are measured.
 
-The clock counts the processor time of the steps alone, with one thread: what else runs
-on the machine changes little, and reading files, compiling and validating are free.
+The clock counts the processor time of the steps alone, with one thread; reading files,
+compiling and validating are free.  What else runs on the machine costs wall time, and
+through shared caches a step may take a quarter more: compare runs of one quiet machine.
+
 The learning rate grows over the first twentieth of that time, or over a hundred steps
 if these take longer, and falls along a cosine to a hundredth.  Tested is what the
 package itself would use at the end: averaged weights where it averages them.

@@ -168,7 +168,7 @@ def title(name: str, rows: list[dict[str, Any]]) -> str:
     """Return what the rows of one set have in common."""
     settings = rows[0]["settings"]
     return (
-        f"{name}: {settings['seconds'] / 60.0:g} minutes of one core, cutoff "
+        f"{name}: {settings['seconds'] / 60.0:g} min of one core, cutoff "
         f"{settings['cutoff']:g} A, batches of up to {settings['batch_atoms']} atoms, "
         f"{rows[0]['test_frames']} test frames"
     )
