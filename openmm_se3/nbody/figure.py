@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # told apart by all
 WALL = "0.75"
+PREDICTED = "where the network sends the dot before"
 MARGIN = 0.08  # of the largest extent
 
 
@@ -54,25 +55,20 @@ def draw_trajectories(
             few_ticks(axes.xaxis)
             few_ticks(axes.yaxis)
         figure.axes[0].set_ylabel("y")
-        black = {"color": "black", "linestyle": ""}
-        figure.legend(
-            handles=[
-                Line2D([], [], color="black", linewidth=1.0, label="true path"),
-                Line2D([], [], marker="o", ms=3.5, label="every 500 steps", **black),
-                Line2D(
-                    [],
-                    [],
-                    marker="x",
-                    ms=6,
-                    label="where the network sends the dot before",
-                    **black,
-                ),
-                Line2D([], [], marker="$\\pm$", ms=8, label="start, charge", **black),
-                Line2D([], [], color=WALL, linewidth=2.0, label="wall of the box"),
-            ],
-            loc="outside lower center",
-            ncols=5,
-        )
+        black: dict[str, Any] = {"color": "black", "linestyle": ""}
+        handles = [
+            Line2D([], [], color="black", linewidth=1.0, label="true path"),
+            Line2D(
+                [], [], marker="o", markersize=3.5, label="every 500 steps", **black
+            ),
+            Line2D([], [], marker="x", markersize=6, label=PREDICTED, **black),
+            Line2D(
+                [], [], marker="$\\pm$", markersize=8, label="start, charge", **black
+            ),
+            Line2D([], [], color=WALL, linewidth=2.0, label="wall of the box"),
+        ]
+        names = [str(handle.get_label()) for handle in handles]
+        figure.legend(handles, names, loc="outside lower center", ncols=len(names))
         save(path, figure)
 
 
@@ -103,10 +99,10 @@ def _draw_one(
         axes.plot(*path[0], marker=sign, color=colour, markersize=10)
     low, high = x[..., :2].min((0, 1)), x[..., :2].max((0, 1))
     half = (0.5 + MARGIN) * float((high - low).max())
-    for middle, limits in zip(
-        0.5 * (low + high), (axes.set_xlim, axes.set_ylim), strict=True
-    ):
-        limits(middle - half, middle + half)
+    x_middle, y_middle = 0.5 * (low + high)
+    axes.set(
+        xlim=(x_middle - half, x_middle + half), ylim=(y_middle - half, y_middle + half)
+    )
     for wall in (-HALF_WIDTH, HALF_WIDTH):
         axes.axvline(wall, color=WALL, linewidth=2.0, zorder=0)
         axes.axhline(wall, color=WALL, linewidth=2.0, zorder=0)
