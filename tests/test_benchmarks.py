@@ -323,7 +323,7 @@ def test_force_drift_runs_and_goes_on(
     models = [load_model(tmp_path / mode / "model") for mode in force_drift.MODES]
     assert [m.config.force_mode for m in models] == list(force_drift.MODES)
     for axes, system in zip(drawn[0].axes, force_drift.SYSTEMS, strict=True):
-        assert axes.texts[0].get_text() == system
+        assert axes.get_legend().get_title().get_text() == system
         labels = [text.get_text() for text in axes.get_legend().get_texts()]
         assert [label.split()[0] for label in labels] == list(force_drift.MODES)
         assert all("kT/ns/dof" in label for label in labels)

@@ -182,9 +182,9 @@ def _panel(axes: Axes, system: str, runs: dict[str, dict[str, Any]]) -> None:
         axes.plot(run["time"], run["energy"], color=colour, lw=0.6, alpha=0.6)
         axes.plot(run["time"][: len(line)], line, color=colour, lw=1.8, label=label)
     axes.set(xlabel="time (ps)", xlim=(0.0, None))
-    axes.text(0.03, 0.97, system, va="top", transform=axes.transAxes)
     few_ticks(axes.xaxis)
-    legend_above(axes, 1)
+    few_ticks(axes.yaxis)
+    legend_above(axes, 1, title=system)
 
 
 def drift_text(run: dict[str, Any]) -> str:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # told apart by all
 WALL = "0.75"
-PREDICTED = "where the network sends the dot before"
 MARGIN = 0.08  # of the largest extent
 
 
@@ -56,19 +55,18 @@ def draw_trajectories(
             few_ticks(axes.yaxis)
         figure.axes[0].set_ylabel("y")
         black: dict[str, Any] = {"color": "black", "linestyle": ""}
-        handles = [
-            Line2D([], [], color="black", linewidth=1.0, label="true path"),
-            Line2D(
-                [], [], marker="o", markersize=3.5, label="every 500 steps", **black
+        handles = {
+            "true path": Line2D([], [], color="black", linewidth=1.0),
+            "every 500 steps": Line2D([], [], marker="o", markersize=3.5, **black),
+            "where the network sends the dot before": Line2D(
+                [], [], marker="x", markersize=6, **black
             ),
-            Line2D([], [], marker="x", markersize=6, label=PREDICTED, **black),
-            Line2D(
-                [], [], marker="$\\pm$", markersize=8, label="start, charge", **black
-            ),
-            Line2D([], [], color=WALL, linewidth=2.0, label="wall of the box"),
-        ]
-        names = [str(handle.get_label()) for handle in handles]
-        figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+            "start, charge": Line2D([], [], marker="$\\pm$", markersize=8, **black),
+            "wall of the box": Line2D([], [], color=WALL, linewidth=2.0),
+        }
+        figure.legend(
+            handles.values(), handles.keys(), loc="outside lower center", ncols=5
+        )
         save(path, figure)
 
 
