@@ -202,7 +202,7 @@ def print_table(
     table = Table(title="total energy, NVE", title_justify="left", box=None)
     table.add_column("run")
     table.add_column("forces")
-    for heading in ("ps", "mean T, K", "drift, kT/ns/dof", "change, kT/dof"):
+    for heading in ("ps", "mean T, K", "drift, kT/ns/dof", "largest change, kT/dof"):
         table.add_column(heading, justify="right")
     for (mode, system), run in results.items():
         there = len(run["time"]) > 0
@@ -212,7 +212,7 @@ def print_table(
             f"{run['time'][-1]:.1f}" if there else "0",
             f"{run['temperature']:.0f}",
             drift_text(run),
-            f"{run['energy'][-1]:+.4f}" if there else "",
+            f"{np.abs(run['energy']).max():.4f}" if there else "",
         )
     console.print(table)
     for (mode, system), run in results.items():
