@@ -58,67 +58,87 @@ def command(config: Path, out: Path) -> list[str]:
     return [*script, "--out", str(out), "--resume" if started else "--overwrite"]
 
 
+def finish(config: Path, out: Path, seconds: float | None = None) -> None:
+    """Start a run or go on with it; kill it (SIGKILL) after some seconds.
+
+    Raises:
+        TimeoutExpired: It was killed.
+        ClickException: It failed by itself.
+    """
+    done = subprocess.run(command(config, out), capture_output=True, timeout=seconds)
+    if done.returncode:
+        raise click.ClickException(done.stderr.decode())
+
+
 def differences(one: Path, other: Path) -> list[str]:
     """Return what differs between two finished runs, the time left out."""
-    a, b = load_checkpoint(one / BEST), load_checkpoint(other / BEST)
-    found = []
-    for row, again in zip(a["history"], b["history"], strict=True):
-        found += [
-            f"step {row['step']:.0f}: {key} {row[key]} and {again[key]}"
-            for key in row
-            if key != "seconds" and row[key] != again[key]
-        ]
-    for name, weights in a["average"].items():
-        if not torch.equal(weights, b["average"][name]):
-            found.append(f"weights {name}")
+    left = {path.name for path in other.iterdir()} - {
+        path.name for path in one.iterdir()
+    }
+    found = [f"{name} was left behind" for name in sorted(left)]
+    for name in (LAST, BEST):
+        a, b = load_checkpoint(one / name), load_checkpoint(other / name)
+        rows, others = a["history"], b["history"]
+        if len(rows) != len(others):
+            found.append(f"{name}: {len(rows)} and {len(others)} validations")
+        for row, again in zip(rows, others, strict=False):
+            found += [
+                f"{name}, step {row['step']:.0f}: {key} {row[key]} and {again[key]}"
+                for key in row
+                if key != "seconds" and row[key] != again[key]
+            ]
+        for part in ("network", "average"):
+            found += [
+                f"{name}: {part} {key}"
+                for key, weights in a[part].items()
+                if not torch.equal(weights, b[part][key])
+            ]
     return found
+
+
+def progress(run: Path) -> str:
+    """Return how far a run that was killed has come."""
+    for name in (LAST, PREVIOUS):
+        if (run / name).exists():
+            return f"step {load_checkpoint(run / name)['step']}"
+    return "no checkpoint"
 
 
 @click.command()
 @click.option("--kills", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option(
-    "--longest", default=20.0, show_default=True, help="Seconds before a kill, at most."
+    "--longest",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds before a kill, at most.  [default: those of the whole run]",
 )
-def main(kills: int, seed: int, longest: float) -> None:
+def main(kills: int, seed: int, longest: float | None) -> None:
     """Run the comparison."""
     rng = random.Random(seed)
     folder = Path(tempfile.mkdtemp(prefix="training-kills-"))
     config = folder / "train.yaml"
     config.write_text(yaml.safe_dump(CONFIG))
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     whole, killed = folder / "whole", folder / "killed"
-    subprocess.run(command(config, whole), check=True, **quiet)
-    done = 0
-    while done < kills:
-        process = subprocess.Popen(command(config, killed), **quiet)
-        try:
-            process.wait(rng.uniform(0.5, longest))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            done += 1
-            steps = "no checkpoint"
-            for name in (LAST, PREVIOUS):
-                if (killed / name).exists():
-                    steps = f"step {load_checkpoint(killed / name)['step']}"
-                    break
-            click.echo(f"kill {done}: {steps}")
-            continue
-        if process.returncode:
-            raise click.ClickException(process.stderr.read().decode())
-        click.echo(f"the run ended after {done} kills; from the beginning")
-        if differences(whole, killed):
-            break
-        shutil.rmtree(killed)
     start = time.monotonic()
-    if not (killed / "errors.json").exists():
-        subprocess.run(command(config, killed), check=True, **quiet)
-    found = differences(whole, killed)
-    click.echo(
-        f"{done} kills, last sitting {time.monotonic() - start:.0f} s: "
-        + ("the same run" if not found else "DIFFERENT")
-    )
+    finish(config, whole)
+    seconds = time.monotonic() - start
+    click.echo(f"left alone: {seconds:.0f} s")
+    done, found = 0, []
+    while done < kills and not found:
+        limit = rng.uniform(0.0, longest or seconds)
+        try:
+            finish(config, killed, limit)
+        except subprocess.TimeoutExpired:  # and killed
+            done += 1
+            click.echo(f"kill {done} after {limit:.1f} s: {progress(killed)}")
+            continue
+        click.echo(f"the run ended after {done} kills; from the beginning")
+        found = differences(whole, killed)
+        shutil.rmtree(killed)
+    if not found:
+        finish(config, killed)
+        found = differences(whole, killed)
+    click.echo(f"{done} kills: " + ("the same run" if not found else "DIFFERENT"))
     for line in found[:20]:
         click.echo(f"  {line}")
     shutil.rmtree(folder)

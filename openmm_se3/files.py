@@ -44,6 +44,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_unfinished(path: Path) -> None:
+    """Remove what writers of a file that were killed have left beside it."""
+    for left in path.parent.glob(f".{path.stem}.*{path.suffix}"):
+        left.unlink(missing_ok=True)
+
+
 def sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file's content as hexadecimal digits."""
     digest = hashlib.sha256()

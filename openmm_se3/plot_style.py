@@ -44,12 +44,14 @@ def few_ticks(axis: Axis) -> None:
     axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
 
 
-def legend_above(axes: Axes, columns: int) -> None:
+def legend_above(axes: Axes, columns: int, title: str | None = None) -> None:
     """Put the legend above the axes, where it hides no data."""
     axes.legend(
         loc="lower left",
         bbox_to_anchor=(0.0, 1.0),
         ncols=columns,
+        title=title,
+        alignment="left",
         borderaxespad=0.2,
         handlelength=1.4,
         columnspacing=1.2,

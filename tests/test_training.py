@@ -799,6 +799,16 @@ def test_bad_frames_are_refused_before_training(config, tmp_path):
         Frames.of(frames).isolated_energies({1: -13.0})
 
 
+def test_what_a_killed_run_was_writing_goes(tmp_path):
+    unfinished, other = tmp_path / ".last.0a1b2c3d.pt", tmp_path / ".mine.0a1b2c3d.pt"
+    for path in (unfinished, other):
+        path.write_bytes(b"half of a checkpoint")
+    for resume in (False, True):
+        unfinished.touch()
+        assert training_run.open_folder(tmp_path, resume, overwrite=False) is None
+        assert not unfinished.exists() and other.exists()
+
+
 def test_checkpoint_of_another_network_is_refused(config, finished):
     other = dataclasses.replace(config, model=dataclasses.replace(TINY, lmax=2))
     with pytest.raises(ValueError, match="model.lmax: 1 in the checkpoint, 2 now"):

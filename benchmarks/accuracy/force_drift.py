@@ -170,26 +170,27 @@ def draw(path: Path, results: dict[tuple[str, str], dict[str, Any]]) -> None:
         all_axes = figure.subplots(1, len(SYSTEMS))
         for axes, system in zip(all_axes, SYSTEMS, strict=True):
             _panel(axes, system, {mode: results[mode, system] for mode in MODES})
-        all_axes[0].set_ylabel("change of the total energy (kT per degree of freedom)")
+        all_axes[0].set_ylabel("change of the total energy\n(kT per degree of freedom)")
         save(path, figure)
 
 
 def _panel(axes: Axes, system: str, runs: dict[str, dict[str, Any]]) -> None:
     for mode, run in runs.items():
         colour, line = MODES[mode], run["line"]
-        label = f"{mode}: {drift_text(run)} kT/ns/dof"
+        unit = " kT/ns/dof" if len(line) else ""
+        label = f"{mode} forces: {drift_text(run)}{unit}"
         axes.plot(run["time"], run["energy"], color=colour, lw=0.6, alpha=0.6)
         axes.plot(run["time"][: len(line)], line, color=colour, lw=1.8, label=label)
-    axes.set(xlabel="time (ps)")
-    axes.text(0.03, 0.97, system, va="top", transform=axes.transAxes)
+    axes.set(xlabel="time (ps)", xlim=(0.0, None))
     few_ticks(axes.xaxis)
-    legend_above(axes, 1)
+    few_ticks(axes.yaxis)
+    legend_above(axes, 1, title=system)
 
 
 def drift_text(run: dict[str, Any]) -> str:
     """Return drift and error, with digits as the error has them."""
     if not math.isfinite(run["drift"]):
-        return "no drift"
+        return "stopped too early"
     digits = max(0, 1 - math.floor(math.log10(run["drift_error"] or 1.0)))
     return f"{run['drift']:+.{digits}f} ± {run['drift_error']:.{digits}f}"
 
@@ -201,7 +202,7 @@ def print_table(
     table = Table(title="total energy, NVE", title_justify="left", box=None)
     table.add_column("run")
     table.add_column("forces")
-    for heading in ("ps", "mean T, K", "drift, kT/ns/dof", "last - first, kT/dof"):
+    for heading in ("ps", "mean T, K", "drift, kT/ns/dof", "largest change, kT/dof"):
         table.add_column(heading, justify="right")
     for (mode, system), run in results.items():
         there = len(run["time"]) > 0
@@ -211,7 +212,7 @@ def print_table(
             f"{run['time'][-1]:.1f}" if there else "0",
             f"{run['temperature']:.0f}",
             drift_text(run),
-            f"{run['energy'][-1]:+.4f}" if there else "",
+            f"{np.abs(run['energy']).max():.4f}" if there else "",
         )
     console.print(table)
     for (mode, system), run in results.items():

@@ -55,23 +55,17 @@ def draw_trajectories(
             few_ticks(axes.yaxis)
         figure.axes[0].set_ylabel("y")
         black: dict[str, Any] = {"color": "black", "linestyle": ""}
+        handles = {
+            "true path": Line2D([], [], color="black", linewidth=1.0),
+            "every 500 steps": Line2D([], [], marker="o", markersize=3.5, **black),
+            "where the network sends the dot before": Line2D(
+                [], [], marker="x", markersize=6, **black
+            ),
+            "start, charge": Line2D([], [], marker="$\\pm$", markersize=8, **black),
+            "wall of the box": Line2D([], [], color=WALL, linewidth=2.0),
+        }
         figure.legend(
-            handles=[
-                Line2D([], [], color="black", linewidth=1.0, label="true path"),
-                Line2D([], [], marker="o", ms=3.5, label="every 500 steps", **black),
-                Line2D(
-                    [],
-                    [],
-                    marker="x",
-                    ms=6,
-                    label="where the network sends the dot before",
-                    **black,
-                ),
-                Line2D([], [], marker="$\\pm$", ms=8, label="start, charge", **black),
-                Line2D([], [], color=WALL, linewidth=2.0, label="wall of the box"),
-            ],
-            loc="outside lower center",
-            ncols=5,
+            handles.values(), handles.keys(), loc="outside lower center", ncols=5
         )
         save(path, figure)
 
@@ -104,8 +98,9 @@ def _draw_one(
     low, high = x[..., :2].min((0, 1)), x[..., :2].max((0, 1))
     half = (0.5 + MARGIN) * float((high - low).max())
     x_middle, y_middle = 0.5 * (low + high)
-    axes.set_xlim(x_middle - half, x_middle + half)
-    axes.set_ylim(y_middle - half, y_middle + half)
+    axes.set(
+        xlim=(x_middle - half, x_middle + half), ylim=(y_middle - half, y_middle + half)
+    )
     for wall in (-HALF_WIDTH, HALF_WIDTH):
         axes.axvline(wall, color=WALL, linewidth=2.0, zorder=0)
         axes.axhline(wall, color=WALL, linewidth=2.0, zorder=0)

@@ -29,7 +29,7 @@ from rich.console import Console
 
 from openmm_se3.config import to_dict
 from openmm_se3.elements import SYMBOLS
-from openmm_se3.files import atomic_write
+from openmm_se3.files import atomic_write, remove_unfinished
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import SPLITS
@@ -176,6 +176,9 @@ def open_folder(folder: Path, resume: bool, overwrite: bool) -> dict[str, Any] |
         ValueError: All checkpoints of the run are damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if is_first():
+        for name in FILES:
+            remove_unfinished(folder / name)
     if resume:
         return load_last(folder)
     if not is_first():
