@@ -283,7 +283,7 @@ def test_weights_of_another_network_are_refused() -> None:
             torch.zeros(0, dtype=torch.float64),
             torch.zeros(3, dtype=torch.int64),
             pack.weights(network)[:-1],
-            pack.tables(network, 16),
+            pack.RadialTables(network, 16)(network),
             pack.constants(network),
         )
 

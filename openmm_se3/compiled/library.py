@@ -25,6 +25,7 @@ from openmm_se3.config import ModelConfig
 from openmm_se3.files import atomic_write
 from openmm_se3.model.transformer import SE3Transformer
 
+ENGINE_VARIABLE = "OPENMM_SE3_ENGINE"  # what the engine "auto" is to mean
 SOURCE = Path(__file__).with_name("network.cpp")
 # Sums may be reordered and a/b computed as a * (1/b), but NaN and infinity keep their
 # meaning and the processor its treatment of denormal numbers, unlike -ffast-math.
@@ -58,15 +59,18 @@ def reason_against(config: ModelConfig) -> str | None:
     return None
 
 
-def load_library(network: SE3Transformer, precision: str) -> str:
+def load_library(
+    network: SE3Transformer, precision: str, training: bool = False
+) -> str:
     """Load the library for a network's shape, compiling it if need be.
 
     Args:
         network: The network, in float64.
         precision: "single" or "double".
+        training: The operators that training needs instead of OpenMM's.
 
     Returns:
-        The namespace of ``torch.ops`` that holds its operator.
+        The namespace of ``torch.ops`` that holds its operators.
 
     Raises:
         CompileError: The network has no compiled form, or there is no compiler, or it
@@ -76,7 +80,9 @@ def load_library(network: SE3Transformer, precision: str) -> str:
     if reason is not None:
         raise CompileError(reason)
     header = shape_header(network)
-    namespace = _name(header, precision)
+    options = [f"-DREAL={'double' if precision == 'double' else 'float'}"]
+    options += ["-DTRAINING"] * training
+    namespace = _name(header, options)
     path = cache_folder() / f"{namespace}.so"
     if namespace not in _loaded and not path.is_file():
         compiler = find_compiler()
@@ -87,7 +93,7 @@ def load_library(network: SE3Transformer, precision: str) -> str:
             "a minute (kept in %s)",
             path.parent,
         )
-        _compile(compiler, header, precision, namespace, path)
+        _compile(compiler, header, options, namespace, path)
     _load(path)
     return namespace
 
@@ -121,13 +127,12 @@ def cache_folder() -> Path:
     return Path(root) / "openmm-se3" / f"torch-{torch.__version__}"
 
 
-def _name(header: str, precision: str) -> str:
+def _name(header: str, options: list[str]) -> str:
     parts = [
         SOURCE.read_text(),
         header,
-        precision,
         torch.__version__,
-        " ".join(FLAGS),
+        " ".join(FLAGS + options),
         _processor(),
     ]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
@@ -145,7 +150,7 @@ def _processor() -> str:
 
 
 def _compile(
-    compiler: list[str], header: str, precision: str, namespace: str, path: Path
+    compiler: list[str], header: str, options: list[str], namespace: str, path: Path
 ) -> None:
     # Imported here: it looks for CUDA, which takes a while and may print warnings.
     from torch.utils.cpp_extension import include_paths, library_paths
@@ -158,7 +163,7 @@ def _compile(
             *compiler,
             *FLAGS,
             f"-DOPERATORS={namespace}",
-            f"-DREAL={'double' if precision == 'double' else 'float'}",
+            *options,
             f"-D_GLIBCXX_USE_CXX11_ABI={abi}",
             f"-I{folder}",
             *(f"-isystem{place}" for place in include_paths()),

@@ -26,6 +26,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <new>
+#include <numeric>
 #include <stdexcept>
 #include <tuple>
 #include <utility>
@@ -171,7 +172,34 @@ struct LayerWeights {
   T gate[GATES * GATES], gate_t[GATES * GATES], gate_bias[GATES];
 };
 
+// Derivatives of an energy by what can be learnt: the same without transposes.
+template <class T, class Kernel>
+struct LayerGradient {
+  using Of = LayerWeights<T, Kernel>;
+  T query[Of::Q * CHANNELS * KEYS];
+  T mix[(Kernel::K_MAX + 1) * CHANNELS * MESSAGE];
+  T output[(Kernel::L_MAX + 1) * CHANNELS * CHANNELS];
+  T hidden[Of::PRODUCTS * WIDTH], hidden_bias[WIDTH];
+  T mixing[WIDTH * Of::MIXING], mixing_bias[WIDTH ? Of::MIXING : 0];
+  T linear[WIDTH ? 0 : Of::MIXING];
+  T gate[Of::GATES * Of::GATES], gate_bias[Of::GATES];
+};
+
 // ---------------------------------------------------------------------- linear layers
+
+// Calls work(size, start) for all rows in groups of up to 8; size is a constant.
+template <class Work>
+INLINE void in_groups(int rows, Work work) {
+  int r = 0;
+  for (; rows - r >= 8; r += 8) work(std::integral_constant<int, 8>(), r);
+  if (rows - r >= 4) {
+    work(std::integral_constant<int, 4>(), r);
+    r += 4;
+  }
+  if (rows - r == 3) work(std::integral_constant<int, 3>(), r);
+  if (rows - r == 2) work(std::integral_constant<int, 2>(), r);
+  if (rows - r == 1) work(std::integral_constant<int, 1>(), r);
+}
 
 // y[r] (+)= x[r] W + bias for R rows at once; W [IN][OUT].
 template <int R, int IN, int OUT, bool ADD, class T>
@@ -194,36 +222,39 @@ INLINE void multiply_rows(const T* const* x, const T* weight, const T* bias, T* 
 // The same for any number of rows; x and y give the address of a row.
 template <int IN, int OUT, bool ADD = false, class T, class X, class Y>
 void multiply(int rows, X x, const T* weight, const T* bias, Y y) {
-  const T* from[8];
-  T* to[8];
-  int r = 0;
-  const auto take = [&](int count) {
-    for (int k = 0; k < count; ++k) {
-      from[k] = x(r + k);
-      to[k] = y(r + k);
+  in_groups(rows, [&](auto size, int start) {
+    const T* from[size];
+    T* to[size];
+    for (int k = 0; k < size; ++k) {
+      from[k] = x(start + k);
+      to[k] = y(start + k);
     }
-    r += count;
-  };
-  while (rows - r >= 8) {
-    take(8);
-    multiply_rows<8, IN, OUT, ADD>(from, weight, bias, to);
-  }
-  if (rows - r >= 4) {
-    take(4);
-    multiply_rows<4, IN, OUT, ADD>(from, weight, bias, to);
-  }
-  if (rows - r == 3) {
-    take(3);
-    multiply_rows<3, IN, OUT, ADD>(from, weight, bias, to);
-  }
-  if (rows - r == 2) {
-    take(2);
-    multiply_rows<2, IN, OUT, ADD>(from, weight, bias, to);
-  }
-  if (rows - r == 1) {
-    take(1);
-    multiply_rows<1, IN, OUT, ADD>(from, weight, bias, to);
-  }
+    multiply_rows<size, IN, OUT, ADD>(from, weight, bias, to);
+  });
+}
+
+// Adds the sum over rows of x[i] y[o] to dE/dW [IN][OUT], and of y[o] to dE/d(bias).
+template <int IN, int OUT, class T, class X, class Y>
+void multiply_gradient(int rows, X x, Y y, T* weight, T* bias) {
+  using V = Vec<T>;
+  in_groups(rows, [&](auto size, int start) {
+    const T *from[size], *slope[size];
+    for (int k = 0; k < size; ++k) {
+      from[k] = x(start + k);
+      slope[k] = y(start + k);
+    }
+    for (int o = 0; o < OUT; o += LANES<T>) {
+      V s[size];
+      for (int k = 0; k < size; ++k) s[k] = load<V>(slope[k] + o);
+      for (int i = 0; i < IN; ++i) {
+        V total = load<V>(weight + i * OUT + o);
+        for (int k = 0; k < size; ++k) total += from[k][i] * s[k];
+        store<V>(weight + i * OUT + o, total);
+      }
+      if (bias)
+        for (int k = 0; k < size; ++k) add<V>(bias + o, s[k]);
+    }
+  });
 }
 
 // Addresses of the rows (atom, m) of degree l in an array [n_atoms][DIM][WIDE].
@@ -243,6 +274,14 @@ void mix_channels(int n_atoms, const T* x, const T* weight, T* y) {
     multiply<IN, OUT, ADD>(n_atoms * (2 * l + 1), RowsOfDegree<DIM_IN, IN, const T>{x, l},
                            weight + l * IN * OUT, static_cast<const T*>(nullptr),
                            RowsOfDegree<DIM_OUT, OUT, T>{y, l});
+}
+
+template <int L, int IN, int DIM_IN, int OUT, int DIM_OUT, class T>
+void mix_channels_gradient(int n_atoms, const T* x, const T* slope, T* weight) {
+  for (int l = 0; l <= L; ++l)
+    multiply_gradient<IN, OUT>(n_atoms * (2 * l + 1), RowsOfDegree<DIM_IN, IN, const T>{x, l},
+                               RowsOfDegree<DIM_OUT, OUT, const T>{slope, l}, weight + l * IN * OUT,
+                               static_cast<T*>(nullptr));
 }
 
 // Calls work(begin, end) for ranges of 0 to n - 1, one a thread.
@@ -282,6 +321,18 @@ T* sum_in_parallel(Buffer<T>& memory, std::size_t size, int n, int threads, Work
       for (int other = 1; other < threads; ++other) sums[k] += sums[k + other * size];
   }
   return sums;
+}
+
+// Adds up likewise, to what `sums` holds.
+template <class T, class Work>
+void add_in_parallel(T* sums, std::size_t size, int n, int threads, Work work) {
+  if (threads <= 1 || n < 2) {
+    work(0, n, sums);
+    return;
+  }
+  static thread_local Buffer<T> memory;
+  const T* more = sum_in_parallel(memory, size, n, threads, work);
+  for (std::size_t k = 0; k < size; ++k) sums[k] += more[k];
 }
 
 // ---------------------------------------------------------------------- pairs
@@ -503,6 +554,21 @@ INLINE void radial(const T* table, const Pairs<T>& pairs, int p, T* psi, T* slop
   }
 }
 
+// Adds dE/d(table) from dE/d(psi).
+template <class T, int FUNCTIONS>
+INLINE void radial_backward(T* table, const Pairs<T>& pairs, int p, const T* psi) {
+  using V = Vec<T>;
+  const T t = pairs.rest[p];
+  T* row = table + static_cast<std::size_t>(pairs.interval[p]) * 6 * FUNCTIONS;
+  for (int c = 0; c < FUNCTIONS; c += LANES<T>) {
+    V value = load<V>(psi + c);
+    for (int k = 0; k < 6; ++k) {
+      add<V>(row + k * FUNCTIONS + c, value);
+      value *= t;
+    }
+  }
+}
+
 // ---------------------------------------------------------------------- attention layer
 
 template <class T, class Kernel>
@@ -511,6 +577,7 @@ class Layer {
   using V = Vec<T>;
   using P = PairVec<T>;
   using Parameters = LayerWeights<T, Kernel>;
+  using Gradient = LayerGradient<T, Kernel>;
   static constexpr int K_MAX = Kernel::K_MAX, L_MAX = Kernel::L_MAX;
   static constexpr int L_QUERY = std::min(K_MAX, L_MAX);
   static constexpr int D_IN = dimension(K_MAX), D_OUT = dimension(L_MAX);
@@ -556,32 +623,76 @@ class Layer {
                     bool first) {
     const int n = pairs.n_atoms;
     T* back = back_.reserve(n * IN);
-    T* heads_slope = heads_slope_.reserve(n * HEAD);
-    T* dots = dots_.reserve(n * HEADS);
+    heads_slope_.reserve(n * HEAD);
+    dots_.reserve(n * HEADS);
     in_parallel(n, pairs.threads, [&](int begin, int end) {
-      for (int a = begin; a < end; a += ATOMS) {
-        const int stop = std::min(a + ATOMS, end);
-        T* update_slope = scratch_.reserve(ATOMS * OUT);
-        gate_backward(a, stop, w, slope, update_slope);
-        if (!first) self_interaction_backward(a, stop, w, update_slope, back);
-        mix_channels<L_MAX, CHANNELS, D_OUT, CHANNELS, D_OUT>(stop - a, update_slope, w.output_t,
-                                                              heads_slope + a * HEAD);
-        normalise_backward(a, stop, heads_slope, dots);
-      }
+      atoms_backward(begin, end, w, slope, first ? nullptr : back, nullptr);
     });
-    const T* sums = attend_backward(pairs, table, heads_slope, dots, first);
+    const T* sums = attend_backward<false>(pairs, table, first);
     if (!first)
-      in_parallel(n, pairs.threads, [&](int begin, int end) {
-        const T *senders = sums, *queries = sums + static_cast<std::size_t>(n) * SENDER;
-        mix_channels<K_MAX, MESSAGE, D_IN, CHANNELS, D_IN, true>(
-            end - begin, senders + begin * SENDER, w.mix_t, back + begin * IN);
-        mix_channels<L_QUERY, KEYS, D_QUERY, CHANNELS, D_IN, true>(
-            end - begin, queries + begin * QUERY, w.query_t, back + begin * IN);
-      });
+      in_parallel(n, pairs.threads,
+                  [&](int begin, int end) { senders_backward(n, begin, end, w, sums, back); });
+    return back;
+  }
+
+  // The same by weights and table instead of positions; adds to the gradients.
+  const T* learn(Pairs<T>& pairs, const Parameters& w, const T* table, const T* slope,
+                 Gradient& gradient, T* table_gradient) {
+    const int n = pairs.n_atoms;
+    T* back = back_.reserve(n * IN);
+    heads_slope_.reserve(n * HEAD);
+    dots_.reserve(n * HEADS);
+    constexpr std::size_t size = sizeof(Gradient) / sizeof(T);
+    add_in_parallel(reinterpret_cast<T*>(&gradient), size, n, pairs.threads,
+                    [&](int begin, int end, T* mine) {
+                      atoms_backward(begin, end, w, slope, back, reinterpret_cast<Gradient*>(mine));
+                    });
+    const T* sums = attend_backward<true>(pairs, table, false);
+    const std::size_t table_size = static_cast<std::size_t>(pairs.intervals) * 6 * FUNCTIONS;
+    const T* table_sums = sums + static_cast<std::size_t>(n) * (SENDER + QUERY);
+    for (std::size_t k = 0; k < table_size; ++k) table_gradient[k] += table_sums[k];
+    add_in_parallel(
+        reinterpret_cast<T*>(&gradient), size, n, pairs.threads, [&](int begin, int end, T* mine) {
+          Gradient& g = *reinterpret_cast<Gradient*>(mine);
+          const T *senders = sums, *queries = sums + static_cast<std::size_t>(n) * SENDER;
+          const T* x = features_ + begin * IN;
+          mix_channels_gradient<K_MAX, CHANNELS, D_IN, MESSAGE, D_IN>(
+              end - begin, x, senders + begin * SENDER, g.mix);
+          mix_channels_gradient<L_QUERY, CHANNELS, D_IN, KEYS, D_QUERY>(
+              end - begin, x, queries + begin * QUERY, g.query);
+          senders_backward(n, begin, end, w, sums, back);
+        });
     return back;
   }
 
  private:
+  // dE/d(sum of values) and, where `back` is given, the self-interaction's part of
+  // dE/d(features before) of atoms begin to end - 1; adds to the gradient if there is one.
+  void atoms_backward(int begin, int end, const Parameters& w, const T* slope, T* back,
+                      Gradient* gradient) {
+    T *heads_slope = heads_slope_.reserve(0), *dots = dots_.reserve(0);
+    for (int a = begin; a < end; a += ATOMS) {
+      const int stop = std::min(a + ATOMS, end);
+      T* update_slope = scratch_.reserve(ATOMS * OUT);
+      gate_backward(a, stop, w, slope, update_slope, gradient);
+      if (back) self_interaction_backward(a, stop, w, update_slope, back, gradient);
+      mix_channels<L_MAX, CHANNELS, D_OUT, CHANNELS, D_OUT>(stop - a, update_slope, w.output_t,
+                                                            heads_slope + a * HEAD);
+      if (gradient)
+        mix_channels_gradient<L_MAX, CHANNELS, D_OUT, CHANNELS, D_OUT>(
+            stop - a, heads_ + a * HEAD, update_slope, gradient->output);
+      normalise_backward(a, stop, heads_slope, dots);
+    }
+  }
+
+  void senders_backward(int n, int begin, int end, const Parameters& w, const T* sums, T* back) {
+    const T *senders = sums, *queries = sums + static_cast<std::size_t>(n) * SENDER;
+    mix_channels<K_MAX, MESSAGE, D_IN, CHANNELS, D_IN, true>(end - begin, senders + begin * SENDER,
+                                                             w.mix_t, back + begin * IN);
+    mix_channels<L_QUERY, KEYS, D_QUERY, CHANNELS, D_IN, true>(end - begin, queries + begin * QUERY,
+                                                               w.query_t, back + begin * IN);
+  }
+
   static constexpr int ATOMS = 8;  // atoms that share one reading of the weights
 
   // What a block of pairs needs of its directions: for i <- j, and for j <- i, where
@@ -711,14 +822,17 @@ class Layer {
     }
   }
 
-  // dE/d(senders) [n_atoms][SENDER] and dE/d(queries) [n_atoms][QUERY] behind it.
-  const T* attend_backward(Pairs<T>& pairs, const T* table, const T* heads_slope, const T* dots,
-                           bool first) {
+  // dE/d(senders) [n_atoms][SENDER] and dE/d(queries) [n_atoms][QUERY] behind it; then, to
+  // learn, dE/d(table), and otherwise dE/d(x_j - x_i) in the pairs.
+  template <bool LEARN>
+  const T* attend_backward(Pairs<T>& pairs, const T* table, bool first) {
     const std::size_t n = pairs.n_atoms;
+    const std::size_t table_size = static_cast<std::size_t>(pairs.intervals) * 6 * FUNCTIONS;
+    const T *heads_slope = heads_slope_.reserve(0), *dots = dots_.reserve(0);
     const T *exponents = exponents_.reserve(0), *bounded = bounded_.reserve(0);
     const T *queries = queries_.reserve(0), *senders = senders_.reserve(0);
     return sum_in_parallel(
-        sums_, n * (SENDER + QUERY), pairs.n_blocks, pairs.threads,
+        sums_, n * (SENDER + QUERY) + (LEARN ? table_size : 0), pairs.n_blocks, pairs.threads,
         [&](int begin, int end, T* mine) {
           alignas(64) T psi[FUNCTIONS], psi_slope[FUNCTIONS], psi_back[FUNCTIONS];
           for (int block = begin; block < end; ++block) {
@@ -727,7 +841,7 @@ class Layer {
             P harmonics_back[HARMONICS] = {};
             alignas(64) T distance_back[BLOCK] = {};
             for (int p = 0; p < count; ++p) {
-              radial<T, FUNCTIONS, true>(table, pairs, start + p, psi, psi_slope);
+              radial<T, FUNCTIONS, !LEARN>(table, pairs, start + p, psi, psi_slope);
               std::fill_n(psi_back, FUNCTIONS, T(0));
               const T envelope = pairs.envelope[start + p];
               for (int way = 0; way < 2; ++way) {
@@ -774,15 +888,21 @@ class Layer {
                   T* query_back = mine + n * SENDER + centre * QUERY + g * N;
                   for (int d = 0; d < D_QUERY; ++d) add<V>(query_back + d * KEYS, factor * key[d]);
                 }
-                for (int J = 1; J <= J_MAX; ++J)
+                for (int J = 1; !LEARN && J <= J_MAX; ++J)
                   for (int m = J * J; m < dimension(J); ++m)
                     harmonics_back[m][p] += J % 2 && way ? -sum(back[m]) : sum(back[m]);
               }
-              V along{};
-              for (int c = 0; c < FUNCTIONS; c += N)
-                along += load<V>(psi_back + c) * load<V>(psi_slope + c);
-              distance_back[p] += sum(along);
+              if constexpr (LEARN) {
+                radial_backward<T, FUNCTIONS>(mine + n * (SENDER + QUERY), pairs, start + p,
+                                              psi_back);
+              } else {
+                V along{};
+                for (int c = 0; c < FUNCTIONS; c += N)
+                  along += load<V>(psi_back + c) * load<V>(psi_slope + c);
+                distance_back[p] += sum(along);
+              }
             }
+            if constexpr (LEARN) continue;
             P direction_back[3] = {};
             spherical_harmonics_backward<T>(directions.u, directions.harmonics[0], harmonics_back,
                                             direction_back);
@@ -806,6 +926,22 @@ class Layer {
     }
   }
 
+  // f_c . f_c' for c <= c' of each degree.
+  static void multiply_channels(int count, const T* x, T* products) {
+    for (int a = 0; a < count; ++a) {
+      T* product = products + a * Parameters::PRODUCTS;
+      for (int l = 0; l <= L_QUERY; ++l)
+        for (int c = 0; c < CHANNELS; ++c) {
+          for (int e = c; e < CHANNELS; ++e) product[e - c] = 0;
+          for (int m = l * l; m < dimension(l); ++m) {
+            const T* f = x + a * IN + m * CHANNELS;
+            for (int e = c; e < CHANNELS; ++e) product[e - c] += f[c] * f[e];
+          }
+          product += CHANNELS - c;
+        }
+    }
+  }
+
   // Adds to the update of atoms begin to end - 1.
   void self_interaction(int begin, int end, const Parameters& w) {
     const int count = end - begin;
@@ -815,18 +951,7 @@ class Layer {
       mix_channels<L_QUERY, CHANNELS, D_IN, CHANNELS, D_OUT, true>(count, x, w.linear, y);
     } else {
       T* products = products_.reserve(ATOMS * Parameters::PRODUCTS);
-      for (int a = 0; a < count; ++a) {
-        T* product = products + a * Parameters::PRODUCTS;
-        for (int l = 0; l <= L_QUERY; ++l)
-          for (int c = 0; c < CHANNELS; ++c) {
-            for (int e = c; e < CHANNELS; ++e) product[e - c] = 0;
-            for (int m = l * l; m < dimension(l); ++m) {
-              const T* f = x + a * IN + m * CHANNELS;
-              for (int e = c; e < CHANNELS; ++e) product[e - c] += f[c] * f[e];
-            }
-            product += CHANNELS - c;
-          }
-      }
+      multiply_channels(count, x, products);
       T* hidden = hidden_.reserve(0) + begin * WIDTH;  // before the activation
       multiply<Parameters::PRODUCTS, WIDTH>(
           count, [=](int a) { return products + a * Parameters::PRODUCTS; }, w.hidden,
@@ -844,13 +969,17 @@ class Layer {
   }
 
   // Sets dE/d(features) of atoms begin to end - 1 from dE/d(update) of these.
-  void self_interaction_backward(int begin, int end, const Parameters& w, const T* slope, T* back) {
+  void self_interaction_backward(int begin, int end, const Parameters& w, const T* slope, T* back,
+                                 Gradient* gradient) {
     const int count = end - begin;
     const T* x = features_ + begin * IN;
     back += begin * IN;
     std::fill_n(back, count * IN, T(0));
     if constexpr (WIDTH == 0) {
       mix_channels<L_QUERY, CHANNELS, D_OUT, CHANNELS, D_IN, true>(count, slope, w.linear_t, back);
+      if (gradient)
+        mix_channels_gradient<L_QUERY, CHANNELS, D_IN, CHANNELS, D_OUT>(count, x, slope,
+                                                                        gradient->linear);
     } else {
       const T* mixing = mixing_.reserve(0) + static_cast<std::size_t>(begin) * Parameters::MIXING;
       T* mixing_back = mixing_back_.reserve(ATOMS * Parameters::MIXING);
@@ -876,11 +1005,24 @@ class Layer {
           count, [=](int a) { return mixing_back + a * Parameters::MIXING; }, w.mixing_t,
           static_cast<const T*>(nullptr), [&](int a) { return hidden_back + a * WIDTH; });
       const T* hidden = hidden_.reserve(0) + begin * WIDTH;
+      alignas(64) T active[ATOMS * WIDTH];
       for (int k = 0; k < count * WIDTH; ++k) {
         const T s = sigmoid(hidden[k]);
+        active[k] = hidden[k] * s;
         hidden_back[k] *= s * (T(1) + hidden[k] * (T(1) - s));
       }
       T* products_back = products_.reserve(ATOMS * Parameters::PRODUCTS);
+      if (gradient) {
+        multiply_gradient<WIDTH, Parameters::MIXING>(
+            count, [&](int a) { return active + a * WIDTH; },
+            [=](int a) { return mixing_back + a * Parameters::MIXING; }, gradient->mixing,
+            gradient->mixing_bias);
+        multiply_channels(count, x, products_back);
+        multiply_gradient<Parameters::PRODUCTS, WIDTH>(
+            count, [=](int a) { return products_back + a * Parameters::PRODUCTS; },
+            [&](int a) { return hidden_back + a * WIDTH; }, gradient->hidden,
+            gradient->hidden_bias);
+      }
       multiply<WIDTH, Parameters::PRODUCTS>(
           count, [&](int a) { return hidden_back + a * WIDTH; }, w.hidden_t,
           static_cast<const T*>(nullptr),
@@ -907,11 +1049,10 @@ class Layer {
 
   // -------------------------------------------------- gate
 
-  void gate(int begin, int end, const Parameters& w, const T* update, T* gates, T* result) {
-    const int count = end - begin;
-    alignas(64) T invariants[ATOMS][GATES];
+  // What opens the gates: f^0 and |f^l|^2 / (2l + 1).
+  static void measure(int count, const T* update, T (*invariants)[GATES]) {
     for (int a = 0; a < count; ++a) {
-      const T* f = update + (begin + a) * OUT;
+      const T* f = update + a * OUT;
       for (int c = 0; c < CHANNELS; ++c) invariants[a][c] = f[c];
       for (int l = 1; l <= L_MAX; ++l) {
         T* square = invariants[a] + l * CHANNELS;
@@ -921,6 +1062,12 @@ class Layer {
         for (int c = 0; c < CHANNELS; ++c) square[c] *= T(1.0 / (2 * l + 1));
       }
     }
+  }
+
+  void gate(int begin, int end, const Parameters& w, const T* update, T* gates, T* result) {
+    const int count = end - begin;
+    alignas(64) T invariants[ATOMS][GATES];
+    measure(count, update + begin * OUT, invariants);
     T* open = gates + begin * GATES;
     multiply<GATES, GATES>(
         count, [&](int a) { return invariants[a]; }, w.gate, w.gate_bias,
@@ -936,7 +1083,8 @@ class Layer {
   }
 
   // dE/d(update) of atoms begin to end - 1, the first of them in front.
-  void gate_backward(int begin, int end, const Parameters& w, const T* slope, T* back) {
+  void gate_backward(int begin, int end, const Parameters& w, const T* slope, T* back,
+                     Gradient* gradient) {
     const int count = end - begin;
     const T *update = update_.reserve(0) + begin * OUT, *gates = gates_.reserve(0) + begin * GATES;
     slope += begin * OUT;
@@ -953,6 +1101,13 @@ class Layer {
           }
         for (int c = 0; c < CHANNELS; ++c) to[c] *= open[c] * (T(1) - open[c]);
       }
+    if (gradient) {
+      alignas(64) T invariants[ATOMS][GATES];
+      measure(count, update, invariants);
+      multiply_gradient<GATES, GATES>(
+          count, [&](int a) { return invariants[a]; }, [&](int a) { return gates_back[a]; },
+          gradient->gate, gradient->gate_bias);
+    }
     multiply<GATES, GATES>(
         count, [&](int a) { return gates_back[a]; }, w.gate_t, static_cast<const T*>(nullptr),
         [&](int a) { return invariants_back[a]; });
@@ -990,6 +1145,11 @@ struct Head {
       output[CHANNELS];
 };
 
+template <class T>
+struct HeadGradient {
+  T hidden[CHANNELS * CHANNELS], hidden_bias[CHANNELS], output[CHANNELS];
+};
+
 // What a network needs beside weights and tables, in float64 as in pack.py.
 struct Constants {
   double isolated[SPECIES];
@@ -1000,44 +1160,63 @@ struct Constants {
 template <class T>
 class Network {
  public:
-  // Energy relative to isolated atoms; -dE/dx goes to forces [n_atoms][3].
-  double energy_and_forces(Pairs<T>& pairs, const std::int64_t* species, const T* weights,
-                           const T* tables, const Constants& constants, double* forces) {
+  // Atomic energies relative to isolated atoms, to energies [n_atoms], and -dE/dx, to
+  // forces [n_atoms][3].
+  void energies_and_forces(Pairs<T>& pairs, const std::int64_t* species, const T* weights,
+                           const T* tables, const Constants& constants, double* energies,
+                           double* forces) {
     const int n = pairs.n_atoms;
-    const T* embedding = weights;
-    T* features = embedded_.reserve(n * CHANNELS);
-    for (int a = 0; a < n; ++a)
-      std::copy_n(embedding + species[a] * CHANNELS, CHANNELS, features + a * CHANNELS);
-    const T* result = layers_forward(std::make_index_sequence<LAYERS>(), pairs,
-                                     weights + SPECIES * CHANNELS, tables, features);
-
-    const Head<T>& head =
-        *reinterpret_cast<const Head<T>*>(weights + SPECIES * CHANNELS + LAYER_WEIGHTS);
+    const T* features = forward(pairs, species, weights, tables);
+    const Head<T>& head = head_of(weights);
     T* slope = slope_.reserve(n * CHANNELS);
-    double energy = 0.0;
     for (int a = 0; a < n; ++a)
-      energy += atomic_energy(head, result + a * CHANNELS, slope + a * CHANNELS) -
-                constants.isolated[species[a]];
-    layers_backward(std::make_index_sequence<LAYERS>(), pairs, tables, slope);
+      energies[a] =
+          atomic_energy(head, features + a * CHANNELS, T(1), slope + a * CHANNELS, nullptr) -
+          constants.isolated[species[a]];
+    layers_backward(std::make_index_sequence<LAYERS>(), pairs, slope);
 
     std::fill_n(forces, 3 * n, 0.0);
     for (int p = 0; p < pairs.n_pairs; ++p) {
       const int i = pairs.first[p], j = pairs.second[p];
+      double energy = 0.0;
       const double push =
           wall(constants.wall[species[i] * SPECIES + species[j]], pairs.distance[p], energy);
+      energies[i] += 0.5 * energy;
+      energies[j] += 0.5 * energy;
       for (int a = 0; a < 3; ++a) {
         const double gradient = pairs.gradient[a][p] + push * pairs.direction[a][p];
         forces[3 * i + a] += gradient;
         forces[3 * j + a] -= gradient;
       }
     }
-    return energy;
+  }
+
+  // Adds the derivatives of sum_a seeds[a] energies[a], without isolated atoms and walls.
+  void learn(Pairs<T>& pairs, const std::int64_t* species, const double* seeds, const T* weights,
+             const T* tables, T* weights_gradient, T* tables_gradient) {
+    const int n = pairs.n_atoms;
+    const T* features = forward(pairs, species, weights, tables);
+    T* slope = slope_.reserve(n * CHANNELS);
+    auto* head = reinterpret_cast<HeadGradient<T>*>(weights_gradient + LEARNT -
+                                                    sizeof(HeadGradient<T>) / sizeof(T));
+    for (int a = 0; a < n; ++a)
+      atomic_energy(head_of(weights), features + a * CHANNELS, static_cast<T>(seeds[a]),
+                    slope + a * CHANNELS, head);
+    const T* back = layers_learn(std::make_index_sequence<LAYERS>(), pairs, slope, weights_gradient,
+                                 tables_gradient);
+    for (int a = 0; a < n; ++a)
+      for (int c = 0; c < CHANNELS; ++c)
+        weights_gradient[species[a] * CHANNELS + c] += back[a * CHANNELS + c];
   }
 
  private:
   template <std::size_t... I>
   static constexpr std::size_t count_weights(std::index_sequence<I...>) {
     return (... + (sizeof(LayerWeights<T, std::tuple_element_t<I, Kernels>>) / sizeof(T)));
+  }
+  template <std::size_t... I>
+  static constexpr std::size_t count_learnt(std::index_sequence<I...>) {
+    return (... + (sizeof(LayerGradient<T, std::tuple_element_t<I, Kernels>>) / sizeof(T)));
   }
   template <std::size_t... I>
   static std::tuple<Layer<T, std::tuple_element_t<I, Kernels>>...> make_layers(
@@ -1048,6 +1227,9 @@ class Network {
   static constexpr std::size_t LAYER_WEIGHTS = count_weights(std::make_index_sequence<LAYERS>());
   static constexpr std::size_t WEIGHTS =
       SPECIES * CHANNELS + LAYER_WEIGHTS + sizeof(Head<T>) / sizeof(T);
+  static constexpr std::size_t LEARNT = SPECIES * CHANNELS +
+                                        count_learnt(std::make_index_sequence<LAYERS>()) +
+                                        sizeof(HeadGradient<T>) / sizeof(T);
   template <std::size_t... I>
   static constexpr std::size_t count_functions(std::index_sequence<I...>) {
     return (... + (std::tuple_element_t<I, Kernels>::PATHS * MESSAGE));
@@ -1055,6 +1237,21 @@ class Network {
   static constexpr std::size_t FUNCTIONS = count_functions(std::make_index_sequence<LAYERS>());
 
  private:
+  // Features after the last layer [n_atoms][CHANNELS].
+  const T* forward(Pairs<T>& pairs, const std::int64_t* species, const T* weights,
+                   const T* tables) {
+    const int n = pairs.n_atoms;
+    T* features = embedded_.reserve(n * CHANNELS);
+    for (int a = 0; a < n; ++a)
+      std::copy_n(weights + species[a] * CHANNELS, CHANNELS, features + a * CHANNELS);
+    return layers_forward(std::make_index_sequence<LAYERS>(), pairs, weights + SPECIES * CHANNELS,
+                          tables, features);
+  }
+
+  static const Head<T>& head_of(const T* weights) {
+    return *reinterpret_cast<const Head<T>*>(weights + SPECIES * CHANNELS + LAYER_WEIGHTS);
+  }
+
   template <std::size_t... I>
   const T* layers_forward(std::index_sequence<I...>, Pairs<T>& pairs, const T* weights,
                           const T* tables, const T* features) {
@@ -1072,8 +1269,7 @@ class Network {
   }
 
   template <std::size_t... I>
-  void layers_backward(std::index_sequence<I...>, Pairs<T>& pairs, const T* tables,
-                       const T* slope) {
+  void layers_backward(std::index_sequence<I...>, Pairs<T>& pairs, const T* slope) {
     (..., [&](auto& layer, std::size_t index) {
       using Parameters = typename std::decay_t<decltype(layer)>::Parameters;
       slope = layer.backward(pairs, *reinterpret_cast<const Parameters*>(weights_of_[index]),
@@ -1081,8 +1277,26 @@ class Network {
     }(std::get<LAYERS - 1 - I>(layers_), LAYERS - 1 - I));
   }
 
-  // Energy of one atom, and dE/d(features).
-  static double atomic_energy(const Head<T>& head, const T* features, T* slope) {
+  template <std::size_t... I>
+  const T* layers_learn(std::index_sequence<I...>, Pairs<T>& pairs, const T* slope, T* weights,
+                        T* tables) {
+    weights += LEARNT - sizeof(HeadGradient<T>) / sizeof(T);
+    tables += static_cast<std::size_t>(pairs.intervals) * 6 * FUNCTIONS;
+    (..., [&](auto& layer, std::size_t index) {
+      using Of = std::decay_t<decltype(layer)>;
+      weights -= sizeof(typename Of::Gradient) / sizeof(T);
+      tables -= static_cast<std::size_t>(pairs.intervals) * 6 * Of::FUNCTIONS;
+      slope = layer.learn(
+          pairs, *reinterpret_cast<const typename Of::Parameters*>(weights_of_[index]),
+          tables_of_[index], slope, *reinterpret_cast<typename Of::Gradient*>(weights), tables);
+    }(std::get<LAYERS - 1 - I>(layers_), LAYERS - 1 - I));
+    return slope;
+  }
+
+  // Energy of one atom, and `seed` times dE/d(features); adds to the gradient if there is
+  // one.
+  static double atomic_energy(const Head<T>& head, const T* features, T seed, T* slope,
+                              HeadGradient<T>* gradient) {
     alignas(64) T hidden[CHANNELS];
     multiply<CHANNELS, CHANNELS>(
         1, [=](int) { return features; }, head.hidden, head.hidden_bias,
@@ -1091,12 +1305,16 @@ class Network {
     for (int c = 0; c < CHANNELS; ++c) {
       const T s = sigmoid(hidden[c]);
       energy += head.output[c] * hidden[c] * s;
-      hidden[c] = head.output[c] * s * (T(1) + hidden[c] * (T(1) - s));
+      if (gradient) gradient->output[c] += T(ENERGY_SCALE) * seed * hidden[c] * s;
+      hidden[c] = T(ENERGY_SCALE) * seed * head.output[c] * s * (T(1) + hidden[c] * (T(1) - s));
     }
+    if (gradient)
+      multiply_gradient<CHANNELS, CHANNELS>(
+          1, [=](int) { return features; }, [&](int) { return hidden; }, gradient->hidden,
+          gradient->hidden_bias);
     multiply<CHANNELS, CHANNELS>(
         1, [&](int) { return hidden; }, head.hidden_t, static_cast<const T*>(nullptr),
         [=](int) { return slope; });
-    for (int c = 0; c < CHANNELS; ++c) slope[c] *= T(ENERGY_SCALE);
     return ENERGY_SCALE * energy;
   }
 
@@ -1123,51 +1341,156 @@ class Network {
   decltype(make_layers(std::make_index_sequence<LAYERS>())) layers_;
 };
 
-// ---------------------------------------------------------------------- operator
+// ---------------------------------------------------------------------- operators
+
+using T = REAL;
 
 constexpr int PAIRS_OF_A_THREAD = 400;  // fewer give a thread less work than it costs
+
+// Kept from call to call with the memory they hold.
+struct Workspace {
+  PairSearch search;
+  Pairs<T> pairs;
+  Network<T> network;
+  Buffer<double> energies;
+};
+thread_local Workspace workspace;
+
+const double* checked_positions(const at::Tensor& positions) {
+  const double* x = positions.const_data_ptr<double>();
+  TORCH_CHECK(std::all_of(x, x + positions.numel(), [](double v) { return std::isfinite(v); }),
+              "a position is NaN or infinite");
+  return x;
+}
+
+// Number of intervals of the tables.
+std::int64_t check_network(const at::Tensor& weights, const at::Tensor& tables) {
+  const std::int64_t intervals =
+      tables.numel() / (6 * static_cast<std::int64_t>(Network<T>::FUNCTIONS));
+  TORCH_CHECK(weights.numel() == static_cast<std::int64_t>(Network<T>::WEIGHTS) && intervals > 0,
+              "this is not the network that the operator was compiled for");
+  return intervals;
+}
+
+const Constants& constants_in(const at::Tensor& constants) {
+  TORCH_CHECK(constants.numel() * sizeof(double) == sizeof(Constants),
+              "this is not the network that the operator was compiled for");
+  return *reinterpret_cast<const Constants*>(constants.const_data_ptr<double>());
+}
+
+void fill_pairs(int n, const std::vector<Neighbours>& found, std::int64_t intervals) {
+  Pairs<T>& pairs = workspace.pairs;
+  pairs.fill(n, found, intervals);
+  pairs.threads = std::min(at::get_num_threads(), 1 + pairs.n_pairs / PAIRS_OF_A_THREAD);
+}
+
+#ifdef TRAINING
+
+// The pairs of a batch, given as edges in both directions.
+const std::vector<Neighbours>& pairs_of(const double* x, const at::Tensor& centre,
+                                        const at::Tensor& neighbour, const at::Tensor& shifts) {
+  static thread_local std::vector<Neighbours> found;
+  found.clear();
+  const std::int64_t *i = centre.const_data_ptr<std::int64_t>(),
+                     *j = neighbour.const_data_ptr<std::int64_t>();
+  const double* shift = shifts.numel() ? shifts.const_data_ptr<double>() : nullptr;
+  constexpr double none[3] = {};
+  for (std::int64_t e = 0; e < centre.numel(); ++e) {
+    const double* s = shift ? shift + 3 * e : none;
+    // Of an atom and its own images one of two.
+    const bool kept =
+        i[e] != j[e] ? i[e] < j[e] : std::lexicographical_compare(none, none + 3, s, s + 3);
+    if (!kept) continue;
+    Neighbours pair{static_cast<int>(i[e]), static_cast<int>(j[e]), {}};
+    for (int a = 0; a < 3; ++a) pair.vector[a] = x[3 * j[e] + a] - x[3 * i[e] + a] + s[a];
+    found.push_back(pair);
+  }
+  return found;
+}
+
+// Energies of atoms [n_atoms] and forces [n_atoms][3] of a batch of molecules.
+std::tuple<at::Tensor, at::Tensor> atomic_energies_and_forces(
+    const at::Tensor& positions, const at::Tensor& centre, const at::Tensor& neighbour,
+    const at::Tensor& shifts, const at::Tensor& species, const at::Tensor& weights,
+    const at::Tensor& tables, const at::Tensor& constants) {
+  const int n = positions.size(0);
+  const double* x = checked_positions(positions);
+  fill_pairs(n, pairs_of(x, centre, neighbour, shifts), check_network(weights, tables));
+  at::Tensor energies = at::empty({n}, positions.options()),
+             forces = at::empty({n, 3}, positions.options());
+  workspace.network.energies_and_forces(
+      workspace.pairs, species.const_data_ptr<std::int64_t>(), weights.const_data_ptr<T>(),
+      tables.const_data_ptr<T>(), constants_in(constants), energies.mutable_data_ptr<double>(),
+      forces.mutable_data_ptr<double>());
+  return {energies, forces};
+}
+
+// Derivatives of sum_a seeds[a] energies[a] by the weights, without transposes, and the tables.
+std::tuple<at::Tensor, at::Tensor> energy_gradient(
+    const at::Tensor& positions, const at::Tensor& centre, const at::Tensor& neighbour,
+    const at::Tensor& shifts, const at::Tensor& species, const at::Tensor& seeds,
+    const at::Tensor& weights, const at::Tensor& tables) {
+  const double* x = checked_positions(positions);
+  fill_pairs(positions.size(0), pairs_of(x, centre, neighbour, shifts),
+             check_network(weights, tables));
+  at::Tensor by_weights =
+                 at::zeros({static_cast<std::int64_t>(Network<T>::LEARNT)}, weights.options()),
+             by_tables = at::zeros({tables.numel()}, tables.options());
+  workspace.network.learn(workspace.pairs, species.const_data_ptr<std::int64_t>(),
+                          seeds.const_data_ptr<double>(), weights.const_data_ptr<T>(),
+                          tables.const_data_ptr<T>(), by_weights.mutable_data_ptr<T>(),
+                          by_tables.mutable_data_ptr<T>());
+  return {by_weights, by_tables};
+}
+
+#else
 
 // Positions [n_atoms][3]; box vectors as rows [3][3], or an empty tensor without a box.
 std::tuple<at::Tensor, at::Tensor> energy_and_forces(
     const at::Tensor& positions, const at::Tensor& box, const at::Tensor& species,
     const at::Tensor& weights, const at::Tensor& tables, const at::Tensor& constants) {
-  using T = REAL;
-  // Kept from call to call with the memory they hold.
-  static thread_local PairSearch search;
-  static thread_local Pairs<T> pairs;
-  static thread_local Network<T> network;
   const int n = positions.size(0);
-  const std::int64_t intervals =
-      tables.numel() / (6 * static_cast<std::int64_t>(Network<T>::FUNCTIONS));
-  TORCH_CHECK(weights.numel() == static_cast<std::int64_t>(Network<T>::WEIGHTS) && intervals > 0 &&
-                  constants.numel() * sizeof(double) == sizeof(Constants) && species.numel() == n,
-              "this is not the network that the operator was compiled for");
+  TORCH_CHECK(species.numel() == n, "this is not the network that the operator was compiled for");
+  const std::int64_t intervals = check_network(weights, tables);
   const at::Tensor in_order = positions.contiguous(), box_in_order = box.contiguous();
-  const double* x = in_order.const_data_ptr<double>();
-  TORCH_CHECK(std::all_of(x, x + 3 * n, [](double value) { return std::isfinite(value); }),
-              "a position is NaN or infinite");
-  pairs.fill(n,
+  const double* x = checked_positions(in_order);
+  PairSearch& search = workspace.search;
+  fill_pairs(n,
              box.numel() ? search.in_box(x, n, box_in_order.const_data_ptr<double>())
                          : search.without_box(x, n),
              intervals);
-  pairs.threads = std::min(at::get_num_threads(), 1 + pairs.n_pairs / PAIRS_OF_A_THREAD);
   at::Tensor energy = at::empty({1}, positions.options()),
              forces = at::empty({n, 3}, positions.options());
-  *energy.mutable_data_ptr<double>() = network.energy_and_forces(
-      pairs, species.const_data_ptr<std::int64_t>(), weights.const_data_ptr<T>(),
-      tables.const_data_ptr<T>(),
-      *reinterpret_cast<const Constants*>(constants.const_data_ptr<double>()),
-      forces.mutable_data_ptr<double>());
+  double* energies = workspace.energies.reserve(n);
+  workspace.network.energies_and_forces(workspace.pairs, species.const_data_ptr<std::int64_t>(),
+                                        weights.const_data_ptr<T>(), tables.const_data_ptr<T>(),
+                                        constants_in(constants), energies,
+                                        forces.mutable_data_ptr<double>());
+  *energy.mutable_data_ptr<double>() = std::accumulate(energies, energies + n, 0.0);
   return {energy, forces};
 }
+
+#endif
 
 }  // namespace
 
 // OPERATORS is the namespace of this build, given to the compiler.
 #define REGISTER_IN(name) TORCH_LIBRARY(name, library)
 REGISTER_IN(OPERATORS) {
+#ifdef TRAINING
+  library.def(
+      "atomic_energies_and_forces(Tensor positions, Tensor centre, Tensor neighbour, Tensor "
+      "shifts, Tensor species, Tensor weights, Tensor tables, Tensor constants) -> (Tensor, "
+      "Tensor)",
+      atomic_energies_and_forces);
+  library.def(
+      "energy_gradient(Tensor positions, Tensor centre, Tensor neighbour, Tensor shifts, Tensor "
+      "species, Tensor seeds, Tensor weights, Tensor tables) -> (Tensor, Tensor)",
+      energy_gradient);
+#else
   library.def(
       "energy_and_forces(Tensor positions, Tensor box, Tensor species, Tensor weights, Tensor "
       "tables, Tensor constants) -> (Tensor, Tensor)",
       energy_and_forces);
+#endif
 }

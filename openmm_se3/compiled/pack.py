@@ -15,45 +15,59 @@ from openmm_se3.model.layers import (
     EquivariantLinear,
     Gate,
 )
+from openmm_se3.model.radial import RadialNetwork
 from openmm_se3.model.transformer import SE3Transformer
 
 
-def weights(network: SE3Transformer) -> Tensor:
-    """Return all weights of a float64 network as one tensor [n_weights].
+def weights(network: SE3Transformer, transposes: bool = True) -> Tensor:
+    """Return all weights of a network as one tensor [n_weights].
 
-    Factors that the network keeps beside its parameters are multiplied in, and matrices
-    that the backward pass needs stand there twice, the second time transposed.
+    Factors that the network keeps beside its parameters are multiplied in.
+
+    Args:
+        network: The network.
+        transposes: Matrices that the backward pass needs stand there twice, the second
+            time transposed.  Derivatives by weights have the order without them.
     """
-    parts = [network.embedding.weight]
+    parts = [(network.embedding.weight, False)]
     gates = cast("list[Gate]", list(network.nonlinearities))
     for attention, gate in zip(_attention(network), gates, strict=True):
         parts += _layer(attention, gate)
     hidden, _, output = cast("list[nn.Linear]", list(network.energy_head))
-    parts += [hidden.weight.T, hidden.weight, hidden.bias, output.weight]
-    return torch.cat([part.detach().reshape(-1) for part in parts])
+    parts += [(hidden.weight.T, True), (hidden.bias, False), (output.weight, False)]
+    flat: list[Tensor] = []
+    for part, needed_twice in parts:
+        flat.append(part.reshape(-1))
+        if transposes and needed_twice:
+            flat.append(part.transpose(-2, -1).reshape(-1))
+    return torch.cat(flat)
 
 
 def _attention(network: SE3Transformer) -> list[AttentionLayer]:
     return cast("list[AttentionLayer]", list(network.attention))
 
 
-def _layer(attention: AttentionLayer, gate: Gate) -> Iterator[Tensor]:
+# Weights, and whether the backward pass needs their transpose.
+_Part = tuple[Tensor, bool]
+
+
+def _layer(attention: AttentionLayer, gate: Gate) -> Iterator[_Part]:
     for linear in (attention.query, attention.mix, attention.output):
-        yield from _equivariant(linear)
+        yield _equivariant(linear)
     if isinstance(attention.self_interaction, AttentiveSelfInteraction):
         yield from _attentive(attention.self_interaction)
     else:
-        yield from _equivariant(attention.self_interaction)
-    yield from (gate.gate.weight.T, gate.gate.weight, gate.gate.bias)
+        yield _equivariant(attention.self_interaction)
+    yield (gate.gate.weight.T, True)
+    yield (gate.gate.bias, False)
 
 
-def _equivariant(linear: nn.Module) -> tuple[Tensor, Tensor]:
+def _equivariant(linear: nn.Module) -> _Part:
     assert isinstance(linear, EquivariantLinear)
-    weight = linear.scale * linear.weight
-    return weight, weight.transpose(1, 2)
+    return linear.scale * linear.weight, True
 
 
-def _attentive(layer: AttentiveSelfInteraction) -> Iterator[Tensor]:
+def _attentive(layer: AttentiveSelfInteraction) -> Iterator[_Part]:
     degrees, channels, _ = layer.shape
     hidden = (layer.product_scale * layer.hidden.weight).unflatten(
         1, (degrees, channels, channels)
@@ -63,9 +77,10 @@ def _attentive(layer: AttentiveSelfInteraction) -> Iterator[Tensor]:
     both = both - torch.diag_embed(hidden.diagonal(dim1=2, dim2=3))
     upper = torch.triu_indices(channels, channels)
     packed = both[:, :, upper[0], upper[1]].flatten(1)  # [width, n_products]
-    yield from (packed.T, packed, layer.hidden.bias)
-    mixing = layer.scale * layer.output.weight
-    yield from (mixing.T, mixing, layer.scale * layer.output.bias)
+    yield (packed.T, True)
+    yield (layer.hidden.bias, False)
+    yield (layer.scale * layer.output.weight.T, True)
+    yield (layer.scale * layer.output.bias, False)
 
 
 def constants(network: SE3Transformer) -> Tensor:
@@ -74,59 +89,79 @@ def constants(network: SE3Transformer) -> Tensor:
     return torch.cat([network.isolated.double(), wall.flatten()])
 
 
-def tables(network: SE3Transformer, intervals: int) -> Tensor:
-    """Return the radial functions of all layers as polynomials of degree 5.
+class RadialTables:
+    """Makes tables of a network's radial functions: polynomials of degree 5.
 
     The range from :data:`TABLE_START` to the cutoff is divided into equal intervals.  A
     polynomial has the value, slope and curvature of its function at both ends.
 
     Args:
-        network: The network, in float64.
+        network: A network of the shape and in the precision that tables are made for.
         intervals: Number of intervals.
-
-    Returns:
-        Coefficients [intervals, 6, n_functions] of powers of the place in an interval,
-        0 to 1, of one layer behind the other.
     """
-    step = (network.config.cutoff - TABLE_START) / intervals
-    r = TABLE_START + step * torch.arange(intervals + 1, dtype=torch.float64)
-    parts = []
-    for attention in _attention(network):
 
-        def psi(distance: Tensor, layer: AttentionLayer = attention) -> Tensor:
-            basis = network.radial_basis(distance)
-            return layer.radial(basis, network.envelope(distance))
+    def __init__(self, network: SE3Transformer, intervals: int) -> None:
+        dtype = network.embedding.weight.dtype
+        self.step = (network.config.cutoff - TABLE_START) / intervals
+        r = TABLE_START + self.step * torch.arange(intervals + 1, dtype=torch.float64)
+        with torch.no_grad():
+            self.basis = _derivatives(network.radial_basis, r.to(dtype))
+            envelope = _derivatives(network.envelope, r.to(dtype))
+        self.envelope = [u.unsqueeze(1) for u in envelope]
+        self.hermite = HERMITE.to(dtype)
 
-        slope = _derivative(psi)
-        curvature = _derivative(slope)
-        parts.append(_quintics(psi(r), step * slope(r), step**2 * curvature(r)))
-    return torch.cat(parts).detach()
+    def __call__(self, network: SE3Transformer) -> Tensor:
+        """Return coefficients [n_numbers] of one layer behind the other.
+
+        Those of a layer are [intervals, 6, n_functions], of powers of the place in an
+        interval, 0 to 1.
+        """
+        parts = []
+        for layer in _attention(network):
+            y, d, c = self._psi(layer.radial)
+            nodes = torch.stack([y, self.step * d, self.step**2 * c], dim=1)
+            ends = torch.cat([nodes[:-1], nodes[1:]], dim=1)  # [intervals, 6, n]
+            parts.append((self.hermite @ ends).flatten())
+        return torch.cat(parts)
+
+    def _psi(self, radial: RadialNetwork) -> tuple[Tensor, Tensor, Tensor]:
+        """Return psi, psi' and psi'' [intervals + 1, n_functions]."""
+        w, v = radial.hidden.weight.T, radial.output.weight.T
+        x, dx, ddx = (b @ w for b in self.basis)
+        x = x + radial.hidden.bias
+        s = torch.sigmoid(x)
+        slope = s * (1.0 + x * (1.0 - s))  # of SiLU
+        curvature = s * (1.0 - s) * (2.0 + x * (1.0 - 2.0 * s))
+        f = (x * s) @ v + radial.output.bias
+        df = (slope * dx) @ v
+        ddf = (curvature * dx.square() + slope * ddx) @ v
+        u, du, ddu = self.envelope
+        return f * u, df * u + f * du, ddf * u + 2.0 * df * du + f * ddu
 
 
-def _quintics(y: Tensor, d: Tensor, c: Tensor) -> Tensor:
-    """Return coefficients from values, slopes, curvatures [n + 1, n_functions]."""
-    d0, d1, c0, c1 = d[:-1], d[1:], c[:-1], c[1:]
-    rise = y[1:] - y[:-1]
-    powers = [
-        y[:-1],
-        d0,
-        0.5 * c0,
-        10.0 * rise - 6.0 * d0 - 4.0 * d1 - 1.5 * c0 + 0.5 * c1,
-        -15.0 * rise + 8.0 * d0 + 7.0 * d1 + 1.5 * c0 - c1,
-        6.0 * rise - 3.0 * d0 - 3.0 * d1 - 0.5 * c0 + 0.5 * c1,
-    ]
-    return torch.stack(powers, dim=1).flatten()
+# Coefficients from values, slopes and curvatures at 0 and at 1.
+HERMITE = torch.tensor(
+    [
+        [1.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+        [0.0, 1.0, 0.0, 0.0, 0.0, 0.0],
+        [0.0, 0.0, 0.5, 0.0, 0.0, 0.0],
+        [-10.0, -6.0, -1.5, 10.0, -4.0, 0.5],
+        [15.0, 8.0, 1.5, -15.0, 7.0, -1.0],
+        [-6.0, -3.0, -0.5, 6.0, -3.0, 0.5],
+    ],
+    dtype=torch.float64,
+)
 
 
-def _derivative(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Return df/dr of a function of distances [n] with values [n, n_functions]."""
+def _derivatives(
+    function: Callable[[Tensor], Tensor], r: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a function of distances [n], its slope and its curvature."""
 
-    def derivative(r: Tensor) -> Tensor:
-        r = r if r.requires_grad else r.clone().requires_grad_()
-        values = function(r)
-        # The gradient of v . f(r) is v . f'(r), whose gradient by v is f'(r).
-        v = torch.ones_like(values).requires_grad_()
-        (along,) = torch.autograd.grad(values, r, v, create_graph=True)
-        return torch.autograd.grad(along.sum(), v, create_graph=True)[0]
+    def with_slope(r: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.func.jvp(function, (r,), (torch.ones_like(r),))
 
-    return derivative
+    (values, slope), (_, curvature) = torch.func.jvp(
+        with_slope, (r,), (torch.ones_like(r),)
+    )
+    return values, slope, curvature

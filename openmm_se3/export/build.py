@@ -10,7 +10,12 @@ import torch
 from torch import Tensor
 
 from openmm_se3.compiled.force import compiled_force
-from openmm_se3.compiled.library import CompileError, load_library, reason_against
+from openmm_se3.compiled.library import (
+    ENGINE_VARIABLE,
+    CompileError,
+    load_library,
+    reason_against,
+)
 from openmm_se3.export.checks import random_positions, require_equal
 from openmm_se3.export.modules import (
     GenericForce,
@@ -34,7 +39,6 @@ DENSE_ATOMS = 64
 CHECKED_ATOMS = 24
 # What computes the network: C++ compiled for this machine's CPU, or TorchScript.
 ENGINES = ("auto", "compiled", "torchscript")
-ENGINE_VARIABLE = "OPENMM_SE3_ENGINE"  # what "auto" is to mean
 
 logger = logging.getLogger("openmm_se3")
 

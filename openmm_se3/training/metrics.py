@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from openmm_se3.compiled.training import CompiledBatches
 from openmm_se3.elements import SYMBOLS
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.reference.dataset import formula
@@ -66,9 +67,15 @@ def evaluation_batches(graphs: FrameGraphs) -> list[np.ndarray]:
     return fill_batches(np.arange(len(graphs)), graphs.n_edges, EVALUATION_EDGES)
 
 
-def predict_batch(network: SE3Transformer, graph: Any) -> Predictions:
-    """Return the predictions for one batch."""
+def predict_batch(
+    network: SE3Transformer, graph: Any, compiled: CompiledBatches | None = None
+) -> Predictions:
+    """Return the predictions for one batch, of the compiled network if there is one."""
     tensors = graph_tensors(graph)
+    if compiled is not None:
+        with torch.no_grad():
+            energies, forces = compiled.energy_and_forces(network, **vars(tensors))
+        return Predictions(energies.numpy(), forces.numpy(), None)
     energies, forces, direct = network.energy_and_both_forces(**vars(tensors))
     return Predictions(
         energies.cpu().numpy(),
@@ -87,11 +94,17 @@ def join(parts: Sequence[Predictions]) -> Predictions:
     )
 
 
-def predict(network: SE3Transformer, graphs: FrameGraphs) -> Predictions:
+def predict(
+    network: SE3Transformer,
+    graphs: FrameGraphs,
+    compiled: CompiledBatches | None = None,
+) -> Predictions:
     """Return the predictions for all frames."""
     device = network.embedding.weight.device
     batches = loader(graphs, evaluation_batches(graphs))
-    return join([predict_batch(network, graph.to(device)) for graph, _ in batches])
+    return join(
+        [predict_batch(network, graph.to(device), compiled) for graph, _ in batches]
+    )
 
 
 def reference_forces(graphs: FrameGraphs) -> np.ndarray:

@@ -16,6 +16,7 @@ import lightning.pytorch as lightning
 import torch
 from torch import Tensor
 
+from openmm_se3.compiled.training import CompiledBatches
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.training.data import (
     BatchOrder,
@@ -56,6 +57,7 @@ class TrainingModule(lightning.LightningModule):
         order: The batch of every step.
         train_graphs: Data to train on; names frames in messages.
         validation_graphs: Data to validate on.
+        compiled: Computes energies and forces; None leaves that to the network.
 
     Attributes:
         average: Network with the moving average of the weights.
@@ -71,6 +73,7 @@ class TrainingModule(lightning.LightningModule):
         order: BatchOrder,
         train_graphs: FrameGraphs,
         validation_graphs: FrameGraphs,
+        compiled: CompiledBatches | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -80,6 +83,7 @@ class TrainingModule(lightning.LightningModule):
         self.order = order
         self.train_graphs = train_graphs
         self.validation_graphs = validation_graphs
+        self.compiled = compiled
         self.step = 0
         self.skipped = 0
         self.skipped_in_a_row = 0
@@ -125,7 +129,11 @@ class TrainingModule(lightning.LightningModule):
         graph, labels = batch
         tensors = graph_tensors(graph)
         direct = None
-        if self.config.force_weight > 0.0:
+        if self.compiled is not None:
+            energies, forces = self.compiled.energy_and_forces(
+                self.network, **vars(tensors)
+            )
+        elif self.config.force_weight > 0.0:
             energies, forces, direct = self.network.energy_and_both_forces(
                 **vars(tensors), create_graph=True
             )
@@ -216,7 +224,7 @@ class TrainingModule(lightning.LightningModule):
 
     def validation_step(self, batch: tuple[Any, dict[str, Tensor]], index: int) -> None:
         """Predict one batch with the averaged weights."""
-        self._predictions.append(predict_batch(self.average, batch[0]))
+        self._predictions.append(predict_batch(self.average, batch[0], self.compiled))
 
     def on_validation_epoch_end(self) -> None:
         """Add a row to the history."""

@@ -65,7 +65,7 @@ from openmm_se3.training.settings import RunConfig, differences
 from openmm_se3.training.sitting import Sitting
 from openmm_se3.training.tensorboard import FOLDER as TENSORBOARD
 from openmm_se3.training.tensorboard import TensorBoard
-from openmm_se3.training.trainer import fit, make_module
+from openmm_se3.training.trainer import compiled_batches, fit, make_module
 
 CONFIG, SPLIT = "config.yaml", "split.npy"
 ERRORS, REPORT = "errors.json", "report.md"
@@ -255,11 +255,12 @@ def finish(
     network.to(getattr(torch, config.training.precision))
     network.load_state_dict(best["average"])
     network.eval()
+    compiled = compiled_batches(network, config.training)
     errors = {}
     for split in SPLITS:
         graphs = split_graphs(config, dataset, split, config.training.evaluated_frames)
         if len(graphs):
-            predictions = predict(network, graphs)
+            predictions = predict(network, graphs, compiled)
             groups = frame_groups(graphs.frames)
             errors[split] = error_table(graphs, predictions, groups)
             shown = graphs, predictions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,12 @@ import lightning.pytorch as lightning
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
+from openmm_se3.compiled.library import (
+    ENGINE_VARIABLE,
+    CompileError,
+    reason_against,
+)
+from openmm_se3.compiled.training import CompiledBatches
 from openmm_se3.config import ModelConfig, to_dict
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.modelfile import load_model
@@ -22,8 +29,10 @@ from openmm_se3.training.distributed import launched, rank, world_size
 from openmm_se3.training.metrics import evaluation_batches
 from openmm_se3.training.module import TrainingModule
 from openmm_se3.training.prepare import split_graphs
-from openmm_se3.training.settings import RunConfig
+from openmm_se3.training.settings import RunConfig, TrainingConfig
 from openmm_se3.training.sitting import SittingOver
+
+logger = logging.getLogger("openmm_se3")
 
 
 def make_module(config: RunConfig, dataset: Dataset) -> TrainingModule:
@@ -50,8 +59,45 @@ def make_module(config: RunConfig, dataset: Dataset) -> TrainingModule:
         network.load_state_dict(initial_weights(training.initial, config.model))
     network.to(getattr(torch, training.precision))
     return TrainingModule(
-        network, training, order, graphs["train"], graphs["validation"]
+        network,
+        training,
+        order,
+        graphs["train"],
+        graphs["validation"],
+        compiled_batches(network, training),
     )
+
+
+def compiled_batches(
+    network: SE3Transformer, config: TrainingConfig
+) -> CompiledBatches | None:
+    """Return what computes a network compiled, or None where PyTorch is to do it.
+
+    Raises:
+        CompileError: ``config.engine`` is "compiled", and that does not work here.
+        ValueError: The same with a GPU.
+    """
+    engine = config.engine
+    if engine == "auto" and os.environ.get(ENGINE_VARIABLE) == "torchscript":
+        return None
+    on_gpu = config.device == "gpu" or (
+        config.device == "auto" and torch.cuda.is_available()
+    )
+    if engine == "compiled" and on_gpu:
+        raise ValueError(
+            "training.engine: compiled code runs on the CPU; set training.device to cpu"
+        )
+    if engine == "pytorch" or on_gpu:
+        return None
+    if engine == "auto" and reason_against(network.config):
+        return None
+    try:
+        return CompiledBatches(network)
+    except CompileError as error:
+        if engine == "compiled":
+            raise
+        logger.warning("%s; going on with PyTorch, which is slower", error)
+        return None
 
 
 def initial_weights(name: str, config: ModelConfig) -> dict[str, torch.Tensor]:

@@ -1,0 +1,92 @@
+"""Error of the gradient that training uses, by engine, on the water data.
+
+Prints the relative error of the loss's gradient by all weights, in float32, against
+PyTorch in float64: for batches of models/water/data and the weights of models/water.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from openmm_se3.compiled.training import CompiledBatches
+from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.modelfile import load_model
+from openmm_se3.training.data import Interval, graph_tensors, loader
+from openmm_se3.training.loss import label_counts, loss_terms
+from openmm_se3.training.prepare import read_data
+from openmm_se3.training.settings import TrainingConfig, read_config
+from openmm_se3.training.trainer import make_module
+
+CONFIG = Path(__file__).parents[1] / "models" / "water" / "train.yaml"
+
+
+def gradient(
+    network: SE3Transformer,
+    compiled: CompiledBatches | None,
+    config: TrainingConfig,
+    graph: Any,
+    labels: dict[str, Tensor],
+) -> Tensor:
+    """Return the derivatives of a batch's loss by all weights, float64."""
+    tensors = graph_tensors(graph)
+    if compiled is None:
+        energies, forces = network.energy_and_forces(**vars(tensors), create_graph=True)
+    else:
+        energies, forces = compiled.energy_and_forces(network, **vars(tensors))
+    expected = labels["energy"], graph.ndata["forces"]
+    network.zero_grad()
+    loss_terms(
+        energies,
+        forces.double(),
+        *expected,
+        labels["weight"],
+        tensors.molecule,
+        config,
+        label_counts(*expected),
+        None,
+    ).total.backward()
+    parts = [
+        p.grad.double().flatten() for p in network.parameters() if p.grad is not None
+    ]
+    return torch.cat(parts)
+
+
+@click.command()
+@click.option("--batches", type=click.IntRange(1), default=5, show_default=True)
+def main(batches: int) -> None:
+    """Print the error of each engine for each batch."""
+    config = read_config(CONFIG)
+    training = dataclasses.replace(config.training, engine="pytorch")
+    config = dataclasses.replace(config, training=training)
+    module = make_module(config, read_data(config.data, Console(quiet=True)))
+    double = load_model("water").network(torch.float64).train().requires_grad_(True)
+    single = copy.deepcopy(double).float()
+    compiled = CompiledBatches(single)
+    table = Table("batch", "atoms", "PyTorch float32", "compiled float32")
+    taken = loader(
+        module.train_graphs, Interval(module.order, lambda: 0, batches, batches)
+    )
+    for number, (graph, labels) in enumerate(itertools.islice(taken, batches)):
+        exact = gradient(double, None, training, graph, labels)
+        errors = [
+            float((gradient(single, engine, training, graph, labels) - exact).norm())
+            / float(exact.norm())
+            for engine in (None, compiled)
+        ]
+        atoms = str(graph.num_nodes())
+        table.add_row(str(number), atoms, *(f"{error:.1e}" for error in errors))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

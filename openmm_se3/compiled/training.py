@@ -1,0 +1,158 @@
+"""Energies and forces of a batch, compiled, with their derivatives by the weights.
+
+The gradient of a loss L(E, F) by the weights w needs, beside dE/dw, that of the forces.
+With v = dL/dF it is a directional derivative of dE/dw,
+
+    sum_i v_i . dF_i/dw = -d/ds [dE/dw](x + s v)   at s = 0,
+
+which is taken as a central difference: two passes of a plain backward instead of
+differentiating the backward pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from openmm_se3.compiled import pack
+from openmm_se3.compiled.library import load_library
+from openmm_se3.model.transformer import SE3Transformer
+
+# Intervals of the tables of radial functions, which are made anew for every batch: the
+# model that is kept is the network, which has none.
+TABLE_INTERVALS = 128
+# Largest displacement of an atom in the difference, A: its errors of truncation and
+# rounding are then about equal.
+DISPLACEMENT = {torch.float32: 3e-3, torch.float64: 1e-4}
+
+
+class CompiledBatches:
+    """A network's energies and forces as :meth:`SE3Transformer.energy_and_forces`.
+
+    Args:
+        network: The network, in the precision of training.
+
+    Raises:
+        CompileError: The network cannot be compiled here.
+    """
+
+    def __init__(self, network: SE3Transformer) -> None:
+        dtype = network.embedding.weight.dtype
+        precision = {torch.float32: "single", torch.float64: "double"}[dtype]
+        self.operators = getattr(
+            torch.ops, load_library(network, precision, training=True)
+        )
+        self.tables = pack.RadialTables(network, TABLE_INTERVALS)
+
+    def energy_and_forces(
+        self,
+        network: SE3Transformer,
+        positions: Tensor,
+        species: Tensor,
+        centre: Tensor,
+        neighbour: Tensor,
+        shifts: Tensor | None,
+        molecule: Tensor,
+        n_molecules: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Return energies [n_molecules], eV, and forces [n_atoms, 3], eV/A, float64.
+
+        Args:
+            network: A network of the shape and precision that this was made for.
+            positions: Positions [n_atoms, 3], A.
+            species: Index of each atom's element in the model's elements [n_atoms].
+            centre: Atom i of each edge [n_edges].
+            neighbour: Atom j of each edge [n_edges]; every edge has its reverse.
+            shifts: Lattice vector added to x_j - x_i [n_edges, 3], A; None without a
+                box.
+            molecule: Molecule of each atom [n_atoms].
+            n_molecules: Number of molecules.
+        """
+        # One lone atom of each element behind the others: energies are relative to it.
+        n_atoms, n_species = len(species), network.n_species
+        batch = _Batch(
+            torch.cat([positions.double(), positions.new_zeros(n_species, 3)]),
+            centre,
+            neighbour,
+            positions.new_zeros(0) if shifts is None else shifts.double(),
+            torch.cat([species, torch.arange(n_species)]),
+            torch.cat([molecule, n_molecules + torch.arange(n_species)]),
+        )
+        energies, forces = _EnergiesAndForces.apply(
+            self.operators,
+            batch,
+            network,
+            pack.weights(network, transposes=False),
+            self.tables(network),
+        )
+        atoms, lone = energies.split([n_atoms, n_species])
+        relative = atoms - lone.index_select(0, species)
+        total = relative.new_zeros(n_molecules).index_add(0, molecule, relative)
+        return total, forces[:n_atoms]
+
+
+class _Batch:
+    """Atoms and edges of a batch, and the molecule that each atom belongs to."""
+
+    def __init__(self, positions: Tensor, *rest: Tensor) -> None:
+        self.positions = positions.contiguous()
+        self.centre, self.neighbour, self.shifts, self.species, self.molecule = (
+            part.contiguous() for part in rest
+        )
+
+    def edges(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.centre, self.neighbour, self.shifts, self.species
+
+
+class _EnergiesAndForces(torch.autograd.Function):
+    """Energies of atoms [n_atoms] and forces [n_atoms, 3] from weights and tables."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        operators: Any,
+        batch: _Batch,
+        network: SE3Transformer,
+        learnt: Tensor,
+        tables: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        weights = pack.weights(network)
+        constants = pack.constants(network)
+        constants[: network.n_species] = 0.0
+        energies, forces = operators.atomic_energies_and_forces(
+            batch.positions, *batch.edges(), weights, tables, constants
+        )
+        ctx.operators, ctx.batch, ctx.n_learnt = operators, batch, len(learnt)
+        ctx.save_for_backward(weights, tables)
+        return energies, forces
+
+    @staticmethod
+    def backward(
+        ctx: Any, by_energies: Tensor, by_forces: Tensor
+    ) -> tuple[None, None, None, Tensor, Tensor]:
+        weights, tables = ctx.saved_tensors
+        batch = ctx.batch
+        if not torch.isfinite(by_forces).all():
+            nan = weights.new_tensor(torch.nan)
+            return None, None, None, nan.expand(ctx.n_learnt), nan.expand(len(tables))
+        # Every molecule is displaced by as much as suits it.
+        size = DISPLACEMENT[weights.dtype]
+        longest = torch.zeros_like(by_energies).scatter_reduce(
+            0, batch.molecule, by_forces.norm(dim=1), "amax"
+        )
+        longest = longest.index_select(0, batch.molecule)
+        step = torch.where(longest > 0.0, size / longest, 0.0).unsqueeze(1)
+        slope = 0.5 * longest / size
+        plus, minus = (
+            ctx.operators.energy_gradient(
+                batch.positions + sign * step * by_forces,
+                *batch.edges(),
+                0.5 * by_energies - sign * slope,
+                weights,
+                tables,
+            )
+            for sign in (1.0, -1.0)
+        )
+        return None, None, None, plus[0] + minus[0], plus[1] + minus[1]
