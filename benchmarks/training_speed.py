@@ -5,8 +5,9 @@
 Three layers, 32 channels, 8 heads, degrees 0 to 2, on the same batch of water hexamers
 (18 atoms), with one thread and the same loss and optimiser:
 
-* ours with its default kernels (depthwise) and with the full kernels of the paper, one
-  radial function for each path and pair of channels, all harmonics, no mirror symmetry;
+* ours with its default kernels (depthwise), compiled and with PyTorch, and with the
+  full kernels of the paper, one radial function for each path and pair of channels,
+  all harmonics, no mirror symmetry;
 * NVIDIA's (accuracy/nvidia_network.py), whose kernels are full; keys and values have
   half of the channels, as by default.
 
@@ -53,6 +54,7 @@ from environments import NVIDIA_REPOSITORY, nvidia_source  # noqa: E402
 from graphs import batch as batch_graphs  # noqa: E402
 from nvidia_network import ForceField  # noqa: E402
 
+from openmm_se3.compiled.training import CompiledBatches  # noqa: E402
 from openmm_se3.config import ModelConfig  # noqa: E402
 from openmm_se3.files import atomic_write  # noqa: E402
 from openmm_se3.model.transformer import SE3Transformer  # noqa: E402
@@ -64,7 +66,9 @@ from openmm_se3.training.module import energies_only  # noqa: E402
 DATA = HERE.parent / "models/water/data/water6.h5"
 ELEMENTS, CUTOFF = ("H", "O"), 6.0
 LAYERS, CHANNELS, HEADS, DEGREES = 3, 32, 8, 3
+COMPILED = "ours, default kernels, compiled"
 OURS: dict[str, dict[str, Any]] = {
+    COMPILED: {"jmax": 2},
     "ours, default kernels": {"jmax": 2},
     "ours, full kernels": {"kernel": "full", "mirror": False},
 }
@@ -100,6 +104,14 @@ def ours(name: str, task: str, graph: Any) -> tuple[torch.nn.Module, Predict]:
     )
     network = SE3Transformer(config).float()
     tensors = graph_tensors(graph)
+    if name == COMPILED:
+        compiled = CompiledBatches(network)
+
+        def predict() -> tuple[Tensor, Tensor | None]:
+            energies, forces = compiled.energy_and_forces(network, **vars(tensors))
+            return energies, None if task == "energy" else forces
+
+        return network, predict
     if task == "energy":
         return network, lambda: (energies_only(network, tensors), None)
     return network, lambda: network.energy_and_forces(

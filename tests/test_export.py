@@ -813,3 +813,23 @@ def test_a_model_is_not_exported_again(smallest: Path, tmp_path: Path) -> None:
         assert result.exit_code == 2, result.output
         assert f"{source} is a model already" in result.output
         assert "give --topology FILE.pdb" in result.output
+
+
+def test_the_structure_kept_for_checks_can_be_given(tmp_path: Path) -> None:
+    checkpoint, start = tmp_path / "best.pt", tmp_path / "water.pdb"
+    save_checkpoint(checkpoint, random_checkpoint(**SMALLEST))
+    out = tmp_path / "model"
+    arguments = ["export", str(checkpoint), "-o", str(out), "--reference", str(start)]
+    for box in (None, 10.0 * np.eye(3)):
+        topology = topology_of(["O", "H", "H"], box)
+        with start.open("w") as file:
+            app.PDBFile.writeFile(topology, WATER * unit.angstrom, file)
+        result = CliRunner().invoke(cli.main, [*arguments, "--overwrite"])
+        if box is None:
+            assert result.exit_code == 0, result.output
+            reference = description_of(out)["reference"]
+            assert reference["symbols"] == ["O", "H", "H"]
+            np.testing.assert_allclose(reference["positions"], WATER, atol=1e-3)
+        else:
+            assert result.exit_code == 2
+            assert "has a box: give free molecules" in result.output

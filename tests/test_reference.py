@@ -48,7 +48,7 @@ from openmm_se3.reference.labelling import label, read_structures
 from openmm_se3.reference.level import LevelOfTheory
 from openmm_se3.reference.lock import LockedError, run_lock
 from openmm_se3.reference.provenance import read_provenance
-from openmm_se3.reference.sources import read_datasets
+from openmm_se3.reference.sources import Source, read_datasets, read_sources
 from openmm_se3.reference.water_sampler import (
     APPROACH_DISTANCES,
     PLANS,
@@ -766,6 +766,16 @@ def test_files_that_do_not_belong_together(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="one level only"):
         with_second(level=LevelOfTheory())
+    # Forces alone may be of another level.
+    both = read_sources([Source(str(one)), Source(str(two), forces_only=True)])
+    n = len(made.frames)
+    assert both.level == made.level and both.self_energies == made.self_energies
+    energies = both.frames.column("energy")
+    assert np.isnan(energies[n:]).all() and not np.isnan(energies[:n]).any()
+    np.testing.assert_array_equal(both.frames[n].forces, made.frames[0].forces)
+    assert "forces_only" in both.provenance[str(two)]
+    with pytest.raises(ValueError, match="one must have energies"):
+        read_sources([Source(str(two), forces_only=True)])
     with pytest.raises(ValueError, match="has the self-energy -14"):
         with_second(self_energies={1: -14.0, 8: -2030.0})
     with pytest.raises(ValueError, match="the same structure is in"):

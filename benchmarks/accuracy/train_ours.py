@@ -16,6 +16,7 @@ from openmm_se3.training.data import BatchOrder
 from openmm_se3.training.metrics import predict_batch
 from openmm_se3.training.module import TrainingModule
 from openmm_se3.training.settings import run_config
+from openmm_se3.training.trainer import compiled_batches
 
 LOWEST_RATE = 1e-9  # a learning rate of zero is refused
 
@@ -56,6 +57,7 @@ class Ours(Trainee):
             order,
             self.graphs["train"],
             self.graphs["validation"],
+            compiled_batches(self.network, self.settings),
         )
 
     def labels(self, split: str) -> Labels:
@@ -74,7 +76,7 @@ class Ours(Trainee):
         """Predict with the averaged weights."""
         self.module.average.eval()
         graph, _ = batch(self.graphs[split], frames)
-        predicted = predict_batch(self.module.average, graph)
+        predicted = predict_batch(self.module.average, graph, self.module.compiled)
         return predicted.energies, predicted.forces
 
 

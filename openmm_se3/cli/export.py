@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @click.command()
@@ -31,6 +35,12 @@ import click
 @click.option(
     "--licence", default="MIT", show_default=True, help="Licence of the weights."
 )
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    help="PDB or PDBx/mmCIF file of the free molecules, near a minimum, that the model "
+    "keeps for its checks; by default the training frame of lowest energy.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
 def command(
     source: str,
@@ -38,6 +48,7 @@ def command(
     topology: Path | None,
     precision: str,
     licence: str,
+    reference: Path | None,
     overwrite: bool,
 ) -> None:
     """Turn SOURCE into files for MD.
@@ -62,7 +73,11 @@ def command(
                 "give --topology FILE.pdb"
             )
         model = export_model(
-            load_checkpoint(checkpoint), out, licence=licence, overwrite=overwrite
+            load_checkpoint(checkpoint),
+            out,
+            licence=licence,
+            reference=None if reference is None else _structure(reference),
+            overwrite=overwrite,
         )
         click.echo(f"{out}: model '{model.metadata['name']}', equal to its checkpoint")
         click.echo(f'To use it: SE3Potential("{out}"), or openmm-se3 validate {out}')
@@ -79,3 +94,13 @@ def command(
     click.echo("  from openmmtorch import TorchForce")
     click.echo(f'  force = TorchForce("{out}")')
     click.echo("It returns energy and forces: call force.setOutputsForces(True).")
+
+
+def _structure(path: Path) -> tuple[list[str], np.ndarray]:
+    """Return symbols and positions, A, of a structure file without a box."""
+    from openmm_se3.simulation import read_structure
+
+    topology, positions = read_structure(path)
+    if topology.getPeriodicBoxVectors() is not None:
+        raise ValueError(f"--reference {path} has a box: give free molecules")
+    return [atom.element.symbol for atom in topology.atoms()], positions

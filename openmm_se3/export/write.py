@@ -32,7 +32,10 @@ CHECKED_SIZES = (1, 2, 3, 6, 24)
 
 
 def model_of_checkpoint(
-    checkpoint: dict[str, Any], name: str, licence: str
+    checkpoint: dict[str, Any],
+    name: str,
+    licence: str,
+    reference: tuple[list[str], np.ndarray] | None = None,
 ) -> ModelFile:
     """Return the model of a training checkpoint: its averaged weights.
 
@@ -40,9 +43,13 @@ def model_of_checkpoint(
         checkpoint: Content of a checkpoint.
         name: Name of the model.
         licence: Licence under which weights may be used, as an SPDX identifier.
+        reference: Symbols and positions [n_atoms, 3], A, of the structure that the
+            model keeps for its checks; None takes that of the checkpoint.
     """
     config = from_dict(ModelConfig, checkpoint["model"])
-    reference = checkpoint["reference"]
+    if reference is None:
+        kept = checkpoint["reference"]
+        reference = kept["symbols"], np.array(kept["positions"])
     versions = {
         **checkpoint["versions"],
         "openmm-se3": __version__,
@@ -51,7 +58,7 @@ def model_of_checkpoint(
     return describe(
         config,
         checkpoint["average"],
-        (reference["symbols"], np.array(reference["positions"])),
+        reference,
         name=name,
         level_of_theory=checkpoint["level_of_theory"],
         self_energies=checkpoint["self_energies"],
@@ -69,6 +76,7 @@ def export_model(
     folder: Path,
     *,
     licence: str = "MIT",
+    reference: tuple[list[str], np.ndarray] | None = None,
     overwrite: bool = False,
 ) -> ModelFile:
     """Write a model folder from a training checkpoint.
@@ -80,6 +88,8 @@ def export_model(
         checkpoint: Content of a checkpoint.
         folder: Folder to write; its name is the model's name.
         licence: Licence of the weights.
+        reference: Structure that the model keeps for its checks; see
+            :func:`model_of_checkpoint`.
         overwrite: Replace a model that is there.
 
     Raises:
@@ -88,7 +98,7 @@ def export_model(
     """
     if (folder / DESCRIPTION).exists() and not overwrite:
         raise FileExistsError(f"{folder} holds a model; --overwrite replaces it")
-    model = model_of_checkpoint(checkpoint, folder.resolve().name, licence)
+    model = model_of_checkpoint(checkpoint, folder.resolve().name, licence, reference)
     script = generic_script(model)
     write_model(folder, model, script)
     with atomic_write(folder / CHECKSUMS) as temporary:

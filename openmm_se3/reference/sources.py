@@ -47,6 +47,8 @@ class Source:
             stay in one split.
         level: Level of theory, where the file does not say it or says it otherwise.
         split: Puts all frames into one split; None leaves it to the file.
+        forces_only: Leave the energies out.  A source of another level of theory than
+            the others, whose energies have another zero, can only be added so.
     """
 
     path: str
@@ -59,6 +61,7 @@ class Source:
     groups: str | None = None
     level: str | None = None
     split: str | None = None
+    forces_only: bool = False
 
     def __post_init__(self) -> None:
         """Check the names.
@@ -141,7 +144,8 @@ def read_source(source: Source) -> Dataset:
     if source.split is not None:
         code = SPLITS.index(source.split)
         frames = with_splits(frames, np.full(len(frames), code, dtype=np.int8))
-    return dataclasses.replace(dataset, frames=frames)
+    dataset = dataclasses.replace(dataset, frames=frames)
+    return _forces_of(dataset) if source.forces_only else dataset
 
 
 def read_sources(sources: Sequence[Source]) -> Dataset:
@@ -156,8 +160,30 @@ def read_sources(sources: Sequence[Source]) -> Dataset:
     paths = [source.path for source in sources]
     if len({Path(path).resolve() for path in paths}) < len(paths):
         raise ValueError(f"a data file is given twice: {paths}")
-    return combine(
-        {path: read_source(s) for path, s in zip(paths, sources, strict=True)}
+    parts = {path: read_source(s) for path, s in zip(paths, sources, strict=True)}
+    complete = [s.path for s in sources if not s.forces_only]
+    if not complete:
+        raise ValueError("all data files are forces_only; one must have energies")
+    level = parts[complete[0]].level
+    for source in sources:
+        if source.forces_only:
+            part = dataclasses.replace(parts[source.path], level=level)
+            parts[source.path] = part
+    return combine(parts)
+
+
+def _forces_of(dataset: Dataset) -> Dataset:
+    """Return a data set without energies; its provenance tells its level."""
+    blocks = [
+        dataclasses.replace(block, energy=np.full(len(block.energy), np.nan))
+        for block in dataset.frames.blocks
+    ]
+    frames = dataset.frames
+    return dataclasses.replace(
+        dataset,
+        frames=Frames(blocks, frames.block, frames.row),
+        self_energies={},
+        provenance={**dataset.provenance, "forces_only": dataset.level.to_json()},
     )
 
 
