@@ -89,7 +89,7 @@ setup(
     package_dir={"openmm_se3.models": "models"},
     package_data={
         "openmm_se3": ["py.typed"],
-        "openmm_se3.compiled": ["network.cpp"],
+        "openmm_se3.compiled": ["source/*"],
         "openmm_se3.models": [
             "*/model.pt",
             "*/weights.safetensors",

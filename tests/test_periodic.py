@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import mdtraj
@@ -178,6 +179,25 @@ def system_with_masses(topology: app.Topology) -> openmm.System:
     for atom in topology.atoms():
         system.addParticle(atom.element.mass)
     return system
+
+
+def test_free_molecules_of_a_model_of_boxes_are_warned_of(smallest_model: Path) -> None:
+    boxed, _ = boxed_water()
+    free = app.Topology()
+    free.addAtom("O", app.element.oxygen, free.addResidue("O", free.addChain()))
+    potential = SE3Potential(smallest_model)
+
+    def warned(surroundings: str, topology: app.Topology) -> bool:
+        potential.model.metadata["training_data"] = {"surroundings": surroundings}
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            potential.createSystem(topology)
+        return any("periodic boxes only" in str(w.message) for w in caught)
+
+    assert warned("periodic", free)
+    assert not warned("periodic", boxed)
+    assert not warned("free", free)
+    assert not warned("both", free)
 
 
 def test_another_box_in_the_topology_is_warned_of(smallest_model: Path) -> None:

@@ -1,9 +1,10 @@
 """The network compiled for the CPU of this machine: a fast path beside the reference.
 
-network.cpp  the equations of openmm_se3.model as C++
-generate     the part of it that depends on the shape of a network
-compiler     the C++ compiler of this machine
-library      compiles it, keeps it, loads it
-pack         the weights and tables that it reads
-force        what OpenMM calls
+source    the equations of openmm_se3.model as C++
+generate  the part of it that depends on the shape of a network
+compiler  the C++ compiler of this machine
+library   compiles it, keeps it, loads it
+pack      the weights and tables that it reads
+force     what OpenMM calls
+training  what training calls: batches, and derivatives by the weights
 """

@@ -2,7 +2,7 @@
 
 Spherical harmonics and couplings have constants only, most of them zero: they are
 written out as straight code, so that nothing is multiplied by zero and no index is
-looked up.  Names are those of ``network.cpp``.
+looked up.  Names are those of ``source``.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from openmm_se3.files import atomic_write
 from openmm_se3.model.transformer import SE3Transformer
 
 ENGINE_VARIABLE = "OPENMM_SE3_ENGINE"  # what the engine "auto" is to mean
-SOURCE = Path(__file__).with_name("network.cpp")
+SOURCE = Path(__file__).with_name("source")
 # Sums may be reordered and a/b computed as a * (1/b), but NaN and infinity keep their
 # meaning and the processor its treatment of denormal numbers, unlike -ffast-math.
 FLAGS = (
@@ -129,7 +129,7 @@ def cache_folder() -> Path:
 
 def _name(header: str, options: list[str]) -> str:
     parts = [
-        SOURCE.read_text(),
+        *(path.read_text() for path in sorted(SOURCE.iterdir())),
         header,
         torch.__version__,
         " ".join(FLAGS + options),
@@ -167,7 +167,7 @@ def _compile(
             f"-D_GLIBCXX_USE_CXX11_ABI={abi}",
             f"-I{folder}",
             *(f"-isystem{place}" for place in include_paths()),
-            str(SOURCE),
+            str(SOURCE / "operators.cpp"),
             *(f"-L{place}" for place in library_paths()),
             *("-ltorch", "-ltorch_cpu", "-lc10", "-o", str(built)),
         ]

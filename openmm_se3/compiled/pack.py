@@ -1,4 +1,4 @@
-"""Weights, constants and tables of a network, as ``network.cpp`` reads them."""
+"""Weights, constants and tables of a network, as ``source`` reads them."""
 
 from __future__ import annotations
 

@@ -188,6 +188,8 @@ class SE3Potential:
         system.addForce(force)
         if force.usesPeriodicBoundaryConditions():
             keep_molecules(system, topology, chosen, forceGroup)
+        else:
+            self._warn_of_free_molecules()
 
     def createMixedSystem(  # noqa: N802
         self,
@@ -405,6 +407,16 @@ class SE3Potential:
             symbols.append(atom.element.symbol)
         self._require_known(symbols, chosen)
         return [self.config.elements.index(symbol) for symbol in symbols]
+
+    def _warn_of_free_molecules(self) -> None:
+        data = self.model.metadata.get("training_data", {})
+        if data.get("surroundings") == "periodic":
+            warnings.warn(
+                f"the model {self.model.metadata['name']!r} has seen periodic boxes "
+                "only: free molecules and surfaces are outside its data, and molecules "
+                "may fall apart there; give the topology a box",
+                stacklevel=3,
+            )
 
     def _warn_of_missing_atoms(self, topology: app.Topology, chosen: list[int]) -> None:
         elements = [atom.element for atom in topology.atoms()]

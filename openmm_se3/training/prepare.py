@@ -110,6 +110,12 @@ def split_graphs(
     )
 
 
+def surroundings(dataset: Dataset) -> str:
+    """Return "periodic" if all frames have a box, "free" if none has one, or "both"."""
+    boxes = {block.box is not None for block in dataset.frames.blocks}
+    return "both" if len(boxes) > 1 else "periodic" if boxes == {True} else "free"
+
+
 def reference_structure(dataset: Dataset) -> dict[str, Any]:
     """Return the structure of lowest energy an atom, which an exported file keeps.
 

@@ -50,7 +50,12 @@ from openmm_se3.training.metrics import (
     frame_groups,
     predict,
 )
-from openmm_se3.training.prepare import read_data, reference_structure, split_graphs
+from openmm_se3.training.prepare import (
+    read_data,
+    reference_structure,
+    split_graphs,
+    surroundings,
+)
 from openmm_se3.training.progress import TrainingProgress
 from openmm_se3.training.report import (
     HISTORY,
@@ -209,6 +214,7 @@ def make_header(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
             "files": [
                 [path.name, digest] for path, digest in zip(paths, hashes, strict=True)
             ],
+            "surroundings": surroundings(dataset),
         },
         "self_energies": {
             SYMBOLS[number - 1]: energy

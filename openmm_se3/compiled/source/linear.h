@@ -1,0 +1,105 @@
+// Linear layers on atoms, and their derivatives.
+#pragma once
+
+#include "vectors.h"
+
+namespace {
+
+// Calls work(size, start) for all rows in groups of up to 8; size is a constant.
+template <class Work>
+INLINE void in_groups(int rows, Work work) {
+  int r = 0;
+  for (; rows - r >= 8; r += 8) work(std::integral_constant<int, 8>(), r);
+  if (rows - r >= 4) {
+    work(std::integral_constant<int, 4>(), r);
+    r += 4;
+  }
+  if (rows - r == 3) work(std::integral_constant<int, 3>(), r);
+  if (rows - r == 2) work(std::integral_constant<int, 2>(), r);
+  if (rows - r == 1) work(std::integral_constant<int, 1>(), r);
+}
+
+// y[r] (+)= x[r] W + bias for R rows at once; W [IN][OUT].
+template <int R, int IN, int OUT, bool ADD, class T>
+INLINE void multiply_rows(const T* const* x, const T* weight, const T* bias, T* const* y) {
+  using V = Vec<T>;
+  for (int o = 0; o < OUT; o += LANES<T>) {
+    V total[R];
+    for (int r = 0; r < R; ++r) {
+      if constexpr (ADD) total[r] = load<V>(y[r] + o);
+      else total[r] = bias ? load<V>(bias + o) : V{};
+    }
+    for (int i = 0; i < IN; ++i) {
+      const V w = load<V>(weight + i * OUT + o);
+      for (int r = 0; r < R; ++r) total[r] += x[r][i] * w;
+    }
+    for (int r = 0; r < R; ++r) store<V>(y[r] + o, total[r]);
+  }
+}
+
+// The same for any number of rows; x and y give the address of a row.
+template <int IN, int OUT, bool ADD = false, class T, class X, class Y>
+void multiply(int rows, X x, const T* weight, const T* bias, Y y) {
+  in_groups(rows, [&](auto size, int start) {
+    const T* from[size];
+    T* to[size];
+    for (int k = 0; k < size; ++k) {
+      from[k] = x(start + k);
+      to[k] = y(start + k);
+    }
+    multiply_rows<size, IN, OUT, ADD>(from, weight, bias, to);
+  });
+}
+
+// Adds the sum over rows of x[i] y[o] to dE/dW [IN][OUT], and of y[o] to dE/d(bias).
+template <int IN, int OUT, class T, class X, class Y>
+void multiply_gradient(int rows, X x, Y y, T* weight, T* bias) {
+  using V = Vec<T>;
+  in_groups(rows, [&](auto size, int start) {
+    const T *from[size], *slope[size];
+    for (int k = 0; k < size; ++k) {
+      from[k] = x(start + k);
+      slope[k] = y(start + k);
+    }
+    for (int o = 0; o < OUT; o += LANES<T>) {
+      V s[size];
+      for (int k = 0; k < size; ++k) s[k] = load<V>(slope[k] + o);
+      for (int i = 0; i < IN; ++i) {
+        V total = load<V>(weight + i * OUT + o);
+        for (int k = 0; k < size; ++k) total += from[k][i] * s[k];
+        store<V>(weight + i * OUT + o, total);
+      }
+      if (bias)
+        for (int k = 0; k < size; ++k) add<V>(bias + o, s[k]);
+    }
+  });
+}
+
+// Addresses of the rows (atom, m) of degree l in an array [n_atoms][DIM][WIDE].
+template <int DIM, int WIDE, class T>
+struct RowsOfDegree {
+  T* data;
+  int l;
+  T* operator()(int row) const {
+    return data + ((row / (2 * l + 1)) * DIM + l * l + row % (2 * l + 1)) * WIDE;
+  }
+};
+
+// EquivariantLinear: channels mixed within each degree up to L.
+template <int L, int IN, int DIM_IN, int OUT, int DIM_OUT, bool ADD = false, class T>
+void mix_channels(int n_atoms, const T* x, const T* weight, T* y) {
+  for (int l = 0; l <= L; ++l)
+    multiply<IN, OUT, ADD>(n_atoms * (2 * l + 1), RowsOfDegree<DIM_IN, IN, const T>{x, l},
+                           weight + l * IN * OUT, static_cast<const T*>(nullptr),
+                           RowsOfDegree<DIM_OUT, OUT, T>{y, l});
+}
+
+template <int L, int IN, int DIM_IN, int OUT, int DIM_OUT, class T>
+void mix_channels_gradient(int n_atoms, const T* x, const T* slope, T* weight) {
+  for (int l = 0; l <= L; ++l)
+    multiply_gradient<IN, OUT>(n_atoms * (2 * l + 1), RowsOfDegree<DIM_IN, IN, const T>{x, l},
+                               RowsOfDegree<DIM_OUT, OUT, const T>{slope, l}, weight + l * IN * OUT,
+                               static_cast<T*>(nullptr));
+}
+
+}  // namespace

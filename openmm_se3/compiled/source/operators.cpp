@@ -1,0 +1,182 @@
+// Energy and forces of an SE(3)-Transformer on a CPU, compiled for one shape.
+//
+// The same equations as openmm_se3/model, which is the reference: numbers in brackets
+// are those of its docstrings.  What differs is the order of the work:
+//
+// * A pair of atoms is visited once for both of its directed edges, which share distance
+//   and radial functions.  Radial functions come from a table (pack.py).
+// * Nothing of an edge is stored but its attention weights.  The backward pass computes
+//   messages again, so that memory grows with atoms, hardly with edges.
+// * Channels lie next to each other and fill vector registers.  Couplings are written
+//   out as straight code by generate.py (shape.h).
+// * A thread adds up in arrays of its own, which are then added in a fixed order: the
+//   same number of threads gives the same bits.
+//
+// Lengths are in A, energies in eV.  T is the precision of the network (REAL, which the
+// compiler is given); positions and energies are float64 throughout.
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <tuple>
+#include <vector>
+
+#include "network.h"
+
+namespace {
+
+using T = REAL;
+
+constexpr int PAIRS_OF_A_THREAD = 400;  // fewer give a thread less work than it costs
+
+// Kept from call to call with the memory they hold.
+struct Workspace {
+  PairSearch search;
+  Pairs<T> pairs;
+  Network<T> network;
+  Buffer<double> energies;
+};
+thread_local Workspace workspace;
+
+const double* checked_positions(const at::Tensor& positions) {
+  const double* x = positions.const_data_ptr<double>();
+  TORCH_CHECK(std::all_of(x, x + positions.numel(), [](double v) { return std::isfinite(v); }),
+              "a position is NaN or infinite");
+  return x;
+}
+
+// Number of intervals of the tables.
+std::int64_t check_network(const at::Tensor& weights, const at::Tensor& tables) {
+  const std::int64_t intervals =
+      tables.numel() / (6 * static_cast<std::int64_t>(Network<T>::FUNCTIONS));
+  TORCH_CHECK(weights.numel() == static_cast<std::int64_t>(Network<T>::WEIGHTS) && intervals > 0,
+              "this is not the network that the operator was compiled for");
+  return intervals;
+}
+
+const Constants& constants_in(const at::Tensor& constants) {
+  TORCH_CHECK(constants.numel() * sizeof(double) == sizeof(Constants),
+              "this is not the network that the operator was compiled for");
+  return *reinterpret_cast<const Constants*>(constants.const_data_ptr<double>());
+}
+
+void fill_pairs(int n, const std::vector<Neighbours>& found, std::int64_t intervals) {
+  Pairs<T>& pairs = workspace.pairs;
+  pairs.fill(n, found, intervals);
+  pairs.threads = std::min(at::get_num_threads(), 1 + pairs.n_pairs / PAIRS_OF_A_THREAD);
+}
+
+#ifdef TRAINING
+
+// The pairs of a batch, given as edges in both directions.
+const std::vector<Neighbours>& pairs_of(const double* x, const at::Tensor& centre,
+                                        const at::Tensor& neighbour, const at::Tensor& shifts) {
+  static thread_local std::vector<Neighbours> found;
+  found.clear();
+  const std::int64_t *i = centre.const_data_ptr<std::int64_t>(),
+                     *j = neighbour.const_data_ptr<std::int64_t>();
+  const double* shift = shifts.numel() ? shifts.const_data_ptr<double>() : nullptr;
+  constexpr double none[3] = {};
+  for (std::int64_t e = 0; e < centre.numel(); ++e) {
+    const double* s = shift ? shift + 3 * e : none;
+    // Of an atom and its own images one of two.
+    const bool kept =
+        i[e] != j[e] ? i[e] < j[e] : std::lexicographical_compare(none, none + 3, s, s + 3);
+    if (!kept) continue;
+    Neighbours pair{static_cast<int>(i[e]), static_cast<int>(j[e]), {}};
+    for (int a = 0; a < 3; ++a) pair.vector[a] = x[3 * j[e] + a] - x[3 * i[e] + a] + s[a];
+    found.push_back(pair);
+  }
+  return found;
+}
+
+// Energies of atoms [n_atoms] and forces [n_atoms][3] of a batch of molecules.
+std::tuple<at::Tensor, at::Tensor> atomic_energies_and_forces(
+    const at::Tensor& positions, const at::Tensor& centre, const at::Tensor& neighbour,
+    const at::Tensor& shifts, const at::Tensor& species, const at::Tensor& weights,
+    const at::Tensor& tables, const at::Tensor& constants) {
+  const int n = positions.size(0);
+  const double* x = checked_positions(positions);
+  fill_pairs(n, pairs_of(x, centre, neighbour, shifts), check_network(weights, tables));
+  at::Tensor energies = at::empty({n}, positions.options()),
+             forces = at::empty({n, 3}, positions.options());
+  workspace.network.energies_and_forces(
+      workspace.pairs, species.const_data_ptr<std::int64_t>(), weights.const_data_ptr<T>(),
+      tables.const_data_ptr<T>(), constants_in(constants), energies.mutable_data_ptr<double>(),
+      forces.mutable_data_ptr<double>());
+  return {energies, forces};
+}
+
+// Derivatives of sum_a seeds[a] energies[a] by the weights, without transposes, and the tables.
+std::tuple<at::Tensor, at::Tensor> energy_gradient(
+    const at::Tensor& positions, const at::Tensor& centre, const at::Tensor& neighbour,
+    const at::Tensor& shifts, const at::Tensor& species, const at::Tensor& seeds,
+    const at::Tensor& weights, const at::Tensor& tables) {
+  const double* x = checked_positions(positions);
+  fill_pairs(positions.size(0), pairs_of(x, centre, neighbour, shifts),
+             check_network(weights, tables));
+  at::Tensor by_weights =
+                 at::zeros({static_cast<std::int64_t>(Network<T>::LEARNT)}, weights.options()),
+             by_tables = at::zeros({tables.numel()}, tables.options());
+  workspace.network.learn(workspace.pairs, species.const_data_ptr<std::int64_t>(),
+                          seeds.const_data_ptr<double>(), weights.const_data_ptr<T>(),
+                          tables.const_data_ptr<T>(), by_weights.mutable_data_ptr<T>(),
+                          by_tables.mutable_data_ptr<T>());
+  return {by_weights, by_tables};
+}
+
+#else
+
+// Positions [n_atoms][3]; box vectors as rows [3][3], or an empty tensor without a box.
+std::tuple<at::Tensor, at::Tensor> energy_and_forces(
+    const at::Tensor& positions, const at::Tensor& box, const at::Tensor& species,
+    const at::Tensor& weights, const at::Tensor& tables, const at::Tensor& constants) {
+  const int n = positions.size(0);
+  TORCH_CHECK(species.numel() == n, "this is not the network that the operator was compiled for");
+  const std::int64_t intervals = check_network(weights, tables);
+  const at::Tensor in_order = positions.contiguous(), box_in_order = box.contiguous();
+  const double* x = checked_positions(in_order);
+  PairSearch& search = workspace.search;
+  fill_pairs(n,
+             box.numel() ? search.in_box(x, n, box_in_order.const_data_ptr<double>())
+                         : search.without_box(x, n),
+             intervals);
+  at::Tensor energy = at::empty({1}, positions.options()),
+             forces = at::empty({n, 3}, positions.options());
+  double* energies = workspace.energies.reserve(n);
+  workspace.network.energies_and_forces(workspace.pairs, species.const_data_ptr<std::int64_t>(),
+                                        weights.const_data_ptr<T>(), tables.const_data_ptr<T>(),
+                                        constants_in(constants), energies,
+                                        forces.mutable_data_ptr<double>());
+  *energy.mutable_data_ptr<double>() = std::accumulate(energies, energies + n, 0.0);
+  return {energy, forces};
+}
+
+#endif
+
+}  // namespace
+
+// OPERATORS is the namespace of this build, given to the compiler.
+#define REGISTER_IN(name) TORCH_LIBRARY(name, library)
+REGISTER_IN(OPERATORS) {
+#ifdef TRAINING
+  library.def(
+      "atomic_energies_and_forces(Tensor positions, Tensor centre, Tensor neighbour, Tensor "
+      "shifts, Tensor species, Tensor weights, Tensor tables, Tensor constants) -> (Tensor, "
+      "Tensor)",
+      atomic_energies_and_forces);
+  library.def(
+      "energy_gradient(Tensor positions, Tensor centre, Tensor neighbour, Tensor shifts, Tensor "
+      "species, Tensor seeds, Tensor weights, Tensor tables) -> (Tensor, Tensor)",
+      energy_gradient);
+#else
+  library.def(
+      "energy_and_forces(Tensor positions, Tensor box, Tensor species, Tensor weights, Tensor "
+      "tables, Tensor constants) -> (Tensor, Tensor)",
+      energy_and_forces);
+#endif
+}
