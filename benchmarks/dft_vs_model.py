@@ -18,18 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import click
-import machine
 import numpy as np
 import torch
+from openmm import unit
 from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
-from water_geometry import water_grid
-from water_timing import Stepper, rattle
+from water_geometry import rattle, water_grid
 
+from openmm_se3.benchmark import machine
+from openmm_se3.benchmark.timing import Stepper
 from openmm_se3.files import atomic_write
+from openmm_se3.force import SE3Potential
 from openmm_se3.reference.dft import label_frame
 from openmm_se3.reference.level import LevelOfTheory
+from openmm_se3.simulation import water_topology
 
 MODEL_CALLS = 200  # of one round
 WARM_UP = 50
@@ -42,18 +45,26 @@ def seconds(function: Callable[..., Any], *arguments: Any) -> float:
     return time.perf_counter() - start
 
 
+def evaluate(stepper: Stepper, positions: np.ndarray, calls: int) -> None:
+    """Get energy and forces for positions [n_atoms, 3] (A), several times."""
+    for _ in range(calls):
+        stepper.context.setPositions(positions * unit.angstrom)
+        stepper.context.getState(energy=True, forces=True)
+
+
 def measure(n_molecules: int, rounds: int, model: str) -> dict[str, Any]:
     """Return the median times of one size, s."""
     numbers, grid = water_grid(n_molecules)
-    stepper = Stepper(model, n_molecules, "auto", None, "single")
-    stepper.evaluate(grid, WARM_UP)
+    potential = SE3Potential(model)
+    stepper = Stepper(potential.createSystem(water_topology(n_molecules)), grid)
+    evaluate(stepper, grid, WARM_UP)
     rng = np.random.default_rng(n_molecules)
     level = LevelOfTheory()
     dft_times, model_times = [], []
     for _ in range(rounds):
         positions = rattle(grid, rng)
         dft_times.append(seconds(label_frame, numbers, positions, level))
-        call = seconds(stepper.evaluate, positions, MODEL_CALLS)
+        call = seconds(evaluate, stepper, positions, MODEL_CALLS)
         model_times.append(call / MODEL_CALLS)
     dft, fast = statistics.median(dft_times), statistics.median(model_times)
     return {
@@ -62,8 +73,8 @@ def measure(n_molecules: int, rounds: int, model: str) -> dict[str, Any]:
         "dft_seconds": dft,
         "model_seconds": fast,
         "ratio": dft / fast,
-        "backend": stepper.backend,
-        "engine": stepper.engine,
+        "backend": potential.backend,
+        "engine": potential.engine,
         "platform": stepper.platform,
         "dft_times": dft_times,
         "model_times": model_times,

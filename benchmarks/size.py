@@ -21,37 +21,20 @@ from pathlib import Path
 from typing import Any
 
 import click
-import machine
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from water_geometry import water_box
 
+from openmm_se3.benchmark import machine
+from openmm_se3.benchmark.timing import ns_per_day
 from openmm_se3.files import atomic_write
 
 MOLECULES = (64, 216, 512, 1728, 4096)
 ENGINES = ("compiled", "torchscript")
-WATERS_PER_NM3 = 33.3
 DT_FS = 0.5
 SECONDS = 5.0  # of a measurement at least; never fewer than three steps
 LARGE_ATOMS = 600  # the slope is that from here on: small boxes see less than a cutoff
-
-
-def water_box(n_molecules: int) -> Any:
-    """Return OpenMM's Modeller of a cubic box of water molecules."""
-    from openmm import Vec3, app, unit
-
-    modeller = app.Modeller(app.Topology(), [])
-    edge = (n_molecules / WATERS_PER_NM3) ** (1.0 / 3.0)
-    # A larger box is filled and cut to the number wanted, which keeps the density.
-    force_field = app.ForceField("tip3p.xml")
-    modeller.addSolvent(force_field, boxSize=Vec3(1, 1, 1) * (edge + 0.3))
-    positions = modeller.positions.value_in_unit(unit.nanometer)
-    residues = list(modeller.topology.residues())
-    first = [positions[next(iter(residue.atoms())).index] for residue in residues]
-    order = np.argsort([max(place) for place in first])
-    modeller.delete([residues[i] for i in order[n_molecules:]])
-    modeller.topology.setPeriodicBoxVectors(np.eye(3) * edge * unit.nanometer)
-    return modeller
 
 
 def measure(n_molecules: int, engine: str, model: str, threads: int) -> dict[str, Any]:
@@ -181,7 +164,7 @@ def main(
             f"{1e3 * row['seconds']:.1f}",
             f"{1e6 * row['seconds'] / row['atoms']:.1f}",
             f"{row['extra_gb']:.2f}",
-            f"{86400.0 / row['seconds'] * DT_FS * 1e-6:.3f}",
+            f"{ns_per_day(row['seconds'], DT_FS):.3f}",
         )
     console.print(table)
     slopes = {

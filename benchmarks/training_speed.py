@@ -39,7 +39,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import machine
 import numpy as np
 import torch
 from rich.console import Console
@@ -49,11 +48,12 @@ from torch import Tensor
 HERE = Path(__file__).parent
 sys.path.append(str(HERE / "accuracy"))
 
-from budget import peak_memory  # noqa: E402
 from environments import NVIDIA_REPOSITORY, nvidia_source  # noqa: E402
 from graphs import batch as batch_graphs  # noqa: E402
 from nvidia_network import ForceField  # noqa: E402
 
+from openmm_se3.benchmark import machine  # noqa: E402
+from openmm_se3.benchmark.memory import peak_memory  # noqa: E402
 from openmm_se3.compiled.training import CompiledBatches  # noqa: E402
 from openmm_se3.config import ModelConfig  # noqa: E402
 from openmm_se3.files import atomic_write  # noqa: E402

@@ -7,6 +7,7 @@ and the model go through the same lines.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from ase.data import atomic_masses
@@ -24,6 +25,8 @@ WATER = np.array([8, 1, 1])  # atomic numbers in the order of every structure he
 # eV/A, the largest force at a minimum; below it DFT's own noise begins.  It leaves less
 # than 1e-4 A in the softest distance, O-O of a dimer.
 GRADIENT_TOLERANCE = 1e-4
+WATERS_PER_NM3 = 33.3  # of the liquid
+RATTLE = 0.02  # A
 DISPLACEMENT = 0.005  # A, step of the finite differences of forces
 FIRST_CURVATURE = 70.0  # eV/A^2; BFGS starts with it, so that its first step is small
 
@@ -72,6 +75,29 @@ def water_grid(n_molecules: int, spacing: float = 2.9) -> tuple[np.ndarray, np.n
     ]
     molecules = [monomer_start() + offset for offset in offsets[:n_molecules]]
     return np.tile(WATER, n_molecules), np.concatenate(molecules)
+
+
+def water_box(n_molecules: int) -> Any:
+    """Return OpenMM's Modeller of a cubic box of water molecules."""
+    from openmm import Vec3, app, unit
+
+    modeller = app.Modeller(app.Topology(), [])
+    edge = (n_molecules / WATERS_PER_NM3) ** (1.0 / 3.0)
+    # A larger box is filled and cut to the number wanted, which keeps the density.
+    force_field = app.ForceField("tip3p.xml")
+    modeller.addSolvent(force_field, boxSize=Vec3(1, 1, 1) * (edge + 0.3))
+    positions = modeller.positions.value_in_unit(unit.nanometer)
+    residues = list(modeller.topology.residues())
+    first = [positions[next(iter(residue.atoms())).index] for residue in residues]
+    order = np.argsort([max(place) for place in first])
+    modeller.delete([residues[i] for i in order[n_molecules:]])
+    modeller.topology.setPeriodicBoxVectors(np.eye(3) * edge * unit.nanometer)
+    return modeller
+
+
+def rattle(positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return positions [n_atoms, 3] (A) with small random displacements."""
+    return positions + rng.normal(scale=RATTLE, size=positions.shape)
 
 
 def bond_lengths_and_angle(positions: np.ndarray) -> tuple[float, float, float]:

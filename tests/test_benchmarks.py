@@ -27,7 +27,6 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "accuracy")]
 
 import force_drift  # noqa: E402
-import step_time  # noqa: E402
 import water_accuracy  # noqa: E402
 import water_geometry  # noqa: E402
 import water_reference  # noqa: E402
@@ -170,19 +169,6 @@ def test_differences_of_the_dimer_curves_share_a_scale(
     labels = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
     assert labels == ["DFT", "model", "cutoff"]
     pyplot.close("all")
-
-
-def test_step_time_runs(model_folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "times.json"
-    options = ["-n", "1", "--precision", "single", "--rounds", "1", "--steps", "2"]
-    options += ["--engine", "torchscript"]
-    result = CliRunner().invoke(
-        step_time.main, ["--model", str(model_folder), *options, "--out", str(out)]
-    )
-    assert result.exit_code == 0, result.output
-    rows = json.loads(out.read_text())["rows"]
-    assert {"no force", "torchforce", "pythonforce"} <= {row["backend"] for row in rows}
-    assert all(row["seconds_per_step"] > 0.0 for row in rows)
 
 
 def test_rows_of_the_stability_table() -> None:

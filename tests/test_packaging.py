@@ -190,7 +190,7 @@ PIPELINE = (
     ("export",),
     ("force",),
     ("openmmml", "integrators", "simulation"),
-    ("analysis", "validation", "doctor"),
+    ("analysis", "validation", "doctor", "benchmark"),
     ("cli",),
 )
 

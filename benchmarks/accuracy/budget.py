@@ -22,7 +22,6 @@ import dataclasses
 import importlib.metadata
 import json
 import math
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +32,7 @@ import numpy as np
 import torch
 from labels import Labels
 
+from openmm_se3.benchmark.memory import peak_memory
 from openmm_se3.files import atomic_write
 from openmm_se3.training.data import BatchOrder, fill_batches
 from openmm_se3.training.memory import keep_freed_memory
@@ -184,15 +184,6 @@ def learning_rate(progress: float, steps: int) -> float:
     growth = min(1.0, progress / WARM_UP, steps / WARM_UP_STEPS)
     wave = 0.5 * (1.0 + math.cos(math.pi * progress))
     return growth * (FINAL_RATE + (1.0 - FINAL_RATE) * wave)
-
-
-def peak_memory() -> float:
-    """Return the most memory that this process has had, MiB; Linux only.
-
-    That of ``getrusage`` starts from the process that started this one.
-    """
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"^VmHWM:\s+(\d+) kB$", status, re.M)[1]) / 1024.0
 
 
 def predict(

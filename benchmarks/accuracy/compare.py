@@ -18,9 +18,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +30,19 @@ from environments import (
     NVIDIA_REPOSITORY,
     nvidia_source,
     python_of,
+    variables,
 )
 from errors import errors
-from frames import ROOT, SETS, SHARED, export
+from frames import SETS, SHARED, export
 from labels import Labels
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from openmm_se3.benchmark import machine
 from openmm_se3.files import atomic_write, sha256
 
 HERE = Path(__file__).parent
-sys.path.append(str(HERE.parent))
-
-import machine  # noqa: E402
 
 CURVE_POINTS = 10
 SHORT_MINUTES, SHORT_CURVE_POINTS, SHORT_TEST_ATOMS = 0.1, 2, 400
@@ -84,15 +81,12 @@ def run_job(network: str, job: Job, python: Path) -> None:
     for name in (RUN, PREDICTIONS):
         (job.out / name).unlink(missing_ok=True)
     job.write(job.out / "job.json")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for library in ("OMP", "MKL", "OPENBLAS"):
-        environment[f"{library}_NUM_THREADS"] = "1"
     command = [str(python), str(HERE / f"train_{network}.py")]
     with open(job.out / "log.txt", "w") as log:
         subprocess.run(
             [*command, str(job.out / "job.json")],
             check=True,
-            env=environment,
+            env=variables(threads=1),
             stdout=log,
             stderr=subprocess.STDOUT,
         )

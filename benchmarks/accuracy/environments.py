@@ -9,6 +9,7 @@ peer's environment holds only what it needs beside our packages or in place of t
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,10 @@ ENVIRONMENTS = {
     "tensornet": "nequip-torchmd",
     "nvidia": None,
 }
+ROOT = Path(__file__).parents[2]
 MADE = "requirements.txt"  # written when everything is installed
+
+LIBRARIES = ("OMP", "MKL", "OPENBLAS")
 
 NVIDIA_REPOSITORY = "https://github.com/NVIDIA/DeepLearningExamples"
 NVIDIA_COMMIT = "729963dd47e7c8bd462ad10bfac7a7b0b604e6dd"
@@ -53,6 +57,16 @@ def python_of(network: str, folder: Path) -> Path:
     """
     name = ENVIRONMENTS[network]
     return Path(sys.executable) if name is None else make_environment(name, folder)
+
+
+def variables(threads: int) -> dict[str, str]:
+    """Return the environment variables of a process of any network.
+
+    Args:
+        threads: Threads of its numerical libraries.
+    """
+    limits = {f"{name}_NUM_THREADS": str(threads) for name in LIBRARIES}
+    return {**os.environ, "PYTHONPATH": str(ROOT), **limits}
 
 
 def make_environment(name: str, folder: Path) -> Path:

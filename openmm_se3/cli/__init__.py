@@ -30,6 +30,7 @@ VERBS = {
     "run": "Run molecular dynamics of any structure; checkpoints, --resume.",
     "analyze": "Measure stability, drift, geometry and spectra of a finished run.",
     "validate": "Check a model file: symmetry, forces, drift, backends, precisions.",
+    "bench": "Time a model's steps: backends, engines, platforms present.",
     "sample": "Make structures to label: water monomers and clusters.",
     "label": "Compute DFT energies and forces for structures.",
     "data": "Look at files of labels: counts, units, duplicates, outliers.",

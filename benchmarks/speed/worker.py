@@ -1,0 +1,51 @@
+"""A process that makes steps of one contender and times them when told so.
+
+    python worker.py '{"contender": "mace", "atoms": 3, ...}'
+
+It answers on stdout with one JSON object a line: first what it has made, then, for each
+line on stdin, a round.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path += [str(HERE.parent), str(HERE.parent / "accuracy")]
+
+import torch  # noqa: E402
+from contenders import CONTENDERS, Job  # noqa: E402
+from sizes import water  # noqa: E402
+
+from openmm_se3.benchmark.memory import peak_memory  # noqa: E402
+from openmm_se3.benchmark.timing import timed, warm_up  # noqa: E402
+
+
+def main() -> None:
+    """Serve until stdin is closed."""
+    # Packages print to stdout too: what they say goes to stderr.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def answer(values: dict[str, Any]) -> None:
+        print(json.dumps(values), file=answers, flush=True)
+
+    job = Job(**json.loads(sys.argv[1]))
+    torch.set_num_threads(job.threads)
+    torch.manual_seed(0)
+    contender = CONTENDERS[job.contender]
+    step, facts = contender.make(*water(job.atoms), job)
+    steps = warm_up(step, job.seconds) if contender.warm else 1
+    answer({**facts, "steps": steps})
+    for _ in sys.stdin:
+        measured = timed(step, steps)
+        answer({**dataclasses.asdict(measured), "peak_memory_mib": peak_memory()})
+
+
+if __name__ == "__main__":
+    main()
