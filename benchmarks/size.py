@@ -4,9 +4,10 @@
 
 Boxes of liquid water of ordinary density, 64 to 4,096 molecules, in OpenMM.  Each size
 and engine runs in a process of its own, whose peak memory is what the step needs on top
-of a box of one molecule.  Engines that would need more than ``--memory`` GB, judged by
-the size before, are left out.  Writes a table, ``size.json`` and ``size.png`` with the
-slope of log time against log atoms, 1 where the cost is linear.
+of a box of one molecule; beside it stands what ``SE3Potential.memory`` expects.
+Engines that would need more than ``--memory`` GB, judged by the size before, are left
+out.  Writes a table, ``size.json`` and ``size.png`` with the slope of log time against
+log atoms, 1 where the cost is linear.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ LARGE_ATOMS = 600  # the slope is that from here on: small boxes see less than a
 
 
 def measure(n_molecules: int, engine: str, model: str, threads: int) -> dict[str, Any]:
-    """Return seconds per step and peak memory, GB, of this process."""
+    """Return seconds per step, peak memory of this process and its estimate, GB."""
     import torch
     from openmm import Context, Platform, VerletIntegrator, unit
 
@@ -57,8 +58,15 @@ def measure(n_molecules: int, engine: str, model: str, threads: int) -> dict[str
         start = time.perf_counter()
         integrator.step(1)
         times.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-    return {"seconds": statistics.median(times), "memory_gb": peak}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024e-9
+    rows = box.topology.getPeriodicBoxVectors().value_in_unit(unit.angstrom)
+    positions = np.array(box.positions.value_in_unit(unit.angstrom))
+    needed, _ = potential.memory(positions, np.array(rows))
+    return {
+        "seconds": statistics.median(times),
+        "memory_gb": peak,
+        "estimate_gb": needed,
+    }
 
 
 def in_process(n: int, engine: str, model: str, threads: int) -> dict[str, Any]:
@@ -154,7 +162,16 @@ def main(
                 f"{kind}, {n} molecules: {milliseconds:.1f} ms, {extra:.2f} GB"
             )
     table = Table(title=f"cost of a step, model {model}, {threads} threads", box=None)
-    for heading in ("molecules", "atoms", "engine", "ms", "us/atom", "GB", "ns/day"):
+    for heading in (
+        "molecules",
+        "atoms",
+        "engine",
+        "ms",
+        "us/atom",
+        "GB",
+        "estimate",
+        "ns/day",
+    ):
         table.add_column(heading, justify="right")
     for row in rows:
         table.add_row(
@@ -164,6 +181,7 @@ def main(
             f"{1e3 * row['seconds']:.1f}",
             f"{1e6 * row['seconds'] / row['atoms']:.1f}",
             f"{row['extra_gb']:.2f}",
+            f"{row['estimate_gb']:.2f}",
             f"{ns_per_day(row['seconds'], DT_FS):.3f}",
         )
     console.print(table)

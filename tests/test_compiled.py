@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,12 @@ from openmm_se3.compiled.compiler import find_compiler
 from openmm_se3.compiled.force import TABLE_INTERVALS, compiled_force
 from openmm_se3.compiled.library import CompileError, reason_against
 from openmm_se3.config import ModelConfig
-from openmm_se3.export.build import ForceSettings, build_module, eager_force
+from openmm_se3.export.build import (
+    ForceSettings,
+    build_module,
+    eager_force,
+    resolve_engine,
+)
 from openmm_se3.export.checks import random_positions
 from openmm_se3.force import SE3Potential
 from openmm_se3.model.transformer import SE3Transformer
@@ -264,6 +270,34 @@ def test_without_a_compiler_only_speed_is_lost(
     monkeypatch.delenv("CXX")
     with pytest.raises(CompileError, match="install g\\+\\+"):
         build_module(settings_of(3, "single"))
+
+
+@pytest.mark.parametrize("damage", ["not a library", "not a folder"])
+def test_a_cache_that_cannot_be_used_costs_only_speed(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    damage: str,
+) -> None:
+    network = load_model("water").network(torch.float64)
+    name = library.load_library(network, "single")
+    monkeypatch.setenv("OPENMM_SE3_ENGINE", "auto")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(library, "_loaded", set())
+    if damage == "not a library":
+        library.cache_folder().mkdir(parents=True)
+        (library.cache_folder() / f"{name}.so").write_bytes(b"\x7fELF")
+        cause = "cannot be loaded: .*; delete it"
+        library.load_compiled_networks()  # as the import of openmm_se3.force does
+        assert re.search(cause, caplog.text)
+    else:
+        (tmp_path / "cache").write_text("")
+        cause = "cannot be kept in .* XDG_CACHE_HOME"
+    with pytest.raises(CompileError, match=cause):
+        library.load_library(network, "single")
+    caplog.clear()
+    assert resolve_engine("auto", load_model("water"), "single") == "torchscript"
+    assert re.search(f"{cause}.*going on with TorchScript", caplog.text)
 
 
 def test_a_libraries_name_depends_on_all_that_it_is_made_of() -> None:

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import mdtraj
@@ -62,6 +63,23 @@ def test_links_between_pages_lead_somewhere() -> None:
     for page in [*DOCS.glob("*.md"), DOCS.parent / "README.md"]:
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_table_of_faults_counts_its_rows_and_names_tests_that_exist() -> None:
+    text = (DOCS / "faults.md").read_text()
+    rows = re.findall(r"^\| (?!case )(.+)$", text, re.M)
+    outcomes = Counter(row.split("|")[3].strip() for row in rows)
+    assert set(outcomes) == {"yes", "no", "not tried"}
+    counts = re.search(r"\*\*(\d+) cases .* which (\d+) .*; (\d+) were not", text)
+    assert counts is not None
+    tried = len(rows) - outcomes["not tried"]
+    expected = (tried, outcomes["yes"], outcomes["not tried"])
+    assert tuple(map(int, counts.groups())) == expected
+    sources = "".join(path.read_text() for path in Path(__file__).parent.glob("*.py"))
+    known = set(re.findall(r"^def (test_\w+)\(", sources, re.M))
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert len(named) > 80
+    assert named <= known
 
 
 def write_runs(folder: Path) -> None:

@@ -18,6 +18,7 @@ from random_model import small_config
 
 import openmm_se3
 from openmm_se3.cli import main
+from openmm_se3.force.memory import NotEnoughMemoryError
 from openmm_se3.simulation import ModelRun, run_structure, water_start, water_topology
 from openmm_se3.simulation import folder as names
 from openmm_se3.simulation.progress import ProgressReporter
@@ -36,6 +37,11 @@ class AnalyticPotential:
         self.metadata = {"weights_sha256": self.weights}
         self.backend = "torchforce"
         self.engine = "torchscript"
+
+    def memory(
+        self, positions: np.ndarray, box: np.ndarray | None
+    ) -> tuple[float, float]:
+        return 0.25, 16.0
 
     def createSystem(self, topology: app.Topology) -> openmm.System:
         symbols = {atom.element.symbol for atom in topology.atoms()}
@@ -71,6 +77,7 @@ def test_it_runs_records_and_says_where(two: Path) -> None:
     result = call(two, "--model", "water", *SHORT, "--frame-interval", 5)
     assert result.exit_code == 0, result.output
     assert "Completed after 0.1 ps" in result.output
+    assert "Memory: about 0.25 GB of 16 GB" in result.output
     assert "openmm-se3 analyze two waters-run" in result.output
     assert "left" in result.output
     out = Path("two waters-run")
@@ -149,6 +156,18 @@ def test_other_weights_are_refused(two: Path, monkeypatch: pytest.MonkeyPatch) -
     assert result.exit_code == 2
     difference = "weights_sha256: aaaaaaaaaaaa in the checkpoint, bbbbbbbbbbbb now"
     assert difference in result.output
+
+
+def test_too_little_memory_is_one_line(
+    two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def memory(*_: object) -> tuple[float, float]:
+        raise NotEnoughMemoryError("need about 12.0 GB")
+
+    monkeypatch.setattr(AnalyticPotential, "memory", memory)
+    result = call(two, "--model", "water", *SHORT)
+    assert (result.exit_code, result.output) == (2, "Error: need about 12.0 GB\n")
+    assert not Path("two waters-run").exists()
 
 
 def test_a_stopped_run_ends_with_code_1(two: Path) -> None:

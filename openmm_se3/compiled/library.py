@@ -73,8 +73,8 @@ def load_library(
         The namespace of ``torch.ops`` that holds its operators.
 
     Raises:
-        CompileError: The network has no compiled form, or there is no compiler, or it
-            fails.
+        CompileError: The network has no compiled form, there is no compiler, it fails,
+            or what it makes cannot be kept.
     """
     reason = reason_against(network.config)
     if reason is not None:
@@ -88,6 +88,7 @@ def load_library(
         compiler = find_compiler()
         if compiler is None:
             raise CompileError(NO_COMPILER)
+        _make_folder(path.parent)
         logger.warning(
             "compiling the network for this machine: once for this shape, about half "
             "a minute (kept in %s)",
@@ -119,6 +120,20 @@ def _load(path: Path) -> None:
     except OSError as error:
         raise CompileError(f"{path} cannot be loaded: {error}; delete it") from error
     _loaded.add(path.stem)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the cache, before half a minute is spent on what could not be kept."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise CompileError(
+            f"compiled networks cannot be kept in {folder}, which is not writable; set "
+            "XDG_CACHE_HOME to a folder that is"
+        )
 
 
 def cache_folder() -> Path:
@@ -175,6 +190,5 @@ def _compile(
         if result.returncode:
             last = "\n".join(result.stderr.strip().splitlines()[-5:])
             raise CompileError(f"{command[0]} could not compile the network:\n{last}")
-        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
             shutil.copyfile(built, temporary)

@@ -2,6 +2,7 @@
 
     potential  SE3Potential, what users call
     backends   TorchForce and PythonForce
+    memory     what energy and forces need of it, and what there is
     mixed      a classical System prepared for atoms that a model takes over
     ase        ASE calculator
 

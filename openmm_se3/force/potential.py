@@ -15,6 +15,7 @@ from openmm import app, unit
 from openmm_se3.elements import ATOMIC_NUMBERS, SYMBOLS
 from openmm_se3.export.build import ForceSettings, resolve_engine
 from openmm_se3.force.backends import FORCE_NAME, make_force, resolve
+from openmm_se3.force.memory import count_edges, expected_edges, require_memory
 from openmm_se3.force.mixed import without_internal_terms
 from openmm_se3.modelfile import PRECISIONS, evaluate, force_disagreement, load_model
 from openmm_se3.molecules import keep_molecules
@@ -102,6 +103,7 @@ class SE3Potential:
             removeCMMotion: Add a CMMotionRemover.
 
         Raises:
+            NotEnoughMemoryError: As for :meth:`addForces`.
             TypeError: The topology is none.
             ValueError: The topology is empty or holds atoms that the model does not
                 know.
@@ -138,6 +140,9 @@ class SE3Potential:
         without strength.  OpenMM finds molecules by bonds: without them a barostat
         would scale, and a trajectory would wrap, every atom alone.
 
+        In a box the memory is estimated for atoms that fill it evenly; without one it
+        depends on the positions, see :meth:`memory`.
+
         Args:
             system: The System; changed in place.
             topology: Its topology.
@@ -151,6 +156,8 @@ class SE3Potential:
                 energy's derivative by it.
 
         Raises:
+            NotEnoughMemoryError: So many atoms in such a box need more memory than
+                there is.
             TypeError: The topology is none.
             ValueError: Topology and System differ in size, atoms are out of range,
                 given twice, constrained, virtual sites or of unknown elements, or an
@@ -177,6 +184,11 @@ class SE3Potential:
             )
         self._warn_of_missing_atoms(topology, chosen)
         _warn_of_other_box(system, topology)
+        volume = _volume(system, topology)
+        if volume is not None:
+            self._require_memory(
+                len(chosen), expected_edges(len(chosen), volume, self.config.cutoff)
+            )
         force = self.makeForce(
             topology,
             chosen,
@@ -290,6 +302,35 @@ class SE3Potential:
         )
         force.setForceGroup(forceGroup)
         return force
+
+    def memory(
+        self, positions: np.ndarray, box: np.ndarray | None = None
+    ) -> tuple[float, float]:
+        """Return the memory that energy and forces need, by estimate, and that is left.
+
+        Args:
+            positions: Positions of the model's atoms [n_atoms, 3], A.
+            box: Box vectors as rows [3, 3], A; None without a box.
+
+        Returns:
+            Both in GB.
+
+        Raises:
+            NotEnoughMemoryError: There is less than is needed.
+        """
+        cutoff = self.config.cutoff
+        if box is not None:
+            volume = abs(float(np.linalg.det(box)))
+            # The edges themselves may be too many to be counted.
+            expected = expected_edges(len(positions), volume, cutoff)
+            self._require_memory(len(positions), expected)
+        n_edges = count_edges(positions, box, cutoff)
+        return self._require_memory(len(positions), n_edges)
+
+    def _require_memory(self, n_atoms: int, n_edges: int) -> tuple[float, float]:
+        return require_memory(
+            self._network, self.engine, self.precision, n_atoms, n_edges
+        )
 
     def energy_and_forces(
         self, numbers: Any, positions: Any
@@ -508,6 +549,17 @@ def _refuse_unfit(system: openmm.System, chosen: list[int]) -> None:
                 f"particles {first} and {second} are constrained; the model's atoms "
                 "move freely: make the System with constraints=None, rigidWater=False"
             )
+
+
+def _volume(system: openmm.System, topology: app.Topology) -> float | None:
+    """Return the volume of the box, A^3; None without a box."""
+    vectors = topology.getPeriodicBoxVectors()
+    if vectors is None and system.usesPeriodicBoundaryConditions():
+        vectors = system.getDefaultPeriodicBoxVectors()
+    if vectors is None:
+        return None
+    rows = [vector.value_in_unit(unit.angstrom) for vector in vectors]
+    return abs(float(np.linalg.det(rows)))
 
 
 def _warn_of_other_box(system: openmm.System, topology: app.Topology) -> None:

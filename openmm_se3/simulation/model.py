@@ -15,6 +15,7 @@ from rich.console import Console
 from openmm_se3.config import to_dict
 from openmm_se3.simulation.ensemble import refuse_npt_without_box
 from openmm_se3.simulation.folder import refuse_results
+from openmm_se3.simulation.guard import box_of
 from openmm_se3.simulation.options import RunOptions
 from openmm_se3.simulation.phases import RunRecord
 from openmm_se3.simulation.platforms import named_platform
@@ -58,6 +59,8 @@ def run_structure(
     Raises:
         FileNotFoundError: There is no such structure or model.
         FolderInUseError: The folder has results already, or another run writes to it.
+        NotEnoughMemoryError: The model needs more memory for so many atoms than there
+            is.
         ValueError: The structure, the ensemble or the platform is unfit, or the run to
             resume was another one or is damaged.
         KeyboardInterrupt: After Ctrl-C or SIGTERM, with a checkpoint; the same call
@@ -99,7 +102,11 @@ def run_model(
             backend=options.backend,
             engine=options.engine,
         )
+        needed, available = potential.memory(positions, box_of(topology))
         system = potential.createSystem(topology)
+        if console is not None:
+            text = f"Memory: about {needed:.2g} GB of {available:.3g} GB that are free"
+            console.print(text, highlight=False)
         network = json.dumps(to_dict(potential.config), sort_keys=True)
         facts = {
             **(about or {}),

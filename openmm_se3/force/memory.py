@@ -1,0 +1,218 @@
+"""Memory that energy and forces take, and what the machine has left.
+
+TorchScript writes every quantity of every edge to memory and keeps it for the backward
+pass, so that it takes as much as there are edges.  Compiled code keeps little of an
+edge, and takes as much as there are atoms.  Both are counted from the shape of the
+network; ``benchmarks/size.py`` measures them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+
+from openmm_se3.compiled.library import reason_against
+from openmm_se3.graph import neighbour_pairs
+from openmm_se3.model.attention import AttentionLayer
+from openmm_se3.model.kernel import FullKernel
+from openmm_se3.model.layers import AttentiveSelfInteraction
+from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.modelfile import PRECISIONS
+
+GB = 1e9
+# What compiled code has of a pair of atoms: two indices and a vector in float64, and
+# what follows from the distance, in the network's precision.
+PAIR_BYTES, PAIR_NUMBERS = 32, 14
+# Blocks that the allocator keeps between the tensors, as measured for six networks.
+HELD = 1.1
+MEMINFO = Path("/proc/meminfo")
+OWN_CGROUPS = Path("/proc/self/cgroup")
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+class NotEnoughMemoryError(RuntimeError):
+    """Energy and forces would need more memory than there is."""
+
+
+def expected_edges(n_atoms: int, volume: float, cutoff: float) -> int:
+    """Return the edges of atoms that are spread evenly; clumps of atoms have more.
+
+    Args:
+        n_atoms: Number of atoms.
+        volume: Volume of the box, A^3.
+        cutoff: Cutoff of the network, A.
+
+    Returns:
+        Their number; 0 in a box without volume, which OpenMM refuses.
+    """
+    if not volume > 0.0:
+        return 0
+    return round(n_atoms**2 * 4.0 / 3.0 * math.pi * cutoff**3 / volume)
+
+
+def count_edges(positions: np.ndarray, box: np.ndarray | None, cutoff: float) -> int:
+    """Return the number of edges.
+
+    Args:
+        positions: Positions [n_atoms, 3], A.
+        box: Box vectors as rows [3, 3], A; None without a box.
+        cutoff: Cutoff of the network, A.
+    """
+    if box is None:
+        tree = cKDTree(positions)
+        return int(tree.count_neighbors(tree, cutoff)) - len(positions)
+    x, cell = (torch.from_numpy(np.array(a, dtype=float)) for a in (positions, box))
+    return len(neighbour_pairs(x, cutoff, cell)[0])
+
+
+def needed_memory(
+    network: SE3Transformer, engine: str, precision: str, n_atoms: int, n_edges: int
+) -> float:
+    """Return an estimate of the memory that energy and forces take, GB.
+
+    Args:
+        network: The network.
+        engine: "compiled" or "torchscript".
+        precision: "single" or "double".
+        n_atoms: Number of atoms.
+        n_edges: Number of edges; a pair of atoms has two.
+    """
+    size = PRECISIONS[precision].itemsize
+    layers = [cast(AttentionLayer, layer) for layer in network.attention]
+    if engine == "torchscript":
+        kept = [_numbers_of_an_edge(layer) for layer in layers]
+        # The backward pass needs as much again, of one layer at a time.
+        return HELD * size * n_edges * (sum(kept) + max(kept)) / GB
+    atom = sum(_numbers_of_an_atom(layer) for layer in layers)
+    # Weights of attention and what they are computed from, in both directions.
+    pair = PAIR_NUMBERS + sum(4 * layer.heads for layer in layers)
+    return (
+        size * (n_atoms * atom + n_edges / 2 * pair) + n_edges / 2 * PAIR_BYTES
+    ) / GB
+
+
+def _numbers_of_an_edge(layer: AttentionLayer) -> int:
+    """Return how many numbers TorchScript keeps of an edge."""
+    rows, dim_in = layer.basis.n_rows, layer.basis.dim_in
+    message = layer.key_channels + layer.channels
+    kernel = layer.kernel
+    channels = kernel.channels_in if isinstance(kernel, FullKernel) else message
+    radial = layer.radial.hidden
+    return (
+        radial.in_features
+        + 2 * radial.out_features  # before and after the activation
+        + 2 * kernel.n_radial  # without and with the envelope
+        + rows * dim_in  # kernels W_J
+        + dim_in * channels  # features of the neighbour
+        + 2 * rows * channels  # W_J f and its factors
+        + layer.dim_query * layer.key_channels  # queries of the centre
+        + layer.dim_out * (message + layer.channels)  # keys, values, weighted values
+    )
+
+
+def _numbers_of_an_atom(layer: AttentionLayer) -> int:
+    """Return how many numbers compiled code keeps of an atom."""
+    senders = layer.basis.dim_in * (layer.key_channels + layer.channels)
+    queries = layer.dim_query * layer.key_channels
+    out = layer.dim_out * layer.channels
+    mixing = 0
+    if isinstance(layer.self_interaction, AttentiveSelfInteraction):
+        mixing = math.prod(layer.self_interaction.shape)
+    # Each thread has sums of its own.
+    sums = torch.get_num_threads() * max(out, senders + queries)
+    # Heads, update, result and gates, and derivatives by heads and input.
+    return senders + queries + 6 * out + mixing + sums
+
+
+def available_memory() -> float:
+    """Return the memory that a process can still get here, GB, infinite if unknown.
+
+    That is what the system calls available, or less in a container (cgroup) with a
+    limit, swap not counted.
+    """
+    try:
+        lines = MEMINFO.read_text().splitlines()
+        kilobytes = next(l.split()[1] for l in lines if l.startswith("MemAvailable:"))
+        system = 1024.0 * int(kilobytes)
+    except (OSError, StopIteration):
+        try:
+            system = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        except (AttributeError, ValueError, OSError):
+            system = math.inf
+    return min([system, *_left_in_cgroups()]) / GB
+
+
+def _left_in_cgroups() -> Iterator[float]:
+    """Yield what the limit of each control group of this process leaves, bytes."""
+    try:
+        rows = OWN_CGROUPS.read_text().splitlines()
+    except OSError:
+        return
+    for row in rows:
+        _, controllers, path = row.split(":", 2)
+        if not controllers:  # version 2
+            root, files = CGROUPS, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            root = CGROUPS / "memory"
+            files = (
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                "total_inactive_file",
+            )
+        else:
+            continue
+        group = root / path.lstrip("/")
+        # In a container the path may be that of the host, and only the root be there.
+        while group != root.parent:
+            yield _left_in(group, *files)
+            group = group.parent
+
+
+def _left_in(group: Path, limit: str, usage: str, cache: str) -> float:
+    """Return the bytes that a control group has left, infinite without a limit."""
+    try:
+        most = (group / limit).read_text().strip()
+        used = int((group / usage).read_text())
+        statistics = (group / "memory.stat").read_text().splitlines()
+    except OSError:
+        return math.inf
+    if most == "max":
+        return math.inf
+    # Pages of files count as used and are given up where memory is short.
+    given_up = sum(int(row.split()[1]) for row in statistics if row.split()[0] == cache)
+    return float(int(most) - used + given_up)
+
+
+def require_memory(
+    network: SE3Transformer, engine: str, precision: str, n_atoms: int, n_edges: int
+) -> tuple[float, float]:
+    """Return the memory that is needed, by estimate, and what is available, GB.
+
+    On a machine with a GPU, TorchScript may use its memory instead.
+
+    Raises:
+        NotEnoughMemoryError: There is less than is needed; the message has both
+            numbers and the fix.
+    """
+    needed = needed_memory(network, engine, precision, n_atoms, n_edges)
+    available = available_memory()
+    if engine == "torchscript" and torch.cuda.is_available():
+        available = max(available, torch.cuda.mem_get_info()[0] / GB)
+    if needed <= available:
+        return needed, available
+    fixes = ["fewer atoms", "a model with a smaller cutoff"]
+    if engine == "torchscript" and reason_against(network.config) is None:
+        compiled = needed_memory(network, "compiled", precision, n_atoms, n_edges)
+        fixes.insert(0, f"engine='compiled', which needs {compiled:.1f} GB")
+    raise NotEnoughMemoryError(
+        f"energy and forces of {n_atoms} atoms with about {n_edges} edges need about "
+        f"{needed:.1f} GB of memory with engine='{engine}', and {available:.1f} GB are "
+        f"available; use {', or '.join(fixes)}"
+    )
