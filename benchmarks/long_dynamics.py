@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import machine
 import numpy as np
 import openmm
 import torch
@@ -26,6 +25,7 @@ from openmm import app, unit
 from rich.console import Console
 from rich.table import Table
 
+from openmm_se3.benchmark import machine
 from openmm_se3.files import atomic_write
 from openmm_se3.force import SE3Potential
 from openmm_se3.simulation import water_start, water_topology
@@ -192,7 +192,12 @@ def main(
         )
     Console(width=100).print(table)
     if out is not None:
-        result = {"machine": machine.describe(), "beads": BEADS, "rows": rows}
+        result = {
+            "machine": machine.describe(),
+            "weights_sha256": potential.metadata["weights_sha256"],
+            "beads": BEADS,
+            "rows": rows,
+        }
         with atomic_write(out) as temporary:
             temporary.write_text(json.dumps(result, indent=1) + "\n")
     if not all(row["held"] for row in rows):

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import machine
 import matplotlib
 import mdtraj
 import numpy as np
@@ -36,6 +35,7 @@ from rich.table import Table
 from openmm_se3.analysis.energies import energies
 from openmm_se3.analysis.geometry import water_geometry
 from openmm_se3.analysis.read import Recording, read_folder
+from openmm_se3.benchmark import machine
 from openmm_se3.files import atomic_write
 from openmm_se3.force import SE3Potential
 from openmm_se3.plot_style import BLUE, GREY, STYLE, few_ticks, legend_above, save
@@ -49,10 +49,11 @@ from openmm_se3.units import (
 )
 
 DT = 0.5  # fs
+WIDTH = 110  # of the tables, in characters
 TEMPERATURE = 300.0  # K
 MOLECULE = [0, 1, 2]  # atoms of the model
 SYSTEMS = {"mixed": BLUE, "TIP3P": GREY}
-DISPLACEMENT = 1e-4  # nm, of finite differences
+DISPLACEMENT = 2e-5  # nm, of finite differences
 FINE_EWALD, MESH = 5.0, (32, 32, 32)  # of finite differences; erfc(5) is 2e-12
 NPT_FRAME_FS = 50.0
 DISCARDED = 0.2  # of a run in NPT, while the density settles
@@ -341,17 +342,18 @@ def main(
     """Run what is not there yet, print the tables and draw the figure."""
     setting = SHORT if short else Setting(nve_ps=nve_ps, npt_ps=npt_ps)
     out.mkdir(parents=True, exist_ok=True)
-    console = Console()
+    console = Console(width=WIDTH)
     topology, positions = water_box(setting, seed)
     console.print(f"{topology.getNumResidues()} molecules, {setting.edge} nm")
     potential = SE3Potential(model)
+    weights = {"weights_sha256": potential.metadata["weights_sha256"]}
     runs: dict[str, dict[str, Recording]] = {"nve": {}, "npt": {}}
     for ensemble, found in runs.items():
         for name in SYSTEMS:
             folder = out / f"{ensemble}-{name}-run"
             options = options_of(ensemble, setting, folder, platform, seed)
             system = make_system(name, topology, setting, potential)
-            about = {"weights_sha256": potential.metadata["weights_sha256"]}
+            about = weights if name == "mixed" else {}
             console.print(folder.name)
             run_dynamics(system, topology, positions, options, about, console)
             found[name] = read_folder(folder)
@@ -359,6 +361,7 @@ def main(
     frame = NM_TO_ANGSTROM * np.asarray(runs["nve"]["mixed"].trajectory.xyz[-1], float)
     results = {
         "machine": machine.describe(),
+        **weights,
         "setting": dataclasses.asdict(setting),
         "molecules": topology.getNumResidues(),
         "forces": check_forces(topology, frame, setting, model),
