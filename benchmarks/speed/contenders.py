@@ -57,9 +57,9 @@ def ours(engine: str) -> Callable[[app.Topology, np.ndarray, Job], Made]:
         potential = SE3Potential(job.model, engine=engine)
         config = potential.config
         shape = (
-            f"{potential.metadata['name']}: {config.layers} layers, {config.channels} "
-            f"channels, {config.heads} heads, degrees 0 to {config.lmax}, "
-            f"{config.cutoff:g} A; {potential.backend}"
+            f"model {potential.metadata['name']}, {config.layers} layers, "
+            f"{config.channels} channels, {config.heads} heads, "
+            f"degrees 0 to {config.lmax}, {config.cutoff:g} A; {potential.backend}"
         )
         return _through_openmm(potential.createSystem(topology), positions, shape)
 
@@ -101,7 +101,7 @@ def mace(topology: app.Topology, positions: np.ndarray, job: Job) -> Made:
         potential = MLPotential("mace", modelPath=str(path))
         system = potential.createSystem(topology, precision="single")
     shape = (
-        "MACE-OFF23-small: 2 layers, 96 channels, L = 0, correlation 3, 4.5 A, "
+        "2 layers, 96 channels, L = 0, correlation 3, 4.5 A, "
         f"float32; mace-torch {version('mace-torch')}, openmm-ml {version('openmmml')}"
     )
     return _through_openmm(system, positions, shape)
@@ -141,7 +141,7 @@ def tensornet(topology: app.Topology, positions: np.ndarray, job: Job) -> Made:
         potential = MLPotential("torchmdnet", modelPath=str(path))
         system = potential.createSystem(topology)
     shape = (
-        "TensorNet: 2 layers, 128 channels, 5 A, float32, torch.compile; torchmd-net "
+        "2 layers, 128 channels, 5 A, float32, torch.compile; torchmd-net "
         f"{version('torchmd-net')}, openmm-ml {version('openmmml')}"
     )
     return _through_openmm(system, positions, shape)
@@ -202,7 +202,7 @@ def nvidia(topology: app.Topology, positions: np.ndarray, job: Job) -> Made:
     force.setUsesPeriodicBoundaryConditions(vectors is not None)
     system.addForce(force)
     shape = (
-        f"NVIDIA's SE(3)-Transformer: 3 layers, 32 channels, 8 heads, degrees 0 to 2, "
+        f"3 layers, 32 channels, 8 heads, degrees 0 to 2, "
         f"{cutoff:g} A, float32; its files in a PythonForce, dgl {version('dgl')}"
     )
     return _through_openmm(system, positions, shape)
