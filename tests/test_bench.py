@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from openmm import app
 
 from openmm_se3 import cli
 from openmm_se3.benchmark import timing
 from openmm_se3.benchmark.timing import Round, ns_per_day, summary
+from openmm_se3.simulation import water_start, water_topology
 
 
 @pytest.fixture
@@ -109,7 +111,12 @@ def test_bench_of_a_structure_and_what_it_refuses(
     )
     done = bench(smallest_model, "--structure", methane, "--platform", "Reference")
     assert done.exit_code == 2
-    assert "C" in done.output and "Error" in done.output
+    assert "does not know; it knows" in " ".join(done.output.split())
+    water = tmp_path / "water.pdb"
+    app.PDBFile.writeFile(water_topology(2), water_start(2, seed=0), str(water))
+    done = bench(smallest_model, "--structure", water, "--platform", "Reference")
+    assert done.exit_code == 0, done.output
+    assert "water.pdb, 6 atoms, 1 thread" in done.output
     done = bench(smallest_model, "-n", 1, "--platform", "none such")
     assert done.exit_code == 2
     assert "there is no platform 'none such'" in done.output
