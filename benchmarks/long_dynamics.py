@@ -30,7 +30,8 @@ from openmm_se3.files import atomic_write
 from openmm_se3.force import SE3Potential
 from openmm_se3.simulation import water_start, water_topology
 from openmm_se3.simulation.guard import MAX_STRETCH
-from openmm_se3.units import ANGSTROM_TO_NM, FS_TO_PS, NM_TO_ANGSTROM
+from openmm_se3.units import ANGSTROM_TO_NM, FS_TO_PS
+from openmm_se3.validation.contexts import make_context, positions_of
 
 BEADS = 8
 TEMPERATURE = 300.0  # K
@@ -56,17 +57,9 @@ def lengths(positions: np.ndarray, bonds: np.ndarray) -> np.ndarray:
 
 def minimum(system: openmm.System, positions: np.ndarray) -> np.ndarray:
     """Return the positions [n_atoms, 3], A, of the nearest minimum."""
-    platform = openmm.Platform.getPlatformByName("Reference")
-    context = openmm.Context(system, openmm.VerletIntegrator(0.0005), platform)
-    context.setPositions(ANGSTROM_TO_NM * positions)
+    context = make_context(system, openmm.VerletIntegrator(0.0005), positions)
     openmm.LocalEnergyMinimizer.minimize(context, 1.0)
-    return positions_of(context.getState(positions=True))
-
-
-def positions_of(state: openmm.State) -> np.ndarray:
-    """Return the positions [n_atoms, 3], A, of a State."""
-    nm = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
-    return NM_TO_ANGSTROM * np.asarray(nm, float)
+    return positions_of(context)
 
 
 def path_integrals(
@@ -82,7 +75,8 @@ def path_integrals(
     while True:
         context.getIntegrator().step(LOOK)
         states = [integrator.getState(b, getPositions=True) for b in range(BEADS)]
-        yield np.array([positions_of(state) for state in states])
+        positions = [state.getPositions(asNumpy=True) for state in states]
+        yield np.array([x.value_in_unit(unit.angstrom) for x in positions])
 
 
 def multiple_steps(
@@ -94,13 +88,11 @@ def multiple_steps(
         TEMPERATURE, FRICTION, DT * FS_TO_PS, groups
     )
     integrator.setRandomNumberSeed(seed)
-    platform = openmm.Platform.getPlatformByName("Reference")
-    context = openmm.Context(system, integrator, platform)
-    context.setPositions(ANGSTROM_TO_NM * start)
+    context = make_context(system, integrator, start)
     context.setVelocitiesToTemperature(TEMPERATURE, seed)
     while True:
         integrator.step(LOOK)
-        yield positions_of(context.getState(positions=True))[None]
+        yield positions_of(context)[None]
 
 
 Dynamics = Callable[[openmm.System, np.ndarray, int], Iterator[np.ndarray]]

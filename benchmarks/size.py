@@ -28,8 +28,8 @@ from rich.table import Table
 from water_geometry import water_box
 
 from openmm_se3.benchmark import machine
-from openmm_se3.benchmark.timing import ns_per_day
 from openmm_se3.files import atomic_write
+from openmm_se3.simulation.progress import ns_per_day
 
 MOLECULES = (64, 216, 512, 1728, 4096)
 ENGINES = ("compiled", "torchscript")
@@ -182,7 +182,7 @@ def main(
             f"{1e6 * row['seconds'] / row['atoms']:.1f}",
             f"{row['extra_gb']:.2f}",
             f"{row['estimate_gb']:.2f}",
-            f"{ns_per_day(row['seconds'], DT_FS):.3f}",
+            f"{ns_per_day(1, DT_FS, row['seconds']):.3f}",
         )
     console.print(table)
     slopes = {

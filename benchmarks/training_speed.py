@@ -48,7 +48,7 @@ from torch import Tensor
 HERE = Path(__file__).parent
 sys.path.append(str(HERE / "accuracy"))
 
-from environments import NVIDIA_REPOSITORY, nvidia_source  # noqa: E402
+from environments import environments_option, nvidia_option, nvidia_source  # noqa: E402
 from graphs import batch as batch_graphs  # noqa: E402
 from nvidia_network import ForceField  # noqa: E402
 
@@ -251,14 +251,8 @@ def print_table(rows: list[dict[str, Any]], size: int, console: Console) -> None
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True)
 @click.option("--steps", type=click.IntRange(1), default=5, show_default=True)
-@click.option(
-    "--environments",
-    type=click.Path(path_type=Path),
-    default=Path("peers-run/environments"),
-    show_default=True,
-    help="Folder that NVIDIA's files are fetched into.",
-)
-@click.option("--nvidia-repository", default=NVIDIA_REPOSITORY, show_default=True)
+@environments_option
+@nvidia_option
 @click.option("--out", type=click.Path(path_type=Path))
 def main(
     batch: int,

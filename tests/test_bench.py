@@ -12,8 +12,9 @@ from openmm import app
 
 from openmm_se3 import cli
 from openmm_se3.benchmark import timing
-from openmm_se3.benchmark.timing import Round, ns_per_day, summary
+from openmm_se3.benchmark.timing import Round, summary
 from openmm_se3.simulation import water_start, water_topology
+from openmm_se3.simulation.progress import ns_per_day
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_rounds_are_summed_up_by_their_median() -> None:
 
 def test_nanoseconds_a_day() -> None:
     # 1 ms a step is 86.4 million steps a day, half a femtosecond each.
-    assert ns_per_day(1e-3, 0.5) == pytest.approx(43.2)
+    assert ns_per_day(1, 0.5, 1e-3) == pytest.approx(43.2)
 
 
 @pytest.mark.parametrize(

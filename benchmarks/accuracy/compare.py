@@ -27,7 +27,8 @@ import numpy as np
 from budget import PREDICTIONS, RUN, SPLITS, Job
 from environments import (
     ENVIRONMENTS,
-    NVIDIA_REPOSITORY,
+    environments_option,
+    nvidia_option,
     nvidia_source,
     python_of,
     variables,
@@ -231,13 +232,8 @@ def plot(path: Path, results: dict[str, list[dict[str, Any]]]) -> None:
 @click.option("--network", "chosen", multiple=True, type=click.Choice(ENVIRONMENTS))
 @click.option("--short", is_flag=True, help="Seconds and few frames, to try it out.")
 @click.option("--seed", default=0, show_default=True)
-@click.option(
-    "--environments",
-    type=click.Path(path_type=Path),
-    default=Path("peers-run/environments"),
-    show_default=True,
-)
-@click.option("--nvidia-repository", default=NVIDIA_REPOSITORY, show_default=True)
+@environments_option
+@nvidia_option
 @click.option(
     "--shared",
     type=click.Path(path_type=Path),

@@ -123,6 +123,19 @@ def nvidia_source(folder: Path, repository: str = NVIDIA_REPOSITORY) -> Path:
     return place / NVIDIA_FOLDER
 
 
+# Of every benchmark that runs others.
+environments_option = click.option(
+    "--environments",
+    type=click.Path(path_type=Path),
+    default=Path("peers-run/environments"),
+    show_default=True,
+    help="Folder of the others' environments and of NVIDIA's files.",
+)
+nvidia_option = click.option(
+    "--nvidia-repository", default=NVIDIA_REPOSITORY, show_default=True
+)
+
+
 @click.command()
 @click.option(
     "--folder",
@@ -130,7 +143,7 @@ def nvidia_source(folder: Path, repository: str = NVIDIA_REPOSITORY) -> Path:
     default=Path("peers-run/environments"),
     show_default=True,
 )
-@click.option("--nvidia-repository", default=NVIDIA_REPOSITORY, show_default=True)
+@nvidia_option
 def main(folder: Path, nvidia_repository: str) -> None:
     """Make all environments and fetch NVIDIA's files."""
     for network in ENVIRONMENTS:

@@ -31,7 +31,8 @@ sys.path += [str(HERE), str(HERE.parent), str(HERE.parent / "accuracy")]
 from comparison import Results, draw, report  # noqa: E402
 from contenders import CONTENDERS, Job  # noqa: E402
 from environments import (  # noqa: E402
-    NVIDIA_REPOSITORY,
+    environments_option,
+    nvidia_option,
     nvidia_source,
     python_of,
     variables,
@@ -160,13 +161,8 @@ def kept_result(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     help="Seconds that a contender may take to get ready, and for a round.",
 )
 @click.option("--short", is_flag=True, help="Two small sizes, to try it out.")
-@click.option(
-    "--environments",
-    type=click.Path(path_type=Path),
-    default=Path("peers-run/environments"),
-    show_default=True,
-)
-@click.option("--nvidia-repository", default=NVIDIA_REPOSITORY, show_default=True)
+@environments_option
+@nvidia_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),

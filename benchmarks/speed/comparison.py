@@ -16,8 +16,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from sizes import PERIODIC, VACUUM
 
-from openmm_se3.benchmark.timing import ns_per_day
 from openmm_se3.plot_style import BLUE, GREEN, GREY, ORANGE, STYLE, legend_above, save
+from openmm_se3.simulation.progress import ns_per_day
 
 DT_FS = 0.5
 Results = dict[int, dict[str, Any]]
@@ -136,7 +136,7 @@ def time_table(results: Results) -> list[str]:
             cells = [
                 row["platform"],
                 *(f"{1e3 * row[key]:,.4g}" for key in TIMES),
-                f"{ns_per_day(row['seconds'], DT_FS):.3g}",
+                f"{ns_per_day(1, DT_FS, row['seconds']):.3g}",
                 "" if memory is None else f"{memory:,.0f}",
                 *("" if ratio is None else f"{ratio:,.3g}" for ratio in ratios),
             ]

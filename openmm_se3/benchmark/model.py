@@ -14,12 +14,13 @@ import torch
 from openmm import app
 from rich.table import Table
 
-from openmm_se3.benchmark.timing import Stepper, ns_per_day, summary, take_turns
+from openmm_se3.benchmark.timing import Stepper, summary, take_turns
 from openmm_se3.compiled.library import CompileError
 from openmm_se3.force import SE3Potential
 from openmm_se3.force.backends import BACKENDS
 from openmm_se3.modelfile import load_model
 from openmm_se3.simulation.platforms import named_platform, platform_names
+from openmm_se3.simulation.progress import ns_per_day
 from openmm_se3.simulation.structure import read_structure
 from openmm_se3.simulation.water import water_start, water_topology
 from openmm_se3.threads import ONE_THREAD_ATOMS
@@ -120,7 +121,7 @@ def bench(settings: Settings, note: Callable[[str], None]) -> Iterator[dict[str,
                 {
                     **facts,
                     **(measured := summary(own)),
-                    "ns_per_day": ns_per_day(measured["seconds"], settings.dt_fs),
+                    "ns_per_day": ns_per_day(1, settings.dt_fs, measured["seconds"]),
                 }
                 for (facts, _), own in zip(found, times, strict=True)
             ]

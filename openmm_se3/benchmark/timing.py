@@ -27,7 +27,6 @@ from openmm_se3.units import ANGSTROM_TO_NM, FS_TO_PS
 STEP_FS = 1e-5
 FIRST_STEPS = 3  # libraries are loaded, TorchScript optimises
 MOST_STEPS = 10_000  # of a round
-SECONDS_PER_DAY = 86400.0
 
 Steps = Callable[[int], Any]  # makes so many steps, and waits until they are done
 
@@ -143,13 +142,3 @@ def summary(rounds: Sequence[Round]) -> dict[str, Any]:
         "cpu_seconds": statistics.median(one.cpu_seconds for one in rounds),
         "rounds": seconds,
     }
-
-
-def ns_per_day(seconds: float, dt_fs: float) -> float:
-    """Return the speed of a simulation, ns/day.
-
-    Args:
-        seconds: Time per step, s.
-        dt_fs: Its time step, fs.
-    """
-    return SECONDS_PER_DAY / seconds * dt_fs * 1e-6

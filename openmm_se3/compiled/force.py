@@ -44,9 +44,10 @@ def compiled_force(network: SE3Transformer, precision: str) -> torch.jit.ScriptM
             self.species: Tensor
             self.atoms: Tensor
             dtype = PRECISIONS[precision]
+            weights = pack.weights(pack.parts_of(network))
             tables = pack.RadialTables(network, TABLE_INTERVALS[precision])(network)
             nothing = torch.zeros(0, dtype=torch.int64)
-            self.register_buffer("weights", pack.weights(network).detach().to(dtype))
+            self.register_buffer("weights", weights.to(dtype))
             self.register_buffer("tables", tables.detach().to(dtype))
             self.register_buffer("constants", pack.constants(network))
             self.register_buffer("species", nothing)

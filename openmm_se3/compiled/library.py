@@ -15,7 +15,9 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -44,6 +46,7 @@ NEEDED = {
 }
 
 logger = logging.getLogger("openmm_se3")
+T = TypeVar("T")
 _loaded: set[str] = set()
 
 
@@ -57,6 +60,31 @@ def reason_against(config: ModelConfig) -> str | None:
         if getattr(config, field) != value:
             return f"only networks with {field}: {value} can be compiled"
     return None
+
+
+def compiled_or_none(
+    make: Callable[[], T], config: ModelConfig, required: bool, instead: str
+) -> T | None:
+    """Return what ``make`` compiles, or None where that does not work.
+
+    Args:
+        make: Compiles something; raises CompileError.
+        config: Shape of the network.
+        required: It is to be compiled, and nothing else will do.
+        instead: What computes the network otherwise, for the warning.
+
+    Raises:
+        CompileError: It is required, and that does not work here.
+    """
+    if not required and reason_against(config) is not None:
+        return None
+    try:
+        return make()
+    except CompileError as error:
+        if required:
+            raise
+        logger.warning("%s; going on with %s, which is slower", error, instead)
+        return None
 
 
 def load_library(

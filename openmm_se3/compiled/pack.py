@@ -18,16 +18,14 @@ from openmm_se3.model.layers import (
 from openmm_se3.model.radial import RadialNetwork
 from openmm_se3.model.transformer import SE3Transformer
 
+# Weights, and whether the backward pass needs their transpose.
+Part = tuple[Tensor, bool]
 
-def weights(network: SE3Transformer, transposes: bool = True) -> Tensor:
-    """Return all weights of a network as one tensor [n_weights].
+
+def parts_of(network: SE3Transformer) -> list[Part]:
+    """Return all weights of a network, in their order.
 
     Factors that the network keeps beside its parameters are multiplied in.
-
-    Args:
-        network: The network.
-        transposes: Matrices that the backward pass needs stand there twice, the second
-            time transposed.  Derivatives by weights have the order without them.
     """
     parts = [(network.embedding.weight, False)]
     gates = cast("list[Gate]", list(network.nonlinearities))
@@ -35,10 +33,24 @@ def weights(network: SE3Transformer, transposes: bool = True) -> Tensor:
         parts += _layer(attention, gate)
     hidden, _, output = cast("list[nn.Linear]", list(network.energy_head))
     parts += [(hidden.weight.T, True), (hidden.bias, False), (output.weight, False)]
+    return parts
+
+
+def learnt(parts: list[Part]) -> Tensor:
+    """Return weights as one tensor, in the order of the derivatives by them."""
+    return torch.cat([part.reshape(-1) for part, _ in parts])
+
+
+def weights(parts: list[Part]) -> Tensor:
+    """Return weights as one tensor, without a gradient.
+
+    Matrices that the backward pass needs stand there twice, the second time transposed.
+    """
     flat: list[Tensor] = []
     for part, needed_twice in parts:
+        part = part.detach()
         flat.append(part.reshape(-1))
-        if transposes and needed_twice:
+        if needed_twice:
             flat.append(part.transpose(-2, -1).reshape(-1))
     return torch.cat(flat)
 
@@ -47,11 +59,7 @@ def _attention(network: SE3Transformer) -> list[AttentionLayer]:
     return cast("list[AttentionLayer]", list(network.attention))
 
 
-# Weights, and whether the backward pass needs their transpose.
-_Part = tuple[Tensor, bool]
-
-
-def _layer(attention: AttentionLayer, gate: Gate) -> Iterator[_Part]:
+def _layer(attention: AttentionLayer, gate: Gate) -> Iterator[Part]:
     for linear in (attention.query, attention.mix, attention.output):
         yield _equivariant(linear)
     if isinstance(attention.self_interaction, AttentiveSelfInteraction):
@@ -62,12 +70,12 @@ def _layer(attention: AttentionLayer, gate: Gate) -> Iterator[_Part]:
     yield (gate.gate.bias, False)
 
 
-def _equivariant(linear: nn.Module) -> _Part:
+def _equivariant(linear: nn.Module) -> Part:
     assert isinstance(linear, EquivariantLinear)
     return linear.scale * linear.weight, True
 
 
-def _attentive(layer: AttentiveSelfInteraction) -> Iterator[_Part]:
+def _attentive(layer: AttentiveSelfInteraction) -> Iterator[Part]:
     degrees, channels, _ = layer.shape
     hidden = (layer.product_scale * layer.hidden.weight).unflatten(
         1, (degrees, channels, channels)

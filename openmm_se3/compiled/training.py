@@ -45,6 +45,9 @@ class CompiledBatches:
             torch.ops, load_library(network, precision, training=True)
         )
         self.tables = pack.RadialTables(network, TABLE_INTERVALS)
+        # Of the wall only: it has nothing to learn, and lone atoms are in every batch.
+        self.constants = pack.constants(network)
+        self.constants[: network.n_species] = 0.0
 
     def energy_and_forces(
         self,
@@ -80,11 +83,13 @@ class CompiledBatches:
             torch.cat([species, torch.arange(n_species)]),
             torch.cat([molecule, n_molecules + torch.arange(n_species)]),
         )
+        parts = pack.parts_of(network)
         energies, forces = _EnergiesAndForces.apply(
             self.operators,
             batch,
-            network,
-            pack.weights(network, transposes=False),
+            self.constants,
+            pack.weights(parts),
+            pack.learnt(parts),
             self.tables(network),
         )
         atoms, lone = energies.split([n_atoms, n_species])
@@ -114,13 +119,11 @@ class _EnergiesAndForces(torch.autograd.Function):
         ctx: Any,
         operators: Any,
         batch: _Batch,
-        network: SE3Transformer,
+        constants: Tensor,
+        weights: Tensor,
         learnt: Tensor,
         tables: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        weights = pack.weights(network)
-        constants = pack.constants(network)
-        constants[: network.n_species] = 0.0
         energies, forces = operators.atomic_energies_and_forces(
             batch.positions, *batch.edges(), weights, tables, constants
         )
@@ -131,12 +134,13 @@ class _EnergiesAndForces(torch.autograd.Function):
     @staticmethod
     def backward(
         ctx: Any, by_energies: Tensor, by_forces: Tensor
-    ) -> tuple[None, None, None, Tensor, Tensor]:
+    ) -> tuple[None, None, None, None, Tensor, Tensor]:
         weights, tables = ctx.saved_tensors
         batch = ctx.batch
         if not torch.isfinite(by_forces).all():
             nan = weights.new_tensor(torch.nan)
-            return None, None, None, nan.expand(ctx.n_learnt), nan.expand(len(tables))
+            sizes = ctx.n_learnt, len(tables)
+            return None, None, None, None, *(nan.expand(n) for n in sizes)
         # Every molecule is displaced by as much as suits it.
         size = DISPLACEMENT[weights.dtype]
         longest = torch.zeros_like(by_energies).scatter_reduce(
@@ -155,4 +159,4 @@ class _EnergiesAndForces(torch.autograd.Function):
             )
             for sign in (1.0, -1.0)
         )
-        return None, None, None, plus[0] + minus[0], plus[1] + minus[1]
+        return None, None, None, None, plus[0] + minus[0], plus[1] + minus[1]

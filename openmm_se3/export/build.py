@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 
 import torch
@@ -12,9 +11,8 @@ from torch import Tensor
 from openmm_se3.compiled.force import compiled_force
 from openmm_se3.compiled.library import (
     ENGINE_VARIABLE,
-    CompileError,
+    compiled_or_none,
     load_library,
-    reason_against,
 )
 from openmm_se3.export.checks import random_positions, require_equal
 from openmm_se3.export.modules import (
@@ -39,8 +37,6 @@ DENSE_ATOMS = 64
 CHECKED_ATOMS = 24
 # What computes the network: C++ compiled for this machine's CPU, or TorchScript.
 ENGINES = ("auto", "compiled", "torchscript")
-
-logger = logging.getLogger("openmm_se3")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,17 +118,15 @@ def resolve_engine(engine: str, model: ModelFile, precision: str) -> str:
         raise ValueError(f"engine must be one of {list(ENGINES)}, got {engine!r}")
     if engine == "torchscript":
         return engine
-    automatic = engine == "auto"
-    if automatic and (reason_against(model.config) or torch.cuda.is_available()):
+    if engine == "auto" and torch.cuda.is_available():
         return "torchscript"
-    try:
-        load_library(model.network(torch.float64), precision)
-    except CompileError as error:
-        if not automatic:
-            raise
-        logger.warning("%s; going on with TorchScript, which is slower", error)
-        return "torchscript"
-    return "compiled"
+    library = compiled_or_none(
+        lambda: load_library(model.network(torch.float64), precision),
+        model.config,
+        engine == "compiled",
+        "TorchScript",
+    )
+    return "torchscript" if library is None else "compiled"
 
 
 def _few_atoms(settings: ForceSettings) -> ForceSettings:

@@ -31,7 +31,7 @@ WIDTH_WITH_DRIFT = 116  # columns of the terminal
 
 
 def ns_per_day(steps: int, dt_fs: float, seconds: float) -> float:
-    """Return the speed of a run."""
+    """Return the speed of a run, ns/day, from its steps and their wall time, s."""
     return steps * dt_fs * 1e-6 * SECONDS_PER_DAY / max(seconds, 1e-9)
 
 

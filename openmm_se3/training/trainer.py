@@ -13,11 +13,7 @@ import lightning.pytorch as lightning
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
-from openmm_se3.compiled.library import (
-    ENGINE_VARIABLE,
-    CompileError,
-    reason_against,
-)
+from openmm_se3.compiled.library import ENGINE_VARIABLE, compiled_or_none
 from openmm_se3.compiled.training import CompiledBatches
 from openmm_se3.config import ModelConfig, to_dict
 from openmm_se3.model.transformer import SE3Transformer
@@ -31,8 +27,6 @@ from openmm_se3.training.module import TrainingModule
 from openmm_se3.training.prepare import split_graphs
 from openmm_se3.training.settings import RunConfig, TrainingConfig
 from openmm_se3.training.sitting import SittingOver
-
-logger = logging.getLogger("openmm_se3")
 
 
 def make_module(config: RunConfig, dataset: Dataset) -> TrainingModule:
@@ -89,15 +83,12 @@ def compiled_batches(
         )
     if engine == "pytorch" or on_gpu:
         return None
-    if engine == "auto" and reason_against(network.config):
-        return None
-    try:
-        return CompiledBatches(network)
-    except CompileError as error:
-        if engine == "compiled":
-            raise
-        logger.warning("%s; going on with PyTorch, which is slower", error)
-        return None
+    return compiled_or_none(
+        lambda: CompiledBatches(network),
+        network.config,
+        engine == "compiled",
+        "PyTorch",
+    )
 
 
 def initial_weights(name: str, config: ModelConfig) -> dict[str, torch.Tensor]:
