@@ -1,6 +1,8 @@
 """A model and a topology -> a force in an OpenMM System.
 
     potential  SE3Potential, what users call
+    atoms      which atoms a model acts on, and whether it knows them
+    fitness    whether a System is fit for a model
     backends   TorchForce and PythonForce
     memory     what energy and forces need of it, and what there is
     mixed      a classical System prepared for atoms that a model takes over

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,11 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import openmm
-from openmm import app, unit
+from openmm import app
 
-from openmm_se3.elements import ATOMIC_NUMBERS, SYMBOLS
 from openmm_se3.export.build import ForceSettings, resolve_engine
+from openmm_se3.force.atoms import (
+    atom_indices,
+    free_molecule,
+    require_topology,
+    species_of,
+)
 from openmm_se3.force.backends import FORCE_NAME, make_force, resolve
+from openmm_se3.force.fitness import (
+    box_volume,
+    refuse_unfit,
+    warn_of_free_molecules,
+    warn_of_missing_atoms,
+    warn_of_other_box,
+)
 from openmm_se3.force.memory import count_edges, expected_edges, require_memory
 from openmm_se3.force.mixed import without_internal_terms
 from openmm_se3.modelfile import PRECISIONS, evaluate, force_disagreement, load_model
@@ -108,9 +119,9 @@ class SE3Potential:
             ValueError: The topology is empty or holds atoms that the model does not
                 know.
         """
-        _require_topology(topology)
+        require_topology(topology)
         system = openmm.System()
-        self._species(topology, list(range(topology.getNumAtoms())))
+        species_of(self.model, topology, list(range(topology.getNumAtoms())))
         for atom in topology.atoms():
             system.addParticle(atom.element.mass)
         vectors = topology.getPeriodicBoxVectors()
@@ -163,16 +174,16 @@ class SE3Potential:
                 given twice, constrained, virtual sites or of unknown elements, or an
                 argument is not one of its choices.
         """
-        _require_topology(topology)
+        require_topology(topology)
         n_particles = system.getNumParticles()
         if topology.getNumAtoms() != n_particles:
             raise ValueError(
                 f"the topology has {topology.getNumAtoms()} atoms, the System "
                 f"{n_particles} particles: they must be the same"
             )
-        chosen = _indices(atoms, n_particles)
-        self._species(topology, chosen)
-        _refuse_unfit(system, chosen)
+        chosen = atom_indices(atoms, n_particles)
+        species_of(self.model, topology, chosen)
+        refuse_unfit(system, chosen)
         if len(chosen) == n_particles and any(
             force.getName() == FORCE_NAME for force in system.getForces()
         ):
@@ -182,9 +193,9 @@ class SE3Potential:
                 "atoms with atoms=",
                 stacklevel=2,
             )
-        self._warn_of_missing_atoms(topology, chosen)
-        _warn_of_other_box(system, topology)
-        volume = _volume(system, topology)
+        warn_of_missing_atoms(self.model, topology, chosen)
+        warn_of_other_box(system, topology)
+        volume = box_volume(system, topology)
         if volume is not None:
             self._require_memory(
                 len(chosen), expected_edges(len(chosen), volume, self.config.cutoff)
@@ -201,7 +212,7 @@ class SE3Potential:
         if force.usesPeriodicBoundaryConditions():
             keep_molecules(system, topology, chosen, forceGroup)
         else:
-            self._warn_of_free_molecules()
+            warn_of_free_molecules(self.model)
 
     def createMixedSystem(  # noqa: N802
         self,
@@ -233,9 +244,9 @@ class SE3Potential:
             ValueError: As for :meth:`addForces`; a chosen atom is constrained to one
                 that is not chosen; or a classical force cannot be taken out.
         """
-        _require_topology(topology)
-        chosen = _indices(atoms, topology.getNumAtoms())
-        self._species(topology, chosen)
+        require_topology(topology)
+        chosen = atom_indices(atoms, topology.getNumAtoms())
+        species_of(self.model, topology, chosen)
         mixed = without_internal_terms(system, chosen)
         self.addForces(mixed, topology, chosen, forceGroup, energy=energy, scale=scale)
         return mixed
@@ -268,7 +279,7 @@ class SE3Potential:
             ValueError: Atoms are out of range, given twice or of unknown elements, or
                 an argument is not one of its choices.
         """
-        _require_topology(topology)
+        require_topology(topology)
         if not 0 <= forceGroup <= 31:
             raise ValueError(f"forceGroup must be 0 to 31, got {forceGroup}")
         if energy not in ("interaction", "total"):
@@ -279,8 +290,8 @@ class SE3Potential:
                 f"value context.setParameter changes; got {scale!r}"
             )
         n_particles = topology.getNumAtoms()
-        chosen = _indices(atoms, n_particles)
-        species = self._species(topology, chosen)
+        chosen = atom_indices(atoms, n_particles)
+        species = species_of(self.model, topology, chosen)
         offset = 0.0
         if energy == "total":
             offset = sum(
@@ -347,7 +358,7 @@ class SE3Potential:
         Raises:
             ValueError: Unknown elements, wrong shape, or positions that are not finite.
         """
-        return evaluate(self._network, *self._molecule(numbers, positions))
+        return evaluate(self._network, *free_molecule(self.model, numbers, positions))
 
     def force_error(self, numbers: Any, positions: Any) -> np.ndarray:
         """Return an estimate of the force error of each atom of a free molecule.
@@ -373,37 +384,9 @@ class SE3Potential:
                 "forces only: an estimate of their error needs one that was trained "
                 "with force_mode: both"
             )
-        return force_disagreement(self._network, *self._molecule(numbers, positions))
-
-    def _molecule(self, numbers: Any, positions: Any) -> tuple[list[str], np.ndarray]:
-        """Return chemical symbols and positions [n_atoms, 3], A, of a free molecule.
-
-        Raises:
-            ValueError: Unknown elements, wrong shape, or positions that are not finite.
-        """
-        if unit.is_quantity(positions):
-            positions = positions.value_in_unit(unit.angstrom)
-        numbers = np.asarray(numbers, dtype=int)
-        positions = np.asarray(positions, dtype=float)
-        if not len(numbers):
-            raise ValueError("no atoms: give at least one")
-        if positions.shape != (len(numbers), 3):
-            raise ValueError(
-                f"positions of {len(numbers)} atoms must have shape "
-                f"({len(numbers)}, 3), got {positions.shape}"
-            )
-        wrong = np.flatnonzero(~np.isfinite(positions).all(axis=1))
-        if len(wrong):
-            raise ValueError(f"position of atom {wrong[0]} is not finite")
-        wrong = np.flatnonzero((numbers < 1) | (numbers > len(SYMBOLS)))
-        if len(wrong):
-            raise ValueError(
-                f"atom {wrong[0]} has atomic number {numbers[wrong[0]]}: expected 1 to "
-                f"{len(SYMBOLS)}"
-            )
-        symbols = [SYMBOLS[z - 1] for z in numbers]
-        self._require_known(symbols, list(range(len(symbols))))
-        return symbols, positions
+        return force_disagreement(
+            self._network, *free_molecule(self.model, numbers, positions)
+        )
 
     def ase_calculator(self) -> Calculator:
         """Return an ASE calculator over this potential, for free molecules.
@@ -417,175 +400,3 @@ class SE3Potential:
             raise ImportError(f'{error}; fix: pip install "openmm-se3[ase]"') from error
 
         return SE3Calculator(self)
-
-    def _species(self, topology: app.Topology, chosen: list[int]) -> list[int]:
-        """Return the species of the chosen atoms.
-
-        Raises:
-            ValueError: Names the first atom that is wrong, and why.
-        """
-        all_atoms = list(topology.atoms())
-        if not chosen:
-            raise ValueError("no atoms: give at least one, or atoms=None for all")
-        if len(set(chosen)) < len(chosen):
-            twice = next(a for a in chosen if chosen.count(a) > 1)
-            raise ValueError(f"atom {twice} is given twice")
-        outside = [a for a in chosen if not 0 <= a < len(all_atoms)]
-        if outside:
-            raise ValueError(
-                f"atom index {outside[0]} is out of range: the topology has "
-                f"{len(all_atoms)} atoms"
-            )
-        symbols = []
-        for index in chosen:
-            atom = all_atoms[index]
-            if atom.element is None:
-                raise ValueError(
-                    f"atom {index} ({atom.name} of {atom.residue.name} "
-                    f"{atom.residue.id}) has no element: virtual sites and extra "
-                    "particles cannot be part of the model's atoms"
-                )
-            symbols.append(atom.element.symbol)
-        self._require_known(symbols, chosen)
-        return [self.config.elements.index(symbol) for symbol in symbols]
-
-    def _warn_of_free_molecules(self) -> None:
-        data = self.model.metadata.get("training_data", {})
-        if data.get("surroundings") == "periodic":
-            warnings.warn(
-                f"the model {self.model.metadata['name']!r} has seen periodic boxes "
-                "only: free molecules and surfaces are outside its data, and molecules "
-                "may fall apart there; give the topology a box",
-                stacklevel=3,
-            )
-
-    def _warn_of_missing_atoms(self, topology: app.Topology, chosen: list[int]) -> None:
-        elements = [atom.element for atom in topology.atoms()]
-        numbers = [elements[index].atomic_number for index in chosen]
-        level = self.metadata["level_of_theory"]
-        if "H" in self.config.elements and len(chosen) > 1 and 1 not in numbers:
-            warnings.warn(
-                f"none of the model's {len(chosen)} atoms is hydrogen; structures from "
-                "X-ray diffraction lack it: add it with app.Modeller's addHydrogens",
-                stacklevel=3,
-            )
-        elif {"charge", "spin"} <= set(level):
-            electrons = sum(numbers) - level["charge"]
-            if (electrons - level["spin"]) % 2:
-                warnings.warn(
-                    f"with the model's charge of {level['charge']} its atoms have "
-                    f"{electrons} electrons, which cannot have its spin of "
-                    f"{level['spin']}: are atoms missing or chosen by mistake?",
-                    stacklevel=3,
-                )
-
-    def _require_known(self, symbols: list[str], indices: list[int]) -> None:
-        for symbol, index in zip(symbols, indices, strict=True):
-            if symbol not in self.config.elements:
-                known = sorted(self.config.elements, key=ATOMIC_NUMBERS.__getitem__)
-                raise ValueError(
-                    f"atom {index} is {symbol}, which the model "
-                    f"'{self.metadata['name']}' does not know; it knows {known}"
-                )
-
-
-def _require_topology(topology: app.Topology) -> None:
-    if not isinstance(topology, app.Topology):
-        raise TypeError(
-            "topology must be an openmm.app.Topology, such as PDBFile(...).topology, "
-            f"got {type(topology).__name__}"
-        )
-
-
-def _indices(
-    atoms: Iterable[int | bool | app.topology.Atom] | None, n_particles: int
-) -> list[int]:
-    """Return atoms as indices, whichever way they were chosen.
-
-    Raises:
-        ValueError: Names what is not an atom, or a mask of another length.
-    """
-    if atoms is None:
-        return list(range(n_particles))
-    chosen = list(atoms)
-    if chosen and all(isinstance(atom, bool | np.bool_) for atom in chosen):
-        if len(chosen) != n_particles:
-            raise ValueError(
-                f"the mask in atoms has {len(chosen)} booleans, the System "
-                f"{n_particles} particles: they must be the same"
-            )
-        return [int(index) for index in np.flatnonzero(chosen)]
-    return [_index(atom) for atom in chosen]
-
-
-def _index(atom: Any) -> int:
-    if isinstance(atom, app.topology.Atom):
-        return int(atom.index)
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        if not isinstance(atom, bool | np.bool_) and int(atom) == atom:
-            return int(atom)
-    raise ValueError(
-        f"{atom!r} in atoms is no atom: give indices, atoms of the topology, or a mask "
-        "with a boolean for each atom"
-    )
-
-
-def _refuse_unfit(system: openmm.System, chosen: list[int]) -> None:
-    """Refuse particles that a model of free atoms cannot act on.
-
-    Raises:
-        ValueError: Names the particle and the fix.
-    """
-    members = set(chosen)
-    for index in chosen:
-        if system.isVirtualSite(index):
-            raise ValueError(
-                f"particle {index} is a virtual site: leave it out of atoms"
-            )
-    for index in range(system.getNumConstraints()):
-        first, second, _ = system.getConstraintParameters(index)
-        if first in members or second in members:
-            raise ValueError(
-                f"particles {first} and {second} are constrained; the model's atoms "
-                "move freely: make the System with constraints=None, rigidWater=False"
-            )
-
-
-def _volume(system: openmm.System, topology: app.Topology) -> float | None:
-    """Return the volume of the box, A^3; None without a box."""
-    vectors = topology.getPeriodicBoxVectors()
-    if vectors is None and system.usesPeriodicBoundaryConditions():
-        vectors = system.getDefaultPeriodicBoxVectors()
-    if vectors is None:
-        return None
-    rows = [vector.value_in_unit(unit.angstrom) for vector in vectors]
-    return abs(float(np.linalg.det(rows)))
-
-
-def _warn_of_other_box(system: openmm.System, topology: app.Topology) -> None:
-    vectors = topology.getPeriodicBoxVectors()
-    if vectors is None:
-        return
-    box, other = (
-        np.array([vector.value_in_unit(unit.nanometer) for vector in three])
-        for three in (vectors, system.getDefaultPeriodicBoxVectors())
-    )
-    if not np.allclose(box, other, atol=1e-4):
-        warnings.warn(
-            f"the topology's box is {box.tolist()} nm, the System's {other.tolist()}, "
-            "which counts unless a Context is given another; fix: system."
-            "setDefaultPeriodicBoxVectors(*topology.getPeriodicBoxVectors())",
-            stacklevel=3,
-        )
-    for force in system.getForces():
-        if (
-            isinstance(force, openmm.NonbondedForce | openmm.CustomNonbondedForce)
-            and not force.usesPeriodicBoundaryConditions()
-        ):
-            warnings.warn(
-                f"the topology has a box, but the System's {force.getName()} is not "
-                "periodic, and the model will be: make the System with "
-                "nonbondedMethod=app.PME, or clear the topology's box with "
-                "topology.setPeriodicBoxVectors(None)",
-                stacklevel=3,
-            )

@@ -1,0 +1,151 @@
+"""The atoms that a model acts on: which they are, and whether it knows them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from openmm import app, unit
+
+from openmm_se3.elements import ATOMIC_NUMBERS, SYMBOLS
+from openmm_se3.modelfile import ModelFile
+
+
+def require_topology(topology: app.Topology) -> None:
+    """Refuse what is no topology.
+
+    Raises:
+        TypeError: Names what is expected.
+    """
+    if not isinstance(topology, app.Topology):
+        raise TypeError(
+            "topology must be an openmm.app.Topology, such as PDBFile(...).topology, "
+            f"got {type(topology).__name__}"
+        )
+
+
+def atom_indices(
+    atoms: Iterable[int | bool | app.topology.Atom] | None, n_particles: int
+) -> list[int]:
+    """Return atoms as indices, whichever way they were chosen.
+
+    Args:
+        atoms: Indices in any order, atoms of the topology, or a mask with a boolean for
+            each atom; None for all.
+        n_particles: Particles of the System.
+
+    Raises:
+        ValueError: Names what is not an atom, or a mask of another length.
+    """
+    if atoms is None:
+        return list(range(n_particles))
+    chosen = list(atoms)
+    if chosen and all(isinstance(atom, bool | np.bool_) for atom in chosen):
+        if len(chosen) != n_particles:
+            raise ValueError(
+                f"the mask in atoms has {len(chosen)} booleans, the System "
+                f"{n_particles} particles: they must be the same"
+            )
+        return [int(index) for index in np.flatnonzero(chosen)]
+    return [_index(atom) for atom in chosen]
+
+
+def _index(atom: Any) -> int:
+    if isinstance(atom, app.topology.Atom):
+        return int(atom.index)
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        if not isinstance(atom, bool | np.bool_) and int(atom) == atom:
+            return int(atom)
+    raise ValueError(
+        f"{atom!r} in atoms is no atom: give indices, atoms of the topology, or a mask "
+        "with a boolean for each atom"
+    )
+
+
+def species_of(
+    model: ModelFile, topology: app.Topology, chosen: list[int]
+) -> list[int]:
+    """Return the species of the chosen atoms.
+
+    Raises:
+        ValueError: Names the first atom that is wrong, and why.
+    """
+    all_atoms = list(topology.atoms())
+    if not chosen:
+        raise ValueError("no atoms: give at least one, or atoms=None for all")
+    if len(set(chosen)) < len(chosen):
+        twice = next(a for a in chosen if chosen.count(a) > 1)
+        raise ValueError(f"atom {twice} is given twice")
+    outside = [a for a in chosen if not 0 <= a < len(all_atoms)]
+    if outside:
+        raise ValueError(
+            f"atom index {outside[0]} is out of range: the topology has "
+            f"{len(all_atoms)} atoms"
+        )
+    symbols = []
+    for index in chosen:
+        atom = all_atoms[index]
+        if atom.element is None:
+            raise ValueError(
+                f"atom {index} ({atom.name} of {atom.residue.name} "
+                f"{atom.residue.id}) has no element: virtual sites and extra "
+                "particles cannot be part of the model's atoms"
+            )
+        symbols.append(atom.element.symbol)
+    require_known(model, symbols, chosen)
+    return [model.config.elements.index(symbol) for symbol in symbols]
+
+
+def free_molecule(
+    model: ModelFile, numbers: Any, positions: Any
+) -> tuple[list[str], np.ndarray]:
+    """Return chemical symbols and positions [n_atoms, 3], A, of a free molecule.
+
+    Args:
+        model: The model whose elements are known.
+        numbers: Atomic numbers [n_atoms].
+        positions: Positions [n_atoms, 3], A (or a Quantity).
+
+    Raises:
+        ValueError: Unknown elements, wrong shape, or positions that are not finite.
+    """
+    if unit.is_quantity(positions):
+        positions = positions.value_in_unit(unit.angstrom)
+    numbers = np.asarray(numbers, dtype=int)
+    positions = np.asarray(positions, dtype=float)
+    if not len(numbers):
+        raise ValueError("no atoms: give at least one")
+    if positions.shape != (len(numbers), 3):
+        raise ValueError(
+            f"positions of {len(numbers)} atoms must have shape "
+            f"({len(numbers)}, 3), got {positions.shape}"
+        )
+    wrong = np.flatnonzero(~np.isfinite(positions).all(axis=1))
+    if len(wrong):
+        raise ValueError(f"position of atom {wrong[0]} is not finite")
+    wrong = np.flatnonzero((numbers < 1) | (numbers > len(SYMBOLS)))
+    if len(wrong):
+        raise ValueError(
+            f"atom {wrong[0]} has atomic number {numbers[wrong[0]]}: expected 1 to "
+            f"{len(SYMBOLS)}"
+        )
+    symbols = [SYMBOLS[z - 1] for z in numbers]
+    require_known(model, symbols, list(range(len(symbols))))
+    return symbols, positions
+
+
+def require_known(model: ModelFile, symbols: list[str], indices: list[int]) -> None:
+    """Refuse elements that the model has not seen.
+
+    Raises:
+        ValueError: Names the first atom of such an element.
+    """
+    for symbol, index in zip(symbols, indices, strict=True):
+        if symbol not in model.config.elements:
+            known = sorted(model.config.elements, key=ATOMIC_NUMBERS.__getitem__)
+            raise ValueError(
+                f"atom {index} is {symbol}, which the model "
+                f"'{model.metadata['name']}' does not know; it knows {known}"
+            )

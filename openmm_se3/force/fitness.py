@@ -1,0 +1,112 @@
+"""Whether a System is fit for a model: refusals, and warnings of what looks wrong.
+
+Warnings point at the caller of :class:`~openmm_se3.force.potential.SE3Potential`.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import openmm
+from openmm import app, unit
+
+from openmm_se3.modelfile import ModelFile
+
+
+def refuse_unfit(system: openmm.System, chosen: list[int]) -> None:
+    """Refuse particles that a model of free atoms cannot act on.
+
+    Raises:
+        ValueError: Names the particle and the fix.
+    """
+    members = set(chosen)
+    for index in chosen:
+        if system.isVirtualSite(index):
+            raise ValueError(
+                f"particle {index} is a virtual site: leave it out of atoms"
+            )
+    for index in range(system.getNumConstraints()):
+        first, second, _ = system.getConstraintParameters(index)
+        if first in members or second in members:
+            raise ValueError(
+                f"particles {first} and {second} are constrained; the model's atoms "
+                "move freely: make the System with constraints=None, rigidWater=False"
+            )
+
+
+def box_volume(system: openmm.System, topology: app.Topology) -> float | None:
+    """Return the volume of the box, A^3; None without a box."""
+    vectors = topology.getPeriodicBoxVectors()
+    if vectors is None and system.usesPeriodicBoundaryConditions():
+        vectors = system.getDefaultPeriodicBoxVectors()
+    if vectors is None:
+        return None
+    rows = [vector.value_in_unit(unit.angstrom) for vector in vectors]
+    return abs(float(np.linalg.det(rows)))
+
+
+def warn_of_other_box(system: openmm.System, topology: app.Topology) -> None:
+    """Warn where topology and System disagree about the box."""
+    vectors = topology.getPeriodicBoxVectors()
+    if vectors is None:
+        return
+    box, other = (
+        np.array([vector.value_in_unit(unit.nanometer) for vector in three])
+        for three in (vectors, system.getDefaultPeriodicBoxVectors())
+    )
+    if not np.allclose(box, other, atol=1e-4):
+        warnings.warn(
+            f"the topology's box is {box.tolist()} nm, the System's {other.tolist()}, "
+            "which counts unless a Context is given another; fix: system."
+            "setDefaultPeriodicBoxVectors(*topology.getPeriodicBoxVectors())",
+            stacklevel=3,
+        )
+    for force in system.getForces():
+        if (
+            isinstance(force, openmm.NonbondedForce | openmm.CustomNonbondedForce)
+            and not force.usesPeriodicBoundaryConditions()
+        ):
+            warnings.warn(
+                f"the topology has a box, but the System's {force.getName()} is not "
+                "periodic, and the model will be: make the System with "
+                "nonbondedMethod=app.PME, or clear the topology's box with "
+                "topology.setPeriodicBoxVectors(None)",
+                stacklevel=3,
+            )
+
+
+def warn_of_missing_atoms(
+    model: ModelFile, topology: app.Topology, chosen: list[int]
+) -> None:
+    """Warn of atoms without hydrogen, and of electrons that do not fit the spin."""
+    elements = [atom.element for atom in topology.atoms()]
+    numbers = [elements[index].atomic_number for index in chosen]
+    level = model.metadata["level_of_theory"]
+    if "H" in model.config.elements and len(chosen) > 1 and 1 not in numbers:
+        warnings.warn(
+            f"none of the model's {len(chosen)} atoms is hydrogen; structures from "
+            "X-ray diffraction lack it: add it with app.Modeller's addHydrogens",
+            stacklevel=3,
+        )
+    elif {"charge", "spin"} <= set(level):
+        electrons = sum(numbers) - level["charge"]
+        if (electrons - level["spin"]) % 2:
+            warnings.warn(
+                f"with the model's charge of {level['charge']} its atoms have "
+                f"{electrons} electrons, which cannot have its spin of "
+                f"{level['spin']}: are atoms missing or chosen by mistake?",
+                stacklevel=3,
+            )
+
+
+def warn_of_free_molecules(model: ModelFile) -> None:
+    """Warn of a model from periodic boxes only in a System that has none."""
+    data = model.metadata.get("training_data", {})
+    if data.get("surroundings") == "periodic":
+        warnings.warn(
+            f"the model {model.metadata['name']!r} has seen periodic boxes "
+            "only: free molecules and surfaces are outside its data, and molecules "
+            "may fall apart there; give the topology a box",
+            stacklevel=3,
+        )
