@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -272,32 +274,58 @@ def test_without_a_compiler_only_speed_is_lost(
         build_module(settings_of(3, "single"))
 
 
-@pytest.mark.parametrize("damage", ["not a library", "not a folder"])
-def test_a_cache_that_cannot_be_used_costs_only_speed(
+def test_a_cache_that_cannot_be_kept_costs_only_speed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OPENMM_SE3_ENGINE", "auto")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(library, "_loaded", set())
+    (tmp_path / "cache").write_text("not a folder")
+    cause = "cannot be kept in .* XDG_CACHE_HOME"
+    with pytest.raises(CompileError, match=cause):
+        library.load_library(load_model("water").network(torch.float64), "single")
+    assert resolve_engine("auto", load_model("water"), "single") == "torchscript"
+    assert re.search(f"{cause}.*going on with TorchScript", caplog.text)
+
+
+@pytest.mark.parametrize("damage", ["cut off", "changed", "hash missing"])
+def test_a_damaged_library_is_compiled_anew(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     damage: str,
 ) -> None:
     network = load_model("water").network(torch.float64)
-    name = library.load_library(network, "single")
-    monkeypatch.setenv("OPENMM_SE3_ENGINE", "auto")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(library, "_loaded", set())
-    if damage == "not a library":
-        library.cache_folder().mkdir(parents=True)
-        (library.cache_folder() / f"{name}.so").write_bytes(b"\x7fELF")
-        cause = "cannot be loaded: .*; delete it"
-        library.load_compiled_networks()  # as the import of openmm_se3.force does
-        assert re.search(cause, caplog.text)
+    kept = library.cache_folder() / f"{library.load_library(network, 'single')}.so"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = library.cache_folder()
+    folder.mkdir(parents=True)
+    for path in (kept, kept.with_suffix(".sha256")):
+        shutil.copy(path, folder)
+    copy = folder / kept.name
+    if damage == "cut off":
+        os.truncate(copy, copy.stat().st_size // 2)
+    elif damage == "changed":
+        copy.write_bytes(b"\x7fELF" + copy.read_bytes()[4:].replace(b"se3", b"se4"))
     else:
-        (tmp_path / "cache").write_text("")
-        cause = "cannot be kept in .* XDG_CACHE_HOME"
-    with pytest.raises(CompileError, match=cause):
-        library.load_library(network, "single")
-    caplog.clear()
-    assert resolve_engine("auto", load_model("water"), "single") == "torchscript"
-    assert re.search(f"{cause}.*going on with TorchScript", caplog.text)
+        copy.with_suffix(".sha256").unlink()
+    # A process of its own: what was loaded before counts no more.
+    script = (
+        "import openmm_se3.force, torch\n"
+        "from openmm_se3.compiled import library\n"
+        "library._compile = lambda *given: print('compiled', given[-1].name)\n"
+        "library._load = lambda path: print('loaded', path.name)\n"
+        "from openmm_se3.modelfile import load_model\n"
+        "library.load_library(load_model('water').network(torch.float64), 'single')\n"
+    )
+    for expected in ([f"compiled {copy.name}"], []):
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.split("\n")[:-1] == [*expected, f"loaded {copy.name}"]
+        assert ("is damaged; it is compiled anew" in done.stderr) == bool(expected)
+        for path in (kept, kept.with_suffix(".sha256")):
+            shutil.copy(path, folder)
 
 
 def test_a_libraries_name_depends_on_all_that_it_is_made_of() -> None:

@@ -24,7 +24,7 @@ import torch
 from openmm_se3.compiled.compiler import NO_COMPILER, find_compiler
 from openmm_se3.compiled.generate import shape_header
 from openmm_se3.config import ModelConfig
-from openmm_se3.files import atomic_write
+from openmm_se3.files import atomic_write, sha256
 from openmm_se3.model.transformer import SE3Transformer
 
 ENGINE_VARIABLE = "OPENMM_SE3_ENGINE"  # what the engine "auto" is to mean
@@ -112,7 +112,7 @@ def load_library(
     options += ["-DTRAINING"] * training
     namespace = _name(header, options)
     path = cache_folder() / f"{namespace}.so"
-    if namespace not in _loaded and not path.is_file():
+    if namespace not in _loaded and not _is_whole(path):
         compiler = find_compiler()
         if compiler is None:
             raise CompileError(NO_COMPILER)
@@ -134,10 +134,28 @@ def load_compiled_networks() -> None:
     library and does not hold it.
     """
     for path in sorted(cache_folder().glob("openmm_se3_*.so")):
+        if not _is_whole(path):
+            logger.warning("%s is damaged; it is compiled anew when next used", path)
+            continue
         try:
             _load(path)
         except CompileError as error:
             logger.warning("%s", error)
+
+
+def _hash_file(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _is_whole(path: Path) -> bool:
+    """Tell whether a library is as it was compiled.
+
+    Opening one that was cut off in the middle would end the process.
+    """
+    try:
+        return sha256(path) == _hash_file(path).read_text()
+    except OSError:
+        return False
 
 
 def _load(path: Path) -> None:
@@ -218,5 +236,7 @@ def _compile(
         if result.returncode:
             last = "\n".join(result.stderr.strip().splitlines()[-5:])
             raise CompileError(f"{command[0]} could not compile the network:\n{last}")
+        with atomic_write(_hash_file(path)) as temporary:
+            temporary.write_text(sha256(built))
         with atomic_write(path) as temporary:
             shutil.copyfile(built, temporary)
