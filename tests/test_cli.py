@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -138,6 +139,19 @@ def test_unexpected_error_names_its_type(invoke: Callable[..., Result]) -> None:
     result = invoke(fail_with(KeyError("mass")), "water")
     assert result.exit_code == 1
     assert result.output == "Error: KeyError: 'mass' (--debug shows where)\n"
+
+
+def test_a_warning_is_one_line_and_shows_its_place_with_debug(
+    invoke: Callable[..., Result],
+) -> None:
+    def body() -> None:
+        warnings.warn("look at the card", stacklevel=1)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert invoke(body, "water").output == "Warning: look at the card\n"
+    with pytest.warns(UserWarning, match="look at the card"):
+        assert invoke(body, "--debug", "water").output == ""
 
 
 @pytest.mark.parametrize("arguments", [("--debug", "water"), ("water", "--debug")])

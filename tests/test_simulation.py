@@ -394,6 +394,17 @@ def test_a_failing_start_keeps_the_old_results(tmp_path: Path) -> None:
     assert len(np.load(out / names.VELOCITIES)) == 10
 
 
+def test_a_start_that_the_minimiser_tears_apart_is_refused(tmp_path: Path) -> None:
+    system, topology = harmonic_water()
+    repulsion = openmm.CustomBondForce("-1e5*r")  # stronger than the bond
+    repulsion.addBond(0, 1)
+    system.addForce(repulsion)
+    options = RunOptions(out=tmp_path / "a", platform="Reference")
+    with pytest.raises(ValueError, match="tore a molecule apart: the bond of O and H"):
+        run_dynamics(system, topology, water_start(1, 1), options)
+    assert not (tmp_path / "a" / names.TRAJECTORY).exists()
+
+
 def test_two_runs_cannot_share_a_folder(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "a"):
         with pytest.raises(FolderInUseError, match=f"process {os.getpid()} on"):

@@ -16,9 +16,10 @@ import importlib
 import signal
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -74,6 +75,18 @@ def _sigterm_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Write a warning as one line: where in the code it arose helps no user."""
+    click.echo(f"Warning: {message}", err=True)
 
 
 def _turn_debug_on(context: click.Context, option: click.Parameter, on: bool) -> None:
@@ -152,7 +165,10 @@ class VerbGroup(click.Group):
 
     def _invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                if not ctx.meta.get("debug"):
+                    warnings.showwarning = _show_warning
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt as interrupt:

@@ -38,9 +38,9 @@ def command(
 ) -> None:
     """Measure stability, drift, geometry and spectra of a run or of any trajectory.
 
-    FOLDER is one that `openmm-se3 water` wrote, whether or not the run ended.  Other
-    trajectories are given with --trajectory and --topology; what they cannot tell is
-    said.
+    FOLDER is one that `openmm-se3 water` or `openmm-se3 run` wrote, whether or not the
+    run ended.  Other trajectories are given with --trajectory and --topology; what they
+    cannot tell is said.
 
     Exit code 0 if the verdict is STABLE, 1 if it is UNSTABLE, 2 if there are no frames
     or no bonds to judge.

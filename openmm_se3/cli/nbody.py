@@ -9,11 +9,13 @@ import click
 
 
 @click.command()
-@click.option("--trajectories", type=click.IntRange(min=20), default=50_000)
-@click.option("--steps", type=click.IntRange(min=1), default=20_000)
-@click.option("--batch-size", type=click.IntRange(min=1), default=64)
-@click.option("--learning-rate", type=float, default=5e-3)
-@click.option("--seed", type=int, default=0)
+@click.option(
+    "--trajectories", type=click.IntRange(min=20), default=50_000, show_default=True
+)
+@click.option("--steps", type=click.IntRange(min=1), default=20_000, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--learning-rate", type=float, default=5e-3, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),

@@ -36,7 +36,8 @@ def command(
 ) -> None:
     """Train the network that CONFIG describes.
 
-    CONFIG is a YAML file with the keys model, training and data.  The run can be
+    CONFIG is a YAML file with the keys model, training and data, and optionally preset,
+    the name of settings to start from; docs/training.md lists them.  The run can be
     stopped at any time (Ctrl-C, --max-minutes, a kill) and goes on with --resume as if
     it had not been.  The limits of a sitting do not change the learning-rate schedule,
     which spans training.steps.

@@ -213,9 +213,9 @@ def _processor() -> str:
 def _compile(
     compiler: list[str], header: str, options: list[str], namespace: str, path: Path
 ) -> None:
-    # Imported here: it looks for CUDA, which takes a while and may print warnings.
-    from torch.utils.cpp_extension import include_paths, library_paths
-
+    # torch.utils.cpp_extension knows these too, but looks for CUDA and warns of it.
+    root = Path(torch.__file__).parent
+    headers = (root / "include", root / "include/torch/csrc/api/include")
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "shape.h").write_text(header)
         abi = int(torch.compiled_with_cxx11_abi())
@@ -227,9 +227,9 @@ def _compile(
             *options,
             f"-D_GLIBCXX_USE_CXX11_ABI={abi}",
             f"-I{folder}",
-            *(f"-isystem{place}" for place in include_paths()),
+            *(f"-isystem{place}" for place in headers),
             str(SOURCE / "operators.cpp"),
-            *(f"-L{place}" for place in library_paths()),
+            f"-L{root / 'lib'}",
             *("-ltorch", "-ltorch_cpu", "-lc10", "-o", str(built)),
         ]
         result = subprocess.run(command, capture_output=True, text=True, check=False)

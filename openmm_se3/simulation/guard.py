@@ -258,6 +258,32 @@ class GuardReporter:
         return f"likely cause: {'; or '.join(causes)}"
 
 
+def torn_bond(
+    topology: app.Topology, start: np.ndarray, minimum: np.ndarray
+) -> str | None:
+    """Return which bond the minimisation tore, if any; no reference for a guard then.
+
+    Args:
+        topology: Atoms and bonds.
+        start: Positions before [n_atoms, 3], A.
+        minimum: Positions after [n_atoms, 3], A.
+    """
+    box = box_of(topology)
+    for first, second in topology.bonds():
+        before, after = (
+            float(np.linalg.norm(minimum_image(separation[None], box)))
+            for separation in (
+                x[first.index] - x[second.index] for x in (start, minimum)
+            )
+        )
+        if after - before > MAX_STRETCH:
+            return (
+                f"the bond of {first.name} and {second.name} of {first.residue.name} "
+                f"{first.residue.id} grew from {before:.2f} to {after:.2f} Å"
+            )
+    return None
+
+
 def box_of(topology: app.Topology) -> np.ndarray | None:
     """Return the box vectors of a topology as rows [3, 3], A; None without a box."""
     vectors = topology.getPeriodicBoxVectors()

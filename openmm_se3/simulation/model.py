@@ -23,6 +23,8 @@ from openmm_se3.simulation.run import run_dynamics
 from openmm_se3.simulation.structure import read_structure
 from openmm_se3.threads import threads_for
 
+MEMORY_SHOWN_GB = 0.1  # less is no reason to think about memory
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelRun(RunOptions):
@@ -104,7 +106,7 @@ def run_model(
         )
         needed, available = potential.memory(positions, box_of(topology))
         system = potential.createSystem(topology)
-        if console is not None:
+        if console is not None and needed > MEMORY_SHOWN_GB:
             text = f"Memory: about {needed:.2g} GB of {available:.3g} GB that are free"
             console.print(text, highlight=False)
         network = json.dumps(to_dict(potential.config), sort_keys=True)

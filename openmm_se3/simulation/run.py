@@ -28,7 +28,7 @@ from openmm_se3.simulation.ensemble import (
     make_integrator,
 )
 from openmm_se3.simulation.folder import RunFolder
-from openmm_se3.simulation.guard import GuardReporter
+from openmm_se3.simulation.guard import GuardReporter, torn_bond
 from openmm_se3.simulation.identity import environment, identity
 from openmm_se3.simulation.options import RunOptions
 from openmm_se3.simulation.phases import Phases, RunRecord
@@ -213,8 +213,19 @@ def _start(
     seed: int,
     folder: RunFolder,
 ) -> np.ndarray:
-    """Put a simulation at its start; return the minimised positions [n_atoms, 3], A."""
+    """Put a simulation at its start; return the minimised positions [n_atoms, 3], A.
+
+    Raises:
+        ValueError: The start cannot be minimised, or falls apart when it is.
+    """
     minimum = _minimise(simulation, positions)
+    torn = torn_bond(simulation.topology, positions, minimum)
+    if torn is not None:
+        raise ValueError(
+            f"the minimisation tore a molecule apart: {torn}; likely cause: "
+            "surroundings that the model was not trained on (look at the warnings, if "
+            "any, and at the model's card), or positions in other units than Å"
+        )
     temperature = options.temperature * unit.kelvin
     simulation.context.setVelocitiesToTemperature(temperature, seed)
     folder.clear()
