@@ -134,6 +134,8 @@ def load_compiled_networks() -> None:
     library and does not hold it.
     """
     for path in sorted(cache_folder().glob("openmm_se3_*.so")):
+        if not _hash_file(path).is_file():  # of an earlier version of this program
+            continue
         if not _is_whole(path):
             logger.warning("%s is damaged; it is compiled anew when next used", path)
             continue
