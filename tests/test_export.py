@@ -164,6 +164,37 @@ def test_a_direct_head_costs_nothing_at_run_time() -> None:
     assert with_head > len(profile.function_events)
 
 
+@pytest.mark.parametrize("everything", [True, False], ids=["all atoms", "some atoms"])
+def test_the_recorded_graph_can_be_captured_on_a_gpu(everything: bool) -> None:
+    """Nothing stays on the CPU or waits for a number; on "meta" there is none."""
+    n_particles = 3 if everything else 4
+    positions = torch.zeros(n_particles, 3, dtype=torch.float64)
+    positions[:3] = 0.1 * torch.tensor(WATER)
+    module = modules.specialise(
+        random_network(),
+        torch.tensor([1, 0, 0]),
+        torch.arange(3),
+        n_particles,
+        0.0,
+        positions,
+    )
+    (graph,) = module.children()
+    energy, forces = graph.to("meta")(positions.to("meta"))
+    assert (energy.device.type, energy.shape) == ("meta", (1,))
+    assert (forces.device.type, forces.shape) == ("meta", (n_particles, 3))
+    assert "Device" not in str(graph.inlined_graph)
+    # Controls: a number that is waited for, and a tensor that is made on the CPU.
+    waiting, cpu = (
+        torch.jit.CompilationUnit(f"def forward(x):\n    return {body}\n")
+        for body in ("x * float(x.sum())", "x + torch.ones([3], device='cpu')")
+    )
+    assert "Device" in str(cpu.forward.inlined_graph)
+    for control in (waiting, cpu):
+        assert control.forward(positions).shape == positions.shape
+        with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+            control.forward(positions.to("meta"))
+
+
 def test_a_script_without_atoms_says_what_to_do(random_model: Path) -> None:
     import vesin_torch  # noqa: F401
 
