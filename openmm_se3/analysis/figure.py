@@ -23,6 +23,7 @@ PANEL_INCHES = (4.2, 3.1)
 TITLE_INCHES = 0.2  # of a line
 TITLE_CHARACTERS = 105  # that have room beside each other
 MAX_FRAMES_AS_LINES = 150
+MAX_BONDS_AS_LINES = 2
 BINS_IN_TIME = 100
 MAX_BINS = 60
 FEW_POINTS = 20
@@ -102,11 +103,11 @@ def _lengths_in_time(axis: Axes, analysis: Analysis) -> None:
     times, label = _frame_times(analysis)
     lengths = analysis.geometry.lengths.reshape(len(analysis.geometry.lengths), -1)
     times = times[: len(lengths)]
-    if len(times) <= MAX_FRAMES_AS_LINES:
+    if len(times) <= MAX_FRAMES_AS_LINES and lengths.shape[1] <= MAX_BONDS_AS_LINES:
         axis.set_prop_cycle(color=[BLUE, ORANGE])
         axis.plot(times, lengths, lw=0.7, marker=_marker(len(times)))
     else:
-        # Single vibrations cannot be told apart; the span of a bin of frames can.
+        # Vibrations of many cannot be told apart; the span of a bin of frames can.
         starts = np.arange(0, len(times), max(1, len(times) // BINS_IN_TIME))
         low = np.minimum.reduceat(lengths.min(axis=1), starts)
         high = np.maximum.reduceat(lengths.max(axis=1), starts)
