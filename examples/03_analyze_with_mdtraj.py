@@ -57,6 +57,6 @@ for donor, acceptor in (oxygens, oxygens[::-1]):
 print(f"Hydrogen bonded in {100.0 * bonded.mean():.0f} % of the frames")
 print(
     "At this level of theory the minimum of the dimer is cyclic, with two hydrogen\n"
-    "bonds bent by 43 degrees, because of the basis-set superposition error.  Near it\n"
-    "no bond is straight enough for this criterion, although the molecules are bound."
+    "bonds bent by 43 degrees, because of the basis-set superposition error.  Frames\n"
+    "near it do not count by this criterion, although the molecules are bound there."
 )

@@ -2,7 +2,8 @@
 
 OpenMM's own metadynamics fills the free energy until every distance is as likely as
 any other.  Beside it stands a run without bias, which sees only what is thermally
-accessible.  A wall at 5.5 A keeps the molecules together in both.
+accessible.  A wall at 5.5 A keeps the molecules together in both.  Takes some five
+minutes.
 
     python examples/04_metadynamics.py
 """
@@ -51,11 +52,13 @@ def simulation_of(system: openmm.System) -> app.Simulation:
     return simulation
 
 
+print(f"metadynamics, {STEPS / 1000:g} ps ...", flush=True)
 metadynamics.step(simulation_of(biased), 2 * STEPS)
 filled = metadynamics.getFreeEnergy().value_in_unit(unit.kilocalorie_per_mole)
 filled -= filled.min()
 grid = np.linspace(2.2, 6.2, len(filled))  # A
 
+print(f"without bias, {STEPS / 2000:g} ps ...", flush=True)
 simulation, distances = simulation_of(system), []
 for _ in range(STEPS // 20):
     simulation.step(20)
@@ -77,3 +80,4 @@ axes.plot(centres, direct, "o", ms=4, label=f"without bias, {STEPS / 2000:g} ps"
 axes.set(xlabel="O-O distance (A)", ylabel="free energy (kcal/mol)", ylim=(-0.5, 8))
 axes.legend()
 axes.figure.savefig(arguments.out)
+print(f"Figure: {arguments.out}")

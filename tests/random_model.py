@@ -12,6 +12,7 @@ from torch import Tensor
 
 from openmm_se3.config import ModelConfig, to_dict
 from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.reference.splits import SplitConfig
 
 # Every degree and every equation, with few channels.  The scale gives forces near 1
 # eV/A.
@@ -96,7 +97,8 @@ def random_checkpoint(**changes: Any) -> dict[str, Any]:
         "versions": {"torch": torch.__version__},
         "level_of_theory": {"method": "none", "basis": "none"},
         "self_energies": SELF_ENERGIES,
-        "data": {"sha256": "0" * 64},
+        "data": {"sha256": "0" * 64, "files": [], "surroundings": "free"},
+        "choices": {"split": to_dict(SplitConfig())},
         "training": {},
         "step": 3,
     }

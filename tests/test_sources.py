@@ -14,9 +14,13 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
+from random_model import WATER, random_checkpoint
 
 from openmm_se3.cli import main, source_options
+from openmm_se3.config import to_dict
+from openmm_se3.export import export_model
+from openmm_se3.export.write import model_of_checkpoint
 from openmm_se3.modelfile import evaluate, load_model
 from openmm_se3.reference import sources
 from openmm_se3.reference.dataset import Dataset
@@ -27,12 +31,14 @@ from openmm_se3.reference.readers import conformers
 from openmm_se3.reference.self_energies import least_squares, self_energies
 from openmm_se3.reference.sources import (
     Source,
+    hash_source,
     read_datasets,
     read_source,
     read_sources,
     with_splits,
 )
 from openmm_se3.reference.splits import SplitConfig, make_splits, resemblance
+from openmm_se3.training.evaluation import evaluate_model
 from openmm_se3.training.prepare import frames_without_forces
 from openmm_se3.units import BOHR_TO_ANGSTROM, EV_TO_KCAL_PER_MOL, HARTREE_TO_EV
 
@@ -532,6 +538,52 @@ def test_evaluate_prints_the_errors_of_a_model(
         main, ["evaluate", str(random_model), str(tmp_path / "c.xyz")]
     )
     assert result.exit_code == 2 and "hold ['C'], which the model lack" in result.output
+
+
+def test_evaluate_divides_frames_as_the_models_run_did(
+    frames: list[Frame], tmp_path: Path
+) -> None:
+    """The files say that every frame is a training frame; the run divided them."""
+    files = [tmp_path / "a.xyz", tmp_path / "b.xyz"]
+    for offset, file in enumerate(files):
+        for index in range(10):
+            info = {"energy": -2000.0 - index, "trajectory": f"t{index}"}
+            atoms = Atoms("OHH", (1.0 + 0.01 * index) * WATER + offset, info=info)
+            write(file, atoms, append=True)
+    rule = SplitConfig(by="trajectory", fractions=(0.5, 0.2, 0.3), seed=4)
+    checkpoint = random_checkpoint()
+    checkpoint["data"]["files"] = [[f.name, hash_source(f)] for f in files]
+    checkpoint["choices"]["split"] = to_dict(rule)
+    export_model(checkpoint, tmp_path / "model")
+
+    def evaluate_on(*words: object) -> Result:
+        arguments = ["evaluate", str(tmp_path / "model"), *map(str, words)]
+        return CliRunner().invoke(main, arguments)
+
+    divided = make_splits(read_datasets(files).frames, rule)
+    result = evaluate_on(*files, "--split", "test", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    errors = json.loads((tmp_path / "out" / "errors.json").read_text())
+    assert errors["test"]["all"]["frames"] == (divided == 2).sum() == 6
+    for some in ([files[0]], files[::-1]):
+        result = evaluate_on(*some, "--split", "test")
+        assert result.exit_code == 2
+        assert "divided by trajectory over all of a.xyz, b.xyz; give" in result.output
+    assert evaluate_on(files[0], "--split", "all").exit_code == 0
+    # Frames that the run never saw keep the splits of their file.
+    write(tmp_path / "c.xyz", Atoms("OHH", WATER, info={"energy": -2000.0}))
+    result = evaluate_on(tmp_path / "c.xyz", "--split", "test")
+    assert result.exit_code == 2 and "there are no frames" in result.output
+
+
+def test_evaluate_warns_of_a_model_of_boxes_on_free_molecules(
+    frames: list[Frame], tmp_path: Path
+) -> None:
+    checkpoint = random_checkpoint()
+    checkpoint["data"]["surroundings"] = "periodic"
+    model = model_of_checkpoint(checkpoint, "boxes", "MIT")
+    with pytest.warns(UserWarning, match="boxes only, and 3 of these frames have none"):
+        evaluate_model(model, Frames.of(frames[:3]))
 
 
 # Real data.

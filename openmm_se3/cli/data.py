@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from openmm_se3.reference.inspection import Inspection
 
 FORMULAS_SHOWN = 12
+OUTLIERS_SHOWN = 5
 
 
 @click.group()
@@ -135,8 +136,11 @@ def _print(found: Inspection, console: Console) -> None:
             f"{near.pair[1]}, differ by {near.closest:.4f} A.",
             highlight=False,
         )
-    for line in found.outliers[:5]:
+    for line in found.outliers[:OUTLIERS_SHOWN]:
         console.print(f"far out: {line}", highlight=False)
+    if len(found.outliers) > OUTLIERS_SHOWN:
+        rest = len(found.outliers) - OUTLIERS_SHOWN
+        console.print(f"far out: {rest:,} more", highlight=False)
 
 
 def _number(symbol: str) -> int:

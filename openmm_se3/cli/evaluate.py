@@ -20,7 +20,7 @@ from openmm_se3.cli.source_options import make_sources, source_options
     type=click.Choice(["all", "train", "validation", "test"]),
     default="all",
     show_default=True,
-    help="Which frames; their files say what is what.",
+    help="Which frames, as the files say, or as the model's training divided them.",
 )
 @click.option(
     "--precision",
@@ -52,12 +52,18 @@ def command(
     from openmm_se3.modelfile import load_model
     from openmm_se3.reference.level import level_name
     from openmm_se3.reference.sources import read_sources
-    from openmm_se3.training.evaluation import evaluate_model, write_evaluation
+    from openmm_se3.training.evaluation import (
+        evaluate_model,
+        with_splits_of_run,
+        write_evaluation,
+    )
     from openmm_se3.training.report import error_report
 
     loaded = load_model(model)
     dataset = read_sources(make_sources(files, **options))
-    frames = dataset.frames if split == "all" else dataset.select(split)
+    frames = dataset.frames
+    if split != "all":
+        frames = with_splits_of_run(dataset, loaded, files).select(split)
     dtype = torch.float64 if precision == "double" else torch.float32
     evaluation = evaluate_model(loaded, frames, dtype)
     click.echo(error_report({split: evaluation.errors}))

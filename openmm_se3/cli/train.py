@@ -46,12 +46,15 @@ def command(
         raise click.UsageError("--resume and --overwrite exclude each other")
     from rich.console import Console
 
+    from openmm_se3.training.settings import read_config
+
+    # First, because what a run needs takes seconds to import.
+    settings = read_config(config)
+    from openmm_se3.training.checkpoint import BEST
     from openmm_se3.training.distributed import is_first
     from openmm_se3.training.report import TRAINED, error_report
     from openmm_se3.training.run import REPORT, train
-    from openmm_se3.training.settings import read_config
 
-    settings = read_config(config)
     folder = out if out is not None else Path(f"{config.stem}-run")
     console = Console()
     outcome = train(
@@ -68,7 +71,10 @@ def command(
     if outcome.errors is not None:
         click.echo(error_report(outcome.errors, TRAINED))
         click.echo(f"Finished after {outcome.step} steps: {folder / REPORT}")
-        click.echo(f"To use the model: openmm-se3 export {folder / 'best.pt'}")
+        exported = folder.with_name(f"{folder.name}-model")
+        click.echo(
+            f"To use the model: openmm-se3 export {folder / BEST} --out {exported}"
+        )
         return
     total = settings.training.steps
     click.echo(

@@ -62,7 +62,7 @@ def model_of_checkpoint(
         name=name,
         level_of_theory=checkpoint["level_of_theory"],
         self_energies=checkpoint["self_energies"],
-        training_data=checkpoint["data"],
+        training_data={**checkpoint["data"], "split": checkpoint["choices"]["split"]},
         training=checkpoint["training"],
         steps=checkpoint["step"],
         errors=checkpoint.get("errors"),

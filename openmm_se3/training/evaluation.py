@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,10 @@ import torch
 
 from openmm_se3.files import atomic_write
 from openmm_se3.modelfile import ModelFile
+from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import Frames
+from openmm_se3.reference.sources import hash_source, with_splits
+from openmm_se3.reference.splits import SplitConfig, make_splits
 from openmm_se3.training.data import FrameGraphs
 from openmm_se3.training.metrics import (
     Predictions,
@@ -30,6 +35,43 @@ class Evaluation:
     errors: dict[str, dict[str, float]]
 
 
+def with_splits_of_run(
+    dataset: Dataset, model: ModelFile, files: Sequence[Path]
+) -> Dataset:
+    """Return data with the splits that a model was trained with.
+
+    A run may make its own splits instead of keeping those of the files: a test frame
+    of a file may then be one that the model has learned.
+
+    Args:
+        dataset: The data.
+        model: The model.
+        files: Where the data are from, in order.
+
+    Raises:
+        ValueError: Some of the files were divided in another way by the model's run,
+            together with files that are not given here.
+    """
+    trained = model.metadata["training_data"]
+    rule = trained.get("split")
+    if rule is None or rule["by"] == "source":
+        return dataset
+    before = [digest for _, digest in trained["files"]]
+    given = [hash_source(path) for path in files]
+    if set(before).isdisjoint(given):
+        return dataset
+    if given != before:
+        names = ", ".join(name for name, _ in trained["files"])
+        raise ValueError(
+            f"the model {model.metadata['name']!r} was trained on some of these "
+            f"frames, divided by {rule['by']} over all of {names}; give these files, "
+            "in this order, or --split all"
+        )
+    config = SplitConfig(**{**rule, "fractions": tuple(rule["fractions"])})
+    splits = make_splits(dataset.frames, config)
+    return dataclasses.replace(dataset, frames=with_splits(dataset.frames, splits))
+
+
 def evaluate_model(
     model: ModelFile, frames: Frames, dtype: torch.dtype = torch.float32
 ) -> Evaluation:
@@ -45,6 +87,14 @@ def evaluate_model(
     """
     if not len(frames):
         raise ValueError("there are no frames to evaluate on")
+    without_box = np.array([block.box is None for block in frames.blocks])
+    free = int(without_box[frames.block].sum())
+    if free and model.metadata["training_data"].get("surroundings") == "periodic":
+        warnings.warn(
+            f"the model {model.metadata['name']!r} has seen periodic boxes only, and "
+            f"{free:,} of these frames have none: they are outside its data",
+            stacklevel=2,
+        )
     graphs = FrameGraphs(
         frames,
         model.config.elements,

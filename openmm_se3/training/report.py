@@ -116,7 +116,9 @@ def plot_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
                 axes.plot(steps, curve, ".-", markersize=3, linewidth=1.2, label=name)
             axes.set(xlabel="step", ylabel=label, xlim=(0, None))
             few_ticks(axes.xaxis)
-            logarithmic(axes, (value for curve in values.values() for value in curve))
+            # The first mean of the training loss holds the random start.
+            limits = (c[1:] if name == "training" else c for name, c in values.items())
+            logarithmic(axes, (value for curve in limits for value in curve))
             legend_above(axes, len(values))
         save(path, figure)
 
@@ -131,7 +133,7 @@ def plot_parity(path: Path, graphs: FrameGraphs, predictions: Predictions) -> No
     labels = reference_forces(graphs)
     pairs = [
         (
-            "interaction energy",
+            "energy against isolated atoms",
             "kcal/mol per atom",
             graphs.energies.numpy() / graphs.n_atoms,
             predictions.energies / graphs.n_atoms,

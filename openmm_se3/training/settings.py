@@ -192,7 +192,8 @@ class TrainingConfig:
         if self.warmup_steps >= self.steps:
             raise ValueError(
                 f"training.warmup_steps={self.warmup_steps} must be below "
-                f"steps={self.steps}"
+                f"training.steps={self.steps}; give both in the file, a tenth is usual "
+                "for short runs"
             )
 
 
