@@ -576,6 +576,15 @@ def test_evaluate_divides_frames_as_the_models_run_did(
     assert result.exit_code == 2 and "there are no frames" in result.output
 
 
+def test_a_file_of_another_kind_names_the_formats(tmp_path: Path) -> None:
+    path = tmp_path / "water.pdb"
+    path.write_text("HETATM    1  O   HOH")
+    with pytest.raises(
+        ValueError, match=r"none of the formats.*b'HETATM.*'openmm-se3 l"
+    ):
+        read_datasets([path])
+
+
 def test_evaluate_warns_of_a_model_of_boxes_on_free_molecules(
     frames: list[Frame], tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from openmm_se3.files import sha256
@@ -97,6 +98,15 @@ def detect_format(path: Path) -> str:
         raise ValueError(f"{path} is a folder without type.raw; name a file")
     if path.suffix.lower() in XYZ_SUFFIXES:
         return "extxyz"
+    if not h5py.is_hdf5(path):
+        with open(path, "rb") as raw:
+            start = raw.read(20)
+        raise ValueError(
+            f"{path} is none of the formats that hold labels: HDF5 (of openmm-se3, "
+            f"ANI-1, ANI-1x, COMP6), extended XYZ ({', '.join(XYZ_SUFFIXES)}) and "
+            f"folders of DeePMD-kit; it starts with {start!r}; structures without "
+            "energies and forces get them from 'openmm-se3 label'"
+        )
     with open_hdf5(path) as file:
         if file.attrs.get("format") == FORMAT:
             return "openmm-se3"
