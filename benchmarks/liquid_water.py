@@ -29,6 +29,7 @@ from openmm import Vec3, app, unit
 from rich.console import Console
 from rich.table import Table
 
+from openmm_se3.analysis.liquid import pair_distribution
 from openmm_se3.analysis.read import read_folder
 from openmm_se3.analysis.stability import judge
 from openmm_se3.files import atomic_write
@@ -122,19 +123,14 @@ def distribution(
         pair: Chemical symbols.
     """
     first, second = (trajectory.topology.select(f"element {name}") for name in pair)
-    pairs = trajectory.topology.select_pairs(first, second)
     # Bins that divide the range, so that those of all trajectories are the same.
     last = BIN * np.floor(
         0.5 * NM_TO_ANGSTROM * float(trajectory.unitcell_lengths.min()) / BIN
     )
     sums = []
     for block in np.unique(blocks):
-        r, g = mdtraj.compute_rdf(
-            trajectory[blocks == block],
-            pairs,
-            r_range=(0.0, ANGSTROM_TO_NM * last),
-            n_bins=round(last / BIN),
-        )
+        frames = trajectory[blocks == block]
+        r, g = pair_distribution(frames, first, second, (0.0, last), round(last / BIN))
         sums.append((np.sum(blocks == block), g))
     weights = np.array([n for n, _ in sums]) / len(blocks)
     values = np.array([g for _, g in sums])
@@ -142,7 +138,7 @@ def distribution(
     # Variance of a weighted mean of independent blocks.
     share = weights**2 / (1.0 - np.sum(weights**2))
     error = np.sqrt(share @ (values - mean) ** 2)
-    return Distribution(NM_TO_ANGSTROM * r, mean, error)
+    return Distribution(r, mean, error)
 
 
 def difference(found: Distribution, expected: Distribution) -> tuple[float, float]:

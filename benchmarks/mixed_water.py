@@ -24,7 +24,6 @@ from typing import Any
 
 import click
 import matplotlib
-import mdtraj
 import numpy as np
 import openmm
 from matplotlib.figure import Figure
@@ -34,15 +33,17 @@ from rich.table import Table
 
 from openmm_se3.analysis.energies import energies
 from openmm_se3.analysis.geometry import water_geometry
+from openmm_se3.analysis.liquid import narrowest, pair_distribution
 from openmm_se3.analysis.read import Recording, read_folder
 from openmm_se3.benchmark import machine
 from openmm_se3.files import atomic_write
 from openmm_se3.force import SE3Potential
 from openmm_se3.plot_style import BLUE, GREY, STYLE, few_ticks, legend_above, save
 from openmm_se3.simulation import RunOptions, run_dynamics, water_start, water_topology
+from openmm_se3.simulation.drift import block_error
 from openmm_se3.units import (
-    ANGSTROM_TO_NM,
     BOLTZMANN_KJ_PER_MOL,
+    DALTON_PER_NM3_TO_G_PER_CM3,
     FS_TO_PS,
     NM_TO_ANGSTROM,
 )
@@ -57,7 +58,6 @@ DISPLACEMENT = 2e-4  # A, of finite differences
 FINE_EWALD, MESH = 5.0, (32, 32, 32)  # of finite differences; erfc(5) is 2e-12
 NPT_FRAME_FS = 50.0
 DISCARDED = 0.2  # of a run in NPT, while the density settles
-DALTON_PER_A3_TO_G_PER_ML = 1.66053907
 RDF_RANGE, RDF_BIN = (2.0, 8.0), 0.1  # A
 
 
@@ -210,9 +210,8 @@ def of_npt(recording: Recording) -> dict[str, Any]:
     result = outcome(recording)
     if not frames.n_frames:
         return result
-    volumes = frames.unitcell_volumes * NM_TO_ANGSTROM**3
-    density = DALTON_PER_A3_TO_G_PER_ML * sum(recording.run["masses"]) / volumes
-    blocks = density[: len(density) // 5 * 5].reshape(5, -1).mean(axis=1)
+    volume = frames.unitcell_volumes  # nm^3
+    density = DALTON_PER_NM3_TO_G_PER_CM3 * sum(recording.run["masses"]) / volume
     first = water_geometry(frames.atom_slice(MOLECULE))
     assert first is not None
     return {
@@ -220,7 +219,7 @@ def of_npt(recording: Recording) -> dict[str, Any]:
         "frames": frames.n_frames,
         "temperature": float(np.mean(recording.log["temperature_k"])),
         "density": float(density.mean()),
-        "density_error": float(blocks.std(ddof=1) / math.sqrt(5)),
+        "density_error": block_error(density, blocks=5),
         "oh": [float(first.lengths.mean()), float(first.lengths.std())],
         "angle": [float(first.angles.mean()), float(first.angles.std())],
     }
@@ -240,14 +239,10 @@ def radial_distribution(
     frames = frames[int(DISCARDED * frames.n_frames) :]
     oxygens = frames.topology.select("element O")
     first = oxygens if of_all else oxygens[:1]
-    pairs = frames.topology.select_pairs(first, oxygens)
-    low, high = (ANGSTROM_TO_NM * end for end in RDF_RANGE)
+    low, high = RDF_RANGE
     # Beyond half the box there are no pairs but in its corners.
-    high = min(high, 0.5 * float(frames.unitcell_lengths.min()))
-    r, g = mdtraj.compute_rdf(
-        frames, pairs, r_range=(low, high), bin_width=ANGSTROM_TO_NM * RDF_BIN
-    )
-    return NM_TO_ANGSTROM * r, g
+    bins = int((min(high, 0.5 * narrowest(frames)) - low) / RDF_BIN)
+    return pair_distribution(frames, first, oxygens, (low, low + bins * RDF_BIN), bins)
 
 
 def draw(path: Path, nve: dict[str, Recording], npt: dict[str, Recording]) -> None:

@@ -7,6 +7,7 @@ from openmm_se3.analysis.energies import Energies
 from openmm_se3.analysis.figure import write_figure
 from openmm_se3.analysis.geometry import water_geometry
 from openmm_se3.analysis.hydrogen_bonds import cluster
+from openmm_se3.analysis.liquid import Liquid, liquid, pair_distribution
 from openmm_se3.analysis.read import Recording, read_files, read_folder
 from openmm_se3.analysis.report import print_report, summary, verdict, write_markdown
 from openmm_se3.analysis.spectrum import Spectrum, spectrum, verlet_corrected
@@ -16,6 +17,7 @@ from openmm_se3.simulation import folder as names
 __all__ = [
     "Analysis",
     "Energies",
+    "Liquid",
     "Recording",
     "Spectrum",
     "Stability",
@@ -23,6 +25,8 @@ __all__ = [
     "analyze_folder",
     "cluster",
     "judge",
+    "liquid",
+    "pair_distribution",
     "print_report",
     "read_files",
     "read_folder",

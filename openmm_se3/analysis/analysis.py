@@ -14,6 +14,7 @@ from openmm_se3.analysis.geometry import (
     water_molecules,
 )
 from openmm_se3.analysis.hydrogen_bonds import MAX_MOLECULES, Cluster, cluster
+from openmm_se3.analysis.liquid import Liquid, liquid
 from openmm_se3.analysis.read import Recording
 from openmm_se3.analysis.spectrum import (
     Spectrum,
@@ -40,6 +41,7 @@ class Analysis:
         stability: The verdict.
         geometry: O-H lengths and H-O-H angles, of the good frames.
         cluster: O-O distances and hydrogen bonds, of the good frames.
+        liquid: Density and pair distributions of a box, of the good frames.
         energies: Drift and temperature.
         spectrum: Of motions inside the molecules.
         whole_spectrum: Of all motions, for more than one molecule.
@@ -50,6 +52,7 @@ class Analysis:
     stability: Stability
     geometry: WaterGeometry | None
     cluster: Cluster | None
+    liquid: Liquid | None
     energies: Energies | None
     spectrum: Spectrum | None
     whole_spectrum: Spectrum | None
@@ -105,6 +108,7 @@ def analyze(recording: Recording) -> Analysis:
         stability=stability,
         geometry=geometry,
         cluster=cluster(good),
+        liquid=liquid(good),
         energies=thermal,
         spectrum=inside,
         whole_spectrum=whole,

@@ -6,9 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from openmm_se3.simulation.drift import BLOCKS, Drift, energy_drift
-
-MIN_ROWS = 2 * BLOCKS
+from openmm_se3.simulation.drift import Drift, block_error, energy_drift
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,18 +50,14 @@ def energies(
         return None
     temperature, total = log["temperature_k"], log["total_kj_per_mol"]
     time, shadow = log["time_ps"], log["shadow_kj_per_mol"]
-    drift = shadow_drift = error = None
+    drift = shadow_drift = None
     if conserved:
         drift = energy_drift(time, total)
         there = np.isfinite(shadow)
         shadow_drift = energy_drift(time[there], shadow[there])
-    if len(temperature) >= MIN_ROWS:
-        size = len(temperature) // BLOCKS
-        means = temperature[-size * BLOCKS :].reshape(BLOCKS, size).mean(axis=1)
-        error = float(means.std(ddof=1) / np.sqrt(BLOCKS))
     return Energies(
         temperature=float(temperature.mean()),
-        temperature_error=error,
+        temperature_error=block_error(temperature),
         fluctuation=float(total.std()),
         drift=drift,
         shadow_drift=shadow_drift,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ MAX_BONDS_AS_LINES = 2
 BINS_IN_TIME = 100
 MAX_BINS = 60
 FEW_POINTS = 20
+INSIDE_MOLECULES = 1.9  # A, beyond all pairs inside a water molecule
 
 Panel = Callable[[Axes, Analysis], None]
 
@@ -73,6 +75,11 @@ def choose_panels(analysis: Analysis) -> list[Panel]:
         panels += [_lengths_in_time, _length_distribution, _angle_distribution]
     if analysis.cluster is not None:
         panels += [_oxygen_distances, _hydrogen_bonds]
+    if analysis.liquid is not None:
+        if analysis.liquid.changes:
+            panels.append(_density)
+        if analysis.liquid.g:
+            panels.append(_pair_distributions)
     if analysis.energies is not None:
         panels += [_total_energy, _temperature]
     if analysis.spectrum is not None:
@@ -203,15 +210,51 @@ def _hydrogen_bonds(axis: Axes, analysis: Analysis) -> None:
     width = max(1, len(count) // 50)
     smooth = np.convolve(count, np.ones(width) / width, mode="valid")
     offset = (len(count) - len(smooth)) // 2
-    axis.plot(at[offset : offset + len(smooth)], smooth, lw=1.4, color=ORANGE)
+    label_of_mean = f"mean of {width} frames"
+    axis.plot(
+        at[offset : offset + len(smooth)],
+        smooth,
+        lw=1.4,
+        color=ORANGE,
+        label=label_of_mean,
+    )
+    axis.legend(loc="upper right", handlelength=1.2)
     axis.set(
         title=f"Hydrogen bonds: {count.mean():.2f} on average",
         xlabel=label,
         ylabel="number",
-        ylim=(-0.3, count.max() + 0.7),
+        ylim=(-0.3, 1.2 * count.max() + 0.7),
     )
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     _from_zero(axis, at)
+
+
+def _density(axis: Axes, analysis: Analysis) -> None:
+    assert analysis.liquid is not None
+    times, label = _frame_times(analysis)
+    density = analysis.liquid.density
+    axis.plot(times[: len(density)], density, lw=0.8, color=BLUE)
+    axis.set(
+        title=f"Density {density.mean():.3f} g/cm$^3$",
+        xlabel=label,
+        ylabel="g/cm$^3$",
+    )
+    _from_zero(axis, times)
+
+
+def _pair_distributions(axis: Axes, analysis: Analysis) -> None:
+    assert analysis.liquid is not None
+    r, g = analysis.liquid.r, analysis.liquid.g
+    outer = r > INSIDE_MOLECULES
+    for (pair, values), color in zip(g.items(), (BLUE, ORANGE, GREY), strict=True):
+        axis.plot(r, values, lw=1.2, color=color, label=pair)
+    axis.axhline(1.0, color="black", lw=0.6, ls="--")
+    top = max([1.0, *(values[outer].max(initial=0.0) for values in g.values())])
+    # The peaks of pairs inside a molecule leave the panel.
+    axis.set(
+        title="Pair distribution g(r)", xlabel="Å", xlim=(0, r[-1]), ylim=(0, 1.3 * top)
+    )
+    axis.legend(loc="upper right", ncols=3, handlelength=1.2)
 
 
 def _total_energy(axis: Axes, analysis: Analysis) -> None:
@@ -250,7 +293,9 @@ def _total_energy(axis: Axes, analysis: Analysis) -> None:
         slope, error = drift.per_kt(
             thermal.temperature_asked, thermal.degrees_of_freedom
         )
-        title = f"Drift {slope:+.4f} ± {error:.4f} kT/ns/dof ({which})"
+        # Two digits of the error, so that a small one is not shown as zero.
+        digits = max(0, 1 - math.floor(math.log10(error))) if error > 0.0 else 4
+        title = f"Drift {slope:+.{digits}f} ± {error:.{digits}f} kT/ns/dof ({which})"
     axis.set(title=title, xlabel="time (ps)", ylabel="kJ/mol from the mean")
     low, high = axis.get_ylim()
     axis.set_ylim(low, high + 0.2 * (high - low))
@@ -272,8 +317,10 @@ def _temperature(axis: Axes, analysis: Analysis) -> None:
         middle = time[: size * blocks].reshape(blocks, size).mean(axis=1)
         axis.plot(middle, mean, lw=1.4, color=ORANGE, label="block means")
     axis.axhline(asked, color="black", lw=0.9, ls="--", label=f"{asked:g} K asked")
+    nve = analysis.recording.run.get("options", {}).get("ensemble") == "nve"
+    kept = ", from the energy at the start (NVE)" if nve else ""
     axis.set(
-        title=f"Temperature {thermal.temperature:.0f} K",
+        title=f"Temperature {thermal.temperature:.0f} K{kept}",
         xlabel="time (ps)",
         ylabel="K",
         ylim=(0.0, 1.25 * max(float(temperature.max()), asked)),

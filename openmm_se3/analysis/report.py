@@ -12,10 +12,11 @@ from rich.table import Table
 
 from openmm_se3.analysis import hydrogen_bonds, stability
 from openmm_se3.analysis.analysis import Analysis
+from openmm_se3.analysis.liquid import Liquid
 from openmm_se3.files import atomic_write
 from openmm_se3.reference.level import level_name
 from openmm_se3.simulation import folder as names
-from openmm_se3.simulation.drift import Drift
+from openmm_se3.simulation.drift import Drift, block_error
 from openmm_se3.units import FS_TO_PS
 
 SPECTRUM_NOTE = (
@@ -36,6 +37,10 @@ EQUILIBRATED_NOTE = (
     "Temperature: NVE keeps the energy of the last moment of the equilibration, which "
     "scatters widely where there are few atoms: one water molecule asked for 300 K "
     "runs between 160 and 440 K in two of three runs, and further off in the third."
+)
+PRESSURE_NOTE = (
+    "Density: models are trained on energies and forces, not on pressures, so that it "
+    "is the first thing to check; ± is a standard error."
 )
 MINIMUM_NOTE = (
     "Temperature: without equilibration the run starts at the minimum, with velocities "
@@ -85,6 +90,8 @@ def rows(analysis: Analysis) -> list[tuple[str, str]]:
             ("Nearest O-O", f"{nearest.mean():.3f} ± {nearest.std():.3f} Å"),
             ("Hydrogen bonds", f"{count.mean():.2f} on average, at most {count.max()}"),
         ]
+    if analysis.liquid is not None:
+        table.append(("Density", f"{_density(analysis.liquid)} g/cm³"))
     if thermal is not None:
         error = ""
         if thermal.temperature_error is not None:
@@ -113,6 +120,15 @@ def rows(analysis: Analysis) -> list[tuple[str, str]]:
     return table
 
 
+def _density(liquid: Liquid) -> str:
+    values = liquid.density
+    text = f"{values.mean():.3f}"
+    if not liquid.changes:
+        return f"{text} (constant)"
+    error = block_error(values)
+    return text if error is None else f"{text} ± {error:.3f}"
+
+
 def _contents(analysis: Analysis) -> str:
     atoms = f"{analysis.recording.trajectory.n_atoms} atoms"
     if not analysis.is_water:
@@ -130,6 +146,8 @@ def _reading_notes(analysis: Analysis) -> list[str]:
     if thermal is not None and run["options"]["ensemble"] == "nve":
         equilibrated = run["options"]["equilibration_ps"] > 0.0
         notes.append(EQUILIBRATED_NOTE if equilibrated else MINIMUM_NOTE)
+    if analysis.liquid is not None and run.get("options", {}).get("ensemble") == "npt":
+        notes.append(PRESSURE_NOTE)
     return notes
 
 
@@ -183,6 +201,12 @@ def summary(analysis: Analysis) -> dict[str, Any]:
     if analysis.cluster is not None:
         result["nearest_oo_angstrom"] = _statistics(analysis.cluster.nearest)
         result["hydrogen_bonds"] = _statistics(analysis.cluster.bonds)
+    if analysis.liquid is not None:
+        liquid = analysis.liquid
+        result["density_g_per_cm3"] = _statistics(liquid.density)
+        result["density_error_g_per_cm3"] = block_error(liquid.density)
+        result["pair_distribution_r_angstrom"] = liquid.r.tolist()
+        result["pair_distributions"] = {k: g.tolist() for k, g in liquid.g.items()}
     if thermal is not None:
         result["temperature_k"] = thermal.temperature
         result["temperature_error_k"] = thermal.temperature_error

@@ -112,6 +112,8 @@ def bench(settings: Settings, note: Callable[[str], None]) -> Iterator[dict[str,
             threads = settings.threads or (1 if few else before)
             torch.set_num_threads(threads)
             found = list(_steppers(settings, topology, positions, note))
+            needed = len(found) * (settings.rounds + 1) * settings.seconds
+            note(f"{name}: {len(found)} configurations, about {needed:.0f} s")
             times = take_turns(
                 [stepper.step for _, stepper in found],
                 settings.rounds,

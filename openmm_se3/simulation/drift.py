@@ -42,6 +42,20 @@ class Drift:
         return self.slope / scale, self.error / scale
 
 
+def block_error(values: np.ndarray, blocks: int = BLOCKS) -> float | None:
+    """Return the standard error of a mean from means of blocks; None if too few.
+
+    Args:
+        values: A property of consecutive frames [n_samples].
+        blocks: Number of blocks, each of two samples at least.
+    """
+    size = len(values) // blocks
+    if size < 2:
+        return None
+    means = values[-size * blocks :].reshape(blocks, size).mean(axis=1)
+    return float(means.std(ddof=1) / np.sqrt(blocks))
+
+
 def energy_drift(
     time: ArrayLike, energy: ArrayLike, blocks: int = BLOCKS
 ) -> Drift | None:

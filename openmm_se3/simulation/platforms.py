@@ -34,7 +34,8 @@ def named_platform(name: str) -> openmm.Platform:
     for known in names:
         if known.lower() == name.lower():
             return openmm.Platform.getPlatformByName(known)
-    raise ValueError(f"there is no platform {name!r} here; choose from {names}")
+    fix = '; with an NVIDIA GPU: pip install ".[cuda12]"' if name == "CUDA" else ""
+    raise ValueError(f"there is no platform {name!r} here; choose from {names}{fix}")
 
 
 def platform_properties(name: str, precision: str) -> dict[str, str]:

@@ -186,7 +186,7 @@ class TrainingModule(lightning.LightningModule):
             limit = min(limit, config.clip_ratio * math.exp(self.log_norm))
         if size > limit:
             torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-        # As clipped: a few gradients of 1e20 must not raise the limit for those to come.
+        # As clipped: a few gradients of 1e20 must not raise the limit of the next.
         seen = math.log(min(size, limit) + TINY_NORM)
         self.log_norm += (1.0 - NORM_DECAY) * (seen - self.log_norm)
         return True

@@ -28,8 +28,9 @@ Errors = Mapping[str, Mapping[str, Mapping[str, float]]]
 HISTORY = "history.csv"
 
 CAPTION = (
-    "Energies in kcal/mol (centred: the group's mean error removed), forces in "
-    "kcal/mol/A (worst: the frame with the largest MAE)."
+    "Energies in kcal/mol (centred: the group's mean error removed, which a few frames "
+    "far out may make worse), forces in kcal/mol/A (worst: the frame with the largest "
+    "MAE)."
 )
 DIRECT_CAPTION = (
     "  Direct forces stand beside the conservative ones; estimate: rank correlation, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,6 +77,13 @@ def validate(
     settings = settings or Settings()
     rng = np.random.default_rng(settings.seed)
     loaded = load_model(model)
+    if loaded.metadata.get("training_data", {}).get("surroundings") == "periodic":
+        warnings.warn(
+            f"the model {loaded.metadata['name']!r} has seen periodic boxes only, and "
+            "these checks are of free molecules, whose forces may be so large there "
+            "that a limit is missed; that says nothing about boxes",
+            stacklevel=2,
+        )
     elements = loaded.config.elements
     networks = in_both_precisions(loaded)
     cluster = random_cluster(elements, rng)
