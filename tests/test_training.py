@@ -55,7 +55,11 @@ from openmm_se3.training.metrics import (
     predict,
     reference_forces,
 )
-from openmm_se3.training.module import DivergedError, TrainingModule
+from openmm_se3.training.module import (
+    DivergedError,
+    TrainingModule,
+    make_optimizer,
+)
 from openmm_se3.training.prepare import read_data
 from openmm_se3.training.presets import PRESETS
 from openmm_se3.training.report import PANELS, error_report, plot_history, plot_parity
@@ -545,12 +549,34 @@ def test_gradients_are_clipped_to_a_multiple_of_those_before(config):
         assert limited(norm) == pytest.approx(norm)
     assert limited(1e9) == pytest.approx(6.0, rel=0.02)
     # One spike moves the mean a little, a new level moves it in some hundred steps.
-    assert limited(1e9) == pytest.approx(6.0, rel=0.3)
+    assert limited(1e9) == pytest.approx(6.0, rel=0.05)
+    for size in 10 * [1e30]:
+        assert limited(size) < 1.2 * 6.0
     for _ in range(500):
         limited(0.01)
     assert limited(1.0) == pytest.approx(0.03, rel=0.2)
     next(module.network.parameters()).grad[0] = float("nan")
     assert not module._limit_gradient()
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_weights_of_products_take_steps_in_proportion(config, optimizer):
+    settings = changed(config, optimizer=optimizer, learning_rate=1e-3).training
+    network = training_run.SE3Transformer(TINY)
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    chosen = make_optimizer(network, settings)
+    for p in network.parameters():
+        p.grad = torch.randn_like(p)
+    for group in chosen.param_groups:
+        group["lr"] = group["share"] * settings.learning_rate
+    chosen.step()
+    products = TINY.channels**2  # degree 0 only comes into the first and last layer
+    for name, p in network.named_parameters():
+        step = float((p.detach() - before[name]).abs().max())
+        if name.endswith("self_interaction.hidden.weight"):
+            assert step == pytest.approx(1e-3 / math.sqrt(products), rel=0.01)
+        else:
+            assert step == pytest.approx(1e-3, rel=0.01)
 
 
 def test_early_stopping(config):

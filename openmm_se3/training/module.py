@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from openmm_se3.compiled.training import CompiledBatches
+from openmm_se3.model.layers import AttentiveSelfInteraction
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.training.data import (
     BatchOrder,
@@ -161,7 +162,7 @@ class TrainingModule(lightning.LightningModule):
         if self._limit_gradient() and bool(torch.isfinite(parts[0])):
             rate = learning_rate(self.config, self.step, self.losses)
             for group in self.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = group["share"] * rate
             self.optimizer.step()
             self._update_average()
             self.running[:4] += parts.detach().cpu()
@@ -315,13 +316,29 @@ def energies_only(network: SE3Transformer, tensors: GraphTensors) -> Tensor:
 def make_optimizer(
     network: SE3Transformer, config: TrainingConfig
 ) -> torch.optim.Optimizer:
-    """Return the optimiser of a network's parameters."""
+    """Return the optimiser of a network.
+
+    Every step changes a parameter by about the learning rate, whatever its size.  The
+    weights that make (2.6) from products of features are a thousand to a sum, and small
+    at the start; steps in proportion keep the sum from growing by a thousand at once,
+    which layer upon layer would make explode.
+    """
+    inputs = {
+        id(layer.self_interaction.hidden.weight): layer.self_interaction.hidden
+        for layer in network.attention
+        if isinstance(layer.self_interaction, AttentiveSelfInteraction)
+    }
+    groups = [
+        {"params": [p], "share": 1.0 / math.sqrt(inputs[id(p)].in_features)}
+        for p in network.parameters()
+        if id(p) in inputs
+    ]
+    rest = [p for p in network.parameters() if id(p) not in inputs]
+    groups.insert(0, {"params": rest, "share": 1.0})
     # Fused: one operation for all parameters, where the plain loop makes some ten each.
     if config.optimizer == "adamw":
+        decay = config.weight_decay
         return torch.optim.AdamW(
-            network.parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=True,
+            groups, lr=config.learning_rate, weight_decay=decay, fused=True
         )
-    return torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
+    return torch.optim.Adam(groups, lr=config.learning_rate, fused=True)
