@@ -296,8 +296,9 @@ def print_tables(results: dict[str, Any], console: Console) -> None:
     for name, row in results["npt"].items():
         cells = ["", "", ""]
         if "density" in row:
+            error = row["density_error"]
             cells = [
-                f"{row['density']:.3f} ± {row['density_error']:.3f}",
+                f"{row['density']:.3f}" + (f" ± {error:.3f}" if error else ""),
                 "{:.4f}, spread {:.4f}".format(*row["oh"]),
                 "{:.2f}, spread {:.2f}".format(*row["angle"]),
             ]

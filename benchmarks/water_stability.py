@@ -37,6 +37,7 @@ from openmm_se3.modelfile import load_model
 from openmm_se3.reference.executor import LocalExecutor
 from openmm_se3.reference.water_sampler import random_rotation
 from openmm_se3.simulation import RunOptions, run_dynamics, water_start, water_topology
+from openmm_se3.simulation.guard import TornApartError
 from openmm_se3.units import (
     ANGSTROM_TO_NM,
     BOLTZMANN_KJ_PER_MOL,
@@ -189,20 +190,37 @@ def run_row(task: tuple[Row, str, Path, str]) -> dict[str, Any]:
         **({"equilibration_ps": 0.0} if row.collision else {}),
     )
     start = time.perf_counter()
-    record = run_dynamics(system, topology, positions, options)
-    result = {
-        **measured(record.folder, row),
-        "ns_per_day": record.ns_per_day,
-        "engine": potential.engine,
-    }
-    if row.halving and record.status == "completed":
-        state = record.folder / "final_state.xml"
-        result["fluctuation_ratio"] = fluctuation_ratio(system, state, platform)
+    try:
+        record = run_dynamics(system, topology, positions, options)
+    except TornApartError as torn:
+        result = never_ran(row, str(torn))
+    else:
+        result = {
+            **measured(record.folder, row),
+            "ns_per_day": record.ns_per_day,
+            "engine": potential.engine,
+        }
+        if row.halving and record.status == "completed":
+            state = record.folder / "final_state.xml"
+            result["fluctuation_ratio"] = fluctuation_ratio(system, state, platform)
     result["passed"] = row_passes(result)
     result["seconds"] = time.perf_counter() - start
     with atomic_write(out / f"{row.name}.json") as temporary:
         temporary.write_text(json.dumps(result, indent=1) + "\n")
     return result
+
+
+def never_ran(row: Row, reason: str) -> dict[str, Any]:
+    """Return the result of a row whose molecules fell apart before the run."""
+    numbers = ("worst_stretch", "temperature", "fluctuation_kt", "drift", "drift_error")
+    return {
+        "row": dataclasses.asdict(row),
+        "stable": False,
+        "reason": reason,
+        "lasted_ps": 0.0,
+        "drift_limit": DRIFT_LIMIT[row.precision],
+        **dict.fromkeys(numbers, math.nan),
+    }
 
 
 def measured(folder: Path, row: Row) -> dict[str, Any]:

@@ -49,6 +49,10 @@ class SimulationStopped(RuntimeError):  # noqa: N818 (it ends a run, by design)
         self.step = step
 
 
+class TornApartError(ValueError):
+    """The minimisation tore a molecule apart: there is nothing to run."""
+
+
 class GuardReporter:
     """Raises :class:`SimulationStopped` at the first frame that cannot be right.
 
