@@ -1,9 +1,7 @@
 """Free energy of the water dimer along its O-O distance, by metadynamics.
 
-OpenMM's own metadynamics fills the free energy until every distance is as likely as
-any other.  Beside it stands a run without bias, which sees only what is thermally
-accessible.  A wall at 5.5 A keeps the molecules together in both.  Takes some five
-minutes.
+OpenMM's own metadynamics fills the free energy until all distances are as likely.  A
+run without bias stands beside it.  A wall at 5.5 A keeps both together.  Five minutes.
 
     python examples/04_metadynamics.py
 """
@@ -52,13 +50,11 @@ def simulation_of(system: openmm.System) -> app.Simulation:
     return simulation
 
 
-print(f"metadynamics, {STEPS / 1000:g} ps ...", flush=True)
 metadynamics.step(simulation_of(biased), 2 * STEPS)
 filled = metadynamics.getFreeEnergy().value_in_unit(unit.kilocalorie_per_mole)
 filled -= filled.min()
 grid = np.linspace(2.2, 6.2, len(filled))  # A
 
-print(f"without bias, {STEPS / 2000:g} ps ...", flush=True)
 simulation, distances = simulation_of(system), []
 for _ in range(STEPS // 20):
     simulation.step(20)
@@ -73,6 +69,7 @@ direct += np.mean(same - direct)  # its zero is free
 difference = np.abs(direct - same).mean()
 print(f"5 A is {np.interp(5.0, grid, filled):.2f} kcal/mol above the minimum")
 print(f"without bias, {centres[0]:.2f} to {centres[-1]:.2f} A: {difference:.2f} apart")
+print(f"both in {arguments.out}")
 
 axes = Figure(figsize=(5.0, 3.5), layout="constrained").add_subplot()
 axes.plot(grid, filled, label=f"metadynamics, {STEPS / 1000:g} ps")
@@ -80,4 +77,3 @@ axes.plot(centres, direct, "o", ms=4, label=f"without bias, {STEPS / 2000:g} ps"
 axes.set(xlabel="O-O distance (A)", ylabel="free energy (kcal/mol)", ylim=(-0.5, 8))
 axes.legend()
 axes.figure.savefig(arguments.out)
-print(f"Figure: {arguments.out}")
