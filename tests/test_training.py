@@ -560,8 +560,10 @@ def test_gradients_are_clipped_to_a_multiple_of_those_before(config):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
-def test_weights_of_products_take_steps_in_proportion(config, optimizer):
-    settings = changed(config, optimizer=optimizer, learning_rate=1e-3).training
+@pytest.mark.parametrize("product_rate", [None, 0.5])
+def test_weights_of_products_take_steps_in_proportion(config, optimizer, product_rate):
+    choices = {"optimizer": optimizer, "product_rate": product_rate}
+    settings = changed(config, learning_rate=1e-3, **choices).training
     network = training_run.SE3Transformer(TINY)
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     chosen = make_optimizer(network, settings)
@@ -574,7 +576,8 @@ def test_weights_of_products_take_steps_in_proportion(config, optimizer):
     for name, p in network.named_parameters():
         step = float((p.detach() - before[name]).abs().max())
         if name.endswith("self_interaction.hidden.weight"):
-            assert step == pytest.approx(1e-3 / math.sqrt(products), rel=0.01)
+            share = product_rate or 1.0 / math.sqrt(products)
+            assert step == pytest.approx(1e-3 * share, rel=0.01)
         else:
             assert step == pytest.approx(1e-3, rel=0.01)
 

@@ -59,7 +59,7 @@ PLANS = {
     3: Plan((250.0, 350.0, 500.0), trajectories=21, frames=8),
     4: Plan((250.0, 350.0, 500.0), trajectories=14, frames=5),
     5: Plan((250.0, 350.0, 500.0), trajectories=24, frames=3),
-    6: Plan((250.0, 350.0, 500.0), trajectories=27, frames=3),
+    6: Plan((250.0, 350.0, 500.0), trajectories=15, frames=3),
 }
 
 

@@ -318,23 +318,21 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Return the optimiser of a network.
 
-    Every step changes a parameter by about the learning rate, whatever its size.  The
-    weights that make (2.6) from products of features are a thousand to a sum, and small
-    at the start; steps in proportion keep the sum from growing by a thousand at once,
-    which layer upon layer would make explode.
+    Every step changes a parameter by about its learning rate, whatever its size.
+    Weights of the products in (2.6) are small and a thousand to a sum, which would grow
+    by a thousand steps at once; see ``TrainingConfig.product_rate``.
     """
-    inputs = {
-        id(layer.self_interaction.hidden.weight): layer.self_interaction.hidden
+    products = [
+        layer.self_interaction.hidden
         for layer in network.attention
         if isinstance(layer.self_interaction, AttentiveSelfInteraction)
-    }
-    groups = [
-        {"params": [p], "share": 1.0 / math.sqrt(inputs[id(p)].in_features)}
-        for p in network.parameters()
-        if id(p) in inputs
     ]
-    rest = [p for p in network.parameters() if id(p) not in inputs]
-    groups.insert(0, {"params": rest, "share": 1.0})
+    apart = {id(hidden.weight) for hidden in products}
+    rest = [p for p in network.parameters() if id(p) not in apart]
+    groups: list[dict[str, Any]] = [{"params": rest, "share": 1.0}]
+    for hidden in products:
+        share = config.product_rate or 1.0 / math.sqrt(hidden.in_features)
+        groups.append({"params": [hidden.weight], "share": share})
     # Fused: one operation for all parameters, where the plain loop makes some ten each.
     if config.optimizer == "adamw":
         decay = config.weight_decay

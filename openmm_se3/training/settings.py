@@ -51,6 +51,10 @@ class TrainingConfig:
             squares.
         optimizer: "adam" or "adamw".
         learning_rate: Highest learning rate.
+        product_rate: Rate of the weights that make (2.6) from products of features, as
+            a share of ``learning_rate``.  They are a thousand to a sum, so that a share
+            of 1 may make a network of several layers explode.  Null: one over the root
+            of their number.
         weight_decay: Decay of the weights; needs "adamw".
         warmup_steps: Steps over which the learning rate grows from zero.
         schedule: "cosine" to the end of the run, "plateau", "steps" or "constant".
@@ -100,6 +104,7 @@ class TrainingConfig:
     huber_delta: float | None = None
     optimizer: typing.Literal["adam", "adamw"] = "adam"
     learning_rate: float = 2e-3
+    product_rate: float | None = None
     weight_decay: float = 0.0
     warmup_steps: int = 100
     schedule: typing.Literal["cosine", "plateau", "steps", "constant"] = "cosine"
@@ -140,6 +145,7 @@ class TrainingConfig:
             "plateau_patience",
             "clip_norm",
             "clip_ratio",
+            "product_rate",
             "patience",
             "evaluated_frames",
             "devices",
