@@ -293,8 +293,8 @@ def _total_energy(axis: Axes, analysis: Analysis) -> None:
         slope, error = drift.per_kt(
             thermal.temperature_asked, thermal.degrees_of_freedom
         )
-        # Two digits of the error, so that a small one is not shown as zero.
-        digits = max(0, 1 - math.floor(math.log10(error))) if error > 0.0 else 4
+        # A digit of the error, so that a small one is not shown as zero.
+        digits = max(0, -math.floor(math.log10(error))) if error > 0.0 else 4
         title = f"Drift {slope:+.{digits}f} ± {error:.{digits}f} kT/ns/dof ({which})"
     axis.set(title=title, xlabel="time (ps)", ylabel="kJ/mol from the mean")
     low, high = axis.get_ylim()
@@ -316,11 +316,12 @@ def _temperature(axis: Axes, analysis: Analysis) -> None:
         mean = temperature[: size * blocks].reshape(blocks, size).mean(axis=1)
         middle = time[: size * blocks].reshape(blocks, size).mean(axis=1)
         axis.plot(middle, mean, lw=1.4, color=ORANGE, label="block means")
-    axis.axhline(asked, color="black", lw=0.9, ls="--", label=f"{asked:g} K asked")
-    nve = analysis.recording.run.get("options", {}).get("ensemble") == "nve"
-    kept = ", from the energy at the start (NVE)" if nve else ""
+    options = analysis.recording.run["options"]
+    equilibrated = options["ensemble"] == "nve" and options["equilibration_ps"] > 0.0
+    meaning = f"equilibrated at {asked:g} K" if equilibrated else f"{asked:g} K asked"
+    axis.axhline(asked, color="black", lw=0.9, ls="--", label=meaning)
     axis.set(
-        title=f"Temperature {thermal.temperature:.0f} K{kept}",
+        title=f"Temperature {thermal.temperature:.0f} K",
         xlabel="time (ps)",
         ylabel="K",
         ylim=(0.0, 1.25 * max(float(temperature.max()), asked)),
