@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from openmm_se3.simulation import water_topology
+from openmm_se3.simulation.guard import fused_atoms
+from openmm_se3.simulation.structure import read_structure
 
 DOCS = Path(__file__).parents[1] / "docs"
 GUIDE = DOCS / "training.md"
@@ -41,6 +43,20 @@ def blocks(language: str) -> list[str]:
         assert long in text, long
         text = text.replace(long, short)
     return re.findall(rf"```{language}\n(.*?)```", text, re.S)
+
+
+def test_the_box_of_water_is_one_and_no_molecules_are_fused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (DOCS / "running.md").read_text().partition("## A box of water")[2]
+    (snippet, *_) = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert "step(10_000)" in snippet
+    monkeypatch.chdir(tmp_path)
+    code = snippet.replace("step(10_000)", "step(500)")
+    exec(compile(code, "running.md", "exec"), {})
+    topology, positions = read_structure(tmp_path / "box.pdb")
+    assert topology.getNumResidues() == 64
+    assert fused_atoms(topology, positions) is None
 
 
 @pytest.mark.parametrize("page", PAGES)

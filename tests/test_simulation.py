@@ -39,7 +39,11 @@ from openmm_se3.simulation import (
 )
 from openmm_se3.simulation import folder as names
 from openmm_se3.simulation.folder import RunFolder, was_cut_short
-from openmm_se3.simulation.guard import TornApartError
+from openmm_se3.simulation.guard import (
+    BadMinimumError,
+    closest_contact,
+    molecules_of,
+)
 from openmm_se3.simulation.platforms import named_platform
 from openmm_se3.simulation.progress import ProgressReporter
 
@@ -302,7 +306,7 @@ def test_guard_names_two_atoms_too_near_each_other() -> None:
     near[3:] = 2.0 * start[1] - start[:3] + [0.0, 0.0, 0.2]  # H1 beside H1
     reason = stopped_by(guard, guarded_state(near, guard), 8)
     assert "H1 of HOH 1 (atom 1, H) and H1 of HOH 2 (atom 4, H) are 0.20 Å" in reason
-    assert "below the limit of 0.31 Å" in reason
+    assert "below the limit of 0.74 Å" in reason
     assert "positions in other units than Å, or a missing box" in reason
     # Distances, forces and energy are looked at less often than the rest.
     guard.force_interval = 16
@@ -401,9 +405,43 @@ def test_a_start_that_the_minimiser_tears_apart_is_refused(tmp_path: Path) -> No
     repulsion.addBond(0, 1)
     system.addForce(repulsion)
     options = RunOptions(out=tmp_path / "a", platform="Reference")
-    with pytest.raises(TornApartError, match="tore a molecule.* bond of O and H"):
+    with pytest.raises(BadMinimumError, match="tore a molecule.* bond of O and H"):
         run_dynamics(system, topology, water_start(1, 1), options)
     assert not (tmp_path / "a" / names.TRAJECTORY).exists()
+
+
+def test_a_start_whose_molecules_fuse_is_refused(tmp_path: Path) -> None:
+    system, topology = harmonic_water(2)
+    attraction = openmm.CustomBondForce("1e6*(r-0.12)^2")  # kJ/mol, nm
+    attraction.addBond(0, 3)
+    system.addForce(attraction)
+    options = RunOptions(out=tmp_path / "a", platform="Reference")
+    with pytest.raises(BadMinimumError, match="are fused: .* below the limit"):
+        run_dynamics(system, topology, water_start(2, 1), options)
+
+
+def test_contacts_between_molecules_and_inside_them() -> None:
+    topology = water_topology(2)
+    symbols = ["O", "H", "H"] * 2
+    molecules = molecules_of(topology)
+    assert molecules.tolist() == [molecules[0]] * 3 + [molecules[3]] * 3
+    assert molecules[0] != molecules[3]
+    water = water_start(1)
+    for distance, fused in ((1.5, True), (1.7, False)):
+        # The hydrogens of both point away from each other.
+        up = water - water[0]
+        up = up if up[1:, 2].sum() > 0.0 else -up
+        x = np.concatenate([-up, up + [0.0, 0.0, distance]])
+        found = closest_contact(symbols, x, None, molecules=molecules)
+        assert (found is not None) == fused
+        assert closest_contact(symbols, x, None) is None
+    # Atoms without bonds, and metals, may stand as near as they like.
+    ions = app.Topology()
+    residue = ions.addResidue("X", ions.addChain())
+    atoms = [ions.addAtom(s, app.Element.getBySymbol(s), residue) for s in ("Zn", "N")]
+    assert molecules_of(ions).tolist() == [-1, -1]
+    ions.addBond(*atoms)
+    assert molecules_of(ions)[0] == -1 != molecules_of(ions)[1]
 
 
 def test_two_runs_cannot_share_a_folder(tmp_path: Path) -> None:

@@ -28,7 +28,12 @@ from openmm_se3.simulation.ensemble import (
     make_integrator,
 )
 from openmm_se3.simulation.folder import RunFolder
-from openmm_se3.simulation.guard import GuardReporter, TornApartError, torn_bond
+from openmm_se3.simulation.guard import (
+    BadMinimumError,
+    GuardReporter,
+    fused_atoms,
+    torn_bond,
+)
 from openmm_se3.simulation.identity import environment, identity
 from openmm_se3.simulation.options import RunOptions
 from openmm_se3.simulation.phases import Phases, RunRecord
@@ -74,7 +79,7 @@ def run_dynamics(
 
     Raises:
         FolderInUseError: The folder has results already, or another run writes to it.
-        TornApartError: A molecule falls apart when it is minimised.
+        BadMinimumError: A molecule falls apart, or two fuse, when it is minimised.
         ValueError: The start, the ensemble or the platform is unfit, or the run to
             resume was another one or is damaged.
         KeyboardInterrupt: After Ctrl-C or SIGTERM, when the files were closed, a
@@ -217,16 +222,23 @@ def _start(
     """Put a simulation at its start; return the minimised positions [n_atoms, 3], A.
 
     Raises:
-        TornApartError: A molecule falls apart when it is minimised.
+        BadMinimumError: A molecule falls apart, or two fuse, when it is minimised.
         ValueError: The start cannot be minimised.
     """
     minimum = _minimise(simulation, positions)
     torn = torn_bond(simulation.topology, positions, minimum)
     if torn is not None:
-        raise TornApartError(
+        raise BadMinimumError(
             f"the minimisation tore a molecule apart: {torn}; likely cause: "
             "surroundings that the model was not trained on (look at the warnings, if "
             "any, and at the model's card), or positions in other units than Å"
+        )
+    fused = fused_atoms(simulation.topology, minimum)
+    if fused is not None:
+        raise BadMinimumError(
+            f"after the minimisation two molecules are fused: {fused}; likely cause: a "
+            "start with atoms nearer to each other than the model has seen; let a "
+            "classical force field relax it first"
         )
     temperature = options.temperature * unit.kelvin
     simulation.context.setVelocitiesToTemperature(temperature, seed)
