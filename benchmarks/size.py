@@ -22,13 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import click
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from water_geometry import water_box
 
 from openmm_se3.benchmark import machine
 from openmm_se3.files import atomic_write
+from openmm_se3.plot_style import BLUE, GREY, STYLE, legend_above, save
 from openmm_se3.simulation.progress import ns_per_day
 
 MOLECULES = (64, 216, 512, 1728, 4096)
@@ -81,21 +84,26 @@ def in_process(n: int, engine: str, model: str, threads: int) -> dict[str, Any]:
     return result
 
 
-def slope(rows: list[dict[str, Any]], key: str) -> float:
-    """Return the slope of log(key) against log(atoms) of the large boxes."""
+def slope(rows: list[dict[str, Any]], key: str) -> float | None:
+    """Return the slope of log(key) against log(atoms) of the large boxes, if any."""
     large = [row for row in rows if row["atoms"] >= LARGE_ATOMS]
     if len(large) < 2:
-        return float("nan")
+        return None
     atoms = np.log([row["atoms"] for row in large])
     return float(np.polyfit(atoms, np.log([row[key] for row in large]), 1)[0])
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw time and memory against the number of atoms."""
-    import matplotlib.pyplot as plt
+    with matplotlib.rc_context(STYLE):
+        save(path, panels(rows))
 
-    figure, axes = plt.subplots(1, 2, figsize=(8.0, 3.4), layout="constrained")
-    for engine in ENGINES:
+
+def panels(rows: list[dict[str, Any]]) -> Figure:
+    """Return the figure of time and memory."""
+    figure = Figure(figsize=(8.6, 3.4), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for engine, color in zip(ENGINES, (BLUE, GREY), strict=True):
         own = [row for row in rows if row["engine"] == engine]
         if not own:
             continue
@@ -103,18 +111,17 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         for axis, (key, factor) in zip(
             axes, (("seconds", 1e3), ("extra_gb", 1.0)), strict=True
         ):
-            text = f"{engine}, slope {slope(own, key):.2f}"
+            steepness = slope(own, key)
+            text = engine if steepness is None else f"{engine}, slope {steepness:.2f}"
             values = [factor * row[key] for row in own]
-            axis.loglog(atoms, values, "o-", label=text)
+            axis.loglog(atoms, values, "o-", color=color, label=text)
     axes[0].set_ylabel("time of a step, ms")
     axes[1].set_ylabel("memory, GB")
     for axis in axes:
         axis.set_xlabel("atoms")
         axis.grid(alpha=0.3)
-        axis.legend(frameon=False)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
-    plt.close(figure)
+        legend_above(axis, len(ENGINES))
+    return figure
 
 
 @click.command()
@@ -190,7 +197,9 @@ def main(
         for kind in engine
     }
     for kind, value in slopes.items():
-        console.print(f"{kind}: time grows as atoms^{value:.2f} from {LARGE_ATOMS} on")
+        if value is not None:
+            text = f"{kind}: time grows as atoms^{value:.2f} from {LARGE_ATOMS} on"
+            console.print(text)
     out.mkdir(parents=True, exist_ok=True)
     result = {"machine": machine.describe(), "rows": rows, "slopes": slopes}
     with atomic_write(out / "size.json") as temporary:
