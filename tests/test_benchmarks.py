@@ -200,11 +200,12 @@ def test_rows_of_the_stability_table() -> None:
         ({"fluctuation_ratio": 2.0}, False),
         ({"oo_range": [2.5, 7.6]}, True),
         ({"oo_range": [4.5, 7.6]}, False),  # they never met
+        ({"oo_range": [2.5, 3.2]}, False),  # they never parted
     ],
 )
 def test_verdict_of_a_row(change: dict[str, object], passes: bool) -> None:
     good = {"stable": True, "drift": 0.05, "drift_limit": 0.1}
-    assert water_stability.row_passes({**good, **change}) is passes
+    assert water_stability.row_passes({**good, **change}, cutoff=7.0) is passes
 
 
 def test_drift_limits() -> None:
@@ -216,6 +217,9 @@ def test_drift_limits() -> None:
 def test_collisions_start_beyond_the_cutoff_and_are_held_to_a_line() -> None:
     positions = water_stability.separated_pair(1, 6.0)
     assert positions[3] - positions[0] == pytest.approx([0.0, 0.0, 6.5])
+    for seed in range(1, 20):
+        x = water_stability.separated_pair(seed, 6.0)
+        assert np.linalg.norm(x[:3, None] - x[3:], axis=-1).min() > 6.0
     other = water_stability.separated_pair(2, 6.0)
     assert not np.allclose(positions[1], other[1])  # another orientation
     system = openmm.System()
@@ -256,12 +260,12 @@ def test_a_stability_row_runs_and_is_kept(
 ) -> None:
     row = water_stability.Row("try", 2, 250.0, 1.0, "double", 1, True, True)
     monkeypatch.setattr(water_stability, "all_rows", lambda: [row])
-    # A picosecond is too short to meet.
+    # A picosecond is too short to meet, and to part beyond an ordinary cutoff.
     monkeypatch.setattr(water_stability, "MET", np.inf)
     monkeypatch.setattr(water_stability, "SEGMENTS", 4)
     analytic = SimpleNamespace(
         createSystem=lambda topology: harmonic_water(2)[0],
-        config=SimpleNamespace(cutoff=6.0),
+        config=SimpleNamespace(cutoff=2.6),
         engine="none",
     )
     monkeypatch.setattr(water_stability, "SE3Potential", lambda *_, **__: analytic)
