@@ -33,7 +33,7 @@ from rich.table import Table
 
 from openmm_se3.analysis.energies import energies
 from openmm_se3.analysis.geometry import water_geometry
-from openmm_se3.analysis.liquid import narrowest, pair_distribution
+from openmm_se3.analysis.liquid import density, narrowest, pair_distribution
 from openmm_se3.analysis.read import Recording, read_folder
 from openmm_se3.benchmark import machine
 from openmm_se3.files import atomic_write
@@ -43,7 +43,6 @@ from openmm_se3.simulation import RunOptions, run_dynamics, water_start, water_t
 from openmm_se3.simulation.drift import block_error
 from openmm_se3.units import (
     BOLTZMANN_KJ_PER_MOL,
-    DALTON_PER_NM3_TO_G_PER_CM3,
     FS_TO_PS,
     NM_TO_ANGSTROM,
 )
@@ -210,16 +209,15 @@ def of_npt(recording: Recording) -> dict[str, Any]:
     result = outcome(recording)
     if not frames.n_frames:
         return result
-    volume = frames.unitcell_volumes  # nm^3
-    density = DALTON_PER_NM3_TO_G_PER_CM3 * sum(recording.run["masses"]) / volume
+    densities = density(frames)
     first = water_geometry(frames.atom_slice(MOLECULE))
     assert first is not None
     return {
         **result,
         "frames": frames.n_frames,
         "temperature": float(np.mean(recording.log["temperature_k"])),
-        "density": float(density.mean()),
-        "density_error": block_error(density, blocks=5),
+        "density": float(densities.mean()),
+        "density_error": block_error(densities, blocks=5),
         "oh": [float(first.lengths.mean()), float(first.lengths.std())],
         "angle": [float(first.angles.mean()), float(first.angles.std())],
     }

@@ -37,7 +37,7 @@ from openmm_se3.modelfile import load_model
 from openmm_se3.reference.executor import LocalExecutor
 from openmm_se3.reference.water_sampler import random_rotation
 from openmm_se3.simulation import RunOptions, run_dynamics, water_start, water_topology
-from openmm_se3.simulation.guard import BadMinimumError
+from openmm_se3.simulation.minimum import BadMinimumError
 from openmm_se3.units import (
     ANGSTROM_TO_NM,
     BOLTZMANN_KJ_PER_MOL,

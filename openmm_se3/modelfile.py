@@ -73,6 +73,12 @@ class ModelFile:
         """Pickle the bytes of the files, which are checked when they are opened."""
         return _unpickled, tuple(contents(self).values())
 
+    @property
+    def boxes_only(self) -> bool:
+        """Whether all frames that the model was trained on were periodic."""
+        data = self.metadata.get("training_data", {})
+        return bool(data.get("surroundings") == "periodic")
+
     def network(self, dtype: torch.dtype = torch.float32) -> SE3Transformer:
         """Return the network in evaluation mode.
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from openmm_se3.simulation import water_topology
-from openmm_se3.simulation.guard import fused_atoms
+from openmm_se3.simulation.minimum import fused_atoms
 from openmm_se3.simulation.structure import read_structure
 
 DOCS = Path(__file__).parents[1] / "docs"

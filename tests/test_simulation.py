@@ -38,12 +38,9 @@ from openmm_se3.simulation import (
     water_topology,
 )
 from openmm_se3.simulation import folder as names
+from openmm_se3.simulation.contacts import closest_contact, molecules_of
 from openmm_se3.simulation.folder import RunFolder, was_cut_short
-from openmm_se3.simulation.guard import (
-    BadMinimumError,
-    closest_contact,
-    molecules_of,
-)
+from openmm_se3.simulation.minimum import BadMinimumError
 from openmm_se3.simulation.platforms import named_platform
 from openmm_se3.simulation.progress import ProgressReporter
 
@@ -562,7 +559,7 @@ def test_nothing_is_left_of_a_run_interrupted_at_its_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine").mkdir()
-    monkeypatch.setattr("openmm_se3.simulation.run._minimise", interrupt)
+    monkeypatch.setattr("openmm_se3.simulation.run.minimised", interrupt)
     for name in ("mine", "new"):
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / name, steps=40)

@@ -10,7 +10,7 @@ from openmm import app, unit
 from random_model import topology_of
 
 from openmm_se3.simulation import read_structure, water_start, water_topology
-from openmm_se3.simulation.guard import box_of
+from openmm_se3.simulation.contacts import box_of
 from openmm_se3.simulation.structure import whole_molecules
 
 POSITIONS = water_start(3, 5)

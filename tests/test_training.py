@@ -97,6 +97,7 @@ SHORT = TrainingConfig(
     validate_every=8,
     batch_size=5,
     learning_rate=5e-3,
+    product_rate=1.0,  # so few steps have to get somewhere
     warmup_steps=4,
     average_decay=0.9,
     energy_cap=0.5,
@@ -400,7 +401,7 @@ def test_run_leaves_errors_figures_and_a_plain_checkpoint(config, finished):
     assert np.bincount(split).tolist() == [16, 4, 4]
     losses = [row["validation_loss"] for row in best["history"]]
     assert [row["step"] for row in best["history"]] == [8, 16, 24]
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
     rows = (finished / "history.csv").read_text().splitlines()
     assert len(rows) == 4 and rows[0].startswith("step,epoch,learning_rate")
 

@@ -24,7 +24,7 @@ import click
 import numpy as np
 import openmm
 import torch
-from openmm import app, unit
+from openmm import app
 from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
@@ -33,8 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 HERE = Path(__file__).parent
 sys.path += [str(HERE), str(HERE.parent)]
 
-from sizes import water  # noqa: E402
-from water_geometry import water_box  # noqa: E402
+from sizes import cluster, liquid  # noqa: E402
 
 from openmm_se3 import SE3Potential  # noqa: E402
 from openmm_se3.benchmark import machine  # noqa: E402
@@ -43,9 +42,9 @@ from openmm_se3.files import atomic_write  # noqa: E402
 from openmm_se3.force.backends import BACKENDS, FORCE_NAME  # noqa: E402
 from openmm_se3.graph import all_pairs, neighbour_pairs  # noqa: E402
 from openmm_se3.modelfile import load_model  # noqa: E402
-from openmm_se3.simulation.guard import box_of  # noqa: E402
+from openmm_se3.simulation.contacts import box_of  # noqa: E402
 from openmm_se3.simulation.platforms import named_platform  # noqa: E402
-from openmm_se3.units import EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM  # noqa: E402
+from openmm_se3.validation.contexts import energy_and_forces_of  # noqa: E402
 
 SIZES = (3, 24, 192, 3000)  # atoms
 BOXES = (192, 3000)
@@ -73,16 +72,7 @@ ROUTES = (Route("torchforce", graphs=True), Route("torchforce"), Route("pythonfo
 
 def structure(atoms: int) -> tuple[app.Topology, np.ndarray]:
     """Return topology and positions [n_atoms, 3], A."""
-    if atoms not in BOXES:
-        return water(atoms)
-    box = water_box(atoms // 3)
-    return box.topology, np.array(box.positions.value_in_unit(unit.angstrom))
-
-
-def forces_of(context: openmm.Context) -> np.ndarray:
-    """Return forces [n_atoms, 3], eV/A."""
-    forces = context.getState(forces=True).getForces(asNumpy=True)._value
-    return np.array(forces) / EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM
+    return liquid(atoms) if atoms in BOXES else cluster(atoms)
 
 
 def arithmetic(model: str, topology: app.Topology, positions: np.ndarray) -> int:
@@ -171,8 +161,9 @@ def measure(
     device = "cuda" if platform == "CUDA" else "cpu"
     topology, positions = structure(atoms)
     exact = SE3Potential(model, precision="double", engine="torchscript")
-    reference = forces_of(
-        Stepper(exact.createSystem(topology), positions, "Reference", "double").context
+    system = exact.createSystem(topology)
+    _, reference = energy_and_forces_of(
+        Stepper(system, positions, "Reference", "double").context
     )
     # Operations grow with the number of molecules, and so would memory here.
     counted = atoms if atoms not in BOXES else min(BOXES)
@@ -183,7 +174,10 @@ def measure(
             yield {"atoms": atoms, "route": str(route), "problem": made}
         else:
             ready.append((route, made))
-    error = [abs(forces_of(s.context) - reference).max() for _, s in ready]
+    error = [
+        abs(energy_and_forces_of(stepper.context)[1] - reference).max()
+        for _, stepper in ready
+    ]
     times = take_turns([s.step for _, s in ready], rounds, seconds)
     for (route, stepper), off, own in zip(ready, error, times, strict=True):
         measured = summary(own)

@@ -19,9 +19,16 @@ def water(atoms: int) -> tuple[app.Topology, np.ndarray]:
     Args:
         atoms: One of ``SIZES``.
     """
-    molecules = atoms // 3
-    if atoms in PERIODIC:
-        box = water_box(molecules)
-        return box.topology, np.array(box.positions.value_in_unit(unit.angstrom))
-    _, grid = water_grid(molecules)
-    return water_topology(molecules), rattle(grid, np.random.default_rng(atoms))
+    return liquid(atoms) if atoms in PERIODIC else cluster(atoms)
+
+
+def cluster(atoms: int) -> tuple[app.Topology, np.ndarray]:
+    """Return what :func:`water` does, of any size without a box."""
+    _, grid = water_grid(atoms // 3)
+    return water_topology(atoms // 3), rattle(grid, np.random.default_rng(atoms))
+
+
+def liquid(atoms: int) -> tuple[app.Topology, np.ndarray]:
+    """Return what :func:`water` does, of any size in a box."""
+    box = water_box(atoms // 3)
+    return box.topology, np.array(box.positions.value_in_unit(unit.angstrom))

@@ -19,10 +19,10 @@ from openmm_se3.analysis.read import Recording
 from openmm_se3.analysis.spectrum import (
     Spectrum,
     internal_velocities,
-    molecules_of,
     spectrum,
 )
 from openmm_se3.analysis.stability import Stability, judge
+from openmm_se3.molecules import molecules_by_bonds
 
 # Runs that the guard stopped have come to their end.
 UNFINISHED = {
@@ -129,7 +129,7 @@ def _spectra(
     positions = 10.0 * np.asarray(recording.trajectory.xyz[:frames], float)
     positions -= velocities * dt / 2.0
     internal = np.zeros_like(velocities)
-    molecules = molecules_of(topology, bonds(topology))
+    molecules = molecules_by_bonds(topology.n_atoms, bonds(topology))
     for atoms in molecules:
         internal[:, atoms] = internal_velocities(
             positions[:, atoms],

@@ -210,13 +210,12 @@ def _hydrogen_bonds(axis: Axes, analysis: Analysis) -> None:
     width = max(1, len(count) // 50)
     smooth = np.convolve(count, np.ones(width) / width, mode="valid")
     offset = (len(count) - len(smooth)) // 2
-    label_of_mean = f"mean of {width} frames"
     axis.plot(
         at[offset : offset + len(smooth)],
         smooth,
         lw=1.4,
         color=ORANGE,
-        label=label_of_mean,
+        label=f"mean of {width} frames",
     )
     axis.legend(loc="upper right", handlelength=1.2)
     axis.set(

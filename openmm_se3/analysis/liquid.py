@@ -45,18 +45,19 @@ def liquid(trajectory: mdtraj.Trajectory) -> Liquid | None:
     """Return density and pair distributions, or None without a box or frames."""
     if not has_box(trajectory) or trajectory.n_frames == 0:
         return None
-    mass = sum(atom.element.mass for atom in trajectory.topology.atoms)
-    density = (
-        DALTON_PER_NM3_TO_G_PER_CM3
-        * mass
-        / np.abs(np.linalg.det(trajectory.unitcell_vectors))
-    )
     bins = int(0.5 * narrowest(trajectory) / BIN)
     r, g = np.array([]), {}
     if len(water_molecules(trajectory.topology)) > 1 and bins > 0:
         for pair in PAIRS:
             r, g["-".join(pair)] = _of_elements(trajectory, pair, bins)
-    return Liquid(density=density, r=r, g=g)
+    return Liquid(density=density(trajectory), r=r, g=g)
+
+
+def density(trajectory: mdtraj.Trajectory) -> np.ndarray:
+    """Return the density of each frame of a periodic trajectory [n_frames], g/cm^3."""
+    mass = sum(atom.element.mass for atom in trajectory.topology.atoms)
+    volume = np.abs(np.linalg.det(trajectory.unitcell_vectors))  # nm^3
+    return np.asarray(DALTON_PER_NM3_TO_G_PER_CM3 * mass / volume)
 
 
 def narrowest(trajectory: mdtraj.Trajectory) -> float:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import mdtraj
 import numpy as np
 
 from openmm_se3.units import SPEED_OF_LIGHT_CM_PER_FS
@@ -111,18 +110,6 @@ def find_peaks(wavenumber: np.ndarray, intensity: np.ndarray) -> np.ndarray:
     left, top, right = y[highest - 1], y[highest], y[highest + 1]
     shift = 0.5 * (left - right) / (left - 2.0 * top + right)
     return np.sort(x[highest] + shift * (x[1] - x[0]))
-
-
-def molecules_of(topology: mdtraj.Topology, pairs: np.ndarray) -> list[np.ndarray]:
-    """Return the atoms of each molecule: those connected by bonds [n_bonds, 2]."""
-    label = np.arange(topology.n_atoms)
-    while True:
-        before = label.copy()
-        for i, j in pairs:
-            label[i] = label[j] = min(label[i], label[j])
-        if (label == before).all():
-            break
-    return [np.flatnonzero(label == first) for first in np.unique(label)]
 
 
 def internal_velocities(

@@ -102,8 +102,7 @@ def warn_of_missing_atoms(
 
 def warn_of_free_molecules(model: ModelFile) -> None:
     """Warn of a model from periodic boxes only in a System that has none."""
-    data = model.metadata.get("training_data", {})
-    if data.get("surroundings") == "periodic":
+    if model.boxes_only:
         warnings.warn(
             f"the model {model.metadata['name']!r} has seen periodic boxes "
             "only: free molecules and surfaces are outside its data, and molecules "

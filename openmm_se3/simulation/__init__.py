@@ -5,12 +5,14 @@ water       water molecules, the same without a file
 model       a run of either on a model
 options     what to run
 run         one run of any System: start, or go on from a checkpoint
+minimum     where a run starts; refused where it cannot be right
 phases      its equilibration and production
 ensemble    integrators, thermostat, barostat, degrees of freedom
 checkpoint  what a run goes on from
 identity    what must agree for that
 folder      names of the files, lock
 reporters, log, progress, guard: they look at the run while it goes on
+contacts    atoms nearer to each other than they can be
 platforms   where it runs
 drift       slope of the energy, with its error
 """

@@ -8,14 +8,11 @@ from typing import Any
 
 import numpy as np
 import openmm
-import torch
-from openmm import app, unit
-from scipy.spatial import cKDTree
+from openmm import app
 
-from openmm_se3.elements import COVALENT_RADII
 from openmm_se3.files import atomic_write
-from openmm_se3.graph import neighbour_pairs
 from openmm_se3.reference.plausibility import minimum_image
+from openmm_se3.simulation.contacts import box_of, closest_contact, molecules_of
 from openmm_se3.simulation.reporters import every
 from openmm_se3.units import (
     BOLTZMANN_KJ_PER_MOL,
@@ -27,11 +24,6 @@ from openmm_se3.units import (
 
 MAX_STRETCH = 0.5  # A, as Fu et al. 2022, https://arxiv.org/abs/2210.07237
 MAX_FORCE = 100.0  # eV/A; a bond at 1000 K reaches some 10
-LEAST_CONTACT = 0.5  # of the sum of covalent radii; a bond is at 1
-LEAST_BETWEEN = 1.2  # the same of atoms of two molecules, which have no bond
-# Elements that this holds for: metals come as near without a bond in the topology.
-NONMETALS = frozenset(("H", "C", "N", "O", "F", "P", "S", "Cl", "Br", "I"))
-PERIODIC_SEARCH = 2.5  # A; a list of many tiny cells would take longer
 JUMP_DEVIATIONS = 10.0  # of a thermal energy, beyond the thermal energy itself
 EXPLOSION_FACTOR, EXPLOSION_FLOOR = 20.0, 10_000.0  # of the temperature; K
 SAFE_STEP_FS = 1.0
@@ -50,10 +42,6 @@ class SimulationStopped(RuntimeError):  # noqa: N818 (it ends a run, by design)
         super().__init__(reason)
         self.reason = reason
         self.step = step
-
-
-class BadMinimumError(ValueError):
-    """The minimisation tore a molecule apart or fused two: there is nothing to run."""
 
 
 class GuardReporter:
@@ -266,137 +254,3 @@ class GuardReporter:
             f"surroundings of {self._symbols[atom]} that the model was not trained on"
         )
         return f"likely cause: {'; or '.join(causes)}"
-
-
-def torn_bond(
-    topology: app.Topology, start: np.ndarray, minimum: np.ndarray
-) -> str | None:
-    """Return which bond the minimisation tore, if any; no reference for a guard then.
-
-    Args:
-        topology: Atoms and bonds.
-        start: Positions before [n_atoms, 3], A.
-        minimum: Positions after [n_atoms, 3], A.
-    """
-    box = box_of(topology)
-    for first, second in topology.bonds():
-        before, after = (
-            float(np.linalg.norm(minimum_image(separation[None], box)))
-            for separation in (
-                x[first.index] - x[second.index] for x in (start, minimum)
-            )
-        )
-        if after - before > MAX_STRETCH:
-            return (
-                f"the bond of {first.name} and {second.name} of {first.residue.name} "
-                f"{first.residue.id} grew from {before:.2f} to {after:.2f} Å"
-            )
-    return None
-
-
-def fused_atoms(topology: app.Topology, minimum: np.ndarray) -> str | None:
-    """Return which atoms of two molecules a minimisation brought as near as a bond.
-
-    Args:
-        topology: Atoms and bonds.
-        minimum: Positions [n_atoms, 3], A.
-    """
-    atoms = list(topology.atoms())
-    symbols = [atom.element.symbol if atom.element else "?" for atom in atoms]
-    molecules = molecules_of(topology)
-    found = closest_contact(symbols, minimum, box_of(topology), molecules=molecules)
-    if found is None:
-        return None
-    first, second = (
-        f"{a.name} of {a.residue.name} {a.residue.id}"
-        for a in (atoms[found[0]], atoms[found[1]])
-    )
-    return (
-        f"{first} and {second} are {found[2]:.2f} Å apart, below the limit of "
-        f"{found[3]:.2f} Å"
-    )
-
-
-def molecules_of(topology: app.Topology) -> np.ndarray:
-    """Return a number for the molecule of each atom [n_atoms].
-
-    It is -1 for atoms without a bond and for metals, whose neighbours are not known.
-    """
-    parent = list(range(topology.getNumAtoms()))
-
-    def root(atom: int) -> int:
-        while parent[atom] != atom:
-            parent[atom] = parent[parent[atom]]
-            atom = parent[atom]
-        return atom
-
-    bonded = set()
-    for first, second in topology.bonds():
-        parent[root(first.index)] = root(second.index)
-        bonded |= {first.index, second.index}
-    return np.array(
-        [
-            root(atom.index)
-            if atom.index in bonded
-            and atom.element is not None
-            and atom.element.symbol in NONMETALS
-            else -1
-            for atom in topology.atoms()
-        ]
-    )
-
-
-def box_of(topology: app.Topology) -> np.ndarray | None:
-    """Return the box vectors of a topology as rows [3, 3], A; None without a box."""
-    vectors = topology.getPeriodicBoxVectors()
-    if vectors is None:
-        return None
-    return np.array([vector.value_in_unit(unit.angstrom) for vector in vectors])
-
-
-def closest_contact(
-    symbols: list[str],
-    positions: np.ndarray,
-    box: np.ndarray | None,
-    least: float = LEAST_CONTACT,
-    molecules: np.ndarray | None = None,
-) -> tuple[int, int, float, float] | None:
-    """Return the pair that is too near by most; None if no two atoms are too near.
-
-    Args:
-        symbols: Chemical symbols [n_atoms].
-        positions: Positions [n_atoms, 3], A.
-        box: Box vectors as rows [3, 3], A; None without a box.
-        least: Allowed distance, in units of the sum of covalent radii.
-        molecules: Molecule of each atom [n_atoms], as :func:`molecules_of` gives it;
-            atoms of two must be ``LEAST_BETWEEN`` apart.  None makes no difference.
-
-    Returns:
-        The two atoms, which are the same if it is an atom and its own image, their
-        distance, A, and the least that is allowed, A.
-    """
-    radii = np.array([COVALENT_RADII.get(s, 0.0) for s in symbols])
-    farthest = least if molecules is None else max(least, LEAST_BETWEEN)
-    cutoff = 2.0 * farthest * float(radii.max())
-    if box is None:
-        pairs = cKDTree(positions).query_pairs(cutoff, output_type="ndarray")
-        (first, second), shifts = pairs.T, np.zeros(3)
-    else:
-        x, cell = (torch.from_numpy(np.array(a, dtype=float)) for a in (positions, box))
-        edges = neighbour_pairs(x, max(cutoff, PERIODIC_SEARCH), cell)
-        first, second, shifts = (edge.numpy() for edge in edges)
-    distances = np.linalg.norm(positions[second] - positions[first] + shifts, axis=1)
-    limits = least * (radii[first] + radii[second])
-    if molecules is not None:
-        one, other = molecules[first], molecules[second]
-        between = (one != other) & (one >= 0) & (other >= 0)
-        limits[between] *= LEAST_BETWEEN / least
-    if not (distances < limits).any():
-        return None
-    worst = int(np.argmin(distances / limits))
-    return (
-        int(first[worst]),
-        int(second[worst]),
-        float(distances[worst]),
-        float(limits[worst]),
-    )

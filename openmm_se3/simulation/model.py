@@ -13,9 +13,9 @@ from openmm import app
 from rich.console import Console
 
 from openmm_se3.config import to_dict
+from openmm_se3.simulation.contacts import box_of
 from openmm_se3.simulation.ensemble import refuse_npt_without_box
 from openmm_se3.simulation.folder import refuse_results
-from openmm_se3.simulation.guard import box_of
 from openmm_se3.simulation.options import RunOptions
 from openmm_se3.simulation.phases import RunRecord
 from openmm_se3.simulation.platforms import named_platform

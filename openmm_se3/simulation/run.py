@@ -28,13 +28,9 @@ from openmm_se3.simulation.ensemble import (
     make_integrator,
 )
 from openmm_se3.simulation.folder import RunFolder
-from openmm_se3.simulation.guard import (
-    BadMinimumError,
-    GuardReporter,
-    fused_atoms,
-    torn_bond,
-)
+from openmm_se3.simulation.guard import GuardReporter
 from openmm_se3.simulation.identity import environment, identity
+from openmm_se3.simulation.minimum import minimised
 from openmm_se3.simulation.options import RunOptions
 from openmm_se3.simulation.phases import Phases, RunRecord
 from openmm_se3.simulation.platforms import (
@@ -43,10 +39,7 @@ from openmm_se3.simulation.platforms import (
     platform_names,
     platform_properties,
 )
-from openmm_se3.units import ANGSTROM_TO_NM, NM_TO_ANGSTROM
 
-MINIMISER_TOLERANCE = 0.1  # kJ/mol/nm, root mean square force
-MINIMISER_ITERATIONS = 2000
 PACKAGES = ("openmm-se3", "openmm", "openmmtorch", "torch", "numpy")
 # Facts of ``about`` that may change when a run is resumed.
 CIRCUMSTANCES = ("backend", "engine", "model", "structure")
@@ -225,21 +218,7 @@ def _start(
         BadMinimumError: A molecule falls apart, or two fuse, when it is minimised.
         ValueError: The start cannot be minimised.
     """
-    minimum = _minimise(simulation, positions)
-    torn = torn_bond(simulation.topology, positions, minimum)
-    if torn is not None:
-        raise BadMinimumError(
-            f"the minimisation tore a molecule apart: {torn}; likely cause: "
-            "surroundings that the model was not trained on (look at the warnings, if "
-            "any, and at the model's card), or positions in other units than Å"
-        )
-    fused = fused_atoms(simulation.topology, minimum)
-    if fused is not None:
-        raise BadMinimumError(
-            f"after the minimisation two molecules are fused: {fused}; likely cause: a "
-            "start with atoms nearer to each other than the model has seen; let a "
-            "classical force field relax it first"
-        )
+    minimum = minimised(simulation, positions)
     temperature = options.temperature * unit.kelvin
     simulation.context.setVelocitiesToTemperature(temperature, seed)
     folder.clear()
@@ -287,25 +266,6 @@ def _read_positions(path: Path) -> np.ndarray:
             if line.startswith(("ATOM", "HETATM"))
         ]
     )
-
-
-def _minimise(simulation: app.Simulation, positions: np.ndarray) -> np.ndarray:
-    simulation.context.setPositions(positions * ANGSTROM_TO_NM)
-    # An OpenMMException here means a start that is not finite; the check below says so.
-    with contextlib.suppress(openmm.OpenMMException):
-        simulation.minimizeEnergy(
-            tolerance=MINIMISER_TOLERANCE * unit.kilojoule_per_mole / unit.nanometer,
-            maxIterations=MINIMISER_ITERATIONS,
-        )
-    state = simulation.context.getState(positions=True, energy=True)
-    energy = state.getPotentialEnergy()._value
-    minimum = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
-    if not (np.isfinite(energy) and np.isfinite(minimum).all()):
-        raise ValueError(
-            "the start cannot be minimised: its energy is not a finite number; check "
-            "that the positions are in Angstrom and that no two atoms overlap"
-        )
-    return minimum * NM_TO_ANGSTROM
 
 
 def _now() -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from openmm import app, unit
 
 from openmm_se3.reference.plausibility import minimum_image
-from openmm_se3.simulation.guard import box_of, closest_contact
+from openmm_se3.simulation.contacts import box_of, closest_contact
 
 READERS: dict[str, Any] = {
     ".pdb": app.PDBFile,

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from openmm_se3.config import from_dict
 from openmm_se3.files import atomic_write
 from openmm_se3.modelfile import ModelFile
 from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import Frames
-from openmm_se3.reference.sources import hash_source, with_splits
-from openmm_se3.reference.splits import SplitConfig, make_splits
+from openmm_se3.reference.sources import hash_source
+from openmm_se3.reference.splits import SplitConfig
 from openmm_se3.training.data import FrameGraphs
 from openmm_se3.training.metrics import (
     Predictions,
@@ -23,6 +24,7 @@ from openmm_se3.training.metrics import (
     frame_groups,
     predict,
 )
+from openmm_se3.training.prepare import divide
 from openmm_se3.training.report import error_report, plot_parity, write_errors
 
 
@@ -67,9 +69,7 @@ def with_splits_of_run(
             f"frames, divided by {rule['by']} over all of {names}; give these files, "
             "in this order, or --split all"
         )
-    config = SplitConfig(**{**rule, "fractions": tuple(rule["fractions"])})
-    splits = make_splits(dataset.frames, config)
-    return dataclasses.replace(dataset, frames=with_splits(dataset.frames, splits))
+    return divide(dataset, from_dict(SplitConfig, rule))
 
 
 def evaluate_model(
@@ -89,7 +89,7 @@ def evaluate_model(
         raise ValueError("there are no frames to evaluate on")
     without_box = np.array([block.box is None for block in frames.blocks])
     free = int(without_box[frames.block].sum())
-    if free and model.metadata["training_data"].get("surroundings") == "periodic":
+    if free and model.boxes_only:
         warnings.warn(
             f"the model {model.metadata['name']!r} has seen periodic boxes only, and "
             f"{free:,} of these frames have none: they are outside its data",

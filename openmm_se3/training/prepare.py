@@ -15,7 +15,7 @@ from openmm_se3.reference.frames import SPLITS, Frames
 from openmm_se3.reference.plausibility import require_plausible
 from openmm_se3.reference.self_energies import SelfEnergies, self_energies
 from openmm_se3.reference.sources import read_sources, with_splits
-from openmm_se3.reference.splits import make_splits, resemblance
+from openmm_se3.reference.splits import SplitConfig, make_splits, resemblance
 from openmm_se3.training.data import FrameGraphs, frame_weights, lowest_energies
 from openmm_se3.training.settings import DataConfig, RunConfig
 
@@ -26,9 +26,7 @@ def read_data(config: DataConfig, console: Console) -> Dataset:
     Raises:
         ValueError: The data cannot be read, or units or signs cannot be right.
     """
-    dataset = read_sources(config.files)
-    splits = make_splits(dataset.frames, config.split)
-    dataset = dataclasses.replace(dataset, frames=with_splits(dataset.frames, splits))
+    dataset = divide(read_sources(config.files), config.split)
     chosen = self_energies(dataset, cast(Any, config.self_energies))
     require_plausible(dataset.frames, chosen.energies)
     dataset = dataclasses.replace(dataset, self_energies=chosen.energies)
@@ -46,6 +44,12 @@ def read_data(config: DataConfig, console: Console) -> Dataset:
             soft_wrap=True,
         )
     return dataset
+
+
+def divide(dataset: Dataset, config: SplitConfig) -> Dataset:
+    """Return the data with the splits that a run makes of them."""
+    splits = make_splits(dataset.frames, config)
+    return dataclasses.replace(dataset, frames=with_splits(dataset.frames, splits))
 
 
 def data_summary(dataset: Dataset, chosen: SelfEnergies) -> str:

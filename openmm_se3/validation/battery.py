@@ -77,7 +77,7 @@ def validate(
     settings = settings or Settings()
     rng = np.random.default_rng(settings.seed)
     loaded = load_model(model)
-    if loaded.metadata.get("training_data", {}).get("surroundings") == "periodic":
+    if loaded.boxes_only:
         warnings.warn(
             f"the model {loaded.metadata['name']!r} has seen periodic boxes only, and "
             "these checks are of free molecules, whose forces may be so large there "

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from openmm_se3.elements import ATOMIC_NUMBERS, COVALENT_RADII, SYMBOLS
+from openmm_se3.molecules import molecules_by_bonds
 
 CLUSTER_ATOMS = 8  # at least; every element stands in the cluster twice or more
 CLUSTER_SPACING = (1.3, 1.9)  # nearest neighbour, in sums of covalent radii
@@ -171,10 +172,7 @@ def molecules_of(structure: Structure) -> list[np.ndarray]:
         structure.positions[:, None] - structure.positions[None, :], axis=-1
     )
     bonded = distances < BOND_REACH * (radii[:, None] + radii)
-    molecule = np.arange(len(radii))
-    for i, j in np.argwhere(bonded):
-        molecule[molecule == molecule[j]] = molecule[i]
-    return [np.flatnonzero(molecule == m) for m in dict.fromkeys(molecule.tolist())]
+    return molecules_by_bonds(len(radii), np.argwhere(bonded))
 
 
 def _gap(first: np.ndarray, second: np.ndarray) -> float:

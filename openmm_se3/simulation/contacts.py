@@ -1,0 +1,90 @@
+"""Atoms that are nearer to each other than they can be."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from openmm import app, unit
+from scipy.spatial import cKDTree
+
+from openmm_se3.elements import COVALENT_RADII
+from openmm_se3.graph import neighbour_pairs
+from openmm_se3.molecules import molecule_labels
+
+LEAST_CONTACT = 0.5  # of the sum of covalent radii; a bond is at 1
+LEAST_BETWEEN = 1.2  # the same of atoms of two molecules, which have no bond
+# Elements that this holds for: metals come as near without a bond in the topology.
+NONMETALS = frozenset(("H", "C", "N", "O", "F", "P", "S", "Cl", "Br", "I"))
+PERIODIC_SEARCH = 2.5  # A; a list of many tiny cells would take longer
+
+
+def box_of(topology: app.Topology) -> np.ndarray | None:
+    """Return the box vectors of a topology as rows [3, 3], A; None without a box."""
+    vectors = topology.getPeriodicBoxVectors()
+    if vectors is None:
+        return None
+    return np.array([vector.value_in_unit(unit.angstrom) for vector in vectors])
+
+
+def closest_contact(
+    symbols: list[str],
+    positions: np.ndarray,
+    box: np.ndarray | None,
+    least: float = LEAST_CONTACT,
+    molecules: np.ndarray | None = None,
+) -> tuple[int, int, float, float] | None:
+    """Return the pair that is too near by most; None if no two atoms are too near.
+
+    Args:
+        symbols: Chemical symbols [n_atoms].
+        positions: Positions [n_atoms, 3], A.
+        box: Box vectors as rows [3, 3], A; None without a box.
+        least: Allowed distance, in units of the sum of covalent radii.
+        molecules: Molecule of each atom [n_atoms], as :func:`molecules_of` gives it;
+            atoms of two must be ``LEAST_BETWEEN`` apart.  None makes no difference.
+
+    Returns:
+        The two atoms, which are the same if it is an atom and its own image, their
+        distance, A, and the least that is allowed, A.
+    """
+    radii = np.array([COVALENT_RADII.get(s, 0.0) for s in symbols])
+    farthest = least if molecules is None else max(least, LEAST_BETWEEN)
+    cutoff = 2.0 * farthest * float(radii.max())
+    if box is None:
+        pairs = cKDTree(positions).query_pairs(cutoff, output_type="ndarray")
+        (first, second), shifts = pairs.T, np.zeros(3)
+    else:
+        x, cell = (torch.from_numpy(np.array(a, dtype=float)) for a in (positions, box))
+        edges = neighbour_pairs(x, max(cutoff, PERIODIC_SEARCH), cell)
+        first, second, shifts = (edge.numpy() for edge in edges)
+    distances = np.linalg.norm(positions[second] - positions[first] + shifts, axis=1)
+    limits = least * (radii[first] + radii[second])
+    if molecules is not None:
+        one, other = molecules[first], molecules[second]
+        between = (one != other) & (one >= 0) & (other >= 0)
+        limits[between] *= LEAST_BETWEEN / least
+    if not (distances < limits).any():
+        return None
+    worst = int(np.argmin(distances / limits))
+    return (
+        int(first[worst]),
+        int(second[worst]),
+        float(distances[worst]),
+        float(limits[worst]),
+    )
+
+
+def molecules_of(topology: app.Topology) -> np.ndarray:
+    """Return a number for the molecule of each atom [n_atoms].
+
+    It is -1 for atoms without a bond and for metals, whose neighbours are not known.
+    """
+    pairs = [(first.index, second.index) for first, second in topology.bonds()]
+    labels = molecule_labels(topology.getNumAtoms(), np.array(pairs))
+    known = np.zeros(len(labels), dtype=bool)
+    known[[index for pair in pairs for index in pair]] = True
+    for atom in topology.atoms():
+        known[atom.index] &= atom.element is not None and (
+            atom.element.symbol in NONMETALS
+        )
+    return np.where(known, labels, -1)
