@@ -75,6 +75,7 @@ GROUPS = (
     Group("monomers, 1000 K", 1, "md", 1000.0),
     Group("monomers, distorted", 1, "distortion"),
     Group("dimers, approach curves", 2, "approach"),
+    Group("dimers, cyclic", 2, "ring"),
     Group("dimers, 700 K", 2, "md", 700.0),
 )
 

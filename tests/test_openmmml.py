@@ -10,8 +10,9 @@ import numpy as np
 import openmm
 import pytest
 from evaluator import Evaluator, evaluate
-from openmm import app
+from openmm import app, unit
 from openmmml import MLPotential
+from random_model import WATER
 
 from openmm_se3 import SE3Potential
 
@@ -73,6 +74,86 @@ def test_interpolation_goes_from_one_field_to_the_other(
         expected = (1.0 - share) * ends[0] + share * ends[1]
         energy = evaluator(positions, lambda_interpolate=share)[0]
         assert energy == pytest.approx(expected, abs=1e-4)
+
+
+# What openmm-ml 1.7 tests of its own potentials, on each platform.
+
+PLATFORMS = [
+    openmm.Platform.getPlatform(index).getName()
+    for index in range(openmm.Platform.getNumPlatforms())
+]
+EDGE = 20.0  # A
+
+
+@pytest.fixture(scope="module")
+def solution() -> app.Modeller:
+    """Water as solute, away from the middle of a box of TIP3P."""
+    topology = app.Topology()
+    residue = topology.addResidue("HOH", topology.addChain())
+    oxygen, *hydrogens = (
+        topology.addAtom(name, app.Element.getBySymbol(name[0]), residue)
+        for name in ("O", "H1", "H2")
+    )
+    for hydrogen in hydrogens:
+        topology.addBond(oxygen, hydrogen)
+    modeller = app.Modeller(topology, (WATER + 3.0) * unit.angstrom)
+    field = app.ForceField("tip3p.xml")
+    modeller.addSolvent(field, boxSize=openmm.Vec3(*(3 * [0.1 * EDGE])))
+    return modeller
+
+
+def positions_of(modeller: app.Modeller) -> np.ndarray:
+    return np.array(modeller.positions.value_in_unit(unit.angstrom))
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_solute_in_explicit_solvent(
+    platform: str, solution: app.Modeller, random_model: Path
+) -> None:
+    topology, positions = solution.topology, positions_of(solution)
+    classical = app.ForceField("tip3p.xml").createSystem(
+        topology, nonbondedMethod=app.PME, nonbondedCutoff=0.8
+    )
+    potential = MLPotential("se3", modelPath=str(random_model))
+    mixed = potential.createMixedSystem(topology, classical, [0, 1, 2])
+    both = potential.createMixedSystem(topology, classical, [0, 1, 2], interpolate=True)
+    between = Evaluator(both, platform)
+    ends = [Evaluator(system, platform)(positions) for system in (classical, mixed)]
+    assert abs(ends[1][0] - ends[0][0]) > 1.0
+    for share, (energy, forces) in enumerate(ends):
+        result = between(positions, lambda_interpolate=float(share))
+        assert result[0] == pytest.approx(energy, rel=1e-5)
+        np.testing.assert_allclose(result[1], forces, rtol=1e-3, atol=0.05)
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_shifted_box_has_the_same_energy(
+    platform: str, solution: app.Modeller, smallest_model: Path
+) -> None:
+    potential = MLPotential("se3", modelPath=str(smallest_model))
+    evaluator = Evaluator(potential.createSystem(solution.topology), platform)
+    positions = positions_of(solution)
+    energy = evaluator(positions)[0]
+    assert abs(energy) > 1.0
+    for shift in (9.0, 18.0, -3 * EDGE):
+        assert evaluator(positions + shift)[0] == pytest.approx(energy, rel=1e-5)
+    wider = positions * 1.01
+    assert evaluator(wider)[0] != pytest.approx(energy, rel=1e-5)
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_langevin_dynamics(platform: str, waters) -> None:
+    topology, _ = waters
+    system = MLPotential("se3", modelPath="water").createSystem(topology)
+    integrator = openmm.LangevinIntegrator(300.0, 1.0, 0.0005)
+    chosen = openmm.Platform.getPlatformByName(platform)
+    context = openmm.Context(system, integrator, chosen)
+    start = np.concatenate([WATER + np.array([4.0 * n, 0.0, 0.0]) for n in range(3)])
+    context.setPositions(0.1 * start)
+    integrator.step(10)
+    end = context.getState(positions=True).getPositions(asNumpy=True)
+    moved = np.abs(end.value_in_unit(unit.angstrom) - start)
+    assert 1e-4 < moved.max() < 0.5
 
 
 def test_wrong_arguments_are_refused(waters, random_model: Path) -> None:

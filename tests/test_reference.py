@@ -791,7 +791,7 @@ def test_files_that_do_not_belong_together(tmp_path: Path) -> None:
 
 MONOMERS = Plan((300.0,), trajectories=5, frames=2, distortions=240)
 TINY = Plan((300.0,), trajectories=1, frames=2, distortions=2)
-DIMERS = Plan((500.0,), trajectories=1, frames=2, approaches=6)
+DIMERS = Plan((500.0,), trajectories=1, frames=2, approaches=6, rings=6)
 
 
 @pytest.fixture(scope="module")
@@ -833,6 +833,20 @@ def test_dimers_approach_without_overlap(dimers: list[Atoms]) -> None:
     bad = dimers[0].positions.copy()
     bad[3:] += bad[1] - bad[3]
     assert has_bad_contact(bad)
+
+
+def test_rings_have_two_bent_hydrogen_bonds(dimers: list[Atoms]) -> None:
+    def bonded(atoms: Atoms) -> bool:
+        towards = [
+            min(atoms.get_distances(o, hs)) for o, hs in ((3, [1, 2]), (0, [4, 5]))
+        ]
+        return max(towards) < atoms.get_distance(0, 3)
+
+    rings, approach = kind(dimers, "ring"), kind(dimers, "approach")
+    assert len({atoms.info["trajectory"] for atoms in rings}) == 6
+    assert not any(has_bad_contact(atoms.positions) for atoms in rings)
+    assert all(bonded(atoms) for atoms in rings)
+    assert not all(bonded(atoms) for atoms in approach)
 
 
 def test_splits_keep_trajectories_whole(

@@ -1,15 +1,16 @@
 """Structures of water monomers and clusters, to be labelled with DFT.
 
-Molecular dynamics stays stable only where the model has seen labels, so three kinds of
-structures are mixed: thermal ones from GFN2-xTB molecular dynamics (Bannwarth et al.
+Molecular dynamics stays stable only where the model has seen labels, so several kinds
+of structures are mixed: thermal ones from GFN2-xTB molecular dynamics (Bannwarth et al.
 2019, https://doi.org/10.1021/acs.jctc.8b01176), systematic distortions of the monomer
-far outside the thermal range, and approach curves of two molecules from contact to
-separation.
+far outside the thermal range, approach curves of two molecules from contact to
+separation, and pairs that hold each other by two bent hydrogen bonds, which GFN2-xTB
+never visits.
 
 Every structure is an :class:`ase.Atoms` in the order O, H, H per molecule, with, in
 ``info``:
 
-    kind         "md", "distortion" or "approach"
+    kind         "md", "distortion", "approach" or "ring"
     trajectory   name shared by frames that belong together; splits never cut one
     temperature  K (absent where there is none)
     split        "train", "validation" or "test"
@@ -23,6 +24,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from ase import Atoms, units
 from ase.md.langevin import Langevin
+from scipy.spatial.transform import Rotation
 
 from openmm_se3.reference.executor import Executor
 
@@ -36,6 +38,11 @@ SPACING_FS = {1: 40.0, 2: 200.0}  # time between frames, likewise
 SPACING_FS_CLUSTER = 100.0
 WALL_STRENGTH = 0.05  # eV/A^2, holds evaporating molecules back
 
+# At wB97X/6-31G(d) the minimum of the dimer is a ring, which GFN2-xTB does not have:
+# both molecules point a hydrogen to the other's oxygen, this many degrees off the line
+# between the oxygens.
+CYCLIC_BEND = 43.0
+CYCLIC_DISTANCES = (2.4, 2.55, 2.7, 2.85, 3.05, 3.4)  # O-O, A
 APPROACH_DISTANCES = (2.2, 2.4, 2.55, 2.7, 2.85, 3.0, 3.3, 3.7, 4.2, 5.0, 6.0, 7.0, 8.0)
 # Contacts closer than these (A) are far above any energy that dynamics reaches.
 MIN_CONTACT = {("H", "H"): 1.3, ("H", "O"): 1.25, ("O", "O"): 2.1}
@@ -50,16 +57,23 @@ class Plan:
     frames: int
     distortions: int = 0
     approaches: int = 0
+    rings: int = 0
 
 
 # The plan of the committed data set, by number of molecules.
 PLANS = {
     1: Plan((300.0, 600.0, 1000.0), trajectories=28, frames=10, distortions=300),
-    2: Plan((250.0, 350.0, 500.0, 700.0), trajectories=16, frames=10, approaches=40),
+    2: Plan(
+        (250.0, 350.0, 500.0, 700.0),
+        trajectories=16,
+        frames=10,
+        approaches=40,
+        rings=40,
+    ),
     3: Plan((250.0, 350.0, 500.0), trajectories=21, frames=8),
     4: Plan((250.0, 350.0, 500.0), trajectories=14, frames=5),
     5: Plan((250.0, 350.0, 500.0), trajectories=24, frames=3),
-    6: Plan((250.0, 350.0, 500.0), trajectories=15, frames=3),
+    6: Plan((250.0, 350.0, 500.0), trajectories=27, frames=3),
 }
 
 
@@ -143,6 +157,32 @@ def dimer_approach(index: int, rng: np.random.Generator) -> list[Atoms]:
         positions = np.concatenate([donor, acceptor + separation * direction])
         if not has_bad_contact(positions):
             info = {"kind": "approach", "trajectory": f"approach-{index:03d}"}
+            structures.append(Atoms("OHHOHH", positions, info=info))
+    return structures
+
+
+def cyclic_dimer(index: int, rng: np.random.Generator) -> list[Atoms]:
+    """Return one approach curve of a dimer near a ring of two bent hydrogen bonds.
+
+    The bends scatter by 12 degrees, their plane by 15, and each molecule is turned at
+    random about its bonded O-H.
+    """
+    molecules = []
+    for side in (1.0, -1.0):
+        bend = np.radians(rng.normal(CYCLIC_BEND, 12.0))
+        turn = np.radians(rng.normal(0.0, 15.0))
+        in_plane = side * np.array([np.sin(bend), 0.0, np.cos(bend)])
+        direction = Rotation.from_rotvec([0.0, 0.0, turn]).apply(in_plane)
+        molecule = thermal_monomer(rng)
+        onto, _ = Rotation.align_vectors([direction], [molecule[1]])
+        spin = Rotation.from_rotvec(rng.uniform(0.0, 2.0 * np.pi) * direction)
+        molecules.append((spin * onto).apply(molecule))
+    structures = []
+    for distance in CYCLIC_DISTANCES:
+        separation = np.array([0.0, 0.0, distance + rng.uniform(-0.05, 0.05)])
+        positions = np.concatenate([molecules[0], molecules[1] + separation])
+        if not has_bad_contact(positions):
+            info = {"kind": "ring", "trajectory": f"ring-{index:03d}"}
             structures.append(Atoms("OHHOHH", positions, info=info))
     return structures
 
@@ -290,6 +330,8 @@ def sample_water(
     if n_molecules == 2:
         for index in range(plan.approaches):
             structures += dimer_approach(index, rng)
+        for index in range(plan.rings):
+            structures += cyclic_dimer(index, rng)
     tasks = [
         (n_molecules, temperature, index, plan.frames, seed)
         for temperature in plan.temperatures
