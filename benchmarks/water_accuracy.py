@@ -32,7 +32,7 @@ from water_geometry import (
 
 from openmm_se3.files import atomic_write
 from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.modelfile import ModelFile, evaluate, load_model
+from openmm_se3.modelfile import PRECISIONS, ModelFile, evaluate, load_model
 from openmm_se3.reference.frames import Frame
 from openmm_se3.reference.sources import read_datasets
 from openmm_se3.shipped import models_folder
@@ -41,7 +41,6 @@ from openmm_se3.units import EV_TO_KCAL_PER_MOL
 REFERENCE = Path(__file__).parent / "reference" / "water_dft.json"
 # Groups with fewer frames have no limit of the energy error, see below.
 FEWEST_FRAMES = 3
-DTYPES = {"single": torch.float32, "double": torch.float64}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -337,7 +336,7 @@ def print_rows(rows: list[Row], console: Console, title: str) -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the labels; by default that of the shipped model.",
 )
-@click.option("--precision", type=click.Choice(list(DTYPES)), default="single")
+@click.option("--precision", type=click.Choice(list(PRECISIONS)), default="single")
 @click.option("--figure", type=click.Path(path_type=Path), default="water_dimer.png")
 @click.option("--out", type=click.Path(path_type=Path))
 @click.pass_context
@@ -358,7 +357,9 @@ def main(
     if not files:
         raise click.UsageError(f"no label files *.h5 in {folder}")
     reference = json.loads(REFERENCE.read_text())
-    rows, details = test_error_rows(loaded, loaded.network(DTYPES[precision]), files)
+    rows, details = test_error_rows(
+        loaded, loaded.network(PRECISIONS[precision]), files
+    )
 
     # Minima and second derivatives need the digits of float64.
     double = loaded.network(torch.float64)

@@ -46,8 +46,8 @@ WEIGHTS, DESCRIPTION, SCRIPT = "weights.safetensors", "config.json", "model.pt"
 CHECKPOINTS = ("best.pt", "last.pt")  # of a training run
 MAX_FILE_BYTES = 1 << 30  # what is read from an archive without further question
 REQUIRED = ("name", "model", "units", "level_of_theory", "self_energies", "reference")
-# Rounding between machines and versions; a wrong weight or equation is far outside.
 PRECISIONS = {"single": torch.float32, "double": torch.float64}  # of a network
+# Rounding between machines and versions; a wrong weight or equation is far outside.
 REFERENCE_TOLERANCE = 1e-4  # eV and eV/A
 
 

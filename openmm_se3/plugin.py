@@ -21,7 +21,6 @@ from openmm_se3.version import installed_version
 TORCH_SERIES = (2, 9)
 OPENMM_FROM = (8, 4)
 OPENMM_BELOW = (8, 6)
-PYTHON_FORCE_FROM = (8, 5)
 KERNEL = "CalcTorchForce"
 
 FIX_TORCH = 'pip install "torch>=2.9,<2.10"'

@@ -1,8 +1,9 @@
 """Physical constants and unit conversions, each with its source.
 
 Inside the package lengths are in Angstrom, energies in eV, forces in eV/A, masses in
-dalton and times in femtoseconds.  OpenMM's nm, kJ/mol and ps appear only in
-``force.py`` and ``simulation.py``; DFT's bohr and hartree only in ``reference/``.
+dalton and times in femtoseconds.  OpenMM's and mdtraj's nm, kJ/mol and ps appear only
+where these are called (``force/``, ``export/``, ``compiled/``, ``simulation/``,
+``analysis/``, ``validation/``), DFT's bohr and hartree in ``reference/``.
 
 Conversion factors are named ``FROM_TO_TO``: ``x_in_to = x_in_from * FROM_TO_TO``.
 

@@ -50,6 +50,15 @@ def smallest_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_random_weights(folder, **SMALLEST)
 
 
+@pytest.fixture(params=["torchscript", "compiled"])
+def engine_and_model(
+    request: pytest.FixtureRequest, smallest_model: Path
+) -> tuple[str, str]:
+    """An engine and a model for it: the cheapest, or one that is compiled anyway."""
+    models = {"torchscript": str(smallest_model), "compiled": "water"}
+    return request.param, models[request.param]
+
+
 @pytest.fixture(scope="session")
 def waters() -> tuple[Any, np.ndarray]:
     """Topology of three water molecules and distorted positions [9, 3], A."""

@@ -119,7 +119,7 @@ def test_test_errors_are_those_of_the_definition(
     model_folder: Path, tmp_path: Path
 ) -> None:
     model = water_accuracy.load_model(model_folder)
-    network = model.network(water_accuracy.DTYPES["double"])
+    network = model.network(water_accuracy.PRECISIONS["double"])
     rng = np.random.default_rng(0)
     atoms = sum(model.self_energies[int(z)] for z in water_geometry.WATER)
     frames = []

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openmm
 import pytest
 import torch
+from random_model import SMALLEST, write_random_weights
 
 from openmm_se3.compiled import library, pack
 from openmm_se3.compiled.compiler import find_compiler
@@ -29,7 +31,8 @@ from openmm_se3.export.build import (
 from openmm_se3.export.checks import random_positions
 from openmm_se3.force import SE3Potential
 from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.modelfile import load_model
+from openmm_se3.modelfile import evaluate, load_model
+from openmm_se3.simulation import water_topology
 from openmm_se3.units import EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM, EV_TO_KJ_PER_MOL
 
 pytestmark = pytest.mark.skipif(
@@ -244,10 +247,31 @@ def test_another_shape_of_network() -> None:
         ("force_mode", "direct"),
     ],
 )
-def test_what_cannot_be_compiled_says_so(field: str, value: str) -> None:
+@pytest.mark.filterwarnings("ignore:energy is not conserved")
+def test_what_cannot_be_compiled_says_so(
+    field: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = dataclasses.replace(load_model("water").config, **{field: value})
     assert field in str(reason_against(config))
     assert reason_against(load_model("water").config) is None
+    changes = {**SMALLEST, "lmax": 1, field: value}
+    unfit = write_random_weights(tmp_path / "unfit", **changes)
+    topology = water_topology(1)
+    with pytest.raises(CompileError, match=field):
+        SE3Potential(unfit, engine="compiled").createSystem(topology)
+    monkeypatch.setenv("OPENMM_SE3_ENGINE", "auto")
+    system = SE3Potential(unfit, engine="auto", precision="double").createSystem(
+        topology
+    )
+    symbols, positions = ["O", "H", "H"], random_positions(3).numpy()
+    expected = evaluate(
+        load_model(unfit).network(torch.float64), symbols, 10 * positions
+    )
+    context = openmm.Context(system, openmm.VerletIntegrator(0.001))
+    context.setPositions(positions)
+    state = context.getState(forces=True)
+    forces = state.getForces(asNumpy=True)._value / EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM
+    np.testing.assert_allclose(forces, expected[1], atol=1e-5)
 
 
 def test_without_a_compiler_only_speed_is_lost(
@@ -329,13 +353,30 @@ def test_a_damaged_library_is_compiled_anew(
             shutil.copy(path, folder)
 
 
-def test_a_libraries_name_depends_on_all_that_it_is_made_of() -> None:
-    names = {
+def test_a_libraries_name_depends_on_all_that_it_is_made_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    names = [
         library._name("shape", ["-DREAL=float"]),
         library._name("shape", ["-DREAL=double"]),
         library._name("another shape", ["-DREAL=float"]),
-    }
-    assert len(names) == 3
+    ]
+    folder = library.cache_folder()
+    shutil.copytree(library.SOURCE, tmp_path / "source")
+    with open(tmp_path / "source" / "layer.h", "a") as file:
+        file.write("// changed\n")
+    for owner, name, value in (
+        (library, "SOURCE", tmp_path / "source"),
+        (library, "FLAGS", ["-O2"]),
+        (torch, "__version__", "9.9"),
+        (library, "_processor", lambda: "another"),
+    ):
+        with monkeypatch.context() as context:
+            context.setattr(owner, name, value)
+            names.append(library._name("shape", ["-DREAL=float"]))
+            apart = name in ("__version__", "_processor")
+            assert (library.cache_folder() != folder) == apart
+    assert len(set(names)) == len(names)
 
 
 def test_weights_of_another_network_are_refused() -> None:
@@ -355,7 +396,6 @@ def test_weights_of_another_network_are_refused() -> None:
 
 @pytest.mark.parametrize("backend", ["torchforce", "pythonforce"])
 def test_in_openmm(backend: str, waters: tuple[Any, np.ndarray]) -> None:
-    import openmm
     from openmm import unit
 
     topology, positions = waters
@@ -384,7 +424,6 @@ def test_in_openmm(backend: str, waters: tuple[Any, np.ndarray]) -> None:
 def test_a_serialised_system_needs_the_library(
     tmp_path: Path, waters: tuple[Any, np.ndarray]
 ) -> None:
-    import openmm
 
     topology, _ = waters
     potential = SE3Potential("water", backend="torchforce", engine="compiled")
@@ -405,3 +444,32 @@ def test_a_serialised_system_needs_the_library(
         )
         assert (done.returncode == 0) == works, done.stderr
         assert works or "openmm_se3_" in done.stderr
+
+
+def test_fewer_threads_than_asked_for_change_nothing() -> None:
+    """OpenMP may grant fewer, and PyTorch does not know of its limit."""
+    script = (
+        "import torch\n"
+        "from test_compiled import build_module, random_positions, settings_of\n"
+        "torch.set_num_threads(4)\n"
+        "module = build_module(settings_of(150, 'double'))\n"
+        "for _ in range(2):  # the second time in memory that was used before\n"
+        "    energy, forces = module(random_positions(150))\n"
+        "print(float(energy), float(forces.abs().sum()))\n"
+    )
+    results = []
+    for limit in ("8", "2", "1"):
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env={
+                **os.environ,
+                "OMP_THREAD_LIMIT": limit,
+                "PYTHONPATH": str(Path(__file__).parent),
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        results.append([float(word) for word in done.stdout.split()])
+    assert results[1] == pytest.approx(results[0], rel=1e-9)
+    assert results[2] == pytest.approx(results[0], rel=1e-9)

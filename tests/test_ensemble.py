@@ -168,6 +168,33 @@ def test_pressure_and_temperature_reach_openmm() -> None:
     assert context.getState(energy=True).getPotentialEnergy() == before
 
 
+def test_what_belongs_to_another_ensemble_is_refused() -> None:
+    npt = RunOptions(ensemble="npt", pressure_bar=7.0, temperature=310.0)
+    system, topology = harmonic_water(8, EDGE)
+    add_ensemble_forces(system, topology, npt, 5)
+    add_ensemble_forces(system, topology, npt, 6)
+    seeds = [
+        force.getRandomNumberSeed()
+        for force in system.getForces()
+        if isinstance(force, openmm.MonteCarloBarostat)
+    ]
+    assert seeds == [6]
+    with pytest.raises(ValueError, match=r"7.*bar and 310.*K, the run asks for 1.*bar"):
+        add_ensemble_forces(system, topology, RunOptions(ensemble="npt"), 5)
+    for ensemble in ("nve", "nvt"):
+        with pytest.raises(ValueError, match="has a MonteCarloBarostat, which would"):
+            add_ensemble_forces(system, topology, RunOptions(ensemble=ensemble), 5)
+    others = (
+        openmm.MonteCarloAnisotropicBarostat(openmm.Vec3(1.0, 1.0, 1.0), 300.0),
+        openmm.AndersenThermostat(300.0, 1.0),
+    )
+    for other in others:
+        system, topology = harmonic_water(8, EDGE)
+        system.addForce(other)
+        with pytest.raises(ValueError, match=f"has a {type(other).__name__}"):
+            add_ensemble_forces(system, topology, RunOptions(ensemble="npt"), 5)
+
+
 def test_npt_without_a_box_is_refused(tmp_path: Path) -> None:
     system, topology = harmonic_water(2)
     with pytest.raises(ValueError, match="NPT needs a periodic box .*CRYST1"):

@@ -12,6 +12,7 @@ from openmm import app
 from openmmml import MLPotential
 
 from openmm_se3 import SE3Potential
+from openmm_se3.force.mixed import INSEPARABLE
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +87,25 @@ def test_forces_that_cannot_be_taken_out_are_refused(
     system.addForce(solvent)
     with pytest.raises(ValueError, match="GBSAOBCForce, whose part between"):
         SE3Potential(random_model).createMixedSystem(topology, system, [0, 1, 2])
+
+
+# Inside the model's atoms these are removed or excluded ...
+TAKEN_OUT = """HarmonicBondForce HarmonicAngleForce PeriodicTorsionForce RBTorsionForce
+CMAPTorsionForce CustomBondForce CustomAngleForce CustomTorsionForce
+CustomCompoundBondForce NonbondedForce CustomNonbondedForce""".split()
+# ... and these stay: biases, restraints, other models, thermostats, barostats.
+KEPT = """CustomCVForce CustomCentroidBondForce CustomExternalForce CustomVolumeForce
+RMSDForce RGForce OrientationRestraintForce PythonForce AndersenThermostat
+CMMotionRemover MonteCarloBarostat MonteCarloAnisotropicBarostat
+MonteCarloFlexibleBarostat MonteCarloMembraneBarostat RPMDMonteCarloBarostat""".split()
+
+
+def test_every_force_of_openmm_is_accounted_for() -> None:
+    def below(kind: type) -> set[type]:
+        children = kind.__subclasses__()
+        return {*children}.union(*map(below, children))
+
+    own = [kind for kind in below(openmm.Force) if kind.__module__ == "openmm.openmm"]
+    found = {kind.__name__ for kind in own}
+    assert not found - INSEPARABLE - {*TAKEN_OUT, *KEPT}
+    assert found >= {"GBSAOBCForce", "NonbondedForce", "CustomCVForce"}

@@ -29,9 +29,12 @@ def frames(n: int, n_molecules: int = N_MOLECULES) -> list[np.ndarray]:
 
 
 def system_of(
-    model: Path, backend: str = "torchforce", box: np.ndarray | None = BOX
+    model: str | Path,
+    backend: str = "torchforce",
+    box: np.ndarray | None = BOX,
+    engine: str = "torchscript",
 ) -> openmm.System:
-    potential = SE3Potential(model, backend=backend, precision="double")
+    potential = SE3Potential(model, backend=backend, precision="double", engine=engine)
     return potential.createSystem(topology_of(["O", "H", "H"] * N_MOLECULES, box))
 
 
@@ -55,9 +58,10 @@ def resident_pages() -> int:
 
 
 @all_backends
-def test_contexts_in_threads(backend: str, smallest_model: Path) -> None:
-    """Each has its own neighbour list, or they take turns with one."""
-    system = system_of(smallest_model, backend)
+def test_contexts_in_threads(backend: str, engine_and_model: tuple[str, str]) -> None:
+    """Each has its own neighbour list and memory, or they take turns with one."""
+    engine, model = engine_and_model
+    system = system_of(model, backend, engine=engine)
     evaluators = [Evaluator(system) for _ in range(3)]
     moved = frames(20)
     expected = [evaluators[0](positions)[0] for positions in moved]
@@ -78,8 +82,11 @@ def test_contexts_in_threads(backend: str, smallest_model: Path) -> None:
 
 
 @all_backends
-def test_contexts_do_not_know_of_each_other(backend: str, smallest_model: Path) -> None:
-    system = system_of(smallest_model, backend)
+def test_contexts_do_not_know_of_each_other(
+    backend: str, engine_and_model: tuple[str, str]
+) -> None:
+    engine, model = engine_and_model
+    system = system_of(model, backend, engine=engine)
     first, second = frames(2)
     one, other = Evaluator(system), Evaluator(system)
     expected = one(first)[0], other(second)[0]

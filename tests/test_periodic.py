@@ -192,7 +192,9 @@ def test_free_molecules_of_a_model_of_boxes_are_warned_of(smallest_model: Path) 
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             potential.createSystem(topology)
-        return any("periodic boxes only" in str(w.message) for w in caught)
+        said = [w for w in caught if "periodic boxes only" in str(w.message)]
+        assert all(w.filename == __file__ for w in said)
+        return bool(said)
 
     assert warned("periodic", free)
     assert not warned("periodic", boxed)
@@ -246,10 +248,12 @@ def test_a_periodic_system_whose_topology_has_no_box(smallest_model: Path) -> No
     ],
     ids=["zero", "nan", "negative", "not reduced", "turned", "collapsed"],
 )
-def test_boxes_that_cannot_be(box: np.ndarray, boxed: openmm.System) -> None:
+@pytest.mark.parametrize("engine", ["torchscript", "compiled"])
+def test_boxes_that_cannot_be(box: np.ndarray, engine: str) -> None:
     """An error, and the Context works afterwards."""
-    _, positions = boxed_water()
-    evaluator = Evaluator(boxed)
+    topology, positions = boxed_water()
+    potential = SE3Potential("water", precision="double", engine=engine)
+    evaluator = Evaluator(potential.createSystem(topology))
     expected = evaluator(positions)[0]
     with pytest.raises(openmm.OpenMMException):
         evaluator.context.setPeriodicBoxVectors(*(0.1 * box))

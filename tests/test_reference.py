@@ -25,6 +25,7 @@ from click.testing import CliRunner
 from distributed import LocalCluster
 
 from openmm_se3.cli import main
+from openmm_se3.lock import LockedError, run_lock
 from openmm_se3.reference import executor, labelling
 from openmm_se3.reference.dataset import Dataset, check_splits
 from openmm_se3.reference.dft import (
@@ -46,7 +47,6 @@ from openmm_se3.reference.hdf5 import read_hdf5, write_hdf5
 from openmm_se3.reference.journal import Journal
 from openmm_se3.reference.labelling import label, read_structures
 from openmm_se3.reference.level import LevelOfTheory
-from openmm_se3.reference.lock import LockedError, run_lock
 from openmm_se3.reference.provenance import read_provenance
 from openmm_se3.reference.sources import Source, read_datasets, read_sources
 from openmm_se3.reference.water_sampler import (

@@ -43,19 +43,27 @@ def topology(n_molecules: int, box: np.ndarray | None = None) -> app.Topology:
 
 
 def system_of(
-    model: Path, backend: str, n_molecules: int, box: np.ndarray | None, **options: Any
+    engine_and_model: tuple[str, str],
+    backend: str,
+    n_molecules: int,
+    box: np.ndarray | None,
+    **options: Any,
 ) -> openmm.System:
-    potential = SE3Potential(model, backend=backend, precision="double")
+    engine, model = engine_and_model
+    potential = SE3Potential(model, backend=backend, precision="double", engine=engine)
     return potential.createSystem(topology(n_molecules, box), **options)
 
 
 @all_modules
 @all_backends
 def test_energy_and_forces_are_multiplied(
-    backend: str, n_molecules: int, box: np.ndarray | None, smallest_model: Path
+    backend: str,
+    n_molecules: int,
+    box: np.ndarray | None,
+    engine_and_model: tuple[str, str],
 ) -> None:
-    plain = system_of(smallest_model, backend, n_molecules, box)
-    scaled = system_of(smallest_model, backend, n_molecules, box, scale="lambda_ml")
+    plain = system_of(engine_and_model, backend, n_molecules, box)
+    scaled = system_of(engine_and_model, backend, n_molecules, box, scale="lambda_ml")
     positions = positions_of(n_molecules)
     for platform in PLATFORMS:
         energy, forces = Evaluator(plain, platform)(positions)
@@ -76,11 +84,11 @@ def test_derivative(
     n_molecules: int,
     box: np.ndarray | None,
     kind: str,
-    smallest_model: Path,
+    engine_and_model: tuple[str, str],
 ) -> None:
     """Equal to finite differences and, as the energy is linear, to E(1) - E(0)."""
     system = system_of(
-        smallest_model, backend, n_molecules, box, energy=kind, scale="lambda_ml"
+        engine_and_model, backend, n_molecules, box, energy=kind, scale="lambda_ml"
     )
     positions = positions_of(n_molecules)
     for platform in PLATFORMS:

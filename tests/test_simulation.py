@@ -74,6 +74,18 @@ class BreakingForce:
         return 0.0, forces
 
 
+class BreakingInProduction(BreakingForce):
+    """The same, from the moment when steps are counted from zero again."""
+
+    before = 0
+
+    def __call__(self, state: openmm.State) -> tuple[float, np.ndarray]:
+        if state.getStepCount() < self.before:
+            self.step = 0
+        self.before = state.getStepCount()
+        return super().__call__(state)
+
+
 def run_breaking(out: Path, step: int, force: float, platform: str) -> RunRecord:
     system, topology = harmonic_water()
     system.addForce(openmm.PythonForce(BreakingForce(step, force)))
@@ -249,6 +261,25 @@ def test_guard_stops_at_a_nan_and_keeps_the_last_good_frame(
     facts = json.loads((record.folder / names.RUN).read_text())
     assert facts["status"] == "stopped"
     assert facts["reason"] == record.reason
+
+
+def test_a_stop_before_the_first_frame_counts_no_step_of_the_equilibration(
+    tmp_path: Path,
+) -> None:
+    system, topology = harmonic_water()
+    system.addForce(openmm.PythonForce(BreakingInProduction(10**9, float("nan"))))
+    options = RunOptions(
+        out=tmp_path / "a",
+        steps=400,
+        equilibration_ps=0.2,
+        frame_fs=2.0,
+        platform="Reference",
+    )
+    record = run_dynamics(system, topology, water_start(1), options)
+    assert record.status == "stopped"
+    assert (record.steps, record.time_ps) == (0, 0.0)
+    assert (tmp_path / "a" / names.LAST_GOOD_FRAME).exists()
+    assert analyze_folder(tmp_path / "a").stability.lasted_ps == 0.0
 
 
 def test_guard_names_a_stretched_bond(tmp_path: Path) -> None:

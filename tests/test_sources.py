@@ -196,6 +196,16 @@ def test_extended_xyz_with_usual_names(frames: list[Frame], tmp_path: Path) -> N
     read = read_source(Source(str(tmp_path / "a.extxyz"))).frames
     assert_same(read, frames[:5], 1e-6)
     np.testing.assert_allclose(read[0].box, np.diag([9.0, 8.0, 7.0]))
+    for f, atoms in zip(frames, images, strict=False):
+        atoms.calc = None
+        atoms.info["energy"], atoms.arrays["gradient"] = f.energy, -f.forces
+    write(tmp_path / "b.extxyz", images, format="extxyz")
+    read = read_source(Source(str(tmp_path / "b.extxyz"))).frames
+    assert_same(read, frames[:5], 1e-6)
+    images[3].pbc = (True, True, False)
+    write(tmp_path / "c.extxyz", images, format="extxyz")
+    with pytest.raises(ValueError, match="frame 3: periodic along some axes only"):
+        read_source(Source(str(tmp_path / "c.extxyz")))
 
 
 def test_deepmd_with_groups(frames: list[Frame], tmp_path: Path) -> None:

@@ -565,7 +565,7 @@ def test_gradients_are_clipped_to_a_multiple_of_those_before(config):
 def test_weights_of_products_take_steps_in_proportion(config, optimizer, product_rate):
     choices = {"optimizer": optimizer, "product_rate": product_rate}
     settings = changed(config, learning_rate=1e-3, **choices).training
-    network = training_run.SE3Transformer(TINY)
+    network = training_run.SE3Transformer(dataclasses.replace(TINY, force_mode="both"))
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     chosen = make_optimizer(network, settings)
     for p in network.parameters():
@@ -573,11 +573,10 @@ def test_weights_of_products_take_steps_in_proportion(config, optimizer, product
     for group in chosen.param_groups:
         group["lr"] = group["share"] * settings.learning_rate
     chosen.step()
-    products = TINY.channels**2  # degree 0 only comes into the first and last layer
     for name, p in network.named_parameters():
         step = float((p.detach() - before[name]).abs().max())
         if name.endswith("self_interaction.hidden.weight"):
-            share = product_rate or 1.0 / math.sqrt(products)
+            share = product_rate or 1.0 / math.sqrt(p.shape[1])
             assert step == pytest.approx(1e-3 * share, rel=0.01)
         else:
             assert step == pytest.approx(1e-3, rel=0.01)
@@ -696,9 +695,19 @@ def test_energies_alone_train_without_forces(config):
     assert module.skipped == 0 and after.mean() < 0.7 * before.mean()
     with pytest.raises(ValueError, match="nothing to train on"):
         TrainingConfig(energy_weight=0.0, force_weight=0.0)
-    both = dataclasses.replace(TINY, force_mode="both")
-    with pytest.raises(ValueError, match="both trains on forces"):
-        RunConfig(both, settings, config.data)
+    for mode in ("both", "direct"):
+        model = dataclasses.replace(TINY, force_mode=mode)
+        with pytest.raises(ValueError, match=f"{mode} trains on forces"):
+            RunConfig(model, settings, config.data)
+        dataset = read_data(config.data, Console(quiet=True))
+        frames = dataset.frames
+        blocks = [dataclasses.replace(b, forces=None) for b in frames.blocks]
+        frames = Frames(blocks, frames.block, frames.row)
+        dataset = dataclasses.replace(dataset, frames=frames)
+        with pytest.raises(ValueError, match="no frame has any"):
+            training_run.make_module(
+                RunConfig(model, config.training, config.data), dataset
+            )
 
 
 def test_fine_tuning_starts_from_a_model(config, finished, tmp_path):
@@ -782,6 +791,11 @@ def test_sweep_runs_every_combination_and_goes_on(config, tmp_path, monkeypatch)
 
     monkeypatch.setattr(TrainingModule, "training_step", no_training)
     assert CliRunner().invoke(main, [*command, *grid]).exit_code == 0
+    path.write_text(yaml.safe_dump(changed(config, steps=9).to_dict()))
+    result = CliRunner().invoke(main, [*command, *grid])
+    assert result.exit_code != 0
+    assert "training.steps: 8 in the checkpoint, 9 now" in result.output
+    path.write_text(yaml.safe_dump(changed(config, steps=8).to_dict()))
     wrong = ["--set", "training.lerning_rate=1"]
     result = CliRunner().invoke(main, [*command, *wrong])
     assert result.exit_code == 2 and "did you mean 'learning_rate'" in result.output

@@ -37,9 +37,9 @@ from openmm_se3.validation.structures import (
     numbers_of,
     pair_in_contact,
     random_cluster,
-    read_structure,
     reference_structure,
     smallest_molecule,
+    structure_from_file,
 )
 
 ELEMENTS = ("H", "O")
@@ -208,14 +208,14 @@ def test_atoms_without_bonds_stay_together() -> None:
 def test_structure_files(tmp_path: Path) -> None:
     path = tmp_path / "water.xyz"
     path.write_text("3\n\nO 0 0 0\nH 0.96 0 0\nH -0.24 0.93 0\n")
-    assert read_structure(path, ELEMENTS).numbers.tolist() == [8, 1, 1]
+    assert structure_from_file(path, ELEMENTS).numbers.tolist() == [8, 1, 1]
     with pytest.raises(ValueError, match="the model knows H, C"):
-        read_structure(path, ("H", "C"))
+        structure_from_file(path, ("H", "C"))
     with pytest.raises(FileNotFoundError, match=r"none\.xyz"):
-        read_structure(tmp_path / "none.xyz", ELEMENTS)
+        structure_from_file(tmp_path / "none.xyz", ELEMENTS)
     path.write_text("three atoms\n")
     with pytest.raises(ValueError, match="cannot be read"):
-        read_structure(path, ELEMENTS)
+        structure_from_file(path, ELEMENTS)
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3, 4])

@@ -47,9 +47,10 @@ def liquid(trajectory: mdtraj.Trajectory) -> Liquid | None:
         return None
     bins = int(0.5 * narrowest(trajectory) / BIN)
     r, g = np.array([]), {}
-    if len(water_molecules(trajectory.topology)) > 1 and bins > 0:
+    waters = water_molecules(trajectory.topology)
+    if len(waters) > 1 and bins > 0:
         for pair in PAIRS:
-            r, g["-".join(pair)] = _of_elements(trajectory, pair, bins)
+            r, g["-".join(pair)] = _of_elements(trajectory, waters, pair, bins)
     return Liquid(density=density(trajectory), r=r, g=g)
 
 
@@ -95,9 +96,13 @@ def pair_distribution(
 
 
 def _of_elements(
-    trajectory: mdtraj.Trajectory, pair: tuple[str, str], bins: int
+    trajectory: mdtraj.Trajectory,
+    waters: np.ndarray,
+    pair: tuple[str, str],
+    bins: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    first, second = (trajectory.topology.select(f"element {name}") for name in pair)
+    atoms = {"O": waters[:, 0], "H": waters[:, 1:].ravel()}
+    first, second = (atoms[name] for name in pair)
     stride = -(-trajectory.n_frames * len(first) * len(second) // MAX_DISTANCES)
     return pair_distribution(
         trajectory[::stride], first, second, (0.0, BIN * bins), bins

@@ -91,7 +91,7 @@ def bench(settings: Settings, note: Callable[[str], None]) -> Iterator[dict[str,
 
     Args:
         settings: What to time.
-        note: Is told what is left out, and why.
+        note: Is told what is timed, and what is left out and why.
 
     Yields:
         "system", "atoms", "threads" and "rows"; a row holds what the configuration is
@@ -104,7 +104,7 @@ def bench(settings: Settings, note: Callable[[str], None]) -> Iterator[dict[str,
     for backend in BACKENDS.values():
         problem = backend.problem()
         if problem is not None:
-            note(problem)
+            note(f"left out: {problem}")
     before = torch.get_num_threads()
     try:
         for name, topology, positions in systems(settings):
@@ -156,7 +156,7 @@ def _steppers(
         try:
             yield facts, Stepper(_bare_system(topology), positions, platform)
         except openmm.OpenMMException as error:
-            note(f"{platform}: {error}")
+            note(f"left out: {platform}: {error}")
             continue
         for backend, engine, precision, scale in itertools.product(
             backends, settings.engines, settings.precisions, scales
@@ -170,7 +170,7 @@ def _steppers(
                 system = potential.createSystem(topology, scale=scale)
                 yield facts, Stepper(system, positions, platform, precision)
             except (CompileError, openmm.OpenMMException) as error:
-                note(f"{', '.join(filter(None, values))}: {error}")
+                note(f"left out: {', '.join(filter(None, values))}: {error}")
 
 
 def _bare_system(topology: app.Topology) -> openmm.System:

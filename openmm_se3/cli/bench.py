@@ -113,7 +113,7 @@ def command(out: Path | None, overwrite: bool, **options: Any) -> None:
     results = []
 
     def note(text: str) -> None:
-        console.print(f"left out: {text}", style="yellow", markup=False)
+        console.print(text, style="yellow", markup=False)
 
     with console.status("timing"):
         for result in bench(settings, note):

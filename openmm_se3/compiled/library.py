@@ -185,9 +185,14 @@ def _make_folder(folder: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Return the folder of libraries for this torch, in XDG_CACHE_HOME or ~/.cache."""
+    """Return the folder of libraries in XDG_CACHE_HOME or ~/.cache.
+
+    Every torch and every processor has its own: a home may be shared by machines, and
+    loading what was compiled for another processor ends the process.
+    """
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "openmm-se3" / f"torch-{torch.__version__}"
+    processor = hashlib.sha256(_processor().encode()).hexdigest()[:8]
+    return Path(root) / "openmm-se3" / f"torch-{torch.__version__}-{processor}"
 
 
 def _name(header: str, options: list[str]) -> str:
@@ -203,7 +208,7 @@ def _name(header: str, options: list[str]) -> str:
 
 
 def _processor() -> str:
-    """Return what -march=native depends on; a cache may be shared between machines."""
+    """Return what -march=native depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -20,9 +20,11 @@ Two modules do the same:
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._decomp import get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from openmm_se3.export.simplify import simplify
@@ -33,6 +35,12 @@ from openmm_se3.units import (
     EV_TO_KJ_PER_MOL,
     NM_TO_ANGSTROM,
 )
+
+# Operations of the norm nonlinearity (2.9) whose arguments TorchScript cannot record.
+TAKEN_APART = [
+    torch.ops.aten.native_layer_norm,
+    torch.ops.aten.native_layer_norm_backward,
+]
 
 
 class GenericForce(nn.Module):
@@ -156,7 +164,8 @@ def specialise(
         return energy.to(positions.dtype), forces.contiguous()
 
     example = example.detach()
-    graph = make_fx(energy_and_forces)(example)
+    table: Any = get_decompositions(TAKEN_APART)
+    graph = make_fx(energy_and_forces, table)(example)
     simplify(graph, example)
     with torch.no_grad():
         traced = torch.jit.trace(graph.eval(), (example,), check_trace=False)

@@ -24,6 +24,7 @@ Node = Any
 
 COPIES = (aten.detach.default, aten.alias.default)
 POINTWISE = (aten.mul.Tensor, aten.div.Tensor, aten.add.Tensor, aten.sub.Tensor)
+SPLITS = (aten.split.Tensor, aten.split_with_sizes.default)
 RESHAPES = (
     aten.view.default,
     aten._unsafe_view.default,
@@ -105,9 +106,9 @@ def _drop_identities(graph: fx.GraphModule, example: Tensor) -> None:
                 (node.args[0][0], *node.args[1:]),
             )
     for node in _calls(graph, operator.getitem):
-        source = node.args[0].args[0]
-        if isinstance(source, fx.Node) and _shape(source) == _shape(node):
-            _replace(node, source)  # the only part of a split that has any elements
+        split = node.args[0]
+        if split.target in SPLITS and _shape(split.args[0]) == _shape(node):
+            _replace(node, split.args[0])  # the only part that has any elements
 
 
 def _fold_constants(graph: fx.GraphModule) -> None:

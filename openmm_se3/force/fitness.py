@@ -1,10 +1,11 @@
 """Whether a System is fit for a model: refusals, and warnings of what looks wrong.
 
-Warnings point at the caller of :class:`~openmm_se3.force.potential.SE3Potential`.
+Warnings point at the line outside this package that led to them.
 """
 
 from __future__ import annotations
 
+import sys
 import warnings
 
 import numpy as np
@@ -56,23 +57,21 @@ def warn_of_other_box(system: openmm.System, topology: app.Topology) -> None:
         for three in (vectors, system.getDefaultPeriodicBoxVectors())
     )
     if not np.allclose(box, other, atol=1e-4):
-        warnings.warn(
+        _warn(
             f"the topology's box is {box.tolist()} nm, the System's {other.tolist()}, "
             "which counts unless a Context is given another; fix: system."
             "setDefaultPeriodicBoxVectors(*topology.getPeriodicBoxVectors())",
-            stacklevel=3,
         )
     for force in system.getForces():
         if (
             isinstance(force, openmm.NonbondedForce | openmm.CustomNonbondedForce)
             and not force.usesPeriodicBoundaryConditions()
         ):
-            warnings.warn(
+            _warn(
                 f"the topology has a box, but the System's {force.getName()} is not "
                 "periodic, and the model will be: make the System with "
                 "nonbondedMethod=app.PME, or clear the topology's box with "
                 "topology.setPeriodicBoxVectors(None)",
-                stacklevel=3,
             )
 
 
@@ -84,28 +83,32 @@ def warn_of_missing_atoms(
     numbers = [elements[index].atomic_number for index in chosen]
     level = model.metadata["level_of_theory"]
     if "H" in model.config.elements and len(chosen) > 1 and 1 not in numbers:
-        warnings.warn(
+        _warn(
             f"none of the model's {len(chosen)} atoms is hydrogen; structures from "
             "X-ray diffraction lack it: add it with app.Modeller's addHydrogens",
-            stacklevel=3,
         )
     elif {"charge", "spin"} <= set(level):
         electrons = sum(numbers) - level["charge"]
         if (electrons - level["spin"]) % 2:
-            warnings.warn(
+            _warn(
                 f"with the model's charge of {level['charge']} its atoms have "
                 f"{electrons} electrons, which cannot have its spin of "
                 f"{level['spin']}: are atoms missing or chosen by mistake?",
-                stacklevel=3,
             )
 
 
 def warn_of_free_molecules(model: ModelFile) -> None:
     """Warn of a model from periodic boxes only in a System that has none."""
     if model.boxes_only:
-        warnings.warn(
+        _warn(
             f"the model {model.metadata['name']!r} has seen periodic boxes "
             "only: free molecules and surfaces are outside its data, and molecules "
             "may fall apart there; give the topology a box",
-            stacklevel=3,
         )
+
+
+def _warn(message: str) -> None:
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals["__name__"].startswith("openmm_se3"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)

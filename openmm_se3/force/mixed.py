@@ -7,6 +7,8 @@ embedding" of openmm-ml, whose ``createMixedSystem`` does the same:
 * bonds, angles and torsions all of whose atoms are the model's are removed;
 * nonbonded interactions between two of them are excluded;
 * constraints between two of them are removed.
+
+Restraints and biases, of centroids or collective variables for example, stay.
 """
 
 from __future__ import annotations
@@ -22,6 +24,27 @@ import openmm
 # that name particles: p1, p2, ... or, of a CMAP torsion, a1 to a4 and b1 to b4.
 TERMS = ("Bond", "Angle", "Torsion")
 PARTICLE = re.compile(r"(p|a|b)\d+")
+# Parts of classical force fields that act between the model's atoms and have no
+# exclusions, or none that would leave what acts on the others as it is.
+INSEPARABLE = frozenset(
+    {
+        "AmoebaGeneralizedKirkwoodForce",
+        "AmoebaMultipoleForce",
+        "AmoebaTorsionTorsionForce",
+        "AmoebaVdwForce",
+        "AmoebaWcaDispersionForce",
+        "ATMForce",
+        "ConstantPotentialForce",
+        "CustomGBForce",
+        "CustomHbondForce",
+        "CustomManyParticleForce",
+        "DrudeForce",
+        "GayBerneForce",
+        "GBSAOBCForce",
+        "HippoNonbondedForce",
+        "LCPOForce",
+    }
+)
 
 
 def without_internal_terms(
@@ -34,7 +57,7 @@ def without_internal_terms(
         atoms: Atoms that a model takes over.
 
     Raises:
-        ValueError: A force may act inside the atoms in a way that cannot be taken out.
+        ValueError: A force of ``INSEPARABLE`` is in the System.
     """
     members = set(atoms)
     root = ElementTree.fromstring(openmm.XmlSerializer.serialize(system))
@@ -76,14 +99,7 @@ def _exclude(force: openmm.Force, atoms: list[int]) -> None:
         for i, j in itertools.combinations(atoms, 2):
             if frozenset((i, j)) not in known:
                 force.addExclusion(i, j)
-    elif isinstance(
-        force,
-        openmm.GBSAOBCForce
-        | openmm.CustomGBForce
-        | openmm.AmoebaMultipoleForce
-        | openmm.CustomManyParticleForce
-        | openmm.CustomHbondForce,
-    ):
+    elif type(force).__name__ in INSEPARABLE:
         raise ValueError(
             f"the System has a {type(force).__name__}, whose part between the model's "
             "atoms cannot be taken out: make it without this force"

@@ -32,6 +32,7 @@ Where we differ and why:
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -191,7 +192,16 @@ def n_radial_functions(config: ModelConfig) -> int:
     return config.radial_functions if config.radial_basis == "bessel" else 1
 
 
+def feature_degrees(config: ModelConfig) -> list[int]:
+    """Return the highest degree of the features before, between and after the layers.
+
+    Energies need degree 0 at the end, direct forces degree 1.
+    """
+    last = 0 if config.force_mode == "conservative" else 1
+    return [0] + [config.lmax] * (config.layers - 1) + [last]
+
+
 def max_harmonic(config: ModelConfig) -> int:
-    """Return the highest degree J that any kernel of the network uses."""
-    allowed = 2 * config.lmax if config.layers > 2 else config.lmax
+    """Return the highest degree J that any kernel of the network uses: |k-l| to k+l."""
+    allowed = max(k + l for k, l in itertools.pairwise(feature_degrees(config)))
     return allowed if config.jmax is None else min(config.jmax, allowed)

@@ -22,6 +22,7 @@ from openmm_se3.config import ModelConfig
 from openmm_se3.model.attention import (
     AttentionLayer,
     by_centre,
+    feature_degrees,
     max_harmonic,
     sum_over_neighbours,
 )
@@ -76,8 +77,9 @@ class SE3Transformer(nn.Module):
         self.has_wall = config.wall
         self.wall = ZBLWall(config.elements)
 
-        last = 1 if self.direct else 0
-        degrees = [0] + [config.lmax] * (config.layers - 1) + [last]
+        degrees = feature_degrees(config)
+        if self.both:
+            degrees[-1] = 0  # the direct forces have a last layer of their own, below
         channels = [embedding.embedding_dim] + [config.channels] * (config.layers - 1)
         attention, nonlinearities = [], []
         nonlinearity = Gate if config.nonlinearity == "gate" else NormNonlinearity

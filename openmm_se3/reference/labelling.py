@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from openmm_se3.files import atomic_write
+from openmm_se3.lock import run_lock
 from openmm_se3.reference.dataset import Dataset, check_splits
 from openmm_se3.reference.dft import (
     MIN_DISTANCE,
@@ -36,7 +37,6 @@ from openmm_se3.reference.frames import Frame, Frames, Structure
 from openmm_se3.reference.hdf5 import write_hdf5
 from openmm_se3.reference.journal import Journal
 from openmm_se3.reference.level import LevelOfTheory
-from openmm_se3.reference.lock import run_lock
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -27,6 +27,7 @@ from ase.md.langevin import Langevin
 from scipy.spatial.transform import Rotation
 
 from openmm_se3.reference.executor import Executor
+from openmm_se3.rotation import random_rotation
 
 OH_LENGTH = 0.962  # A, near the wB97X/6-31G(d) minimum
 HOH_ANGLE = 103.6  # degrees
@@ -87,13 +88,6 @@ def water_molecule(r1: float, r2: float, angle: float) -> np.ndarray:
             [-r2 * np.sin(half), 0.0, r2 * np.cos(half)],
         ]
     )
-
-
-def random_rotation(rng: np.random.Generator) -> np.ndarray:
-    """Return a rotation matrix [3, 3], uniform over SO(3)."""
-    q, r = np.linalg.qr(rng.normal(size=(3, 3)))
-    q = q * np.sign(np.diag(r))
-    return q * np.linalg.det(q)
 
 
 def thermal_monomer(rng: np.random.Generator) -> np.ndarray:

@@ -20,7 +20,7 @@ EQUILIBRATION, PRODUCTION = 0, 1  # places in the CompoundIntegrator
 def add_ensemble_forces(
     system: openmm.System, topology: app.Topology, options: RunOptions, seed: int
 ) -> None:
-    """Add to a System what the ensemble needs; what is there already is left as it is.
+    """Add to a System what the ensemble needs and is not there yet.
 
     NPT needs a MonteCarloBarostat.  It moves molecules as a whole, which it finds by
     bonds; forces without any get bonds of no strength, where these are not there yet.
@@ -34,18 +34,24 @@ def add_ensemble_forces(
         seed: Seed of the barostat.
 
     Raises:
-        ValueError: NPT is asked for, but the System is not periodic.
+        ValueError: NPT is asked for, but the System is not periodic; or the System has
+            a barostat or thermostat of another ensemble.
     """
     present = {type(force) for force in system.getForces()}
     refuse_npt_without_box(options, system.usesPeriodicBoundaryConditions())
-    if options.ensemble == "npt" and openmm.MonteCarloBarostat not in present:
-        barostat = openmm.MonteCarloBarostat(
-            options.pressure_bar * unit.bar,
-            options.temperature * unit.kelvin,
-            BAROSTAT_INTERVAL,
-        )
-        barostat.setRandomNumberSeed(seed)
-        system.addForce(barostat)
+    _refuse_another_ensemble(system, options)
+    if options.ensemble == "npt":
+        if openmm.MonteCarloBarostat not in present:
+            system.addForce(
+                openmm.MonteCarloBarostat(
+                    options.pressure_bar * unit.bar,
+                    options.temperature * unit.kelvin,
+                    BAROSTAT_INTERVAL,
+                )
+            )
+        for force in system.getForces():
+            if isinstance(force, openmm.MonteCarloBarostat):
+                force.setRandomNumberSeed(seed)
         if all(force.getName() != MOLECULES for force in system.getForces()):
             keep_molecules(system, topology)
     if _is_nose_hoover(options) and openmm.CMMotionRemover not in present:
@@ -63,6 +69,27 @@ def refuse_npt_without_box(options: RunOptions, periodic: bool) -> None:
             "NPT needs a periodic box and this structure has none: choose nve or nvt, "
             "or give the box in the structure file (CRYST1 in PDB, _cell in mmCIF)"
         )
+
+
+def _refuse_another_ensemble(system: openmm.System, options: RunOptions) -> None:
+    """Refuse barostats and thermostats that would make another ensemble of the run."""
+    ours = (options.pressure_bar * unit.bar, options.temperature * unit.kelvin)
+    for force in system.getForces():
+        name = type(force).__name__
+        if isinstance(force, openmm.MonteCarloBarostat) and options.ensemble == "npt":
+            theirs = (force.getDefaultPressure(), force.getDefaultTemperature())
+            if theirs != ours:
+                raise ValueError(
+                    f"the System has a {name} of {theirs[0]} and {theirs[1]}, the run "
+                    f"asks for {ours[0]} and {ours[1]}: give the run these, or take "
+                    "the barostat out of the System"
+                )
+        elif "Barostat" in name or isinstance(force, openmm.AndersenThermostat):
+            raise ValueError(
+                f"the System has a {name}, which would act in this run at "
+                f"{options.ensemble}, too: take it out of the System (an earlier run "
+                "at npt adds one: give each run its own copy.deepcopy of the System)"
+            )
 
 
 def make_integrator(options: RunOptions, seed: int) -> openmm.CompoundIntegrator:

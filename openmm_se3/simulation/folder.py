@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import shutil
-import socket
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from openmm_se3.files import atomic_write
+from openmm_se3.lock import LockedError, run_lock
 
 RUN = "run.json"  # what was asked for, on what it ran and how it ended
 TOPOLOGY = "topology.pdb"  # atoms, with the minimised structure
@@ -53,7 +51,7 @@ class RunFolder:
     def __init__(self, path: str | Path, results_allowed: bool = False) -> None:
         self.path = Path(path)
         self.results_allowed = results_allowed
-        self._lock: int | None = None
+        self._lock = contextlib.ExitStack()
         self._is_new = False
 
     def __enter__(self) -> RunFolder:
@@ -64,12 +62,12 @@ class RunFolder:
             OSError: It cannot be made or written to.
         """
         self._is_new = not self.path.exists()
-        self._lock = self._acquire()
+        self._acquire()
         try:
             if not self.results_allowed:
                 refuse_results(self.path)
         except FolderInUseError:
-            self._release()
+            self._lock.close()
             raise
         return self
 
@@ -80,7 +78,7 @@ class RunFolder:
         traceback: TracebackType | None,
     ) -> None:
         """Release the folder; one that is new and still empty is removed."""
-        self._release()
+        self._lock.close()
         if self._is_new:
             with contextlib.suppress(OSError):  # it is not empty
                 self.path.rmdir()
@@ -102,39 +100,19 @@ class RunFolder:
         """Write a JSON file whole or not at all."""
         write_json(self.path / name, content)
 
-    def _acquire(self) -> int:
-        path = self.path / LOCK
+    def _acquire(self) -> None:
         while True:
-            # Here, because a last holder removes its folder if that is empty.
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.read(lock, 200).decode(errors="replace").strip()
-                os.close(lock)
-                raise FolderInUseError(
-                    f"another run ({holder}) writes to {self.path}; wait for it or "
-                    "give --out another folder"
-                ) from None
-            # The file may have been removed by its last holder between open and lock;
-            # then this lock is on a file that nobody else will find.
-            try:
-                same = os.fstat(lock).st_ino == os.stat(path).st_ino
+                self._lock.enter_context(run_lock(self.path / LOCK))
             except FileNotFoundError:
-                same = False
-            if same:
-                break
-            os.close(lock)
-        os.ftruncate(lock, 0)
-        os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        return lock
-
-    def _release(self) -> None:
-        if self._lock is not None:
-            (self.path / LOCK).unlink(missing_ok=True)
-            os.close(self._lock)
-            self._lock = None
+                continue  # the last holder has just removed its empty folder
+            except LockedError as error:
+                raise FolderInUseError(
+                    f"another run writes to {self.path}: {error}, or give --out "
+                    "another folder"
+                ) from None
+            return
 
 
 def refuse_results(path: str | Path) -> None:

@@ -100,6 +100,8 @@ class Phases:
         self.seconds_before = checkpoint.seconds if checkpoint else 0.0
         self.started = time.perf_counter()
         self.records: dict[str, Any] = {}  # reporters of files that grow, by name
+        # Of the production here: its first step, and what the guard had seen before.
+        self.first_step, self.seen_before = 0, guard.last_good
 
     def run(self) -> RunRecord:
         """Run what is left of the phases and record how that ended."""
@@ -162,6 +164,8 @@ class Phases:
     def _produce(self) -> None:
         options, interval = self.options, self.options.frame_interval
         topology, nve = self.simulation.topology, self.options.ensemble == "nve"
+        self.first_step = self.simulation.currentStep
+        self.seen_before = self.guard.last_good
         self.guard.force_interval = options.log_interval
         dof = self.facts["degrees_of_freedom"]
 
@@ -275,9 +279,10 @@ class Phases:
         return self.seconds_before + time.perf_counter() - self.started
 
     def _last_good_step(self) -> int:
-        if self.guard.last_good is None:
-            return 0
-        return self.guard.last_good.getStepCount()
+        good = self.guard.last_good
+        if good is None or good is self.seen_before:
+            return self.first_step
+        return good.getStepCount()
 
 
 def _cause(error: BaseException) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from openmm import app
 from rich.console import Console
 
+from openmm_se3.rotation import random_rotation
 from openmm_se3.simulation.model import ModelRun, run_model
 from openmm_se3.simulation.phases import RunRecord
 
@@ -96,17 +97,11 @@ def water_start(n_molecules: int, seed: int | None = None) -> np.ndarray:
         bond = donor[rng.integers(1, 3)] - donor[0]
         oxygen = donor[0] + bond / np.linalg.norm(bond) * HYDROGEN_BOND
         for _ in range(TRIES):
-            molecule = oxygen + shape @ _random_rotation(rng).T
+            molecule = oxygen + shape @ random_rotation(rng).T
             if not _has_bad_contact(molecule, molecules):
                 molecules.append(molecule)
                 break
     return np.concatenate(molecules)
-
-
-def _random_rotation(rng: np.random.Generator) -> np.ndarray:
-    q, r = np.linalg.qr(rng.normal(size=(3, 3)))
-    q = q * np.sign(np.diag(r))
-    return q * np.linalg.det(q)
 
 
 def _has_bad_contact(molecule: np.ndarray, others: list[np.ndarray]) -> bool:

@@ -111,7 +111,7 @@ class FrameGraphs(torch.utils.data.Dataset[Any]):
     Attributes:
         energies: Energies against isolated atoms [n_frames], eV; NaN if not known.
         n_atoms: Atoms of each frame [n_frames].
-        n_edges: Edges of each frame [n_frames]; at most so many where graphs are not
+        n_edges: Edges of each frame [n_frames]; about so many where graphs are not
             kept.
 
     Raises:
@@ -149,7 +149,7 @@ class FrameGraphs(torch.utils.data.Dataset[Any]):
             self.graphs = [self.make_graph(i) for i in range(len(frames))]
             self.n_edges = np.array([g.num_edges() for g in self.graphs], dtype=int)
         else:
-            self.n_edges = most_edges(frames, cutoff)
+            self.n_edges = estimated_edges(frames, cutoff)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -181,21 +181,21 @@ class FrameGraphs(torch.utils.data.Dataset[Any]):
         return frame_graph(self.frames[index], self.species, self.cutoff)
 
 
-def most_edges(frames: Frames, cutoff: float) -> np.ndarray:
-    """Return a bound on the edges of each frame [n_frames] without looking for them.
+def estimated_edges(frames: Frames, cutoff: float) -> np.ndarray:
+    """Return about how many edges each frame has [n_frames], without looking for them.
 
-    All pairs, or in a box what its first frame's density gives, whichever is less.
+    All pairs of free atoms; in a box what the density of a block's first frame gives.
     """
-    bounds = np.zeros(len(frames.blocks), dtype=int)
+    estimates = np.zeros(len(frames.blocks), dtype=int)
     for number in np.unique(frames.block):
         block = frames.blocks[number]
         n = len(block.numbers)
-        bounds[number] = n * (n - 1)
+        estimates[number] = n * (n - 1)
         if block.box is not None:
             density = n / abs(np.linalg.det(block.box[0]))
             sphere = 4.0 / 3.0 * np.pi * cutoff**3
-            bounds[number] = int(n * density * sphere)
-    return bounds[frames.block]
+            estimates[number] = int(n * density * sphere)
+    return estimates[frames.block]
 
 
 def frame_graph(

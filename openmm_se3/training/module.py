@@ -323,9 +323,9 @@ def make_optimizer(
     by a thousand steps at once; see ``TrainingConfig.product_rate``.
     """
     products = [
-        layer.self_interaction.hidden
-        for layer in network.attention
-        if isinstance(layer.self_interaction, AttentiveSelfInteraction)
+        module.hidden
+        for module in network.modules()
+        if isinstance(module, AttentiveSelfInteraction)
     ]
     apart = {id(hidden.weight) for hidden in products}
     rest = [p for p in network.parameters() if id(p) not in apart]

@@ -200,8 +200,8 @@ def open_folder(folder: Path, resume: bool, overwrite: bool) -> dict[str, Any] |
     return None
 
 
-def make_header(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
-    """Return what a checkpoint says about the run beside its state."""
+def identity(config: RunConfig) -> dict[str, Any]:
+    """Return what tells one run from another: its settings and hashes of its data."""
     paths = [Path(source.path) for source in config.data.files]
     hashes = [hash_source(path) for path in paths]
     choices = config.data.to_dict()
@@ -214,8 +214,16 @@ def make_header(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
             "files": [
                 [path.name, digest] for path, digest in zip(paths, hashes, strict=True)
             ],
-            "surroundings": surroundings(dataset),
         },
+    }
+
+
+def make_header(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
+    """Return what a checkpoint says about the run beside its state."""
+    header = identity(config)
+    header["data"]["surroundings"] = surroundings(dataset)
+    return {
+        **header,
         "self_energies": {
             SYMBOLS[number - 1]: energy
             for number, energy in dataset.self_energies.items()
@@ -226,17 +234,22 @@ def make_header(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
 
 
 def refuse_changes(
-    checkpoint: dict[str, Any], header: dict[str, Any], folder: Path
+    checkpoint: dict[str, Any], now: dict[str, Any], folder: Path
 ) -> None:
-    """Compare a run with the one it wants to go on from.
+    """Compare a run with the one it wants to go on from, or whose results it takes.
+
+    Args:
+        checkpoint: A checkpoint of the run in the folder.
+        now: Identity of the run that is asked for.
+        folder: The folder, for the message.
 
     Raises:
         ValueError: Settings or data differ; each difference is shown.
     """
-    lines = differences(checkpoint, header)
-    before, now = checkpoint["data"], header["data"]
-    if before["sha256"] != now["sha256"]:
-        old, new = dict(before["files"]), dict(now["files"])
+    lines = differences(checkpoint, now)
+    old_data, new_data = checkpoint["data"], now["data"]
+    if old_data["sha256"] != new_data["sha256"]:
+        old, new = dict(old_data["files"]), dict(new_data["files"])
         for name in sorted(old.keys() | new.keys()):
             if old.get(name) != new.get(name):
                 was, is_now = (d.get(name, "absent")[:12] for d in (old, new))

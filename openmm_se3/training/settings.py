@@ -305,10 +305,11 @@ class RunConfig:
         Raises:
             ValueError: A direct head would have no forces to learn from.
         """
-        if self.model.force_mode == "both" and not self.training.force_weight:
+        mode = self.model.force_mode
+        if mode != "conservative" and not self.training.force_weight:
             raise ValueError(
-                "model.force_mode: both trains on forces, but training.force_weight is "
-                "0; energies alone train a conservative network"
+                f"model.force_mode: {mode} trains on forces, but training.force_weight "
+                "is 0; energies alone train a conservative network"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from openmm_se3.files import atomic_write
 from openmm_se3.training.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
-from openmm_se3.training.run import ERRORS, train
+from openmm_se3.training.run import ERRORS, identity, refuse_changes, train
 from openmm_se3.training.settings import RunConfig, run_config
 
 TABLE, CURVES = "sweep.csv", "curves.png"
@@ -112,12 +112,17 @@ def run_variants(
 
     Returns:
         All results; None if a run was stopped, from where the same call goes on.
+
+    Raises:
+        ValueError: A folder holds a run with other settings or data.
     """
     results = []
     for number, variant in enumerate(chosen, start=1):
         out = folder / variant.name
         console.rule(f"{number}/{len(chosen)}: {variant.name}")
-        if not (out / ERRORS).exists():
+        if (out / ERRORS).exists():
+            refuse_changes(load_checkpoint(out / BEST), identity(variant.config), out)
+        else:
             started = any((out / name).exists() for name in (LAST, PREVIOUS))
             outcome = train(variant.config, out, resume=started, console=console)
             if not outcome.finished:

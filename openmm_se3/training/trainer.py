@@ -24,7 +24,7 @@ from openmm_se3.training.data import BatchOrder, Interval, loader
 from openmm_se3.training.distributed import launched, rank, world_size
 from openmm_se3.training.metrics import evaluation_batches
 from openmm_se3.training.module import TrainingModule
-from openmm_se3.training.prepare import split_graphs
+from openmm_se3.training.prepare import frames_without_forces, split_graphs
 from openmm_se3.training.settings import RunConfig, TrainingConfig
 from openmm_se3.training.sitting import SittingOver
 
@@ -33,7 +33,8 @@ def make_module(config: RunConfig, dataset: Dataset) -> TrainingModule:
     """Return the module at step 0.
 
     Raises:
-        ValueError: There are no frames to train on or to validate on.
+        ValueError: There are no frames to train on or to validate on, or no forces for
+            a head that predicts them.
     """
     training = config.training
     most = {"train": None, "validation": training.evaluated_frames}
@@ -43,6 +44,13 @@ def make_module(config: RunConfig, dataset: Dataset) -> TrainingModule:
                 f"the data hold no {name} frames; training needs both train and "
                 "validation: name a split for each frame, or let data.split make them"
             )
+    train = dataset.select("train")
+    direct = config.model.force_mode != "conservative"
+    if direct and frames_without_forces(train) == len(train):
+        raise ValueError(
+            f"model.force_mode: {config.model.force_mode} trains on forces, but no "
+            "frame has any; energies alone train a conservative network"
+        )
     graphs = {name: split_graphs(config, dataset, name, n) for name, n in most.items()}
     sizes = graphs["train"].n_edges
     if training.batch_unit == "frames":

@@ -10,21 +10,21 @@ from pathlib import Path
 import numpy as np
 
 from openmm_se3.force import SE3Potential
-from openmm_se3.modelfile import load_model
+from openmm_se3.modelfile import PRECISIONS, load_model
 from openmm_se3.threads import threads_for
 from openmm_se3.validation.backends import backend_checks
 from openmm_se3.validation.check import Check
 from openmm_se3.validation.drift import drift_check
 from openmm_se3.validation.dynamics import verlet_checks
 from openmm_se3.validation.energies import energy_checks
-from openmm_se3.validation.network import DTYPES, in_both_precisions
+from openmm_se3.validation.network import in_both_precisions
 from openmm_se3.validation.report import Report
 from openmm_se3.validation.structures import (
     pair_in_contact,
     random_cluster,
-    read_structure,
     reference_structure,
     smallest_molecule,
+    structure_from_file,
 )
 from openmm_se3.validation.symmetry import symmetry_checks
 
@@ -92,7 +92,7 @@ def validate(
         molecule = smallest_molecule(reference)
         structure = pair_in_contact(reference, rng)
     else:
-        molecule = structure = read_structure(settings.structure, elements)
+        molecule = structure = structure_from_file(settings.structure, elements)
 
     checks: list[Check] = []
     with threads_for(max(len(cluster.numbers), len(structure.numbers))):
@@ -105,7 +105,7 @@ def validate(
         progress("Verlet in NumPy against OpenMM")
         double = SE3Potential(model, precision="double")
         checks += verlet_checks(double, molecule, settings.steps, rng)
-        for precision in DTYPES if settings.drift_ps > 0.0 else ():
+        for precision in PRECISIONS if settings.drift_ps > 0.0 else ():
             progress(f"energy drift, {precision}")
             potential = SE3Potential(model, precision=precision)
             checks.append(

@@ -7,16 +7,14 @@ import torch
 
 from openmm_se3.graph import all_pairs
 from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.modelfile import ModelFile
+from openmm_se3.modelfile import PRECISIONS, ModelFile
 from openmm_se3.modelfile import evaluate as evaluate_symbols
 from openmm_se3.validation.structures import Structure, symbols
-
-DTYPES = {"double": torch.float64, "single": torch.float32}
 
 
 def in_both_precisions(model: ModelFile) -> dict[str, SE3Transformer]:
     """Return the network in float64 and float32, by OpenMM's names of precisions."""
-    return {precision: model.network(dtype) for precision, dtype in DTYPES.items()}
+    return {precision: model.network(dtype) for precision, dtype in PRECISIONS.items()}
 
 
 def evaluate(network: SE3Transformer, structure: Structure) -> tuple[float, np.ndarray]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from openmm_se3.elements import ATOMIC_NUMBERS, COVALENT_RADII, SYMBOLS
 from openmm_se3.molecules import molecules_by_bonds
+from openmm_se3.rotation import random_rotation
 
 CLUSTER_ATOMS = 8  # at least; every element stands in the cluster twice or more
 CLUSTER_SPACING = (1.3, 1.9)  # nearest neighbour, in sums of covalent radii
@@ -96,14 +97,7 @@ def pair_of(molecule: Structure, rng: np.random.Generator) -> Structure:
     )
 
 
-def random_rotation(rng: np.random.Generator) -> np.ndarray:
-    """Return a proper rotation [3, 3], uniform over SO(3)."""
-    q, r = np.linalg.qr(rng.normal(size=(3, 3)))
-    q = q * np.sign(np.diag(r))
-    return q * np.linalg.det(q)
-
-
-def read_structure(path: str | Path, elements: tuple[str, ...]) -> Structure:
+def structure_from_file(path: str | Path, elements: tuple[str, ...]) -> Structure:
     """Read one structure from a file of any format that ASE knows.
 
     Raises:
@@ -136,7 +130,7 @@ def smallest_molecule(reference: Structure) -> Structure:
 
     Of a cluster without bonds it is the whole of it.
     """
-    molecules = [m for m in molecules_of(reference) if len(m) > 1]
+    molecules = [m for m in bonded_molecules(reference) if len(m) > 1]
     return reference.part(min(molecules, key=len)) if molecules else reference
 
 
@@ -150,7 +144,7 @@ def pair_in_contact(reference: Structure, rng: np.random.Generator) -> Structure
         reference: The model's reference structure.
         rng: Turns the copy.
     """
-    molecules = molecules_of(reference)
+    molecules = bonded_molecules(reference)
     if len(molecules) > 1:
         nearest = min(
             itertools.combinations(molecules, 2),
@@ -162,7 +156,7 @@ def pair_in_contact(reference: Structure, rng: np.random.Generator) -> Structure
     return reference
 
 
-def molecules_of(structure: Structure) -> list[np.ndarray]:
+def bonded_molecules(structure: Structure) -> list[np.ndarray]:
     """Return the indices of the atoms of each molecule.
 
     Atoms are bonded up to ``BOND_REACH`` times the sum of their covalent radii.

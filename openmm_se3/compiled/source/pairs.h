@@ -53,6 +53,10 @@ class PairSearch {
     const std::array<double, 3> across[3] = {cross(b, c), cross(c, a), cross(a, b)};
     const double volume = a[0] * across[0][0] + a[1] * across[0][1] + a[2] * across[0][2];
     TORCH_CHECK(std::isfinite(volume) && std::abs(volume) > 0.0, "the box has no volume");
+    const double around = 4.0 / 3.0 * PI * CUTOFF * CUTOFF * CUTOFF;
+    TORCH_CHECK(n * around <= MOST_NEIGHBOURS * std::abs(volume),
+                "the box has collapsed: each atom would have more than 10,000 neighbours within "
+                "the cutoff");
     double heights[3];
     for (int k = 0; k < 3; ++k)
       heights[k] =
@@ -77,6 +81,8 @@ class PairSearch {
  private:
   using Vector = std::vector<double>;
   static constexpr int FEW_ATOMS = 100;  // trying all pairs costs less than cells
+  static constexpr double PI = 3.14159265358979323846;
+  static constexpr double MOST_NEIGHBOURS = 10000.0;  // of an atom, at even density
 
   static std::array<double, 3> cross(const double* u, const double* v) {
     return {u[1] * v[2] - u[2] * v[1], u[2] * v[0] - u[0] * v[2], u[0] * v[1] - u[1] * v[0]};

@@ -33,7 +33,8 @@ class Buffer {
   std::size_t size_ = 0;
 };
 
-// Calls work(begin, end) for ranges of 0 to n - 1, one a thread.
+// Calls work(begin, end) for ranges of 0 to n - 1, one a thread.  OpenMP may give fewer
+// threads than asked for (OMP_THREAD_LIMIT, OMP_DYNAMIC, a parallel region around).
 template <class Work>
 void in_parallel(int n, int threads, Work work) {
   if (threads <= 1 || n < 2) {
@@ -60,14 +61,14 @@ T* sum_in_parallel(Buffer<T>& memory, std::size_t size, int n, int threads, Work
   }
 #pragma omp parallel num_threads(threads)
   {
-    const std::int64_t mine = omp_get_thread_num();
+    const std::int64_t count = omp_get_num_threads(), mine = omp_get_thread_num();
     std::fill_n(sums + mine * size, size, T(0));
-    work(static_cast<int>(n * mine / threads), static_cast<int>(n * (mine + 1) / threads),
+    work(static_cast<int>(n * mine / count), static_cast<int>(n * (mine + 1) / count),
          sums + mine * size);
 #pragma omp barrier
-    const std::size_t end = size * (mine + 1) / threads;
-    for (std::size_t k = size * mine / threads; k < end; ++k)
-      for (int other = 1; other < threads; ++other) sums[k] += sums[k + other * size];
+    const std::size_t end = size * (mine + 1) / count;
+    for (std::size_t k = size * mine / count; k < end; ++k)
+      for (std::int64_t other = 1; other < count; ++other) sums[k] += sums[k + other * size];
   }
   return sums;
 }

@@ -47,8 +47,8 @@ def read_extxyz(path: Path, names: Names) -> Frames:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is not extended XYZ, a key is not there, or a value is no
-            number.
+        ValueError: The file is not extended XYZ, a key is not there, a value is no
+            number, or a frame is periodic along some axes only.
     """
     from ase.io import iread
     from ase.io.extxyz import XYZError
@@ -74,14 +74,19 @@ def _frame(atoms: Any, index: int, names: Names) -> Frame:
     energy_factor = ENERGY_UNITS[names.energy_unit]
     length_factor = LENGTH_UNITS[names.length_unit]
     info, arrays = {**atoms.info, **results}, {**atoms.arrays, **results}
-    energy = _find(info, names.energy, ENERGY_KEYS, "energy")
-    forces = _find(arrays, names.forces, FORCES_KEYS, "forces")
+    _, energy = _find(info, names.energy, ENERGY_KEYS, "energy")
+    column, forces = _find(arrays, names.forces, FORCES_KEYS, "forces")
     if energy is None and forces is None:
         raise ValueError(
             f"neither an energy (keys there: {sorted(info)}) nor forces (columns: "
             f"{sorted(arrays)}); name them with energy_key and forces_key"
         )
-    sign = -1.0 if names.gradient or names.forces == "gradient" else 1.0
+    sign = -1.0 if names.gradient or column == "gradient" else 1.0
+    if atoms.pbc.any() and not atoms.pbc.all():
+        raise ValueError(
+            f"periodic along some axes only (pbc={atoms.pbc.tolist()}): the network "
+            "knows free molecules and boxes; give a slab a box with empty space in it"
+        )
     split = str(info.get("split", "train"))
     if split not in SPLITS:
         raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
@@ -102,12 +107,16 @@ def _frame(atoms: Any, index: int, names: Names) -> Frame:
     )
 
 
-def _find(values: Any, key: str | None, usual: tuple[str, ...], what: str) -> Any:
-    if key is not None:
-        if key not in values:
-            raise ValueError(f"no {what} under {key!r}; there: {sorted(values)}")
-        return values[key]
-    return next((values[name] for name in usual if name in values), None)
+def _find(
+    values: Any, key: str | None, usual: tuple[str, ...], what: str
+) -> tuple[str | None, Any]:
+    """Return the name under which something stands, and it; None twice if nowhere."""
+    if key is not None and key not in values:
+        raise ValueError(f"no {what} under {key!r}; there: {sorted(values)}")
+    names = usual if key is None else (key,)
+    return next(
+        ((name, values[name]) for name in names if name in values), (None, None)
+    )
 
 
 def _number(value: Any) -> float:
