@@ -195,13 +195,19 @@ def n_radial_functions(config: ModelConfig) -> int:
 def feature_degrees(config: ModelConfig) -> list[int]:
     """Return the highest degree of the features before, between and after the layers.
 
-    Energies need degree 0 at the end, direct forces degree 1.
+    Energies need degree 0 at the end, direct forces degree 1.  Where there are both,
+    the direct forces have a last layer of their own, which is not counted here.
     """
-    last = 0 if config.force_mode == "conservative" else 1
+    last = 1 if config.force_mode == "direct" else 0
     return [0] + [config.lmax] * (config.layers - 1) + [last]
 
 
 def max_harmonic(config: ModelConfig) -> int:
-    """Return the highest degree J that any kernel of the network uses: |k-l| to k+l."""
+    """Return the highest degree J of the network's kernels, which is k + l by (2.2).
+
+    A last layer of direct forces beside an energy makes do with these, and J = 1.
+    """
     allowed = max(k + l for k, l in itertools.pairwise(feature_degrees(config)))
+    if config.force_mode == "both":
+        allowed = max(allowed, 1)
     return allowed if config.jmax is None else min(config.jmax, allowed)

@@ -78,8 +78,6 @@ class SE3Transformer(nn.Module):
         self.wall = ZBLWall(config.elements)
 
         degrees = feature_degrees(config)
-        if self.both:
-            degrees[-1] = 0  # the direct forces have a last layer of their own, below
         channels = [embedding.embedding_dim] + [config.channels] * (config.layers - 1)
         attention, nonlinearities = [], []
         nonlinearity = Gate if config.nonlinearity == "gate" else NormNonlinearity
