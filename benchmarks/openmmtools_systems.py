@@ -68,8 +68,10 @@ def subclasses(base: type) -> Iterator[type]:
 def first_water(topology: app.Topology) -> list[int] | None:
     """Return the atoms O, H, H of the first molecule of water, if there is one."""
     for residue in topology.residues():
-        atoms = sorted(residue.atoms(), key=lambda atom: atom.name[0] != "O")
-        symbols = [atom.element.symbol if atom.element else "" for atom in atoms]
+        # Virtual sites, which have no element, stay with the classical field.
+        atoms = [atom for atom in residue.atoms() if atom.element]
+        atoms.sort(key=lambda atom: atom.element.symbol != "O")
+        symbols = [atom.element.symbol for atom in atoms]
         if symbols == ["O", "H", "H"]:
             return [atom.index for atom in atoms]
     return None
@@ -215,7 +217,7 @@ def integrators_to_try() -> Iterator[tuple[str, openmm.Integrator]]:
             continue  # needs a parameter of the System to drive
         try:
             yield kind.__name__, kind(**given)
-        except TypeError:
+        except (TypeError, IndexError):
             continue  # a base class
 
 

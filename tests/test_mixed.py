@@ -47,11 +47,12 @@ def test_equal_to_openmm_ml(
     assert abs(energy - evaluate(flexible, positions)[0]) > 1.0
 
 
+@pytest.mark.parametrize("engine", ["torchscript", "compiled"])
 def test_forces_are_the_slope_of_the_mixed_energy(
-    waters, flexible, random_model: Path
+    waters, flexible, engine: str
 ) -> None:
     topology, positions = waters
-    potential = SE3Potential(random_model, precision="double")
+    potential = SE3Potential("water", precision="double", engine=engine)
     system = potential.createMixedSystem(topology, flexible, [0, 1, 2])
     evaluator = Evaluator(system)
     _, forces = evaluator(positions)
