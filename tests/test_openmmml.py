@@ -15,6 +15,7 @@ from openmmml import MLPotential
 from random_model import WATER
 
 from openmm_se3 import SE3Potential
+from openmm_se3.simulation import water_topology
 
 
 @pytest.fixture(scope="module")
@@ -88,15 +89,7 @@ EDGE = 20.0  # A
 @pytest.fixture(scope="module")
 def solution() -> app.Modeller:
     """Water as solute, away from the middle of a box of TIP3P."""
-    topology = app.Topology()
-    residue = topology.addResidue("HOH", topology.addChain())
-    oxygen, *hydrogens = (
-        topology.addAtom(name, app.Element.getBySymbol(name[0]), residue)
-        for name in ("O", "H1", "H2")
-    )
-    for hydrogen in hydrogens:
-        topology.addBond(oxygen, hydrogen)
-    modeller = app.Modeller(topology, (WATER + 3.0) * unit.angstrom)
+    modeller = app.Modeller(water_topology(1), (WATER + 3.0) * unit.angstrom)
     field = app.ForceField("tip3p.xml")
     modeller.addSolvent(field, boxSize=openmm.Vec3(*(3 * [0.1 * EDGE])))
     return modeller
