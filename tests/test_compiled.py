@@ -101,7 +101,7 @@ def test_equal_in_a_box_smaller_than_two_cutoffs(n_atoms: int, precision: str) -
 def test_threads_do_not_change_the_result() -> None:
     settings = settings_of(192, "double", periodic=True)
     module = build_module(settings)
-    x = random_positions(192, spacing=0.21)
+    x = random_positions(192, cutoff=4.2)
     box = torch.eye(3).double() * 1.3
     before = torch.get_num_threads()
     results = []
@@ -126,7 +126,7 @@ def test_pairs_by_cells_are_those_of_the_neighbour_list() -> None:
     network = settings.model.network(torch.float64)
     # Sizes with one to four cells a side, atoms in images far away, and a thin sheet.
     slanted = torch.tensor([[2.3, 0.0, 0.0], [0.7, 1.6, 0.0], [-0.9, 0.5, 3.1]])
-    grid = random_positions(150, spacing=0.3)
+    grid = random_positions(150, cutoff=6.0)
     for box in (torch.diag(torch.tensor([1.9, 1.5, 2.9])), slanted, None):
         x = grid.clone()
         if box is None:

@@ -145,7 +145,8 @@ def _static_module(
     network: SE3Transformer, settings: ForceSettings
 ) -> torch.jit.ScriptModule:
     species, atoms = torch.tensor(settings.species), torch.tensor(settings.atoms)
-    example = random_positions(settings.n_particles)
+    example = torch.zeros(settings.n_particles, 3, dtype=torch.float64)
+    example[atoms] = random_positions(len(atoms), settings.model.config.cutoff)
     module = specialise(
         network, species, atoms, settings.n_particles, settings.offset, example
     )
@@ -159,7 +160,7 @@ def _for_atoms(
     """Return a module for any atoms, told its own once it has proved itself on few."""
     few = _few_atoms(settings)
     _set_atoms(module, few)
-    example = random_positions(few.n_particles)
+    example = random_positions(few.n_particles, few.model.config.cutoff)
     with threads_for(few.n_particles):
         require_equal(module, eager_force(network, few), example, few.precision)
     _set_atoms(module, settings)

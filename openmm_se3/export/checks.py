@@ -12,13 +12,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from openmm_se3.units import EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM, EV_TO_KJ_PER_MOL
+from openmm_se3.units import (
+    EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM,
+    EV_TO_KJ_PER_MOL,
+    NM_TO_ANGSTROM,
+)
 
 CALLS = 20
 # Largest difference of energies (eV an atom) and forces (eV/A), by precision; relative
-# to the largest expected where that is above 1.  The atoms compared are closer than any
-# that a model has seen, where features are large and rounding is, too; what TorchScript
-# gets wrong is of the order of the forces.
+# to the largest expected where that is above 1.  Rounding makes a hundredth of it at
+# the distances compared; what TorchScript gets wrong is of the order of the forces.
 TOLERANCE = {"single": 3e-4, "double": 1e-9}
 DISPLACEMENT = 0.005  # nm
 
@@ -27,8 +30,14 @@ class ExportError(RuntimeError):
     """An exported module does not reproduce its network."""
 
 
-def random_positions(n_atoms: int, spacing: float = 0.18) -> Tensor:
-    """Return positions [n_atoms, 3], nm, float64, no two closer than 0.6 spacings."""
+def random_positions(n_atoms: int, cutoff: float = 7.0) -> Tensor:
+    """Return positions for a network of a cutoff (A): [n_atoms, 3], nm, float64.
+
+    Neighbours are about half a cutoff apart.  Atoms closer than any in the training
+    data would let a network amplify rounding a thousandfold: two atoms alone at 1.7 A
+    are no part of any molecule.
+    """
+    spacing = 0.5 * cutoff / NM_TO_ANGSTROM
     generator = torch.Generator().manual_seed(n_atoms)
     side = 1
     while side**3 < n_atoms:

@@ -155,7 +155,8 @@ def _check_generic(
 
         return of_positions
 
-    require_equal(call(script), call(eager), random_positions(n_atoms), "single")
+    positions = random_positions(n_atoms, model.config.cutoff)
+    require_equal(call(script), call(eager), positions, "single")
 
 
 def export_topology(
