@@ -253,7 +253,7 @@ def evaluate(
         positions: Positions [n_atoms, 3], A.
     """
     energy, forces = network.energy_and_forces(
-        *_all_pairs_of(network, symbols, positions), dense=len(symbols) > 1
+        *all_pairs_of(network, symbols, positions), dense=len(symbols) > 1
     )
     return energy.item(), forces.double().numpy()
 
@@ -269,15 +269,15 @@ def force_disagreement(
         positions: Positions [n_atoms, 3], A.
     """
     _, forces, direct = network.energy_and_both_forces(
-        *_all_pairs_of(network, symbols, positions), dense=len(symbols) > 1
+        *all_pairs_of(network, symbols, positions), dense=len(symbols) > 1
     )
     return (direct - forces).double().norm(dim=1).numpy()
 
 
-def _all_pairs_of(
+def all_pairs_of(
     network: SE3Transformer, symbols: list[str], positions: np.ndarray
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return positions, species, centre and neighbour of all pairs."""
+    """Return positions [n_atoms, 3], A, species, centre and neighbour of all pairs."""
     species = torch.tensor([network.config.elements.index(s) for s in symbols])
     x = torch.tensor(np.asarray(positions), dtype=torch.float64)
     return x, species, *all_pairs(len(symbols))

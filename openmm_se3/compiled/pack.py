@@ -77,6 +77,8 @@ def _equivariant(linear: nn.Module) -> Part:
 
 def _attentive(layer: AttentiveSelfInteraction) -> Iterator[Part]:
     degrees, channels, _ = layer.shape
+    # (2.6) block by block: [degrees * channels, width, channels].
+    mixing = layer.output.weight.unflatten(0, (-1, channels)).transpose(1, 2)
     hidden = (layer.product_scale * layer.hidden.weight).unflatten(
         1, (degrees, channels, channels)
     )
@@ -87,7 +89,7 @@ def _attentive(layer: AttentiveSelfInteraction) -> Iterator[Part]:
     packed = both[:, :, upper[0], upper[1]].flatten(1)  # [width, n_products]
     yield (packed.T, True)
     yield (layer.hidden.bias, False)
-    yield (layer.scale * layer.output.weight.T, True)
+    yield (layer.scale * mixing, True)
     yield (layer.scale * layer.output.bias, False)
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from openmm_se3.graph import all_pairs
 from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.modelfile import PRECISIONS, ModelFile
+from openmm_se3.modelfile import PRECISIONS, ModelFile, all_pairs_of
 from openmm_se3.modelfile import evaluate as evaluate_symbols
 from openmm_se3.validation.structures import Structure, symbols
 
@@ -26,9 +25,8 @@ def edges_of(
     network: SE3Transformer, structure: Structure
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return species, vectors, centre and neighbour of all pairs."""
-    elements = list(network.config.elements)
-    species = torch.tensor([elements.index(symbol) for symbol in symbols(structure)])
-    centre, neighbour = all_pairs(len(structure.numbers))
-    positions = torch.from_numpy(structure.positions)
+    positions, species, centre, neighbour = all_pairs_of(
+        network, symbols(structure), structure.positions
+    )
     vectors = positions[neighbour] - positions[centre]
     return species, vectors.to(network.embedding.weight.dtype), centre, neighbour

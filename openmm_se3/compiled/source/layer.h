@@ -16,7 +16,7 @@ template <class T, class Kernel>
 struct LayerWeights {
   static constexpr int Q = std::min(Kernel::L_MAX, Kernel::K_MAX) + 1;
   static constexpr int PRODUCTS = Q * CHANNELS * (CHANNELS + 1) / 2;
-  static constexpr int MIXING = Q * CHANNELS * CHANNELS;
+  static constexpr int BLOCKS = Q * CHANNELS, MIXING = BLOCKS * CHANNELS;
   static constexpr int GATES = (Kernel::L_MAX + 1) * CHANNELS;
   T query[Q * CHANNELS * KEYS], query_t[Q * KEYS * CHANNELS];
   T mix[(Kernel::K_MAX + 1) * CHANNELS * MESSAGE], mix_t[(Kernel::K_MAX + 1) * MESSAGE * CHANNELS];
@@ -24,7 +24,8 @@ struct LayerWeights {
       output_t[(Kernel::L_MAX + 1) * CHANNELS * CHANNELS];
   // Self-interaction: attentive, or without a width linear.
   T hidden[PRODUCTS * WIDTH], hidden_t[WIDTH * PRODUCTS], hidden_bias[WIDTH];
-  T mixing[WIDTH * MIXING], mixing_t[MIXING * WIDTH], mixing_bias[WIDTH ? MIXING : 0];
+  // A block [WIDTH][CHANNELS] for each degree and channel mixed: read in one piece.
+  T mixing[BLOCKS * WIDTH * CHANNELS], mixing_t[MIXING * WIDTH], mixing_bias[WIDTH ? MIXING : 0];
   T linear[WIDTH ? 0 : MIXING], linear_t[WIDTH ? 0 : MIXING];
   T gate[GATES * GATES], gate_t[GATES * GATES], gate_bias[GATES];
 };
@@ -430,9 +431,11 @@ class Layer {
       alignas(64) T active[ATOMS * WIDTH];
       for (int k = 0; k < count * WIDTH; ++k) active[k] = hidden[k] * sigmoid(hidden[k]);
       T* mixing = mixing_.reserve(0) + static_cast<std::size_t>(begin) * Parameters::MIXING;
-      multiply<WIDTH, Parameters::MIXING>(
-          count, [&](int a) { return active + a * WIDTH; }, w.mixing, w.mixing_bias,
-          [=](int a) { return mixing + a * Parameters::MIXING; });  // (2.6)
+      for (int k = 0; k < Parameters::BLOCKS; ++k)  // (2.6)
+        multiply<WIDTH, CHANNELS>(
+            count, [&](int a) { return active + a * WIDTH; }, w.mixing + k * WIDTH * CHANNELS,
+            w.mixing_bias + k * CHANNELS,
+            [=](int a) { return mixing + a * Parameters::MIXING + k * CHANNELS; });
       for (int a = 0; a < count; ++a)
         mix_channels<L_QUERY, CHANNELS, D_IN, CHANNELS, D_OUT, true>(
             1, x + a * IN, mixing + a * Parameters::MIXING, y + a * OUT);  // (2.7)
@@ -484,10 +487,11 @@ class Layer {
       }
       T* products_back = products_.reserve(ATOMS * Parameters::PRODUCTS);
       if (gradient) {
-        multiply_gradient<WIDTH, Parameters::MIXING>(
-            count, [&](int a) { return active + a * WIDTH; },
-            [=](int a) { return mixing_back + a * Parameters::MIXING; }, gradient->mixing,
-            gradient->mixing_bias);
+        for (int k = 0; k < Parameters::BLOCKS; ++k)
+          multiply_gradient<WIDTH, CHANNELS>(
+              count, [&](int a) { return active + a * WIDTH; },
+              [=](int a) { return mixing_back + a * Parameters::MIXING + k * CHANNELS; },
+              gradient->mixing + k * WIDTH * CHANNELS, gradient->mixing_bias + k * CHANNELS);
         multiply_channels(count, x, products_back);
         multiply_gradient<Parameters::PRODUCTS, WIDTH>(
             count, [=](int a) { return products_back + a * Parameters::PRODUCTS; },

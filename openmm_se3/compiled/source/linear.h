@@ -10,6 +10,10 @@ template <class Work>
 INLINE void in_groups(int rows, Work work) {
   int r = 0;
   for (; rows - r >= 8; r += 8) work(std::integral_constant<int, 8>(), r);
+  if (rows - r >= 6) {
+    work(std::integral_constant<int, 6>(), r);
+    r += 6;
+  }
   if (rows - r >= 4) {
     work(std::integral_constant<int, 4>(), r);
     r += 4;
@@ -19,22 +23,40 @@ INLINE void in_groups(int rows, Work work) {
   if (rows - r == 1) work(std::integral_constant<int, 1>(), r);
 }
 
-// y[r] (+)= x[r] W + bias for R rows at once; W [IN][OUT].
-template <int R, int IN, int OUT, bool ADD, class T>
-INLINE void multiply_rows(const T* const* x, const T* weight, const T* bias, T* const* y) {
+// Sums that are in registers at once: as many as hide the delay of one multiplication.
+constexpr int SUMS = REGISTER_BYTES == 64 ? 24 : 12;
+
+// Columns start to start + COUNT LANES of y[r] (+)= x[r] W + bias, for R rows at once.
+template <int R, int COUNT, int IN, int OUT, bool ADD, class T>
+INLINE void multiply_columns(const T* const* x, const T* weight, const T* bias, T* const* y,
+                             int start) {
   using V = Vec<T>;
-  for (int o = 0; o < OUT; o += LANES<T>) {
-    V total[R];
-    for (int r = 0; r < R; ++r) {
-      if constexpr (ADD) total[r] = load<V>(y[r] + o);
-      else total[r] = bias ? load<V>(bias + o) : V{};
+  V total[R][COUNT];
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < COUNT; ++c) {
+      const int o = start + c * LANES<T>;
+      if constexpr (ADD) total[r][c] = load<V>(y[r] + o);
+      else total[r][c] = bias ? load<V>(bias + o) : V{};
     }
-    for (int i = 0; i < IN; ++i) {
-      const V w = load<V>(weight + i * OUT + o);
-      for (int r = 0; r < R; ++r) total[r] += x[r][i] * w;
-    }
-    for (int r = 0; r < R; ++r) store<V>(y[r] + o, total[r]);
+  for (int i = 0; i < IN; ++i) {
+    V w[COUNT];
+    for (int c = 0; c < COUNT; ++c) w[c] = load<V>(weight + i * OUT + start + c * LANES<T>);
+    for (int r = 0; r < R; ++r)
+      for (int c = 0; c < COUNT; ++c) total[r][c] += x[r][i] * w[c];
   }
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < COUNT; ++c) store<V>(y[r] + start + c * LANES<T>, total[r][c]);
+}
+
+// All columns from start on: as many at once as registers hold, then half as many, ...
+template <int R, int COUNT, int IN, int OUT, bool ADD, class T>
+INLINE void multiply_rows(const T* const* x, const T* weight, const T* bias, T* const* y,
+                          int start = 0) {
+  if constexpr (R * COUNT <= SUMS && COUNT * LANES<T> <= OUT)
+    for (; start + COUNT * LANES<T> <= OUT; start += COUNT * LANES<T>)
+      multiply_columns<R, COUNT, IN, OUT, ADD>(x, weight, bias, y, start);
+  if constexpr (COUNT > 1)
+    multiply_rows<R, COUNT / 2, IN, OUT, ADD>(x, weight, bias, y, start);
 }
 
 // The same for any number of rows; x and y give the address of a row.
@@ -47,7 +69,7 @@ void multiply(int rows, X x, const T* weight, const T* bias, Y y) {
       from[k] = x(start + k);
       to[k] = y(start + k);
     }
-    multiply_rows<size, IN, OUT, ADD>(from, weight, bias, to);
+    multiply_rows<size, 16, IN, OUT, ADD>(from, weight, bias, to);
   });
 }
 
