@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,18 +80,42 @@ def _attentive(layer: AttentiveSelfInteraction) -> Iterator[Part]:
     degrees, channels, _ = layer.shape
     # (2.6) block by block: [degrees * channels, width, channels].
     mixing = layer.output.weight.unflatten(0, (-1, channels)).transpose(1, 2)
-    hidden = (layer.product_scale * layer.hidden.weight).unflatten(
-        1, (degrees, channels, channels)
-    )
-    # Products are symmetric: of f_c' . f_c and f_c . f_c' only one is computed.
-    both = hidden + hidden.transpose(2, 3)
-    both = both - torch.diag_embed(hidden.diagonal(dim1=2, dim2=3))
-    upper = torch.triu_indices(channels, channels)
-    packed = both[:, :, upper[0], upper[1]].flatten(1)  # [width, n_products]
-    yield (packed.T, True)
+    hidden = (layer.product_scale * layer.hidden.weight).T
+    yield (_SymmetricRows.apply(hidden, degrees, channels), True)
     yield (layer.hidden.bias, False)
     yield (layer.scale * mixing, True)
     yield (layer.scale * layer.output.bias, False)
+
+
+class _SymmetricRows(torch.autograd.Function):
+    """Weights of the products f_c . f_c' for c <= c', from those for all c and c'.
+
+    Products are symmetric: only one of f_c . f_c' and f_c' . f_c is computed, with the
+    sum of their weights.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, degrees: int, channels: int) -> Tensor:
+        """Return [n_products, width] from [degrees * channels * channels, width]."""
+        upper, lower, ctx.product = _symmetric_pairs(degrees, channels)
+        twice = rows.index_select(0, upper) + rows.index_select(0, lower)
+        return torch.where((upper == lower)[:, None], 0.5 * twice, twice)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
+        """Both weights of a product have the slope of their sum."""
+        return slope.index_select(0, ctx.product), None, None
+
+
+@functools.cache
+def _symmetric_pairs(degrees: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the two rows of each product [n_products], and the product of each row."""
+    of_all = torch.arange(degrees * channels**2).view(degrees, channels, channels)
+    c, e = torch.triu_indices(channels, channels)
+    upper, lower = of_all[:, c, e].flatten(), of_all[:, e, c].flatten()
+    product = torch.empty(of_all.numel(), dtype=torch.int64)
+    product[upper] = product[lower] = torch.arange(len(upper))
+    return upper, lower, product
 
 
 def constants(network: SE3Transformer) -> Tensor:
@@ -115,10 +140,16 @@ class RadialTables:
         self.step = (network.config.cutoff - TABLE_START) / intervals
         r = TABLE_START + self.step * torch.arange(intervals + 1, dtype=torch.float64)
         with torch.no_grad():
-            self.basis = _derivatives(network.radial_basis, r.to(dtype))
-            envelope = _derivatives(network.envelope, r.to(dtype))
-        self.envelope = [u.unsqueeze(1) for u in envelope]
-        self.hermite = HERMITE.to(dtype)
+            self.basis = torch.stack(_derivatives(network.radial_basis, r.to(dtype)))
+            u, du, ddu = _derivatives(network.envelope, r)
+        # From f, f' and f'' at nodes to value, slope and curvature of u f there, and on
+        # to the polynomials of the intervals [intervals, 6, 6].
+        zero = torch.zeros_like(u)
+        product = torch.stack([u, zero, zero, du, u, zero, ddu, 2.0 * du, u], dim=1)
+        product = product.unflatten(1, (3, 3)) * self.step ** torch.arange(3.0)[:, None]
+        left, right = HERMITE.split(3, dim=1)
+        both = torch.cat([left @ product[:-1], right @ product[1:]], dim=2)
+        self.polynomial = both.to(dtype)
 
     def __call__(self, network: SE3Transformer) -> Tensor:
         """Return coefficients [n_numbers] of one layer behind the other.
@@ -128,25 +159,21 @@ class RadialTables:
         """
         parts = []
         for layer in _attention(network):
-            y, d, c = self._psi(layer.radial)
-            nodes = torch.stack([y, self.step * d, self.step**2 * c], dim=1)
+            nodes = self._functions(layer.radial).transpose(0, 1)
             ends = torch.cat([nodes[:-1], nodes[1:]], dim=1)  # [intervals, 6, n]
-            parts.append((self.hermite @ ends).flatten())
+            parts.append((self.polynomial @ ends).flatten())
         return torch.cat(parts)
 
-    def _psi(self, radial: RadialNetwork) -> tuple[Tensor, Tensor, Tensor]:
-        """Return psi, psi' and psi'' [intervals + 1, n_functions]."""
-        w, v = radial.hidden.weight.T, radial.output.weight.T
-        x, dx, ddx = (b @ w for b in self.basis)
+    def _functions(self, radial: RadialNetwork) -> Tensor:
+        """Return f, f' and f'' [3, intervals + 1, n_functions], with no envelope."""
+        x, dx, ddx = self.basis @ radial.hidden.weight.T
         x = x + radial.hidden.bias
         s = torch.sigmoid(x)
         slope = s * (1.0 + x * (1.0 - s))  # of SiLU
         curvature = s * (1.0 - s) * (2.0 + x * (1.0 - 2.0 * s))
-        f = (x * s) @ v + radial.output.bias
-        df = (slope * dx) @ v
-        ddf = (curvature * dx.square() + slope * ddx) @ v
-        u, du, ddu = self.envelope
-        return f * u, df * u + f * du, ddf * u + 2.0 * df * du + f * ddu
+        hidden = [x * s, slope * dx, curvature * dx.square() + slope * ddx]
+        f, df, ddf = torch.stack(hidden) @ radial.output.weight.T
+        return torch.stack([f + radial.output.bias, df, ddf])
 
 
 # Coefficients from values, slopes and curvatures at 0 and at 1.
