@@ -72,16 +72,14 @@ def finish(config: Path, out: Path, seconds: float | None = None) -> None:
 
 def differences(one: Path, other: Path) -> list[str]:
     """Return what differs between two finished runs, the time left out."""
-    left = {path.name for path in other.iterdir()} - {
-        path.name for path in one.iterdir()
-    }
-    found = [f"{name} was left behind" for name in sorted(left)]
+    files, others = ({path.name for path in run.iterdir()} for run in (one, other))
+    found = [f"{name} is in one folder only" for name in sorted(files ^ others)]
     for name in (LAST, BEST):
         a, b = load_checkpoint(one / name), load_checkpoint(other / name)
-        rows, others = a["history"], b["history"]
-        if len(rows) != len(others):
-            found.append(f"{name}: {len(rows)} and {len(others)} validations")
-        for row, again in zip(rows, others, strict=False):
+        rows, repeated = a["history"], b["history"]
+        if len(rows) != len(repeated):
+            found.append(f"{name}: {len(rows)} and {len(repeated)} validations")
+        for row, again in zip(rows, repeated, strict=False):
             found += [
                 f"{name}, step {row['step']:.0f}: {key} {row[key]} and {again[key]}"
                 for key in row
@@ -93,6 +91,13 @@ def differences(one: Path, other: Path) -> list[str]:
                 for key, weights in a[part].items()
                 if not torch.equal(weights, b[part][key])
             ]
+        moments, repeated = (c["optimizer"]["state"] for c in (a, b))
+        found += [
+            f"{name}: optimizer {number} {key}"
+            for number, state in moments.items()
+            for key, value in state.items()
+            if not torch.equal(value, repeated[number][key])
+        ]
     return found
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import signal
 import warnings
 from pathlib import Path
 
@@ -13,6 +16,8 @@ from click.testing import CliRunner
 from e3nn import o3
 
 from openmm_se3.cli import main
+from openmm_se3.nbody import learning
+from openmm_se3.nbody.learning import NBodyConfig, split
 from openmm_se3.nbody.network import ParticleTransformer, layer_config
 from openmm_se3.nbody.particles import (
     HALF_WIDTH,
@@ -128,3 +133,47 @@ def test_command_learns_and_goes_on(tmp_path: Path) -> None:
         assert (out / "trajectories.png").stat().st_size > 0
         refused = CliRunner().invoke(main, command)
         assert refused.exit_code == 2 and "--resume" in refused.output
+
+
+def test_a_run_stopped_by_ctrl_c_goes_on_as_if_it_had_not_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learning, "VALIDATE_EVERY", 5)
+    config = NBodyConfig(40, 23, 64, 5e-3, 1, layer_config(channels=8, key_channels=4))
+    data = split(simulate(40, 1, 1000))
+
+    def ctrl_c(done: int, total: int) -> None:
+        if done == 12:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    results = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, sittings in {"whole": [None], "stopped": [ctrl_c, None]}.items():
+            for number, progress in enumerate(sittings):
+                learning.open_folder(tmp_path / name, config, resume=number > 0)
+                results[name] = learning.train(
+                    config, data, tmp_path / name, *([progress] if progress else [])
+                )
+                if progress:
+                    assert results[name][1] == 12
+    for (key, whole), stopped in zip(
+        results["whole"][0].state_dict().items(),
+        results["stopped"][0].state_dict().values(),
+        strict=True,
+    ):
+        assert torch.equal(whole, stopped), key
+    histories = [(tmp_path / name / learning.HISTORY).read_text() for name in results]
+    assert histories[0] == histories[1]
+    assert len(histories[0].splitlines()) == 1 + 23 // 5
+
+
+def test_resume_of_another_run_is_refused(tmp_path: Path) -> None:
+    config = NBodyConfig(40, 8, 64, 5e-3, 1, layer_config())
+    learning.open_folder(tmp_path, config, resume=False)
+    learning.open_folder(tmp_path, config, resume=True)
+    with pytest.raises(FileExistsError, match="--resume"):
+        learning.open_folder(tmp_path, config, resume=False)
+    other = dataclasses.replace(config, seed=2)
+    with pytest.raises(ValueError, match="holds another run: seed is 1 there, 2 now"):
+        learning.open_folder(tmp_path, other, resume=True)

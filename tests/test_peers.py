@@ -234,7 +234,7 @@ class Recorder(budget.Trainee):
     def labels(self, split: str) -> Labels:
         return self.read[split]
 
-    def step(self, frames: np.ndarray, rate: float) -> None:
+    def step(self, frames: np.ndarray, rate: float, progress: float) -> None:
         self.steps.append((frames.tolist(), rate))
 
     def predict(self, split: str, frames: np.ndarray) -> budget.Predictions:
@@ -298,7 +298,7 @@ def test_our_network_trains_and_predicts_in_a_job(
         budget.main(Ours)
     finally:
         torch.set_num_threads(before)
-    row = compare.result(job, molecule_atoms=3)
+    row = compare.result("ours", job, molecule_atoms=3)
     assert row["steps"] == 6
     assert row["ms_per_step"] == pytest.approx(1000.0)
     assert np.isfinite([row["force_mae"], row["force_rmse"], row["energy_mae"]]).all()

@@ -586,6 +586,40 @@ def test_evaluate_divides_frames_as_the_models_run_did(
     assert result.exit_code == 2 and "there are no frames" in result.output
 
 
+def test_evaluate_reads_files_as_the_models_run_did(tmp_path: Path) -> None:
+    file, groups = tmp_path / "a.xyz", tmp_path / "groups.npy"
+    for index in range(10):
+        atoms = Atoms("OHH", (1.0 + 0.01 * index) * WATER, info={"energy": -2000.0})
+        write(file, atoms, append=True)
+    np.save(groups, np.arange(10) // 3)
+    checkpoint = random_checkpoint()
+    checkpoint["data"]["files"] = [[file.name, hash_source(file)]]
+
+    def evaluate_after(by: str, source: Source, *words: object) -> Result:
+        checkpoint["data"]["options"] = [source.options()]
+        checkpoint["choices"]["split"] = to_dict(SplitConfig(by=by))
+        export_model(checkpoint, tmp_path / "model", overwrite=True)
+        arguments = ["evaluate", str(tmp_path / "model"), str(file), *map(str, words)]
+        return CliRunner().invoke(main, arguments)
+
+    source = Source(str(file), groups=str(groups))
+    result = evaluate_after("trajectory", source, "--split", "train")
+    assert result.exit_code == 2 and "name it with --groups" in result.output
+    result = evaluate_after(
+        "trajectory", source, "--split", "train", "--groups", groups
+    )
+    assert result.exit_code == 0, result.output
+    np.save(tmp_path / "other.npy", np.arange(10) // 2)
+    other = "--split", "train", "--groups", tmp_path / "other.npy"
+    result = evaluate_after("trajectory", source, *other)
+    assert result.exit_code == 2 and "was trained on" in result.output
+    # A file that was put into training whole has no test frames.
+    source = Source(str(file), split="train")
+    result = evaluate_after("source", source, "--split", "test")
+    assert result.exit_code == 2 and "there are no frames" in result.output
+    assert evaluate_after("source", source, "--split", "train").exit_code == 0
+
+
 def test_a_file_of_another_kind_names_the_formats(tmp_path: Path) -> None:
     path = tmp_path / "water.pdb"
     path.write_text("HETATM    1  O   HOH")

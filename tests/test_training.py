@@ -13,6 +13,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,11 +34,13 @@ from openmm_se3 import plot_style
 from openmm_se3.cli import main
 from openmm_se3.config import ModelConfig
 from openmm_se3.export import export_model
+from openmm_se3.lock import LockedError, run_lock
 from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import Frame, Frames
 from openmm_se3.reference.hdf5 import write_hdf5
 from openmm_se3.reference.level import LevelOfTheory
 from openmm_se3.reference.sources import Source
+from openmm_se3.signals import Signals
 from openmm_se3.training.checkpoint import BEST, LAST, load_checkpoint, load_last
 from openmm_se3.training.data import (
     BatchOrder,
@@ -46,6 +49,7 @@ from openmm_se3.training.data import (
     graph_tensors,
     loader,
 )
+from openmm_se3.training.distributed import launched_rank
 from openmm_se3.training.loss import loss_terms
 from openmm_se3.training.metrics import (
     UNITS,
@@ -63,13 +67,19 @@ from openmm_se3.training.module import (
 from openmm_se3.training.prepare import read_data
 from openmm_se3.training.presets import PRESETS
 from openmm_se3.training.report import PANELS, error_report, plot_history, plot_parity
-from openmm_se3.training.schedule import count_plateaus, learning_rate
+from openmm_se3.training.schedule import (
+    count_plateaus,
+    learning_rate,
+    validations_since_best,
+)
 from openmm_se3.training.settings import (
     DataConfig,
     RunConfig,
     TrainingConfig,
     read_config,
 )
+from openmm_se3.training.sitting import Sitting
+from openmm_se3.training.sweep import parse_settings, run_variants, variants
 from openmm_se3.training.tensorboard import CHARTS
 from openmm_se3.training.tensorboard import FOLDER as TENSORBOARD
 
@@ -479,6 +489,62 @@ def test_resume_of_a_changed_run_shows_the_difference(config, finished, tmp_path
     other = dataclasses.replace(config, data=DataConfig((Source(str(path)),)))
     with pytest.raises(ValueError, match=r"data springs.h5: sha256"):
         training_run.train(other, finished, resume=True)
+    groups = tmp_path / "groups.npy"
+    path = config.data.files[0].path
+    np.save(groups, np.arange(len(read_data(config.data, Console(quiet=True)).frames)))
+    for read, message in (
+        ({"groups": str(groups)}, "groups not given in the checkpoint, [0-9a-f]{64} n"),
+        ({"level": "other"}, "level not given in the checkpoint, other now"),
+    ):
+        other = dataclasses.replace(config, data=DataConfig((Source(path, **read),)))
+        with pytest.raises(ValueError, match=f"data {Path(path).name}: {message}"):
+            training_run.train(other, finished, resume=True)
+
+
+def test_one_process_at_a_time_trains_in_a_folder(config, tmp_path):
+    with (
+        run_lock(tmp_path / training_run.LOCK),
+        pytest.raises(LockedError, match="let it end first"),
+    ):
+        training_run.train(config, tmp_path)
+    short = changed(config, steps=2, warmup_steps=0)
+    assert training_run.train(short, tmp_path).finished
+    assert not (tmp_path / training_run.LOCK).exists()
+
+
+def test_a_step_that_was_not_finite_is_no_checkpoint(tmp_path):
+    sitting = Sitting(tmp_path, {}, Signals(), 5.0, None, None, 0.0)
+    sitting.save(SimpleNamespace(skipped_in_a_row=1, state=dict))
+    assert not (tmp_path / LAST).exists()
+    sitting.save(SimpleNamespace(skipped_in_a_row=0, state=dict))
+    assert (tmp_path / LAST).exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "number"),
+    [
+        ({}, 0),
+        ({"RANK": "2", "LOCAL_RANK": "0", "SLURM_PROCID": "0"}, 2),
+        ({"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "SLURM_PROCID": "3"}, 3),
+        # A second process, started from an interactive shell of an allocation.
+        ({"SLURM_PROCID": "0", "LOCAL_RANK": "1"}, 1),
+        ({"NODE_RANK": "1"}, 1),
+    ],
+)
+def test_every_launcher_numbers_its_processes(environment, number):
+    assert launched_rank(environment) == number
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_predictions_that_are_not_finite_do_not_vanish_from_the_errors(wrong):
+    graphs = make_graphs(analytic_frames()[:3])
+    forces, energies = reference_forces(graphs), graphs.energies.numpy().copy()
+    graphs.energies[2] = math.nan  # no label: does not count
+    energies[1], forces[-1, 0] = wrong, wrong
+    errors = error_table(graphs, Predictions(energies, forces), {})["all"]
+    for key in ("energy_mae", "force_mae", "force_rmse"):
+        assert not math.isfinite(errors[key]), key
+    assert validations_since_best([wrong, 2.0, 1.0, 3.0]) == 1
 
 
 def test_folder_with_a_run_is_not_overwritten(config, finished, no_figures):
@@ -801,6 +867,34 @@ def test_sweep_runs_every_combination_and_goes_on(config, tmp_path, monkeypatch)
     assert result.exit_code == 2 and "did you mean 'learning_rate'" in result.output
     result = CliRunner().invoke(main, [*command, "--set", "data.files=1"])
     assert result.exit_code == 2 and "not of the form" in result.output
+
+
+def test_sweep_goes_on_after_a_run_that_diverges(config, tmp_path):
+    path, out = tmp_path / "train.yaml", tmp_path / "sweep"
+    short = changed(config, steps=16, max_skipped=1)
+    path.write_text(yaml.safe_dump(short.to_dict()))
+    # One was killed before its first checkpoint; one gets worse after its best.
+    for rate in ("1e200", "0.5"):
+        (out / f"learning_rate={rate}").mkdir(parents=True)
+    (out / "learning_rate=0.5" / training_run.CONFIG).write_text("")
+    rates = "training.learning_rate=1e200,0.5,5e-3"
+    command = ["sweep", str(path), "--out", str(out), "--set"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of skipped steps
+        result = CliRunner().invoke(main, [*command, rates])
+    assert result.exit_code == 0, result.output
+    assert "learning_rate=1e200 diverged" in result.output
+    with open(out / "sweep.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["training.learning_rate"] for row in rows] == ["0.5", "5e-3"]
+    bad = variants(short, parse_settings([rates]))[1]
+    found = run_variants([bad], out, Console(quiet=True))
+    best = load_checkpoint(out / bad.name / BEST)
+    assert best["step"] < found[0].history[-1]["step"] == 16
+    path.write_text(yaml.safe_dump(changed(config, devices=2).to_dict()))
+    result = CliRunner().invoke(main, [*command, "training.seed=1,2"])
+    assert result.exit_code == 2
+    assert "a sweep trains in one process" in result.output
 
 
 def test_full_disk_loses_nothing(config, finished, tmp_path, monkeypatch, no_figures):

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from labels import Labels
 
-from openmm_se3.benchmark.memory import peak_memory
+from openmm_se3.benchmark.memory import peak_memory, reset_peak_memory
 from openmm_se3.files import atomic_write
 from openmm_se3.training.data import BatchOrder, fill_batches
 from openmm_se3.training.memory import keep_freed_memory
@@ -107,12 +107,13 @@ class Trainee(abc.ABC):
         """Return the frames of a split as the package has read them."""
 
     @abc.abstractmethod
-    def step(self, frames: np.ndarray, rate: float) -> None:
+    def step(self, frames: np.ndarray, rate: float, progress: float) -> None:
         """Make one optimisation step.
 
         Args:
             frames: Training frames of the batch, by index.
             rate: Learning rate as a fraction of the highest.
+            progress: Share of the time that is over.
         """
 
     @abc.abstractmethod
@@ -217,14 +218,15 @@ def train(
         )
         curve.append((seconds, predicted))
 
+    held = reset_peak_memory()
     for frames in order.steps(0, FIRST_STEPS):
-        trainee.step(frames, 0.0)
+        trainee.step(frames, 0.0, 0.0)
     validate(0.0)
     spent, start = 0.0, time.monotonic()
     steps, n_frames, n_atoms = 0, 0, 0
     for frames in order.steps(0, sys.maxsize):
-        before = time.process_time()
-        trainee.step(frames, learning_rate(spent / job.seconds, steps))
+        before, progress = time.process_time(), spent / job.seconds
+        trainee.step(frames, learning_rate(progress, steps), progress)
         spent += time.process_time() - before
         steps, n_frames = steps + 1, n_frames + len(frames)
         n_atoms += int(sizes["train"][frames].sum())
@@ -233,7 +235,7 @@ def train(
             validate(spent)
         if over:
             break
-    memory, wall = peak_memory(), time.monotonic() - start
+    memory, wall = peak_memory() - held, time.monotonic() - start
     tested = np.arange(len(labels["test"]))
     if job.test_atoms is not None:
         tested = labels["test"].first(job.test_atoms)

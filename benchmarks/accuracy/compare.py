@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import json
 import subprocess
 from pathlib import Path
@@ -27,6 +28,7 @@ import numpy as np
 from budget import PREDICTIONS, RUN, SPLITS, Job
 from environments import (
     ENVIRONMENTS,
+    REQUIREMENTS,
     environments_option,
     nvidia_option,
     nvidia_source,
@@ -52,24 +54,43 @@ COLUMNS = {
     "parameters": "parameters",
     "ms_per_step": "ms a step",
     "frames_per_second": "frames/s",
-    "peak_memory_mib": "peak MiB",
+    "peak_memory_mib": "MiB",
     "force_mae": "force MAE",
     "force_rmse": "force RMSE",
     "energy_mae": "energy MAE",
 }
 UNITS = (
     "Forces in kcal/mol/A, over components; energies in kcal/mol per molecule after "
-    "the mean error of each composition is taken off; test frames."
+    "the mean error of each composition is taken off; test frames.  MiB: peak above "
+    "the memory before the first step."
 )
 
 
-def settings(job: Job) -> dict[str, Any]:
-    """Return what decides the outcome of a job, frames included, as plain values."""
+def code_of(network: str) -> list[Path]:
+    """Return the files whose code decides what a network learns, our package's too."""
+    package = [
+        path
+        for folder in ("compiled", "model", "training") if network == "ours"
+        for path in sorted((HERE.parents[1] / "openmm_se3" / folder).rglob("*"))
+        if path.suffix in (".py", ".h", ".cpp")
+    ]
+    return [HERE / "budget.py", HERE / f"train_{network}.py", *package]
+
+
+def settings(network: str, job: Job) -> dict[str, Any]:
+    """Return what decides the outcome of a job, frames and code, as plain values."""
     values = dataclasses.asdict(job)
     for name in ("data", "out", "source"):
         del values[name]
     digests = {split: sha256(job.data / f"{split}.xyz") for split in SPLITS}
-    return {**values, "elements": list(job.elements), "sha256": digests}
+    code = "".join(sha256(path) for path in code_of(network))
+    return {
+        **values,
+        "elements": list(job.elements),
+        "sha256": digests,
+        "code": hashlib.sha256(code.encode()).hexdigest(),
+        "requirements": list(REQUIREMENTS.get(ENVIRONMENTS[network] or "", ())),
+    }
 
 
 def run_job(network: str, job: Job, python: Path) -> None:
@@ -93,7 +114,7 @@ def run_job(network: str, job: Job, python: Path) -> None:
         )
 
 
-def result(job: Job, molecule_atoms: int | None) -> dict[str, Any]:
+def result(network: str, job: Job, molecule_atoms: int | None) -> dict[str, Any]:
     """Return facts and errors of a job that has run."""
     facts = json.loads((job.out / RUN).read_text())
     labels = {split: Labels.load(job.data / f"{split}.npz") for split in SPLITS}
@@ -121,23 +142,23 @@ def result(job: Job, molecule_atoms: int | None) -> dict[str, Any]:
         "ms_per_step": 1000.0 * facts["processor_seconds"] / facts["steps"],
         "frames_per_second": facts["frames"] / facts["processor_seconds"],
         "test_frames": len(tested),
-        "settings": settings(job),
+        "settings": settings(network, job),
         **vars(found),
         "curve": curve,
         "machine": machine.describe(),
     }
 
 
-def finished(path: Path, job: Job) -> dict[str, Any] | None:
+def finished(path: Path, network: str, job: Job) -> dict[str, Any] | None:
     """Return the kept result of a job; None if there is none.
 
     Raises:
-        click.ClickException: It was made with other settings or frames.
+        click.ClickException: It was made with other settings, frames or code.
     """
     if not path.is_file():
         return None
     kept: dict[str, Any] = json.loads(path.read_text())
-    wanted = settings(job)
+    wanted = settings(network, job)
     differing = [key for key in wanted if kept["settings"].get(key) != wanted[key]]
     if differing:
         raise click.ClickException(
@@ -281,7 +302,7 @@ def main(
                 source=None,
             )
             path = folder / f"{name}-{network}.json"
-            row = finished(path, job)
+            row = finished(path, network, job)
             if row is None:
                 console.rule(f"{name}: {network}")
                 python = python_of(network, environments)
@@ -294,7 +315,10 @@ def main(
                     console.print(f"[red]failed[/]: see {job.out / 'log.txt'}")
                     failed.append(path.stem)
                     continue
-                row = {"key": network, **result(job, frame_set.molecule_atoms)}
+                row = {
+                    "key": network,
+                    **result(network, job, frame_set.molecule_atoms),
+                }
                 with atomic_write(path) as temporary:
                     temporary.write_text(json.dumps(row, indent=1) + "\n")
             results.setdefault(name, []).append(row)

@@ -60,13 +60,18 @@ def python_of(network: str, folder: Path) -> Path:
 
 
 def variables(threads: int) -> dict[str, str]:
-    """Return the environment variables of a process of any network.
+    """Return the environment variables of a process of any network, without a GPU.
 
     Args:
         threads: Threads of its numerical libraries.
     """
     limits = {f"{name}_NUM_THREADS": str(threads) for name in LIBRARIES}
-    return {**os.environ, "PYTHONPATH": str(ROOT), **limits}
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "CUDA_VISIBLE_DEVICES": "",
+        **limits,
+    }
 
 
 def make_environment(name: str, folder: Path) -> Path:

@@ -1,8 +1,9 @@
 """MACE (mace-torch), 2 layers, 32 channels, L = 1, with the settings of its script.
 
 Everything that is not named here is a default of ``mace_run_train``, whose own parser,
-model, loss, groups of weights and optimiser are used; averaged weights as its
-documentation recommends.
+model, losses, groups of weights and optimiser are used.  As its documentation
+recommends, weights are averaged, and a second stage, the last quarter, gives energies
+more weight; its learning rate is that of all networks here, which is lower then.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from mace.tools.model_script_utils import configure_model
 
 from openmm_se3.elements import ATOMIC_NUMBERS
 
+SECOND_STAGE = 0.75  # share of the training that is over by then
 ARGUMENTS = ["--name=benchmark", "--num_channels=32", "--max_L=1", "--amsgrad", "--ema"]
 
 
@@ -52,9 +54,11 @@ class Mace(Trainee):
             args, loader, atomic_energies, heads=["Default"], z_table=self.table
         )
         self.loss = scripts_utils.get_loss_fn(args, False, False)
-        optimizer = scripts_utils.get_optimizer(
-            args, scripts_utils.get_params_options(args, self.network)
+        self.second_loss = modules.WeightedEnergyForcesLoss(
+            args.swa_energy_weight, args.swa_forces_weight
         )
+        options = scripts_utils.get_params_options(args, self.network)
+        optimizer = scripts_utils.get_optimizer(args, {**options, "fused": True})
         self.descent = Descent(self.network, optimizer, args.clip_grad, args.ema_decay)
 
     def _read(self, job: Job, split: str) -> list[data.AtomicData]:
@@ -81,13 +85,14 @@ class Mace(Trainee):
             batch.forces.double().numpy(),
         )
 
-    def step(self, frames: np.ndarray, rate: float) -> None:
+    def step(self, frames: np.ndarray, rate: float, progress: float) -> None:
         """Make one step."""
         batch = self._batch("train", frames)
+        criterion = self.loss if progress < SECOND_STAGE else self.second_loss
 
         def loss() -> torch.Tensor:
             output = self.network(batch.to_dict(), training=True, compute_force=True)
-            return self.loss(pred=output, ref=batch)
+            return criterion(pred=output, ref=batch)
 
         self.descent.step(loss, rate)
 

@@ -1,6 +1,6 @@
-"""NequIP, 3 layers, 32 channels, lmax 2, with the settings of its tutorial.
+"""NequIP, 4 layers, 32 channels, lmax 1, with the settings of its tutorial.
 
-Adam from a learning rate of 0.01, equal weights of forces and energies per atom,
+The shape is that of the tutorial, with its repulsion of atoms in contact.  Adam from a learning rate of 0.01, equal weights of forces and energies per atom,
 averaged weights with a decay of 0.999, energies in units of the forces of each element.
 """
 
@@ -21,13 +21,20 @@ from nequip.train import EnergyForceLoss
 from nequip.utils.global_state import set_global_state
 
 LEARNING_RATE, AVERAGE_DECAY = 0.01, 0.999
-SHAPE = {"num_layers": 3, "l_max": 2, "num_features": 32, "parity": False}
+SHAPE = {
+    "num_layers": 4,
+    "l_max": 1,
+    "num_features": 32,
+    "parity": True,
+    "radial_mlp_depth": 2,
+    "radial_mlp_width": 64,
+}
 
 
 class NequIP(Trainee):
     """NequIP."""
 
-    name = "NequIP, 3 layers, 32 channels, lmax 2, parity off"
+    name = "NequIP, 4 layers, 32 channels, lmax 1, both parities"
     packages = ("nequip", "e3nn")
 
     def __init__(self, job: Job) -> None:
@@ -49,10 +56,17 @@ class NequIP(Trainee):
             avg_num_neighbors=statistics["num_neighbors_mean"],
             per_type_energy_scales=statistics["per_type_forces_rms"],
             per_type_energy_shifts=statistics["per_atom_energy_mean"],
+            pair_potential={
+                "_target_": "nequip.nn.pair_potential.ZBL",
+                "units": "metal",
+                "chemical_species": types,
+            },
             **SHAPE,
         )
         self.loss = EnergyForceLoss()
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=LEARNING_RATE)
+        optimizer = torch.optim.Adam(
+            self.network.parameters(), lr=LEARNING_RATE, fused=True
+        )
         self.descent = Descent(self.network, optimizer, average_decay=AVERAGE_DECAY)
 
     def _read(self, job: Job, split: str) -> list[AtomicDataDict.Type]:
@@ -79,7 +93,7 @@ class NequIP(Trainee):
             batch[AtomicDataDict.FORCE_KEY].numpy(),
         )
 
-    def step(self, frames: np.ndarray, rate: float) -> None:
+    def step(self, frames: np.ndarray, rate: float, progress: float) -> None:
         """Make one step."""
         batch = self._batch("train", frames)
 

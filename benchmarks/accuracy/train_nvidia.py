@@ -37,7 +37,10 @@ class Nvidia(Trainee):
             energy_scale=float(np.sqrt(np.square(forces).mean())),
         )
         optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY
+            self.network.parameters(),
+            lr=LEARNING_RATE,
+            weight_decay=WEIGHT_DECAY,
+            fused=True,
         )
         self.descent = Descent(self.network, optimizer)
         self.settings = TrainingConfig()
@@ -46,7 +49,7 @@ class Nvidia(Trainee):
         """Return what was read."""
         return labels_of(self.graphs[split])
 
-    def step(self, frames: np.ndarray, rate: float) -> None:
+    def step(self, frames: np.ndarray, rate: float, progress: float) -> None:
         """Make one step."""
         graph, labels = batch(self.graphs["train"], frames)
 

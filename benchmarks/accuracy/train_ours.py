@@ -38,7 +38,12 @@ class Ours(Trainee):
         values = {
             "preset": "default",
             "model": {"elements": list(job.elements), "cutoff": job.cutoff},
-            "training": {"seed": job.seed, "schedule": "constant", "warmup_steps": 0},
+            "training": {
+                "seed": job.seed,
+                "schedule": "constant",
+                "warmup_steps": 0,
+                "device": "cpu",
+            },
             "data": {"files": [str(job.data / "train.xyz")]},
         }
         config = run_config(values, Path())
@@ -64,7 +69,7 @@ class Ours(Trainee):
         """Return what was read."""
         return labels_of(self.graphs[split])
 
-    def step(self, frames: np.ndarray, rate: float) -> None:
+    def step(self, frames: np.ndarray, rate: float, progress: float) -> None:
         """Make one step of our trainer."""
         self.module.config = dataclasses.replace(
             self.settings,

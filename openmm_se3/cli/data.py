@@ -77,7 +77,7 @@ def _print(found: Inspection, console: Console) -> None:
         "atoms in a frame": " to ".join(dict.fromkeys(map(str, found.sizes))),
         "frames in a box": f"{found.periodic:,}",
         "frames without an energy": f"{found.no_energy:,}",
-        "frames without forces": f"{found.no_forces:,}",
+        f"frames without forces{sampled}": f"{found.no_forces:,}",
         "energy per atom against atoms, eV": (
             f"{found.energy[0]:.3f} to {found.energy[1]:.3f}"
         ),
@@ -129,7 +129,13 @@ def _print(found: Inspection, console: Console) -> None:
             console.print(f"[red]{finding.name}: {finding.advice}[/]", highlight=False)
 
     near = found.resemblance
-    if near.compared:
+    if not near.compared:
+        console.print(
+            "\nThe files put no frame into validation or test: there is nothing to "
+            "compare for near-duplicates.",
+            highlight=False,
+        )
+    else:
         console.print(
             f"\nOf {near.compared:,} validation and test structures {near.near:,} are "
             f"nearly training structures; the closest, {near.pair[0]} and "

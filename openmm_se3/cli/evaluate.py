@@ -54,13 +54,17 @@ def command(
     from openmm_se3.reference.sources import read_sources
     from openmm_se3.training.evaluation import (
         evaluate_model,
+        sources_of_run,
         with_splits_of_run,
         write_evaluation,
     )
     from openmm_se3.training.report import error_report
 
     loaded = load_model(model)
-    dataset = read_sources(make_sources(files, **options))
+    sources = make_sources(files, **options)
+    if split != "all":
+        sources = sources_of_run(loaded, sources)
+    dataset = read_sources(sources)
     frames = dataset.frames
     if split != "all":
         frames = with_splits_of_run(dataset, loaded, files).select(split)

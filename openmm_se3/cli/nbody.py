@@ -21,7 +21,7 @@ import click
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("nbody-run"),
     show_default=True,
-    help="Folder of data, checkpoint, errors and figure.",
+    help="Folder of checkpoint, validation errors, test errors and figure.",
 )
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
 def command(
@@ -44,21 +44,28 @@ def command(
     from openmm_se3.cli.progress_bar import progress_bar
     from openmm_se3.files import atomic_write
     from openmm_se3.nbody.figure import draw_trajectories
-    from openmm_se3.nbody.learning import NBodyConfig, errors_on, split, train
+    from openmm_se3.nbody.learning import (
+        NBodyConfig,
+        errors_on,
+        open_folder,
+        split,
+        train,
+    )
     from openmm_se3.nbody.network import layer_config
     from openmm_se3.nbody.particles import STEPS, simulate
 
-    if out.exists() and any(out.iterdir()) and not resume:
-        raise FileExistsError(f"{out} holds a run; --resume goes on with it")
-    out.mkdir(parents=True, exist_ok=True)
     config = NBodyConfig(
         trajectories, steps, batch_size, learning_rate, seed, layer_config()
     )
+    open_folder(out, config, resume)
     with progress_bar("Simulating") as progress:
         made = simulate(trajectories, seed, STEPS, lambda step: progress(step, STEPS))
     data = split(made)
     with progress_bar("Training") as progress:
-        module = train(config, data, out, resume, progress)
+        module, step = train(config, data, out, progress)
+    if step < steps:
+        click.echo(f"Stopped at step {step:,}; the same command with --resume goes on.")
+        raise click.exceptions.Exit(130)
     errors = errors_on(module, data["test"])
     with atomic_write(out / "errors.json") as temporary:
         temporary.write_text(json.dumps(errors, indent=1) + "\n")

@@ -7,28 +7,32 @@ thesis.
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from openmm_se3.config import ModelConfig
+from openmm_se3.config import ModelConfig, to_dict
+from openmm_se3.files import atomic_write
 from openmm_se3.nbody.network import ParticleTransformer
 from openmm_se3.nbody.particles import SAVED_EVERY, TIME_STEP, Trajectories
+from openmm_se3.signals import Signals
 
 AHEAD = 500 // SAVED_EVERY  # saved points
 AHEAD_TIME = AHEAD * SAVED_EVERY * TIME_STEP
 TEST_SAMPLES = 20_000
-LAST = "last.ckpt"
+CONFIG, LAST, HISTORY = "config.json", "last.ckpt", "history.csv"
+VALIDATE_EVERY = 500  # steps; and a checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +92,38 @@ def split(trajectories: Trajectories) -> dict[str, Samples]:
     }
 
 
+class Batches(Sampler[list[int]]):
+    """The batch of every step, which is decided by the seed and the step alone.
+
+    Args:
+        n_samples: Samples to draw from.
+        config: Settings of the run.
+        step: Tells the steps made.
+    """
+
+    def __init__(
+        self, n_samples: int, config: NBodyConfig, step: Callable[[], int]
+    ) -> None:
+        self.n_samples = n_samples
+        self.config = config
+        self.step = step
+
+    def __len__(self) -> int:
+        return self.config.steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the batches from the next step on."""
+        size = min(self.config.batch_size, self.n_samples)
+        in_epoch, order, epoch = self.n_samples // size, np.array([]), -1
+        for step in range(self.step(), self.config.steps):
+            if step // in_epoch != epoch:
+                epoch = step // in_epoch
+                rng = np.random.default_rng([self.config.seed, epoch])
+                order = rng.permutation(self.n_samples)
+            start = size * (step % in_epoch)
+            yield order[start : start + size].tolist()
+
+
 class NBodyModule(lightning.LightningModule):
     """Trains the network with Adam and a cosine schedule."""
 
@@ -96,6 +132,7 @@ class NBodyModule(lightning.LightningModule):
         torch.manual_seed(config.seed)
         self.config = config
         self.network = ParticleTransformer(config.layers).float()
+        self.history: list[dict[str, float]] = []
 
     def configure_optimizers(self) -> Any:
         """Return Adam, and the schedule by step."""
@@ -122,6 +159,19 @@ class NBodyModule(lightning.LightningModule):
         """Log the mean square error of a batch."""
         self.log("validation_mse", self.error(batch), batch_size=len(batch["charges"]))
 
+    def on_validation_epoch_end(self) -> None:
+        """Add a row to the history."""
+        mse = float(self.trainer.callback_metrics["validation_mse"])
+        self.history.append({"step": self.global_step, "validation_mse": mse})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the history."""
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the history of the run that goes on."""
+        self.history = checkpoint["history"]
+
     def error(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the mean square error of a batch."""
         predicted = self.network(
@@ -130,81 +180,126 @@ class NBodyModule(lightning.LightningModule):
         return torch.nn.functional.mse_loss(predicted, batch["target"])
 
 
-class Steps(lightning.Callback):
-    """Tells how many steps were made.
+class Sitting(lightning.Callback):
+    """Tells how many steps were made, saves, and stops when the user wants to.
 
     Args:
+        folder: Folder of the run.
         progress: Called with the steps made and all steps.
         total: All steps.
+        signals: Tells whether the user wants to stop.
     """
 
-    def __init__(self, progress: Callable[[int, int], None], total: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        progress: Callable[[int, int], None],
+        total: int,
+        signals: Signals,
+    ) -> None:
+        self.folder = folder
         self.progress = progress
         self.total = total
+        self.signals = signals
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         """Tell where this sitting starts."""
+        self.signals.install()
         self.progress(trainer.global_step, self.total)
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, *rest: Any) -> None:
-        """Tell of one more step."""
-        self.progress(trainer.global_step, self.total)
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: Any, *rest: Any
+    ) -> None:
+        """Tell of one more step, and save where a sitting may end."""
+        step = trainer.global_step
+        self.progress(step, self.total)
+        stopped = self.signals.received is not None
+        if stopped or step % VALIDATE_EVERY == 0 or step == self.total:
+            with atomic_write(self.folder / LAST) as temporary:
+                trainer.save_checkpoint(temporary)
+            with (
+                atomic_write(self.folder / HISTORY) as temporary,
+                open(temporary, "w", newline="") as file,
+            ):
+                writer = csv.DictWriter(file, ["step", "validation_mse"])
+                writer.writeheader()
+                writer.writerows(module.history)
+        trainer.should_stop = stopped
+
+
+def open_folder(folder: Path, config: NBodyConfig, resume: bool) -> None:
+    """Make the folder of a run, or see that it holds this run.
+
+    Raises:
+        FileExistsError: It holds a run that nobody asked to go on with.
+        ValueError: The run there has other settings; each difference is shown.
+    """
+    wanted = {**vars(config), "layers": to_dict(config.layers)}
+    path = folder / CONFIG
+    if path.exists():
+        if not resume:
+            raise FileExistsError(f"{folder} holds a run; --resume goes on with it")
+        kept = json.loads(path.read_text())
+        lines = [
+            f"{key} is {kept.get(key)} there, {value} now"
+            for key, value in json.loads(json.dumps(wanted)).items()
+            if kept.get(key) != value
+        ]
+        if lines:
+            raise ValueError(f"{folder} holds another run: {'; '.join(lines)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(wanted, indent=1) + "\n")
 
 
 def train(
     config: NBodyConfig,
     data: dict[str, Samples],
     folder: Path,
-    resume: bool,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> NBodyModule:
+) -> tuple[NBodyModule, int]:
     """Train the network; a run that was stopped goes on from its last checkpoint.
+
+    Ctrl-C and SIGTERM end it with a checkpoint.
 
     Args:
         config: Settings.
         data: Samples by split.
-        folder: Where the checkpoint is kept.
-        resume: Go on.
+        folder: Folder of the run.
         progress: Called with the steps made and all steps.
+
+    Returns:
+        The module, and the steps made so far.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     module = NBodyModule(config)
-    generator = torch.Generator().manual_seed(config.seed)
-    trainer = lightning.Trainer(
-        max_steps=config.steps,
-        accelerator="auto",
-        devices=1,
-        gradient_clip_val=1.0,
-        val_check_interval=min(500, max(config.steps // 4, 1)),
-        check_val_every_n_epoch=None,
-        logger=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        num_sanity_val_steps=0,
-        callbacks=[
-            Steps(progress, config.steps),
-            ModelCheckpoint(
-                dirpath=folder,
-                save_last=True,
-                save_top_k=0,
-                every_n_train_steps=min(500, config.steps),
-            ),
-        ],
-    )
-    train_loader = DataLoader(
-        data["train"], config.batch_size, shuffle=True, generator=generator
-    )
-    some = torch.utils.data.Subset(
-        data["validation"], range(0, len(data["validation"]), 7)
-    )
-    trainer.fit(
-        module,
-        train_loader,
-        DataLoader(some, 512),
-        ckpt_path=folder / LAST if resume and (folder / LAST).exists() else None,
-        weights_only=True,
-    )
-    return module.eval()
+    with Signals() as signals:
+        trainer = lightning.Trainer(
+            max_steps=config.steps,
+            accelerator="auto",
+            devices=1,
+            gradient_clip_val=1.0,
+            val_check_interval=min(VALIDATE_EVERY, config.steps),
+            check_val_every_n_epoch=None,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            num_sanity_val_steps=0,
+            callbacks=[Sitting(folder, progress, config.steps, signals)],
+        )
+        batches = Batches(len(data["train"]), config, lambda: trainer.global_step)
+        some = torch.utils.data.Subset(
+            data["validation"], range(0, len(data["validation"]), 7)
+        )
+        trainer.fit(
+            module,
+            DataLoader(data["train"], batch_sampler=batches),
+            DataLoader(some, 512),
+            ckpt_path=folder / LAST if (folder / LAST).exists() else None,
+            weights_only=True,
+        )
+    return module.eval(), trainer.global_step
 
 
 @torch.no_grad()

@@ -39,7 +39,8 @@ class Inspection:
         energy: Lowest and highest energy against isolated atoms, per atom.
         nearest: Shortest distance between two atoms.
         force_rms, force_max: Root mean square and largest force component.
-        no_energy, no_forces: Frames without these labels.
+        no_energy: Frames without an energy.
+        no_forces: Frames without forces, of those looked at.
         doubled: Frames whose structure another frame has too.
         outliers: What is far out, by frame.
         total: Mean and standard deviation of the energies; Table 3.1 of the thesis.
@@ -104,9 +105,7 @@ def inspect(dataset: Dataset, chosen: SelfEnergies, seed: int = 0) -> Inspection
         force_rms=looked.force_rms,
         force_max=looked.force_max,
         no_energy=int(np.isnan(energy).sum()),
-        no_forces=looked.no_forces
-        if len(sample) == len(frames)
-        else _count(frames, [block.forces is None for block in frames.blocks]),
+        no_forces=looked.no_forces,
         doubled=looked.doubled,
         outliers=[*_energy_outliers(frames, per_atom), *looked.outliers],
         total=(_ignoring_nan(np.mean, energy), _ignoring_nan(np.std, energy)),

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -78,6 +79,20 @@ class Source:
         ):
             if value not in known:
                 raise ValueError(f"{what} must be one of {list(known)}, got {value!r}")
+
+    def options(self) -> dict[str, Any]:
+        """Return how the file is read where that is not the default.
+
+        Groups are told by the hash of their file, as two files may have one name.
+        """
+        chosen = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "path" and getattr(self, field.name) != field.default
+        }
+        if self.groups is not None:
+            chosen["groups"] = hash_source(Path(self.groups))
+        return chosen
 
 
 def detect_format(path: Path) -> str:

@@ -110,7 +110,7 @@ def load_last(folder: Path) -> dict[str, Any] | None:
                 stacklevel=2,
             )
             # It would replace the good one when the next checkpoint is written.
-            (folder / LAST).unlink()
+            (folder / LAST).unlink(missing_ok=True)  # by whichever process is first
         return content
     if problems:
         raise ValueError("; ".join(problems))

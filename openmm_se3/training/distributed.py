@@ -17,15 +17,23 @@ from torch import Tensor, distributed
 
 T = TypeVar("T")
 
-# Where torchrun, SLURM and Lightning's own launcher say which process this is.
-RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-
 
 def rank() -> int:
     """Return the number of this process, also before the processes are connected."""
     if _connected():
         return distributed.get_rank()
-    return next((int(os.environ[name]) for name in RANKS if name in os.environ), 0)
+    return launched_rank()
+
+
+def launched_rank(environment: Mapping[str, str] = os.environ) -> int:
+    """Return the number that torchrun, SLURM or Lightning has given this process."""
+    if "RANK" in environment:
+        return int(environment["RANK"])
+    if launched(environment) is not None:
+        return int(environment["SLURM_PROCID"])
+    # Lightning numbers the processes of a machine; all others are not the first.
+    local, node = (int(environment.get(k, 0)) for k in ("LOCAL_RANK", "NODE_RANK"))
+    return local or node
 
 
 def is_first() -> bool:

@@ -15,7 +15,7 @@ from openmm_se3.files import atomic_write
 from openmm_se3.modelfile import ModelFile
 from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import Frames
-from openmm_se3.reference.sources import hash_source
+from openmm_se3.reference.sources import Source, hash_source
 from openmm_se3.reference.splits import SplitConfig
 from openmm_se3.training.data import FrameGraphs
 from openmm_se3.training.metrics import (
@@ -27,6 +27,9 @@ from openmm_se3.training.metrics import (
 from openmm_se3.training.prepare import divide
 from openmm_se3.training.report import error_report, plot_parity, write_errors
 
+# Options that do not change what is read.
+NAMES_ONLY = {"format", "level"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
@@ -35,6 +38,46 @@ class Evaluation:
     graphs: FrameGraphs
     predictions: Predictions
     errors: dict[str, dict[str, float]]
+
+
+def sources_of_run(model: ModelFile, sources: Sequence[Source]) -> list[Source]:
+    """Return sources read as a model's run read them.
+
+    Options of the run that are not given are added: which split a file is in, units,
+    whether its energies count.  Only the file of groups has to be named again.
+
+    Args:
+        model: The model.
+        sources: Files, and how to read them.
+
+    Raises:
+        ValueError: A file is to be read in another way than in the run.
+    """
+    trained = model.metadata["training_data"]
+    digests = [digest for _, digest in trained["files"]]
+    # Models of older versions do not say it.
+    known = dict(zip(digests, trained.get("options", []), strict=False))
+    as_trained = []
+    for source in sources:
+        then, now = known.get(hash_source(Path(source.path))), source.options()
+        if then is None:
+            as_trained.append(source)
+            continue
+        for key in now.keys() - NAMES_ONLY:
+            if then.get(key) != now[key]:
+                raise ValueError(
+                    f"the model {model.metadata['name']!r} was trained on "
+                    f"{source.path} with {key} {then.get(key, 'not given')}, not "
+                    f"{now[key]}; its splits are of frames read like that"
+                )
+        if "groups" in then and "groups" not in now:
+            raise ValueError(
+                f"the model {model.metadata['name']!r} was trained on {source.path} "
+                "with a file of groups; name it with --groups, or use --split all"
+            )
+        missing = {key: then[key] for key in then.keys() - now.keys()}
+        as_trained.append(dataclasses.replace(source, **missing))
+    return as_trained
 
 
 def with_splits_of_run(

@@ -132,33 +132,43 @@ def error_table(
     Returns:
         For each group the number of ``frames`` and the quantities of ``UNITS`` and,
         with direct forces, of ``DIRECT_UNITS``, without those that no label tells.
-        Energies are those of frames that are whole in the group.
+        Energies are those of frames that are whole in the group.  Predictions that are
+        not finite make the errors so.
     """
-    energy_errors = predictions.energies - graphs.energies.numpy()
-    force_errors = predictions.forces - reference_forces(graphs)
+    energies, forces = graphs.energies.numpy(), reference_forces(graphs)
+    energy_errors = predictions.energies - energies
+    force_errors = predictions.forces - forces
+    known = np.isfinite(energies), np.isfinite(forces).all(1)
     everything = np.ones(len(force_errors), dtype=bool)
     table = {}
     for name, mask in {**groups, "all": everything}.items():
-        table[name] = _errors(energy_errors, force_errors, graphs.n_atoms, mask)
+        table[name] = _errors(energy_errors, force_errors, graphs.n_atoms, known, mask)
         if predictions.direct_forces is not None:
             difference = predictions.direct_forces - predictions.forces
-            table[name] |= _direct_errors(force_errors[mask], difference[mask])
+            seen = mask & known[1]
+            table[name] |= _direct_errors(force_errors[seen], difference[seen])
     return table
 
 
 def _errors(
-    energy: np.ndarray, forces: np.ndarray, n_atoms: np.ndarray, mask: np.ndarray
+    energy: np.ndarray,
+    forces: np.ndarray,
+    n_atoms: np.ndarray,
+    has_label: tuple[np.ndarray, np.ndarray],
+    mask: np.ndarray,
 ) -> dict[str, float]:
     starts = np.cumsum(n_atoms) - n_atoms
     inside = np.add.reduceat(mask, starts, dtype=int)
-    known = np.isfinite(forces).all(1) & mask
+    known = has_label[1] & mask
     errors: dict[str, float] = {}
-    whole = (inside == n_atoms) & np.isfinite(energy)
+    whole = (inside == n_atoms) & has_label[0]
     if whole.any():
         e, n = energy[whole], n_atoms[whole]
+        with np.errstate(invalid="ignore"):  # infinity less infinity
+            centred = e - e.mean()
         errors |= {
             "energy_mae": np.abs(e).mean(),
-            "energy_mae_centred": np.abs(e - e.mean()).mean(),
+            "energy_mae_centred": np.abs(centred).mean(),
             "energy_mae_per_atom": np.abs(e / n).mean(),
             "energy_rmse": math.sqrt(np.square(e).mean()),
         }
@@ -182,8 +192,6 @@ def _direct_errors(errors: np.ndarray, difference: np.ndarray) -> dict[str, floa
         errors: Conservative forces less the labels [n_atoms, 3], eV/A.
         difference: Direct forces less the conservative ones [n_atoms, 3], eV/A.
     """
-    known = np.isfinite(errors).all(1)
-    errors, difference = errors[known], difference[known]
     if not len(errors):
         return {}
     direct = EV_TO_KCAL_PER_MOL * (errors + difference)

@@ -46,7 +46,7 @@ NORM_DECAY = 0.99  # of the mean of the logarithm of gradient norms
 
 
 class DivergedError(RuntimeError):
-    """The loss stayed infinite or NaN; the last checkpoint is from before."""
+    """The loss stayed infinite or NaN; the checkpoints are from before."""
 
 
 class TrainingModule(lightning.LightningModule):
@@ -204,8 +204,10 @@ class TrainingModule(lightning.LightningModule):
         )
         if self.skipped_in_a_row > self.config.max_skipped:
             raise DivergedError(
-                f"{message}; {self.skipped_in_a_row} in a row. The last checkpoint is "
-                "good: lower the learning rate or check these frames"
+                f"{message}; {self.skipped_in_a_row} in a row. The best weights so far "
+                "are in best.pt: check these frames, or start a new run with a lower "
+                "training.learning_rate, and with training.initial: RUN/best.pt if "
+                "there is one"
             )
         warnings.warn(message, stacklevel=2)
 

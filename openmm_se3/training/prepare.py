@@ -33,7 +33,7 @@ def read_data(config: DataConfig, console: Console) -> Dataset:
     console.print(data_summary(dataset, chosen), highlight=False, soft_wrap=True)
     if chosen.warning:
         warnings.warn(chosen.warning, stacklevel=2)
-    # What stands in a file would take minutes to read; "data inspect" does.
+    # What stands in a file would take minutes to read.
     near = resemblance(dataset.frames.in_memory())
     if near.near:
         console.print(
@@ -73,6 +73,11 @@ def data_summary(dataset: Dataset, chosen: SelfEnergies) -> str:
         lines.append(
             f"masked: {no_energy:,} frames without an energy, {no_forces:,} without "
             "forces"
+        )
+    if len(frames.in_memory()) < len(frames):
+        lines.append(
+            "forces stay in the files: those that are missing are masked, and counted "
+            "by 'openmm-se3 data inspect' on a sample"
         )
     return "\n".join(lines)
 

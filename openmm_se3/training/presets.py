@@ -46,6 +46,7 @@ THESIS_TRAINING: dict[str, Any] = {
     "milestone_factor": 1e-2,
     "clip_norm": 10.0,
     "average_decay": 0.0,
+    "product_rate": 1.0,
 }
 WIDER = {"channels": 32, "key_channels": 32}
 
@@ -62,7 +63,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "model": {**THESIS_MODEL, "force_mode": "conservative"},
         "training": {**THESIS_TRAINING, "force_weight": 0.0},
     },
-    # What the shipped water model was trained with.
+    # Ours.  The shipped water model has one layer more and was trained longer.
     "default": {
         "model": {
             "cutoff": 6.0,

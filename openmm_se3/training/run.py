@@ -14,6 +14,7 @@ Files of a run:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -30,6 +31,7 @@ from rich.console import Console
 from openmm_se3.config import to_dict
 from openmm_se3.elements import SYMBOLS
 from openmm_se3.files import atomic_write, remove_unfinished
+from openmm_se3.lock import run_lock
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import SPLITS
@@ -70,9 +72,9 @@ from openmm_se3.training.settings import RunConfig, differences
 from openmm_se3.training.sitting import Sitting
 from openmm_se3.training.tensorboard import FOLDER as TENSORBOARD
 from openmm_se3.training.tensorboard import TensorBoard
-from openmm_se3.training.trainer import compiled_batches, fit, make_module
+from openmm_se3.training.trainer import compiled_batches, fit, make_module, on_gpu
 
-CONFIG, SPLIT = "config.yaml", "split.npy"
+CONFIG, SPLIT, LOCK = "config.yaml", "split.npy", "run.lock"
 ERRORS, REPORT = "errors.json", "report.md"
 CURVE, PARITY = "learning-curve.png", "parity.png"
 FILES = (CONFIG, SPLIT, LAST, PREVIOUS, BEST, HISTORY, ERRORS, REPORT, CURVE, PARITY)
@@ -122,7 +124,24 @@ def train(
         ValueError: The data do not fit the model, a split is missing, or the run to
             resume had other settings or data.
         DivergedError: Too many steps in a row were not finite.
+        LockedError: Another process trains in this folder.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    with run_lock(folder / LOCK) if is_first() else contextlib.nullcontext():
+        return _train(
+            config, folder, resume, overwrite, max_minutes, max_epochs, console
+        )
+
+
+def _train(
+    config: RunConfig,
+    folder: Path,
+    resume: bool,
+    overwrite: bool,
+    max_minutes: float | None,
+    max_epochs: float | None,
+    console: Console | None,
+) -> Outcome:
     started = time.monotonic()
     console = console or Console()
     checkpoint = open_folder(folder, resume, overwrite)
@@ -174,13 +193,12 @@ def train(
 
 
 def open_folder(folder: Path, resume: bool, overwrite: bool) -> dict[str, Any] | None:
-    """Make the folder of a run ready and return the checkpoint to go on from.
+    """Tidy the folder of a run and return the checkpoint to go on from.
 
     Raises:
         FileExistsError: The folder holds a run that nobody asked to go on with.
         ValueError: All checkpoints of the run are damaged.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     if is_first():
         for name in FILES:
             remove_unfinished(folder / name)
@@ -202,7 +220,8 @@ def open_folder(folder: Path, resume: bool, overwrite: bool) -> dict[str, Any] |
 
 def identity(config: RunConfig) -> dict[str, Any]:
     """Return what tells one run from another: its settings and hashes of its data."""
-    paths = [Path(source.path) for source in config.data.files]
+    sources = config.data.files
+    paths = [Path(source.path) for source in sources]
     hashes = [hash_source(path) for path in paths]
     choices = config.data.to_dict()
     return {
@@ -214,6 +233,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
             "files": [
                 [path.name, digest] for path, digest in zip(paths, hashes, strict=True)
             ],
+            "options": [source.options() for source in sources],
         },
     }
 
@@ -258,11 +278,30 @@ def refuse_changes(
                 )
         if not lines:
             lines.append("data: the same files in another order")
+    else:
+        lines += _option_differences(old_data, new_data)
     if lines:
         raise ValueError(
             f"{folder} cannot be resumed, the run has changed: {'; '.join(lines)}. "
             "Undo the change, or start a new run with --out or --overwrite"
         )
+
+
+def _option_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return one line for each option with which a file is read in another way."""
+    if "options" not in old:  # a checkpoint of an older version does not know
+        return []
+    lines = []
+    for (name, _), was, now in zip(
+        new["files"], old["options"], new["options"], strict=True
+    ):
+        lines += [
+            f"data {name}: {key} {was.get(key, 'not given')} in the checkpoint, "
+            f"{now.get(key, 'not given')} now"
+            for key in sorted(was.keys() | now.keys())
+            if was.get(key) != now.get(key)
+        ]
+    return lines
 
 
 def finish(
@@ -275,6 +314,8 @@ def finish(
     network.load_state_dict(best["average"])
     network.eval()
     compiled = compiled_batches(network, config.training)
+    if on_gpu(config.training):
+        network.to("cuda")
     errors = {}
     for split in SPLITS:
         graphs = split_graphs(config, dataset, split, config.training.evaluated_frames)

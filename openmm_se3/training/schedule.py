@@ -52,4 +52,5 @@ def validations_since_best(losses: Sequence[float]) -> int:
     """Return how many validations followed the best one."""
     if not losses:
         return 0
-    return len(losses) - 1 - min(range(len(losses)), key=losses.__getitem__)
+    finite = [loss if math.isfinite(loss) else math.inf for loss in losses]
+    return len(finite) - 1 - min(range(len(finite)), key=finite.__getitem__)

@@ -109,8 +109,12 @@ class Sitting(lightning.Callback):
         return {**self.header, **module.state(), "errors": None}
 
     def save(self, module: TrainingModule) -> None:
-        """Write the last checkpoint and keep the one before."""
-        if is_first():
+        """Write the last checkpoint and keep the one before.
+
+        Weights whose last step was not finite may be lost already: the checkpoint from
+        before stays the last.
+        """
+        if is_first() and not module.skipped_in_a_row:
             save_checkpoint(
                 self.folder / LAST, self.content(module), self.folder / PREVIOUS
             )

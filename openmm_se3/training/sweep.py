@@ -15,8 +15,10 @@ import yaml
 from rich.console import Console
 
 from openmm_se3.files import atomic_write
-from openmm_se3.training.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
-from openmm_se3.training.run import ERRORS, identity, refuse_changes, train
+from openmm_se3.training.checkpoint import BEST, LAST, load_checkpoint
+from openmm_se3.training.distributed import launched
+from openmm_se3.training.module import DivergedError
+from openmm_se3.training.run import CONFIG, ERRORS, identity, refuse_changes, train
 from openmm_se3.training.settings import RunConfig, run_config
 
 TABLE, CURVES = "sweep.csv", "curves.png"
@@ -111,36 +113,57 @@ def run_variants(
         console: Where to report.
 
     Returns:
-        All results; None if a run was stopped, from where the same call goes on.
+        Results of all runs but those that diverged; None if a run was stopped, from
+        where the same call goes on.
 
     Raises:
-        ValueError: A folder holds a run with other settings or data.
+        ValueError: A folder holds a run with other settings or data, or a run asks for
+            several processes.
+        DivergedError: All runs diverged.
     """
-    results = []
+    for variant in chosen:
+        devices, nodes = launched() or (
+            variant.config.training.devices,
+            variant.config.training.nodes,
+        )
+        if devices * nodes > 1:
+            raise ValueError(
+                "a sweep trains in one process; start its runs one by one with "
+                "'openmm-se3 train' to train each in several"
+            )
+    results: list[Result] = []
+    diverged: DivergedError | None = None
     for number, variant in enumerate(chosen, start=1):
         out = folder / variant.name
         console.rule(f"{number}/{len(chosen)}: {variant.name}")
         if (out / ERRORS).exists():
             refuse_changes(load_checkpoint(out / BEST), identity(variant.config), out)
         else:
-            started = any((out / name).exists() for name in (LAST, PREVIOUS))
-            outcome = train(variant.config, out, resume=started, console=console)
+            started = (out / CONFIG).exists()
+            try:
+                outcome = train(variant.config, out, resume=started, console=console)
+            except DivergedError as error:
+                console.print(f"[red]{variant.name} diverged[/]: {error}")
+                diverged = error
+                continue
             if not outcome.finished:
                 return None
         results.append(_result(variant, out))
+    if not results and diverged is not None:
+        raise diverged
     return results
 
 
 def _result(variant: Variant, folder: Path) -> Result:
-    best = load_checkpoint(folder / BEST)
+    best, last = (load_checkpoint(folder / name) for name in (BEST, LAST))
     errors = json.loads((folder / ERRORS).read_text())
     errors.pop("units")
     weights = best["average"].values()
     return Result(
         variant,
         parameters=sum(weight.numel() for weight in weights),
-        seconds=best["history"][-1]["seconds"],
-        history=best["history"],
+        seconds=last["history"][-1]["seconds"],
+        history=last["history"],
         errors=errors,
     )
 

@@ -82,20 +82,24 @@ def compiled_batches(
     engine = config.engine
     if engine == "auto" and os.environ.get(ENGINE_VARIABLE) == "torchscript":
         return None
-    on_gpu = config.device == "gpu" or (
-        config.device == "auto" and torch.cuda.is_available()
-    )
-    if engine == "compiled" and on_gpu:
+    if engine == "compiled" and on_gpu(config):
         raise ValueError(
             "training.engine: compiled code runs on the CPU; set training.device to cpu"
         )
-    if engine == "pytorch" or on_gpu:
+    if engine == "pytorch" or on_gpu(config):
         return None
     return compiled_or_none(
         lambda: CompiledBatches(network),
         network.config,
         engine == "compiled",
         "PyTorch",
+    )
+
+
+def on_gpu(config: TrainingConfig) -> bool:
+    """Tell whether the network is trained on a GPU."""
+    return config.device == "gpu" or (
+        config.device == "auto" and torch.cuda.is_available()
     )
 
 
