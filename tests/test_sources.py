@@ -595,29 +595,29 @@ def test_evaluate_reads_files_as_the_models_run_did(tmp_path: Path) -> None:
     checkpoint = random_checkpoint()
     checkpoint["data"]["files"] = [[file.name, hash_source(file)]]
 
-    def evaluate_after(by: str, source: Source, *words: object) -> Result:
+    def model_of_run(by: str, source: Source) -> Path:
         checkpoint["data"]["options"] = [source.options()]
         checkpoint["choices"]["split"] = to_dict(SplitConfig(by=by))
-        export_model(checkpoint, tmp_path / "model", overwrite=True)
-        arguments = ["evaluate", str(tmp_path / "model"), str(file), *map(str, words)]
-        return CliRunner().invoke(main, arguments)
+        export_model(checkpoint, tmp_path / by)
+        return tmp_path / by
 
-    source = Source(str(file), groups=str(groups))
-    result = evaluate_after("trajectory", source, "--split", "train")
+    def evaluate_split(model: Path, split: str, *words: object) -> Result:
+        options = ["--split", split, *map(str, words)]
+        return CliRunner().invoke(main, ["evaluate", str(model), str(file), *options])
+
+    model = model_of_run("trajectory", Source(str(file), groups=str(groups)))
+    result = evaluate_split(model, "train")
     assert result.exit_code == 2 and "name it with --groups" in result.output
-    result = evaluate_after(
-        "trajectory", source, "--split", "train", "--groups", groups
-    )
+    result = evaluate_split(model, "train", "--groups", groups)
     assert result.exit_code == 0, result.output
     np.save(tmp_path / "other.npy", np.arange(10) // 2)
-    other = "--split", "train", "--groups", tmp_path / "other.npy"
-    result = evaluate_after("trajectory", source, *other)
+    result = evaluate_split(model, "train", "--groups", tmp_path / "other.npy")
     assert result.exit_code == 2 and "was trained on" in result.output
     # A file that was put into training whole has no test frames.
-    source = Source(str(file), split="train")
-    result = evaluate_after("source", source, "--split", "test")
+    model = model_of_run("source", Source(str(file), split="train"))
+    result = evaluate_split(model, "test")
     assert result.exit_code == 2 and "there are no frames" in result.output
-    assert evaluate_after("source", source, "--split", "train").exit_code == 0
+    assert evaluate_split(model, "train").exit_code == 0
 
 
 def test_a_file_of_another_kind_names_the_formats(tmp_path: Path) -> None:

@@ -70,7 +70,8 @@ def code_of(network: str) -> list[Path]:
     """Return the files whose code decides what a network learns, our package's too."""
     package = [
         path
-        for folder in ("compiled", "model", "training") if network == "ours"
+        for folder in ("compiled", "model", "training")
+        if network == "ours"
         for path in sorted((HERE.parents[1] / "openmm_se3" / folder).rglob("*"))
         if path.suffix in (".py", ".h", ".cpp")
     ]

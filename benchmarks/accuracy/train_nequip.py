@@ -1,7 +1,8 @@
 """NequIP, 4 layers, 32 channels, lmax 1, with the settings of its tutorial.
 
-The shape is that of the tutorial, with its repulsion of atoms in contact.  Adam from a learning rate of 0.01, equal weights of forces and energies per atom,
-averaged weights with a decay of 0.999, energies in units of the forces of each element.
+The shape is that of the tutorial, with its repulsion of atoms in contact.  Adam from a
+learning rate of 0.01, equal weights of forces and energies per atom, averaged weights
+with a decay of 0.999, energies in units of the forces of each element.
 """
 
 from __future__ import annotations

@@ -146,7 +146,8 @@ class RadialTables:
         # to the polynomials of the intervals [intervals, 6, 6].
         zero = torch.zeros_like(u)
         product = torch.stack([u, zero, zero, du, u, zero, ddu, 2.0 * du, u], dim=1)
-        product = product.unflatten(1, (3, 3)) * self.step ** torch.arange(3.0)[:, None]
+        powers = self.step ** torch.arange(3, dtype=torch.float64)
+        product = product.unflatten(1, (3, 3)) * powers[:, None]
         left, right = HERMITE.split(3, dim=1)
         both = torch.cat([left @ product[:-1], right @ product[1:]], dim=2)
         self.polynomial = both.to(dtype)
