@@ -40,7 +40,7 @@ def main() -> None:
     torch.manual_seed(0)
     contender = CONTENDERS[job.contender]
     step, facts = contender.make(*water(job.atoms), job)
-    steps = warm_up(step, job.seconds) if contender.warm else 1
+    steps = warm_up(step, job.seconds)
     answer({**facts, "steps": steps})
     for _ in sys.stdin:
         measured = timed(step, steps)
