@@ -53,7 +53,10 @@ from graphs import batch as batch_graphs  # noqa: E402
 from nvidia_network import ForceField  # noqa: E402
 
 from openmm_se3.benchmark import machine  # noqa: E402
-from openmm_se3.benchmark.memory import peak_memory  # noqa: E402
+from openmm_se3.benchmark.memory import (  # noqa: E402
+    peak_memory,
+    reset_peak_memory,
+)
 from openmm_se3.compiled.training import CompiledBatches  # noqa: E402
 from openmm_se3.config import ModelConfig  # noqa: E402
 from openmm_se3.files import atomic_write  # noqa: E402
@@ -152,7 +155,7 @@ def serve(pipe: Connection, name: str, task: str, size: int, source: Path) -> No
     else:
         network, predict = ours(name, task, graph)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, fused=True)
-    before = peak_memory()
+    before = reset_peak_memory()
     while steps := pipe.recv():
         wall, processor = time.perf_counter(), time.process_time()
         for _ in range(steps):
