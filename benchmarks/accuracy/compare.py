@@ -68,10 +68,10 @@ UNITS = (
 
 def code_of(network: str) -> list[Path]:
     """Return the files whose code decides what a network learns, our package's too."""
+    folders = ("compiled", "model", "training") if network == "ours" else ()
     package = [
         path
-        for folder in ("compiled", "model", "training")
-        if network == "ours"
+        for folder in folders
         for path in sorted((HERE.parents[1] / "openmm_se3" / folder).rglob("*"))
         if path.suffix in (".py", ".h", ".cpp")
     ]

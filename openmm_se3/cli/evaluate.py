@@ -54,20 +54,19 @@ def command(
     from openmm_se3.reference.sources import read_sources
     from openmm_se3.training.evaluation import (
         evaluate_model,
-        sources_of_run,
-        with_splits_of_run,
+        read_as_trained,
         write_evaluation,
     )
     from openmm_se3.training.report import error_report
 
     loaded = load_model(model)
     sources = make_sources(files, **options)
-    if split != "all":
-        sources = sources_of_run(loaded, sources)
-    dataset = read_sources(sources)
-    frames = dataset.frames
-    if split != "all":
-        frames = with_splits_of_run(dataset, loaded, files).select(split)
+    if split == "all":
+        dataset = read_sources(sources)
+        frames = dataset.frames
+    else:
+        dataset = read_as_trained(loaded, sources)
+        frames = dataset.select(split)
     dtype = torch.float64 if precision == "double" else torch.float32
     evaluation = evaluate_model(loaded, frames, dtype)
     click.echo(error_report({split: evaluation.errors}))

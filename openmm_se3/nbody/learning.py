@@ -234,11 +234,11 @@ def open_folder(folder: Path, config: NBodyConfig, resume: bool) -> None:
         FileExistsError: It holds a run that nobody asked to go on with.
         ValueError: The run there has other settings; each difference is shown.
     """
+    if not resume and folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} holds a run; --resume goes on with it")
     wanted = {**vars(config), "layers": to_dict(config.layers)}
     path = folder / CONFIG
     if path.exists():
-        if not resume:
-            raise FileExistsError(f"{folder} holds a run; --resume goes on with it")
         kept = json.loads(path.read_text())
         lines = [
             f"{key} is {kept.get(key)} there, {value} now"

@@ -6,6 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from openmm_se3.files import atomic_write
 from openmm_se3.modelfile import ModelFile
 from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import Frames
-from openmm_se3.reference.sources import Source, hash_source
+from openmm_se3.reference.sources import Source, hash_source, read_sources
 from openmm_se3.reference.splits import SplitConfig
 from openmm_se3.training.data import FrameGraphs
 from openmm_se3.training.metrics import (
@@ -40,79 +41,64 @@ class Evaluation:
     errors: dict[str, dict[str, float]]
 
 
-def sources_of_run(model: ModelFile, sources: Sequence[Source]) -> list[Source]:
-    """Return sources read as a model's run read them.
-
-    Options of the run that are not given are added: which split a file is in, units,
-    whether its energies count.  Only the file of groups has to be named again.
-
-    Args:
-        model: The model.
-        sources: Files, and how to read them.
-
-    Raises:
-        ValueError: A file is to be read in another way than in the run.
-    """
-    trained = model.metadata["training_data"]
-    digests = [digest for _, digest in trained["files"]]
-    # Models of older versions do not say it.
-    known = dict(zip(digests, trained.get("options", []), strict=False))
-    as_trained = []
-    for source in sources:
-        then, now = known.get(hash_source(Path(source.path))), source.options()
-        if then is None:
-            as_trained.append(source)
-            continue
-        for key in now.keys() - NAMES_ONLY:
-            if then.get(key) != now[key]:
-                raise ValueError(
-                    f"the model {model.metadata['name']!r} was trained on "
-                    f"{source.path} with {key} {then.get(key, 'not given')}, not "
-                    f"{now[key]}; its splits are of frames read like that"
-                )
-        if "groups" in then and "groups" not in now:
-            raise ValueError(
-                f"the model {model.metadata['name']!r} was trained on {source.path} "
-                "with a file of groups; name it with --groups, or use --split all"
-            )
-        missing = {key: then[key] for key in then.keys() - now.keys()}
-        as_trained.append(dataclasses.replace(source, **missing))
-    return as_trained
-
-
-def with_splits_of_run(
-    dataset: Dataset, model: ModelFile, files: Sequence[Path]
-) -> Dataset:
-    """Return data with the splits that a model was trained with.
+def read_as_trained(model: ModelFile, sources: Sequence[Source]) -> Dataset:
+    """Return data read and divided as a model's run did it.
 
     A run may make its own splits instead of keeping those of the files: a test frame
-    of a file may then be one that the model has learned.
+    of a file may then be one that the model has learned.  Files that the run did not
+    have are read as they are.
 
     Args:
-        dataset: The data.
         model: The model.
-        files: Where the data are from, in order.
+        sources: Files, and how to read them.  Options of the run that are not given are
+            added: which split a file is in, units, whether its energies count.  Only
+            the file of groups has to be named again.
 
     Raises:
-        ValueError: Some of the files were divided in another way by the model's run,
-            together with files that are not given here.
+        ValueError: A file is to be read in another way than in the run, or some of the
+            files were divided by the run together with files that are not given here.
     """
-    trained = model.metadata["training_data"]
-    rule = trained.get("split")
-    if rule is None or rule["by"] == "source":
-        return dataset
+    trained, name = model.metadata["training_data"], model.metadata["name"]
     before = [digest for _, digest in trained["files"]]
-    given = [hash_source(path) for path in files]
-    if set(before).isdisjoint(given):
+    given = [hash_source(Path(source.path)) for source in sources]
+    # Models of older versions do not say it.
+    options = dict(zip(before, trained.get("options", []), strict=False))
+    dataset = read_sources(
+        [
+            _as_trained(source, options[digest], name) if digest in options else source
+            for source, digest in zip(sources, given, strict=True)
+        ]
+    )
+    rule = trained.get("split")
+    if rule is None or rule["by"] == "source" or set(before).isdisjoint(given):
         return dataset
     if given != before:
-        names = ", ".join(name for name, _ in trained["files"])
+        names = ", ".join(file for file, _ in trained["files"])
         raise ValueError(
-            f"the model {model.metadata['name']!r} was trained on some of these "
-            f"frames, divided by {rule['by']} over all of {names}; give these files, "
-            "in this order, or --split all"
+            f"the model {name!r} was trained on some of these frames, divided by "
+            f"{rule['by']} over all of {names}; give these files, in this order, or "
+            "--split all"
         )
     return divide(dataset, from_dict(SplitConfig, rule))
+
+
+def _as_trained(source: Source, then: dict[str, Any], name: str) -> Source:
+    """Return a source with the options that a model's run read it with."""
+    now = source.options()
+    for key in now.keys() - NAMES_ONLY:
+        if then.get(key) != now[key]:
+            raise ValueError(
+                f"the model {name!r} was trained on {source.path} with {key} "
+                f"{then.get(key, 'not given')}, not {now[key]}; its splits are of "
+                "frames read like that"
+            )
+    if "groups" in then and "groups" not in now:
+        raise ValueError(
+            f"the model {name!r} was trained on {source.path} with a file of groups; "
+            "name it with --groups, or use --split all"
+        )
+    missing = {key: then[key] for key in then.keys() - now.keys()}
+    return dataclasses.replace(source, **missing)
 
 
 def evaluate_model(

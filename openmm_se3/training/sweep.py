@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ from rich.console import Console
 
 from openmm_se3.files import atomic_write
 from openmm_se3.training.checkpoint import BEST, LAST, load_checkpoint
-from openmm_se3.training.distributed import launched
 from openmm_se3.training.module import DivergedError
 from openmm_se3.training.run import CONFIG, ERRORS, identity, refuse_changes, train
 from openmm_se3.training.settings import RunConfig, run_config
+from openmm_se3.training.trainer import processes
 
 TABLE, CURVES = "sweep.csv", "curves.png"
 LEGEND_COLUMNS = 3
@@ -122,11 +123,7 @@ def run_variants(
         DivergedError: All runs diverged.
     """
     for variant in chosen:
-        devices, nodes = launched() or (
-            variant.config.training.devices,
-            variant.config.training.nodes,
-        )
-        if devices * nodes > 1:
+        if math.prod(processes(variant.config.training)) > 1:
             raise ValueError(
                 "a sweep trains in one process; start its runs one by one with "
                 "'openmm-se3 train' to train each in several"

@@ -140,7 +140,7 @@ def fit(
 ) -> None:
     """Train until the run is finished or a callback ends the sitting."""
     config = module.config
-    devices, nodes = launched() or (config.devices, config.nodes)
+    devices, nodes = processes(config)
     interval = Interval(
         module.order, lambda: module.step, config.validate_every, config.steps
     )
@@ -171,9 +171,14 @@ def fit(
             pass
 
 
-def make_strategy(processes: int) -> Any:
+def processes(config: TrainingConfig) -> tuple[int, int]:
+    """Return the processes of a machine that train, and the machines."""
+    return launched() or (config.devices, config.nodes)
+
+
+def make_strategy(n_processes: int) -> Any:
     """Return how Lightning lets processes work together."""
-    if processes == 1:
+    if n_processes == 1:
         return "auto"
     # A network without direct forces leaves the weights of that head without gradients.
     return DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
