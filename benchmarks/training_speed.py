@@ -118,7 +118,7 @@ def ours(name: str, task: str, graph: Any) -> tuple[torch.nn.Module, Predict]:
     if task == "energy":
         return network, lambda: (energies_only(network, tensors), None)
     return network, lambda: network.energy_and_forces(
-        **vars(tensors), create_graph=True
+        **vars(tensors), create_graph=True, paired=True
     )
 
 

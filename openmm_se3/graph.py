@@ -1,7 +1,8 @@
 """Edges of a set of atoms: all pairs, or neighbours within a cutoff.
 
 An edge goes from a neighbour j to a centre i and carries the vector x_j - x_i + shift,
-where the shift is a lattice vector.  Edges are sorted by centre.
+where the shift is a lattice vector.  Edges are sorted by centre, unless ``in_pairs``
+has put them in another order.
 """
 
 from __future__ import annotations
@@ -49,3 +50,29 @@ def neighbour_pairs(
     )
     lattice = shifts.to(torch.float64) @ box.to(torch.float64).to(positions.device)
     return centre, neighbour, lattice.to(positions.dtype)
+
+
+def in_pairs(
+    centre: Tensor, neighbour: Tensor, shifts: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return edges so that the second half are those of the first half, reversed.
+
+    What depends on the distance alone is then computed for one half.
+
+    Args:
+        centre: Atom i of each edge [n_edges].
+        neighbour: Atom j of each edge [n_edges]; every edge has its reverse.
+        shifts: Lattice vector of each edge [n_edges, 3].
+
+    Raises:
+        ValueError: Some edges have no reverse.
+    """
+    # Of an atom's own images the one whose shift has its first nonzero component above
+    # zero comes first.
+    x, y, z = shifts.unbind(1)
+    own = (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))
+    first = (centre < neighbour) | ((centre == neighbour) & own)
+    i, j, shift = centre[first], neighbour[first], shifts[first]
+    if 2 * len(i) != len(centre):
+        raise ValueError("some edges lack their reverse: take a full neighbour list")
+    return torch.cat([i, j]), torch.cat([j, i]), torch.cat([shift, -shift])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.neighborlist import neighbor_list
 
-from openmm_se3.graph import all_pairs, neighbour_pairs
+from openmm_se3.graph import all_pairs, in_pairs, neighbour_pairs
 
 
 def random_atoms(n_atoms: int, cell: object = None, seed: int = 0) -> Atoms:
@@ -70,6 +72,32 @@ def test_same_edges_as_ase(name: str, cutoff: float) -> None:
         i, j, d
     )
     assert (centre.diff() >= 0).all(), "not sorted by centre"
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_the_second_half_is_the_first_reversed(name: str) -> None:
+    atoms = SYSTEMS[name]
+    positions = torch.tensor(atoms.positions)
+    cell = torch.tensor(atoms.cell.array) if atoms.pbc.any() else None
+    edges = neighbour_pairs(positions, 4.0, cell)
+    order = torch.randperm(len(edges[0]))
+    centre, neighbour, shifts = in_pairs(*(part[order] for part in edges))
+    half = len(centre) // 2
+    assert torch.equal(centre[:half], neighbour[half:])
+    assert torch.equal(neighbour[:half], centre[half:])
+    assert torch.equal(shifts[:half], -shifts[half:])
+
+    def listed(i: torch.Tensor, j: torch.Tensor, s: torch.Tensor) -> list[Any]:
+        vectors = positions[j] - positions[i] + s
+        return edges_of(i.numpy(), j.numpy(), vectors.numpy())
+
+    assert listed(centre, neighbour, shifts) == listed(*edges)
+
+
+def test_an_edge_without_its_reverse_is_refused() -> None:
+    centre, neighbour, shifts = neighbour_pairs(torch.eye(3).double(), 4.0)
+    with pytest.raises(ValueError, match="lack their reverse"):
+        in_pairs(centre[1:], neighbour[1:], shifts[1:])
 
 
 def test_the_zoo_has_the_cases_it_names() -> None:

@@ -103,10 +103,18 @@ def test_it_grows_with_what_it_depends_on() -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [{"layers": 4}, {"lmax": 3}, {"channels": 8}, {"kernel": "full"}]
+    ("less", "more"),
+    [
+        ({}, {"layers": 4}),
+        ({}, {"lmax": 3}),
+        ({}, {"channels": 8}),
+        ({"channels": 16}, {"channels": 16, "kernel": "full"}),
+    ],
 )
-def test_larger_networks_need_more(more: dict[str, int | str]) -> None:
-    small, large = random_network(), random_network(**more)
+def test_larger_networks_need_more(
+    less: dict[str, int], more: dict[str, int | str]
+) -> None:
+    small, large = random_network(**less), random_network(**more)
     needs = [
         needed_memory(network, "torchscript", "single", 10, 90)
         for network in (small, large)

@@ -11,7 +11,7 @@ from random_model import random_network, small_config, water_cluster
 from torch import Tensor
 
 from openmm_se3.config import ModelConfig
-from openmm_se3.graph import all_pairs, neighbour_pairs
+from openmm_se3.graph import all_pairs, in_pairs, neighbour_pairs
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.model.wall import ZBLWall
 
@@ -117,6 +117,27 @@ def test_dense_path_is_the_sparse_path(variant: str, dtype: torch.dtype) -> None
     )
     for one, other in zip(dense, sparse, strict=True):
         assert same(one, other, dtype)
+
+
+@both_precisions
+@all_variants
+@pytest.mark.parametrize("box", [None, 5.0], ids=["free", "own images"])
+def test_edges_in_pairs_give_the_same(
+    box: float | None, variant: str, dtype: torch.dtype
+) -> None:
+    network = random_network(dtype, **VARIANTS[variant])
+    species, positions = water_cluster(3)
+    cell = None if box is None else box * torch.eye(3).double()
+    edges = neighbour_pairs(positions, 5.5, cell)
+    one = network.energy_and_both_forces(positions, species, *edges)
+    pairs = in_pairs(*edges)
+    other = network.energy_and_both_forces(positions, species, *pairs, paired=True)
+    for left, right in zip(one, other, strict=True):
+        assert left.shape == right.shape
+        assert not len(left) or same(left, right, dtype)
+    # In another order the two halves are no pairs.
+    wrong = network.energy_and_both_forces(positions, species, *edges, paired=True)
+    assert not same(one[0], wrong[0], dtype)
 
 
 @both_precisions

@@ -107,8 +107,8 @@ def _numbers_of_an_edge(layer: AttentionLayer) -> int:
     radial = layer.radial.hidden
     return (
         radial.in_features
-        + 2 * radial.out_features  # before and after the activation
-        + 2 * kernel.n_radial  # without and with the envelope
+        + 3 * radial.out_features  # before and after the activation, with the envelope
+        + sum(kernel.n_radial)
         + rows * dim_in  # kernels W_J
         + dim_in * channels  # features of the neighbour
         + 2 * rows * channels  # W_J f and its factors

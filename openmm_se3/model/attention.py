@@ -150,7 +150,8 @@ class AttentionLayer(nn.Module):
         Args:
             features: f_in [(k_max+1)^2, n_atoms, channels_in].
             harmonics: Y_{Jm} of the edges' directions [n_edges, (jmax+1)^2].
-            radial_basis: b_n(r) [n_edges, n_functions].
+            radial_basis: b_n(r) [n_distances, n_functions]; of edges, or of pairs of
+                edges.
             envelope: u(r) [n_edges].
             centre: Atom i of each edge [n_edges].
             neighbour: Atom j of each edge [n_edges].
@@ -160,7 +161,7 @@ class AttentionLayer(nn.Module):
         queries = self.query(features[: self.dim_query]).transpose(0, 1)  # (2.3)
         senders = self.mix(features).index_select(1, neighbour).transpose(0, 1)
         basis = self.basis(harmonics)  # (2.1)
-        radial = self.radial(radial_basis, envelope)
+        radial = self.radial(radial_basis, envelope.narrow(0, 0, radial_basis.shape[0]))
         messages = self.kernel(
             basis, radial, senders
         )  # (2.2) [n_edges, dim_out, Ck + C]

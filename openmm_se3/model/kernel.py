@@ -3,13 +3,13 @@
     W_J^{lk}(x) = sum_m Y_{Jm}(x/|x|) Q_{Jm}^{lk}                        (2.1)
     W^{lk}(x)   = sum_{J=|k-l|}^{k+l} psi_J^{lk}(|x|) W_J^{lk}(x)        (2.2)
 
-| symbol          | variable  | shape                                       |
-|-----------------|-----------|---------------------------------------------|
-| Y_{Jm}          | harmonics | [n_edges, (jmax+1)^2]                       |
-| Q_{Jm}^{lk}     | coupling  | [(jmax+1)^2, n_rows * dim_in]               |
-| W_J^{lk}(x)     | basis     | [n_edges, n_rows, dim_in]                   |
-| psi_J^{lk}      | radial    | [n_edges, n_paths, channels] (depthwise)    |
-| f_in,j^k        | features  | [n_edges, dim_in, channels]                 |
+| symbol          | variable  | shape                                        |
+|-----------------|-----------|----------------------------------------------|
+| Y_{Jm}          | harmonics | [n_edges, (jmax+1)^2]                        |
+| Q_{Jm}^{lk}     | coupling  | [(jmax+1)^2, n_rows * dim_in]                |
+| W_J^{lk}(x)     | basis     | [n_edges, n_rows, dim_in]                    |
+| psi_J^{lk}      | radial    | [n_distances, n_paths, channels] (depthwise) |
+| f_in,j^k        | features  | [n_edges, dim_in, channels]                  |
 
 A path is one triple (l, k, J); its 2l+1 rows are the components of the output, and
 ``dim_in`` runs over the components of all input degrees k.  Clebsch-Gordan coefficients
@@ -18,6 +18,8 @@ and spherical harmonics both come from e3nn, so that their conventions agree.
 Where we differ and why: with ``mirror`` only paths of even k + l + J are kept.  The
 others change sign under reflection; an energy must not, and would have to be taught so
 by data.
+
+Radial functions are those of edges or of pairs of edges, see ``by_direction``.
 """
 
 from __future__ import annotations
@@ -130,6 +132,19 @@ class KernelBasis(nn.Module):
         return basis.unflatten(1, (self.n_rows, self.dim_in))
 
 
+def by_direction(values: Tensor, radial: Tensor) -> Tensor:
+    """Return values of edges [n_edges, ...] as [directions, n_distances, ...].
+
+    Args:
+        values: Values of edges.
+        radial: Radial functions [n_distances, ...]: of each edge, where there is one
+            direction, or of pairs whose second edges stand behind all first ones.
+    """
+    n_distances = radial.shape[0]
+    directions = 1 if values.shape[0] == n_distances else 2
+    return values.unflatten(0, (directions, n_distances))
+
+
 class DepthwiseKernel(nn.Module):
     """W^{lk}(x) f of equation (2.2) with one radial function a path and channel.
 
@@ -142,7 +157,7 @@ class DepthwiseKernel(nn.Module):
         super().__init__()
         self.path_of_row: Tensor
         self.component_of_row: Tensor
-        self.n_radial = len(paths) * channels
+        self.n_radial = [len(paths) * channels]
         self.n_paths = len(paths)
         rows_of_path = [2 * p.l + 1 for p in paths]
         path_of_row = torch.repeat_interleave(torch.tensor(rows_of_path))
@@ -154,16 +169,18 @@ class DepthwiseKernel(nn.Module):
         self.register_buffer("path_of_row", path_of_row, persistent=False)
         self.register_buffer("component_of_row", component_of_row, persistent=False)
 
-    def forward(self, basis: Tensor, radial: Tensor, features: Tensor) -> Tensor:
+    def forward(self, basis: Tensor, radial: list[Tensor], features: Tensor) -> Tensor:
         """Return messages [n_edges, dim_out, channels].
 
         Args:
             basis: W_J^{lk} [n_edges, n_rows, dim_in].
-            radial: psi_J^{lk} [n_edges, n_paths * channels].
+            radial: psi_J^{lk} [n_distances, n_paths * channels], one part.
             features: f_in,j^k of the neighbours [n_edges, dim_in, channels].
         """
-        psi = radial.unflatten(1, (self.n_paths, -1)).index_select(1, self.path_of_row)
-        rows = torch.bmm(basis, features) * psi  # [n_edges, n_rows, channels]
+        psi = radial[0].unflatten(1, (self.n_paths, -1))
+        psi = psi.index_select(1, self.path_of_row)
+        rows = by_direction(torch.bmm(basis, features), psi) * psi
+        rows = rows.flatten(0, 1)  # [n_edges, n_rows, channels]
         messages = rows.new_zeros(rows.shape[0], self.dim_out, rows.shape[2])
         return messages.index_add(1, self.component_of_row, rows)
 
@@ -175,31 +192,35 @@ class FullKernel(nn.Module):
         super().__init__()
         self.channels_in = channels_in
         self.channels_out = channels_out
-        self.n_radial = len(paths) * channels_in * channels_out
-        self.n_paths = len(paths)
         l_max = max(p.l for p in paths)
         self.paths_of_degree = [sum(p.l == l for p in paths) for l in range(l_max + 1)]
         self.rows_of_degree = [
             (2 * l + 1) * n for l, n in enumerate(self.paths_of_degree)
         ]
-        self.radial_of_degree = [n * channels_in for n in self.paths_of_degree]
+        self.n_radial = [n * channels_in * channels_out for n in self.paths_of_degree]
         self.scale = 1.0 / math.sqrt(channels_in)
 
-    def forward(self, basis: Tensor, radial: Tensor, features: Tensor) -> Tensor:
+    def forward(self, basis: Tensor, radial: list[Tensor], features: Tensor) -> Tensor:
         """Return messages [n_edges, dim_out, channels_out].
 
         Args:
             basis: W_J^{lk} [n_edges, n_rows, dim_in].
-            radial: psi_J^{lk} [n_edges, n_paths * channels_in * channels_out].
+            radial: psi_J^{lk} [n_distances, n_paths * channels_in * channels_out] of
+                the paths to each degree l, which are parts of their own because
+                gradients of slices of so large an array would be copied.
             features: f_in,j^k of the neighbours [n_edges, dim_in, channels_in].
         """
-        rows = torch.bmm(basis, features)  # [n_edges, n_rows, channels_in]
-        psi = radial.unflatten(1, (self.n_paths * self.channels_in, self.channels_out))
+        rows = by_direction(torch.bmm(basis, features), radial[0])
         messages: list[Tensor] = []
-        rows_of_degree = rows.split(self.rows_of_degree, dim=1)
-        psi_of_degree = psi.split(self.radial_of_degree, dim=1)
+        rows_of_degree = rows.split(self.rows_of_degree, dim=2)
         for l, n_paths in enumerate(self.paths_of_degree):
-            block = rows_of_degree[l].unflatten(1, (n_paths, 2 * l + 1))
-            block = block.transpose(1, 2).flatten(2)  # [n_edges, 2l+1, paths * C_in]
-            messages.append(torch.bmm(block, psi_of_degree[l]) * self.scale)
+            psi = radial[l].unflatten(
+                1, (n_paths * self.channels_in, self.channels_out)
+            )
+            block = rows_of_degree[l].unflatten(2, (n_paths, 2 * l + 1))
+            # [n_distances, directions, 2l+1, n_paths, channels_in]
+            block = block.permute(1, 0, 3, 2, 4)
+            product = torch.bmm(block.flatten(3).flatten(1, 2), psi)
+            product = product.unflatten(1, (-1, 2 * l + 1)).transpose(0, 1)
+            messages.append(product.flatten(0, 1) * self.scale)
         return torch.cat(messages, dim=1)

@@ -4,8 +4,11 @@
 |----------|------------|--------------------------------|
 | |x_ij|   | distance   | [n_edges]                      |
 | u(r)     | envelope   | [n_edges]                      |
-| b_n(r)   | basis      | [n_edges, n_functions]         |
-| psi(r)   | radial     | [n_edges, n_outputs]           |
+| b_n(r)   | basis      | [n_distances, n_functions]     |
+| psi(r)   | radial     | [n_distances, n_outputs]       |
+
+Both edges of a pair have one distance: where the edges come in pairs (``paired``, see
+``transformer``), n_distances is the number of pairs, elsewhere that of edges.
 """
 
 from __future__ import annotations
@@ -82,19 +85,32 @@ class BesselBasis(nn.Module):
 
 
 class RadialNetwork(nn.Module):
-    """psi(r) = u(r) MLP(b(r)) of equation (2.2): zero at the cutoff with zero slope."""
+    """psi(r) = u(r) MLP(b(r)) of equation (2.2): zero at the cutoff with zero slope.
 
-    def __init__(self, n_functions: int, width: int, n_outputs: int) -> None:
+    Args:
+        n_functions: Functions of the radial basis.
+        width: Hidden values.
+        n_outputs: Outputs, in parts that are used apart from each other.
+    """
+
+    def __init__(self, n_functions: int, width: int, n_outputs: list[int]) -> None:
         super().__init__()
+        self.n_outputs = n_outputs
         self.hidden = nn.Linear(n_functions, width)
-        self.output = nn.Linear(width, n_outputs)
+        self.output = nn.Linear(width, sum(n_outputs))
 
-    def forward(self, basis: Tensor, envelope: Tensor) -> Tensor:
-        """Return psi [n_edges, n_outputs].
+    def forward(self, basis: Tensor, envelope: Tensor) -> list[Tensor]:
+        """Return the parts of psi [n_distances, n_outputs].
 
         Args:
-            basis: b_n(r) [n_edges, n_functions].
-            envelope: u(r) [n_edges].
+            basis: b_n(r) [n_distances, n_functions].
+            envelope: u(r) [n_distances].
         """
-        hidden = nn.functional.silu(self.hidden(basis))
-        return self.output(hidden) * envelope.unsqueeze(-1)
+        # u times the few hidden values, not times the many outputs, which would move
+        # far more memory; the bias gets its u as one more of them.
+        u = envelope.unsqueeze(-1)
+        hidden = torch.cat([nn.functional.silu(self.hidden(basis)) * u, u], dim=1)
+        weights = torch.cat([self.output.weight, self.output.bias.unsqueeze(1)], dim=1)
+        return [
+            nn.functional.linear(hidden, part) for part in weights.split(self.n_outputs)
+        ]

@@ -110,6 +110,7 @@ class SE3Transformer(nn.Module):
         centre: Tensor,
         neighbour: Tensor,
         dense: bool = False,
+        paired: bool = False,
         head: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Return atomic energies and direct forces.
@@ -120,6 +121,8 @@ class SE3Transformer(nn.Module):
             centre: Atom i of each edge [n_edges].
             neighbour: Atom j of each edge [n_edges].
             dense: The edges are all ordered pairs of different atoms, sorted by centre.
+            paired: The second half of the edges are those of the first, reversed, see
+                :func:`~openmm_se3.graph.in_pairs`.
             head: Compute the direct forces where ``force_mode`` is "both".
 
         Returns:
@@ -127,7 +130,7 @@ class SE3Transformer(nn.Module):
             [n_atoms, 3], eV/A, or [0, 3] where there are none.
         """
         features, directed, wall = self.features(
-            species, vectors, centre, neighbour, dense, head
+            species, vectors, centre, neighbour, dense, paired, head
         )
         energies = self.atomic_energies(features)
         if self.training:
@@ -153,6 +156,7 @@ class SE3Transformer(nn.Module):
         n_molecules: int = 1,
         create_graph: bool = False,
         dense: bool = False,
+        paired: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Return the energy of each molecule and the force on each atom.
 
@@ -172,6 +176,8 @@ class SE3Transformer(nn.Module):
             n_molecules: Number of molecules.
             create_graph: Keep what is needed to differentiate the forces, for training.
             dense: The edges are all ordered pairs of one molecule, sorted by centre.
+            paired: The second half of the edges are those of the first, reversed, see
+                :func:`~openmm_se3.graph.in_pairs`.  Saves memory and time in training.
 
         Returns:
             Energies relative to isolated atoms [n_molecules], float64, eV; forces
@@ -187,6 +193,7 @@ class SE3Transformer(nn.Module):
             n_molecules,
             create_graph,
             dense,
+            paired,
             head=False,
         )
         return energies, forces
@@ -202,6 +209,7 @@ class SE3Transformer(nn.Module):
         n_molecules: int = 1,
         create_graph: bool = False,
         dense: bool = False,
+        paired: bool = False,
         head: bool = True,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return what :meth:`energy_and_forces` does and the direct forces beside it.
@@ -212,19 +220,26 @@ class SE3Transformer(nn.Module):
         vectors = self.edge_vectors(positions, centre, neighbour, shifts).detach()
         if self.direct:
             atomic, forces = self.forward(
-                species, vectors, centre, neighbour, dense, head
+                species, vectors, centre, neighbour, dense, paired, head
             )
             direct = forces.new_zeros((0, 3))
         elif torch.jit.is_scripting():
             # TorchScript has no enable_grad; TorchForce leaves gradients on.
             atomic, slope, direct = self.energies_and_slope(
-                species, vectors, centre, neighbour, create_graph, dense, head
+                species, vectors, centre, neighbour, create_graph, dense, paired, head
             )
             forces = self.forces_of_edges(slope, centre, neighbour, species.shape[0])
         else:
             with torch.enable_grad():
                 atomic, slope, direct = self.energies_and_slope(
-                    species, vectors, centre, neighbour, create_graph, dense, head
+                    species,
+                    vectors,
+                    centre,
+                    neighbour,
+                    create_graph,
+                    dense,
+                    paired,
+                    head,
                 )
                 forces = self.forces_of_edges(
                     slope, centre, neighbour, species.shape[0]
@@ -262,11 +277,14 @@ class SE3Transformer(nn.Module):
         neighbour: Tensor,
         create_graph: bool,
         dense: bool,
+        paired: bool,
         head: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return energies [n_atoms], dE/d(x_j - x_i) [n_edges, 3], direct forces."""
         vectors = vectors.requires_grad_()
-        atomic, direct = self.forward(species, vectors, centre, neighbour, dense, head)
+        atomic, direct = self.forward(
+            species, vectors, centre, neighbour, dense, paired, head
+        )
         (slope,) = torch.autograd.grad(
             [atomic.sum()], [vectors], create_graph=create_graph
         )
@@ -291,6 +309,7 @@ class SE3Transformer(nn.Module):
         centre: Tensor,
         neighbour: Tensor,
         dense: bool,
+        paired: bool,
         head: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the last features, those of direct forces, and the wall's energy.
@@ -302,7 +321,9 @@ class SE3Transformer(nn.Module):
         distance = torch.sqrt(vectors.square().sum(1) + self.distance_epsilon)
         harmonics = self.harmonics(vectors / distance.unsqueeze(1))
         envelope = self.envelope(distance)
-        radial_basis = self.radial_basis(distance)
+        # Both edges of a pair have the same distance.
+        n_distances = len(distance) // 2 if paired else len(distance)
+        radial_basis = self.radial_basis(distance[:n_distances])
         features = self.embedding(species).unsqueeze(0)  # [1, n_atoms, channels]
         before = features
         for attention, nonlinearity in zip(self.attention, self.nonlinearities):
@@ -337,7 +358,7 @@ class SE3Transformer(nn.Module):
         nothing = species[:0]
         vectors = self.embedding.weight.new_zeros((0, 3))
         features, _, _ = self.features(
-            species, vectors, nothing, nothing, dense=False, head=False
+            species, vectors, nothing, nothing, dense=False, paired=False, head=False
         )
         return self.atomic_energies(features)
 

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openmm_se3.graph import neighbour_pairs
+from openmm_se3.graph import in_pairs, neighbour_pairs
 from openmm_se3.reference.frames import Frame, Frames
 from openmm_se3.training.distributed import share
 
@@ -234,7 +234,10 @@ def frame_graph(
 
 @dataclasses.dataclass(frozen=True)
 class GraphTensors:
-    """The plain tensors of a batch that the network sees, under its names."""
+    """The plain tensors of a batch that the network sees, under its names.
+
+    The second half of the edges are those of the first, reversed.
+    """
 
     positions: Tensor
     species: Tensor
@@ -248,6 +251,7 @@ class GraphTensors:
 def graph_tensors(graph: dgl.DGLGraph) -> GraphTensors:
     """Take a batched graph apart."""
     neighbour, centre = graph.edges()
+    centre, neighbour, shifts = in_pairs(centre, neighbour, graph.edata["shift"])
     counts = graph.batch_num_nodes()
     molecule = torch.repeat_interleave(
         torch.arange(len(counts), device=counts.device),
@@ -259,7 +263,7 @@ def graph_tensors(graph: dgl.DGLGraph) -> GraphTensors:
         species=graph.ndata["species"],
         centre=centre,
         neighbour=neighbour,
-        shifts=graph.edata["shift"],
+        shifts=shifts,
         molecule=molecule,
         n_molecules=len(counts),
     )

@@ -76,7 +76,9 @@ def predict_batch(
         with torch.no_grad():
             energies, forces = compiled.energy_and_forces(network, **vars(tensors))
         return Predictions(energies.numpy(), forces.numpy(), None)
-    energies, forces, direct = network.energy_and_both_forces(**vars(tensors))
+    energies, forces, direct = network.energy_and_both_forces(
+        **vars(tensors), paired=True
+    )
     return Predictions(
         energies.cpu().numpy(),
         forces.double().cpu().numpy(),

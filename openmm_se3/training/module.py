@@ -136,7 +136,7 @@ class TrainingModule(lightning.LightningModule):
             )
         elif self.config.force_weight > 0.0:
             energies, forces, direct = self.network.energy_and_both_forces(
-                **vars(tensors), create_graph=True
+                **vars(tensors), create_graph=True, paired=True
             )
         else:
             energies = energies_only(self.network, tensors)
@@ -311,7 +311,7 @@ def energies_only(network: SE3Transformer, tensors: GraphTensors) -> Tensor:
     """Return the energy of each molecule [n_molecules], eV, without its forces."""
     t = tensors
     vectors = network.edge_vectors(t.positions, t.centre, t.neighbour, t.shifts)
-    atomic, _ = network(t.species, vectors, t.centre, t.neighbour)
+    atomic, _ = network(t.species, vectors, t.centre, t.neighbour, paired=True)
     return atomic.new_zeros(t.n_molecules).index_add(0, t.molecule, atomic)
 
 
