@@ -445,6 +445,23 @@ def test_splits_keep_groups_whole_and_follow_the_seed(dataset: Dataset) -> None:
     assert (moved.column("split") == np.r_[split[::2], split[1::2]]).all()
 
 
+def test_a_file_put_into_one_split_is_not_divided(tmp_path: Path) -> None:
+    for name, size in (("mine.xyz", 1.0), ("held_out.xyz", 1.005)):
+        for index in range(10):
+            info = {"energy": -2000.0 - index, "trajectory": f"t{index}"}
+            atoms = Atoms("OHH", (size + 0.01 * index) * WATER, info=info)
+            write(tmp_path / name, atoms, append=True)
+    rule = SplitConfig(by="trajectory", fractions=(0.5, 0.5, 0.0))
+    mine = Source(str(tmp_path / "mine.xyz"))
+    alone = make_splits(read_source(mine).frames, rule)
+    assert set(alone) == {SPLITS.index("train"), SPLITS.index("validation")}
+    for split in ("train", "test"):
+        held_out = Source(str(tmp_path / "held_out.xyz"), split=split)
+        made = make_splits(read_sources([held_out, mine]).frames, rule)
+        assert set(made[:10]) == {SPLITS.index(split)}
+        assert (made[10:] == alone).all()
+
+
 def test_split_by_molecule_needs_molecules(dataset: Dataset) -> None:
     with pytest.raises(ValueError, match="2 groups by molecule, too few for 3"):
         make_splits(dataset.frames, SplitConfig(by="molecule"))

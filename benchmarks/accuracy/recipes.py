@@ -44,11 +44,9 @@ DATA: dict[str, dict[str, Any]] = {
         "data": {
             "files": [
                 str(SHARED / "spice-dipeptides/train.xyz"),
-                {
-                    "path": str(SHARED / "spice-dipeptides/val.xyz"),
-                    "split": "validation",
-                },
-            ]
+                {"path": str(SHARED / "spice-dipeptides/val.xyz"), "split": "test"},
+            ],
+            "split": {"by": "trajectory", "fractions": [0.9, 0.1, 0.0], "seed": 1},
         },
     },
 }
@@ -101,9 +99,9 @@ def variant(recipe: Recipe, data: str, steps: int, seed: int) -> Variant:
     return Variant(recipe.name, {"recipe": recipe.name}, run_config(values, Path()))
 
 
-def print_table(results: list[Result], split: str, console: Console) -> None:
+def print_table(results: list[Result], console: Console) -> None:
     """Print one line a recipe, errors beside those of the default."""
-    table = Table(title=f"errors on {split} frames, kcal/mol and kcal/mol/A", box=None)
+    table = Table(title="errors on test frames, kcal/mol and kcal/mol/A", box=None)
     table.add_column("network")
     for heading in (
         "parameters",
@@ -113,9 +111,9 @@ def print_table(results: list[Result], split: str, console: Console) -> None:
         "times default",
     ):
         table.add_column(heading, justify="right")
-    base = results[0].errors[split]["all"]["force_mae"]
+    base = results[0].errors["test"]["all"]["force_mae"]
     for result in results:
-        errors = result.errors[split]["all"]
+        errors = result.errors["test"]["all"]
         steps = result.history[-1]["step"]
         table.add_row(
             result.variant.name,
@@ -128,14 +126,14 @@ def print_table(results: list[Result], split: str, console: Console) -> None:
     console.print(table)
 
 
-def write_csv(path: Path, results: list[Result], split: str) -> None:
+def write_csv(path: Path, results: list[Result]) -> None:
     """Write the table as CSV."""
     with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.writer(file)
         keys = ("energy_mae", "energy_mae_per_atom", "force_mae", "force_rmse")
         writer.writerow(["network", "parameters", "seconds", "steps", *keys])
         for r in results:
-            errors = r.errors[split]["all"]
+            errors = r.errors["test"]["all"]
             writer.writerow(
                 [
                     r.variant.name,
@@ -170,10 +168,8 @@ def main(
     if results is None:
         click.echo("Stopped, nothing is lost; the same command goes on.")
         sys.exit(130)
-    # The dipeptides come with training and validation frames only.
-    split = "test" if "test" in results[0].errors else "validation"
-    print_table(results, split, console)
-    write_csv(folder / "recipes.csv", results, split)
+    print_table(results, console)
+    write_csv(folder / "recipes.csv", results)
 
 
 if __name__ == "__main__":

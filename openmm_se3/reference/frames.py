@@ -125,6 +125,8 @@ class Block:
         temperature: K, by frame [n_frames]; NaN where there is none.
         box: Lattice vectors as rows [n_frames, 3, 3], A; None without a box.
         source: File that the frames come from.
+        assigned: The splits are those that the user gave the whole file; no rule
+            divides it.
     """
 
     numbers: np.ndarray
@@ -137,6 +139,7 @@ class Block:
     temperature: np.ndarray
     box: Rows | None = None
     source: str = ""
+    assigned: bool = False
 
     def frame(self, row: int) -> Frame:
         """Return one frame."""

@@ -48,7 +48,8 @@ class Source:
         groups: NumPy file with the group of each frame [n_frames]; frames of one group
             stay in one split.
         level: Level of theory, where the file does not say it or says it otherwise.
-        split: Puts all frames into one split; None leaves it to the file.
+        split: Puts all frames into one split, whatever ``SplitConfig`` does with other
+            files; None leaves it to the file.
         forces_only: Leave the energies out.  A source of another level of theory than
             the others, whose energies have another zero, can only be added so.
     """
@@ -167,8 +168,7 @@ def read_source(source: Source) -> Dataset:
     if source.groups is not None:
         frames = with_groups(frames, Path(source.groups))
     if source.split is not None:
-        code = SPLITS.index(source.split)
-        frames = with_splits(frames, np.full(len(frames), code, dtype=np.int8))
+        frames = _assigned(frames, source.split)
     dataset = dataclasses.replace(dataset, frames=frames)
     return _forces_of(dataset) if source.forces_only else dataset
 
@@ -264,6 +264,13 @@ def with_splits(frames: Frames, splits: np.ndarray) -> Frames:
         codes = blocks[number].split.copy()
         codes[rows] = splits[index]
         blocks[number] = dataclasses.replace(blocks[number], split=codes)
+    return Frames(blocks, frames.block, frames.row)
+
+
+def _assigned(frames: Frames, split: str) -> Frames:
+    codes = np.full(len(frames), SPLITS.index(split), dtype=np.int8)
+    frames = with_splits(frames, codes)
+    blocks = [dataclasses.replace(block, assigned=True) for block in frames.blocks]
     return Frames(blocks, frames.block, frames.row)
 
 

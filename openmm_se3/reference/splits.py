@@ -26,7 +26,7 @@ COMPARED, COMPARED_WITH = 20_000, 200_000
 
 @dataclasses.dataclass(frozen=True)
 class SplitConfig:
-    """How the splits are made.
+    """How the splits are made, of all files that ``Source.split`` gives none.
 
     Attributes:
         by: "source" keeps the splits that the files name; "molecule" keeps all frames
@@ -63,8 +63,19 @@ def make_splits(frames: Frames, config: SplitConfig) -> np.ndarray:
     Raises:
         ValueError: There are fewer groups than splits with a share.
     """
+    splits = frames.column("split")
     if config.by == "source":
-        return frames.column("split")
+        return splits
+    assigned = np.array([block.assigned for block in frames.blocks], dtype=bool)
+    free = ~assigned[frames.block]
+    splits[free] = _dealt_out(frames[free], config)
+    return splits
+
+
+def _dealt_out(frames: Frames, config: SplitConfig) -> np.ndarray:
+    """Return a split of each frame [n_frames]; groups stay together."""
+    if not len(frames):
+        return np.zeros(0, dtype=np.int8)
     groups = group_numbers(frames, config.by)
     counts = np.bincount(groups)
     wanted = [s for s in (TEST, VALIDATION) if config.fractions[s] > 0.0]
