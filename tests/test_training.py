@@ -228,9 +228,12 @@ def assert_same_run(first, second) -> None:
 
 
 @pytest.mark.parametrize("delta", [None, 0.3])
-@pytest.mark.parametrize("per_atom", [False, True])
+@pytest.mark.parametrize(
+    ("per", "divisors"),
+    [("frame", (1.0, 1.0)), ("sqrt-atom", (2**0.5, 3**0.5)), ("atom", (2.0, 3.0))],
+)
 @pytest.mark.parametrize("both", [False, True])
-def test_loss_is_equation_3_2(both, per_atom, delta):
+def test_loss_is_equation_3_2(both, per, divisors, delta):
     rng = np.random.default_rng(3)
     sizes, weights, w_e, w_d = [2, 3], np.array([1.0, 0.4]), 2.5, 0.7
     energy, reference = rng.normal(size=(2, 2))
@@ -241,7 +244,7 @@ def test_loss_is_equation_3_2(both, per_atom, delta):
 
     expected, atom = 0.0, 0
     for m, size in enumerate(sizes):
-        error = abs(energy[m] - reference[m]) / (size if per_atom else 1)
+        error = abs(energy[m] - reference[m]) / divisors[m]
         expected += weights[m] * w_e * square(error) / 2
         for _ in range(size):
             for predicted, weight in ((force, 1.0), (direct, w_d * both)):
@@ -254,7 +257,7 @@ def test_loss_is_equation_3_2(both, per_atom, delta):
         config=TrainingConfig(
             energy_weight=w_e,
             direct_weight=w_d,
-            energy_per_atom=per_atom,
+            energy_per=per,
             huber_delta=delta,
         ),
         direct_forces=torch.tensor(direct) if both else None,

@@ -37,6 +37,7 @@ from openmm_se3.force import SE3Potential
 from openmm_se3.modelfile import contents
 from openmm_se3.plot_style import BLUE, ORANGE, STYLE, few_ticks, legend_above, save
 from openmm_se3.simulation import RunOptions, run_dynamics, water_start, water_topology
+from openmm_se3.simulation.minimum import BadMinimumError
 from openmm_se3.training.checkpoint import BEST, load_checkpoint
 from openmm_se3.training.sweep import Variant, run_variants
 from openmm_se3.units import BOLTZMANN_KJ_PER_MOL, FS_TO_PS
@@ -45,6 +46,7 @@ DT = 0.5  # fs
 TEMPERATURE = 300.0  # K
 MODES = {"conservative": BLUE, "direct": ORANGE}
 SYSTEMS = {"one molecule": 1, "hexamer": 6}
+ROW = "row.json"
 # To try it out: a tiny network that learns next to nothing.
 SHORT_MODEL = {
     "layers": 1,
@@ -76,6 +78,7 @@ def networks(steps: int, seed: int, short: bool) -> list[Variant]:
     for mode in MODES:
         changes = {"force_mode": mode, **(SHORT_MODEL if short else {})}
         run = variant(Recipe(mode, changes), "water", steps, seed)
+        run = dataclasses.replace(run, name=mode)
         if short:
             data = run.config.data
             data = dataclasses.replace(data, files=data.files[-1:])
@@ -98,9 +101,13 @@ def write_model(run: Path) -> tuple[Path, str]:
 
 
 def run_row(row: Row, model: Path, folder: Path, platform: str, seed: int) -> None:
-    """Run one row of dynamics unless it is there."""
-    done = folder / "row.json"
-    if done.is_file() and json.loads(done.read_text()) == dataclasses.asdict(row):
+    """Run one row of dynamics unless it is there.
+
+    A network that does not hold molecules together gets no further than the
+    minimisation, which is its result.
+    """
+    done, values = folder / ROW, dataclasses.asdict(row)
+    if done.is_file() and json.loads(done.read_text())["row"] == values:
         return
     molecules = SYSTEMS[row.system]
     topology = water_topology(molecules)
@@ -122,21 +129,24 @@ def run_row(row: Row, model: Path, folder: Path, platform: str, seed: int) -> No
         # 400 energies and more; at 12 fs none falls into step with a vibration.
         log_fs=min(12.0, row.picoseconds / FS_TO_PS / 400.0),
     )
-    run_dynamics(system, topology, water_start(molecules, seed), options)
+    no_start = None
+    try:
+        run_dynamics(system, topology, water_start(molecules, seed), options)
+    except BadMinimumError as error:
+        no_start = str(error)
+        folder.mkdir(exist_ok=True)
     with atomic_write(done) as temporary:
-        temporary.write_text(json.dumps(dataclasses.asdict(row), indent=1) + "\n")
+        text = json.dumps({"row": values, "no_start": no_start}, indent=1)
+        temporary.write_text(text + "\n")
 
 
 def measured(folder: Path) -> dict[str, Any]:
-    """Return energies and drift of a run.
+    """Return energies and drift of a run, and what ended it early.
 
     Energies are in kT per degree of freedom from the first, kT of ``TEMPERATURE``;
     drifts in kT/ns per degree of freedom, NaN of a run that ended too early.
     """
-    recording = read_folder(folder)
-    log, degrees = recording.log, recording.run["degrees_of_freedom"]
     result: dict[str, Any] = {
-        "reason": recording.run["reason"],
         "time": np.empty(0),
         "energy": np.empty(0),
         "line": np.empty(0),
@@ -144,6 +154,12 @@ def measured(folder: Path) -> dict[str, Any]:
         "drift": math.nan,
         "drift_error": math.nan,
     }
+    no_start = json.loads((folder / ROW).read_text())["no_start"]
+    if no_start is not None:
+        return {"reason": no_start, **result}
+    recording = read_folder(folder)
+    log, degrees = recording.log, recording.run["degrees_of_freedom"]
+    result["reason"] = recording.run["reason"]
     found = energies(log, TEMPERATURE, degrees, conserved=True)
     if found is None:  # it ended in the equilibration
         return result

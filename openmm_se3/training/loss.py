@@ -18,10 +18,11 @@ The last line is that of a network whose forces are both conservative, f, and di
 | m(a)     | molecule        | [n_atoms]    |       |
 
 Labels that are NaN are left out, of the sums and of M and N.  The thesis has w = 1 and
-W_f = 1.  "Molecule" is one frame: here it may be a cluster.  With ``energy_per_atom``
-the energy error of a frame is divided by its number of atoms first.  With
-``huber_delta`` d the square x^2 of an error beyond d becomes d (2 |x| - d); for forces
-x is the length of the error vector, so that the axes do not matter.
+W_f = 1.  "Molecule" is one frame: here it may be a cluster.  With ``energy_per`` the
+energy error of a frame is divided by its number of atoms, or the root of that, first:
+otherwise the energies of large frames drown their forces.  With ``huber_delta`` d the
+square x^2 of an error beyond d becomes d (2 |x| - d); for forces x is the length of the
+error vector, so that the axes do not matter.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ import torch
 from torch import Tensor
 
 from openmm_se3.training.settings import TrainingConfig
+
+# Energy errors are divided by the number of atoms to this power.
+POWER_OF_SIZE = {"frame": 0.0, "sqrt-atom": 0.5, "atom": 1.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +77,9 @@ def loss_terms(
         counts = label_counts(reference_energies, reference_forces)
     n_energies, n_forces = counts.clamp(min=1).unbind()
     error = known_errors(energies, reference_energies)
-    if config.energy_per_atom:
-        error = error / torch.bincount(molecule, minlength=len(energies))
+    power = POWER_OF_SIZE[config.energy_per]
+    n_atoms = torch.bincount(molecule, minlength=len(energies)).double()
+    error = error / n_atoms**power
     energy_squares = bounded(error.square(), config.huber_delta)
     energy = config.energy_weight * (weights * energy_squares).sum() / n_energies
 

@@ -75,6 +75,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "training": {
             "steps": 30_000,
             "batch_size": 16,
+            "energy_per": "sqrt-atom",
+            "energy_weight": 0.2,
             "learning_rate": 1e-2,
             "warmup_steps": 500,
             "average_decay": 0.999,

@@ -44,7 +44,10 @@ class TrainingConfig:
             computing forces.
         direct_weight: Weight of the direct forces beside the conservative ones, where
             ``model.force_mode`` is "both".
-        energy_per_atom: Divide energy errors by the number of atoms in the loss.
+        energy_per: What the energy error of a frame of N atoms is divided by in the
+            loss: "frame" (nothing), "sqrt-atom" (the root of N: errors of atoms that
+            do not depend on each other count as much in a large frame as in a small
+            one) or "atom" (N).
         energy_cap: Energy above the lowest frame of the same composition, eV per atom,
             at which the weight of a frame is 1/2; null gives every frame the weight 1.
         huber_delta: Error (eV, eV/A) beyond which the loss grows linearly; null keeps
@@ -99,7 +102,7 @@ class TrainingConfig:
     energy_weight: float = 1.0
     force_weight: float = 1.0
     direct_weight: float = 0.1
-    energy_per_atom: bool = False
+    energy_per: typing.Literal["frame", "sqrt-atom", "atom"] = "frame"
     energy_cap: float | None = None
     huber_delta: float | None = None
     optimizer: typing.Literal["adam", "adamw"] = "adam"
