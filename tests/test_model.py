@@ -12,6 +12,7 @@ from torch import Tensor
 
 from openmm_se3.config import ModelConfig
 from openmm_se3.graph import all_pairs, in_pairs, neighbour_pairs
+from openmm_se3.model.products import edge_products
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.model.wall import ZBLWall
 
@@ -138,6 +139,16 @@ def test_edges_in_pairs_give_the_same(
     # In another order the two halves are no pairs.
     wrong = network.energy_and_both_forces(positions, species, *edges, paired=True)
     assert not same(one[0], wrong[0], dtype)
+
+
+def test_products_of_edges_have_all_their_derivatives() -> None:
+    a = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
+    b = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.equal(edge_products(a, b), torch.bmm(a, b))
+    assert torch.autograd.gradcheck(edge_products, (a, b))
+    assert torch.autograd.gradgradcheck(edge_products, (a, b))
+    scripted = torch.jit.script(edge_products)
+    assert torch.equal(scripted(a, b), torch.bmm(a, b))
 
 
 @both_precisions

@@ -31,6 +31,8 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
+from openmm_se3.model.products import edge_products
+
 
 class SphericalHarmonics(nn.Module):
     """Real spherical harmonics Y_J of directions as polynomials, J = 0 to jmax.
@@ -220,7 +222,7 @@ class FullKernel(nn.Module):
             block = rows_of_degree[l].unflatten(2, (n_paths, 2 * l + 1))
             # [n_distances, directions, 2l+1, n_paths, channels_in]
             block = block.permute(1, 0, 3, 2, 4)
-            product = torch.bmm(block.flatten(3).flatten(1, 2), psi)
+            product = edge_products(block.flatten(3).flatten(1, 2), psi)
             product = product.unflatten(1, (-1, 2 * l + 1)).transpose(0, 1)
             messages.append(product.flatten(0, 1) * self.scale)
         return torch.cat(messages, dim=1)
