@@ -346,6 +346,8 @@ def test_drift_of_a_known_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     }
     recording = SimpleNamespace(log=log, run={"degrees_of_freedom": 24, "reason": ""})
     monkeypatch.setattr(force_drift, "read_folder", lambda folder: recording)
+    row = tmp_path / force_drift.ROW
+    row.write_text(json.dumps({"no_start": None}))
     found = force_drift.measured(tmp_path)
     slope = 3.0 / (2.494339 * 24)
     assert found["drift"] == pytest.approx(1000.0 * slope, rel=1e-3)
@@ -354,6 +356,8 @@ def test_drift_of_a_known_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert force_drift.drift_text(found).startswith("+50.1")
     recording.log = {}  # stopped before its first row
     assert "too early" in force_drift.drift_text(force_drift.measured(tmp_path))
+    row.write_text(json.dumps({"no_start": "a molecule was torn apart"}))
+    assert force_drift.measured(tmp_path)["reason"] == "a molecule was torn apart"
 
 
 class AnalyticMolecule:
