@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import matplotlib
 import numpy as np
 from budget import PREDICTIONS, RUN, SPLITS, Job
 from environments import (
@@ -39,11 +40,13 @@ from errors import errors
 from frames import SETS, SHARED, export
 from labels import Labels
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from rich.console import Console
 from rich.table import Table
 
 from openmm_se3.benchmark import machine
 from openmm_se3.files import atomic_write, sha256
+from openmm_se3.plot_style import STYLE, logarithmic, save
 
 HERE = Path(__file__).parent
 
@@ -58,6 +61,13 @@ COLUMNS = {
     "force_mae": "force MAE",
     "force_rmse": "force RMSE",
     "energy_mae": "energy MAE",
+}
+LABELS = {
+    "ours": "ours",
+    "mace": "MACE",
+    "nequip": "NequIP",
+    "tensornet": "TensorNet",
+    "nvidia": "NVIDIA's SE(3)-Transformer",
 }
 UNITS = (
     "Forces in kcal/mol/A, over components; energies in kcal/mol per molecule after "
@@ -234,18 +244,24 @@ def write_tables(folder: Path, results: dict[str, list[dict[str, Any]]]) -> None
 
 def plot(path: Path, results: dict[str, list[dict[str, Any]]]) -> None:
     """Draw validation errors against processor time, a panel for each set."""
-    figure = Figure(figsize=(5.0 * len(results), 4.5), layout="constrained")
-    panels = figure.subplots(1, len(results), squeeze=False)[0]
-    for axis, (name, rows) in zip(panels, results.items(), strict=True):
-        for row in rows:
-            minutes = [point["seconds"] / 60.0 for point in row["curve"]]
-            values = [point["force_mae"] for point in row["curve"]]
-            axis.plot(minutes, values, marker=".", label=row["key"])
-        axis.set(title=name, xlabel="processor time, minutes", yscale="log")
-    panels[0].set_ylabel("validation force MAE, kcal/mol/Å")
-    panels[-1].legend()
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=150)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.6 * len(results), 3.6), layout="constrained")
+        panels = figure.subplots(1, len(results), squeeze=False)[0]
+        lines: dict[str, Line2D] = {}
+        for axes, (name, rows) in zip(panels, results.items(), strict=True):
+            for row in rows:
+                minutes = [point["seconds"] / 60.0 for point in row["curve"]]
+                values = [point["force_mae"] for point in row["curve"]]
+                colour = f"C{list(ENVIRONMENTS).index(row['key'])}"
+                (lines[row["key"]],) = axes.plot(
+                    minutes, values, color=colour, marker=".", label=LABELS[row["key"]]
+                )
+            axes.set(title=name, xlabel="processor time (minutes)", xlim=(0.0, None))
+            logarithmic(axes, (p["force_mae"] for row in rows for p in row["curve"]))
+        panels[0].set_ylabel("validation force MAE (kcal/mol/Å)")
+        named = [lines[key] for key in ENVIRONMENTS if key in lines]
+        figure.legend(handles=named, loc="outside upper center", ncols=len(named))
+        save(path, figure)
 
 
 @click.command()

@@ -15,6 +15,7 @@ from labels import Labels
 from nvidia_network import ForceField
 
 from openmm_se3.training.loss import loss_terms
+from openmm_se3.training.presets import PRESETS
 from openmm_se3.training.settings import TrainingConfig
 
 LEARNING_RATE, WEIGHT_DECAY = 2e-3, 0.1
@@ -43,7 +44,10 @@ class Nvidia(Trainee):
             fused=True,
         )
         self.descent = Descent(self.network, optimizer)
-        self.settings = TrainingConfig()
+        ours = PRESETS["default"]["training"]
+        self.settings = TrainingConfig(
+            energy_per=ours["energy_per"], energy_weight=ours["energy_weight"]
+        )
 
     def labels(self, split: str) -> Labels:
         """Return what was read."""
