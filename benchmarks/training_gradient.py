@@ -40,7 +40,9 @@ def gradient(
     """Return the derivatives of a batch's loss by all weights, float64."""
     tensors = graph_tensors(graph)
     if compiled is None:
-        energies, forces = network.energy_and_forces(**vars(tensors), create_graph=True)
+        energies, forces = network.energy_and_forces(
+            **vars(tensors), create_graph=True, paired=True
+        )
     else:
         energies, forces = compiled.energy_and_forces(network, **vars(tensors))
     expected = labels["energy"], graph.ndata["forces"]

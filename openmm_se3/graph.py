@@ -65,14 +65,15 @@ def in_pairs(
         shifts: Lattice vector of each edge [n_edges, 3].
 
     Raises:
-        ValueError: Some edges have no reverse.
+        ValueError: There are not as many edges of one direction as of the other.
     """
     # Of an atom's own images the one whose shift has its first nonzero component above
     # zero comes first.
     x, y, z = shifts.unbind(1)
     own = (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))
-    first = (centre < neighbour) | ((centre == neighbour) & own)
-    i, j, shift = centre[first], neighbour[first], shifts[first]
+    is_first = (centre < neighbour) | ((centre == neighbour) & own)
+    first = is_first.nonzero().squeeze(1)
+    i, j, shift = (part.index_select(0, first) for part in (centre, neighbour, shifts))
     if 2 * len(i) != len(centre):
         raise ValueError("some edges lack their reverse: take a full neighbour list")
     return torch.cat([i, j]), torch.cat([j, i]), torch.cat([shift, -shift])

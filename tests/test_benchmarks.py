@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,8 @@ from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import Frame, Frames
 from openmm_se3.reference.hdf5 import write_hdf5
 from openmm_se3.reference.level import LevelOfTheory
+from openmm_se3.simulation.minimum import BadMinimumError
+from openmm_se3.training.sweep import Result, Variant
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "accuracy")]
@@ -33,6 +36,7 @@ sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "accuracy")]
 import force_drift  # noqa: E402
 import long_dynamics  # noqa: E402
 import mixed_water  # noqa: E402
+import recipes  # noqa: E402
 import water_accuracy  # noqa: E402
 import water_geometry  # noqa: E402
 import water_reference  # noqa: E402
@@ -332,6 +336,48 @@ def test_force_drift_runs_and_goes_on(
     monkeypatch.setattr(force_drift, "run_dynamics", never)
     again = CliRunner().invoke(force_drift.main, arguments, catch_exceptions=False)
     assert again.output.splitlines()[-8:] == first.output.splitlines()[-8:]
+
+
+def test_a_network_that_holds_no_molecule_together_is_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def torn(*arguments: object) -> None:
+        calls.append(arguments)
+        raise BadMinimumError("a molecule was torn apart")
+
+    monkeypatch.setattr(force_drift, "run_dynamics", torn)
+    monkeypatch.setattr(
+        force_drift,
+        "SE3Potential",
+        lambda *_, **__: SimpleNamespace(createSystem=lambda topology: None),
+    )
+    row = force_drift.Row("direct", "hexamer", 0.1, 0.0, "a" * 64)
+    place = tmp_path / "run"
+    place.mkdir()
+    (place / force_drift.ROW).write_text("{}")  # of another version
+    for _ in range(2):
+        force_drift.run_row(row, tmp_path, place, "Reference", seed=1)
+    assert len(calls) == 1
+    found = force_drift.measured(place)
+    assert found["reason"] == "a molecule was torn apart"
+    assert force_drift.drift_text(found) == "stopped too early"
+
+
+def test_the_best_rate_of_each_recipe_counts() -> None:
+    def result(recipe: str, rate: float, error: float) -> Result:
+        run = Variant(recipe, {"recipe": recipe, "rate": rate}, None)  # type: ignore[arg-type]
+        errors = {"validation": {"all": {"force_mae": error}}}
+        return Result(run, 1, 1.0, [], errors)
+
+    results = [
+        result("default", 1e-2, math.nan),
+        result("default", 3e-3, 2.0),
+        result("thesis-basic", 1e-2, 3.0),
+        result("thesis-basic", 3e-3, 4.0),
+    ]
+    assert recipes.best_runs(results) == [results[1], results[2]]
 
 
 def test_drift_of_a_known_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

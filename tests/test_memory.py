@@ -108,6 +108,7 @@ def test_it_grows_with_what_it_depends_on() -> None:
         ({}, {"layers": 4}),
         ({}, {"lmax": 3}),
         ({}, {"channels": 8}),
+        # With few channels mixing them before and after takes more than full kernels.
         ({"channels": 16}, {"channels": 16, "kernel": "full"}),
     ],
 )

@@ -141,6 +141,41 @@ def test_edges_in_pairs_give_the_same(
     assert not same(one[0], wrong[0], dtype)
 
 
+@pytest.mark.parametrize("kernel", ["depthwise", "full"])
+def test_edges_in_pairs_give_the_same_gradients(kernel: str) -> None:
+    """Of a batch as training has it: two boxes, and a lone atom without edges."""
+    species, positions, centre, neighbour, shifts = [], [], [], [], []
+    for n_molecules, box in ((1, 5.0), (2, 6.5)):
+        s, x = water_cluster(n_molecules, seed=n_molecules)
+        i, j, shift = neighbour_pairs(x, 4.0, box * torch.eye(3).double())
+        offset = sum(len(part) for part in species)
+        for parts, part in zip(
+            (species, positions, centre, neighbour, shifts),
+            (s, x, i + offset, j + offset, shift),
+            strict=True,
+        ):
+            parts.append(part)
+    species.append(torch.tensor([1]))
+    positions.append(torch.zeros(1, 3).double())
+    atoms = torch.cat(positions), torch.cat(species)
+    edges = torch.cat(centre), torch.cat(neighbour), torch.cat(shifts)
+    molecule = torch.repeat_interleave(torch.arange(3), torch.tensor([3, 6, 1]))
+
+    def gradients(edges: tuple[Tensor, ...], paired: bool) -> list[Tensor]:
+        network = random_network(kernel=kernel, mirror=False).train()
+        energies, forces = network.energy_and_forces(
+            *atoms, *edges, molecule, 3, create_graph=True, paired=paired
+        )
+        loss = energies.square().sum() + forces.square().sum()
+        loss.backward()
+        return [p.grad for p in network.parameters() if p.grad is not None]
+
+    both = gradients(edges, False), gradients(in_pairs(*edges), True)
+    assert max(float(one.abs().max()) for one in both[0]) > 0.1
+    for one, other in zip(*both, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-9)
+
+
 def test_products_of_edges_have_all_their_derivatives() -> None:
     a = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
     b = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)

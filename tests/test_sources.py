@@ -637,6 +637,36 @@ def test_evaluate_reads_files_as_the_models_run_did(tmp_path: Path) -> None:
     assert evaluate_split(model, "train").exit_code == 0
 
 
+def test_evaluate_on_a_file_that_was_put_into_the_test_whole(tmp_path: Path) -> None:
+    for name, size in (("mine.xyz", 1.0), ("held_out.xyz", 1.005)):
+        for index in range(10):
+            info = {"energy": -2000.0 - index, "trajectory": f"t{index}"}
+            atoms = Atoms("OHH", (size + 0.01 * index) * WATER, info=info)
+            write(tmp_path / name, atoms, append=True)
+    mine = Source(str(tmp_path / "mine.xyz"))
+    held_out = Source(str(tmp_path / "held_out.xyz"), split="test")
+    checkpoint = random_checkpoint()
+    files = [[Path(s.path).name, hash_source(Path(s.path))] for s in (mine, held_out)]
+    checkpoint["data"] |= {
+        "files": files,
+        "options": [mine.options(), held_out.options()],
+    }
+    rule = SplitConfig(by="trajectory", fractions=(0.7, 0.3, 0.0))
+    checkpoint["choices"]["split"] = to_dict(rule)
+    export_model(checkpoint, tmp_path / "model")
+
+    def test_frames(*given: Source) -> int:
+        out = tmp_path / f"out-{len(given)}"
+        words = [*(s.path for s in given), "--split", "test", "--out", str(out)]
+        result = CliRunner().invoke(main, ["evaluate", str(tmp_path / "model"), *words])
+        assert result.exit_code == 0, result.output
+        errors = json.loads((out / "errors.json").read_text())
+        return int(errors["test"]["all"]["frames"])
+
+    assert test_frames(mine, held_out) == 10
+    assert test_frames(held_out) == 10  # whatever the other file is divided into
+
+
 def test_a_file_of_another_kind_names_the_formats(tmp_path: Path) -> None:
     path = tmp_path / "water.pdb"
     path.write_text("HETATM    1  O   HOH")

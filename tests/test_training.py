@@ -296,7 +296,9 @@ def test_batch_of_graphs_equals_single_graphs():
     torch.manual_seed(0)
     network = training_run.SE3Transformer(TINY).eval()
     (batch, labels), *_ = loader(graphs, [[0, 12, 1, 23]])
-    energies, forces = network.energy_and_forces(**vars(graph_tensors(batch)))
+    energies, forces = network.energy_and_forces(
+        **vars(graph_tensors(batch)), paired=True
+    )
     assert labels["frame"].tolist() == [0, 12, 1, 23]
     single = [
         network.energy_and_forces(**vars(graph_tensors(graphs[i][0])))

@@ -107,7 +107,7 @@ def run_row(row: Row, model: Path, folder: Path, platform: str, seed: int) -> No
     minimisation, which is its result.
     """
     done, values = folder / ROW, dataclasses.asdict(row)
-    if done.is_file() and json.loads(done.read_text())["row"] == values:
+    if done.is_file() and json.loads(done.read_text()).get("row") == values:
         return
     molecules = SYSTEMS[row.system]
     topology = water_topology(molecules)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import csv
 import dataclasses
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -112,16 +113,15 @@ def variant(
 
 def best_runs(results: list[Result]) -> list[Result]:
     """Return the run of each network whose validation force MAE is lowest, in order."""
-    best: dict[str, Result] = {}
+    runs: dict[str, list[Result]] = {}
     for result in results:
-        name = result.variant.settings["recipe"]
-        if name not in best or _judged(result) < _judged(best[name]):
-            best[name] = result
-    return list(best.values())
+        runs.setdefault(result.variant.settings["recipe"], []).append(result)
+    return [min(of_one, key=_judged) for of_one in runs.values()]
 
 
 def _judged(result: Result) -> float:
-    return result.errors["validation"]["all"]["force_mae"]
+    error = result.errors["validation"]["all"]["force_mae"]
+    return math.inf if math.isnan(error) else error
 
 
 def print_table(results: list[Result], console: Console) -> None:
@@ -137,7 +137,11 @@ def print_table(results: list[Result], console: Console) -> None:
         "times default",
     ):
         table.add_column(heading, justify="right")
-    base = results[0].errors["test"]["all"]["force_mae"]
+    by_name = {r.variant.settings["recipe"]: r for r in results}
+    # It may have diverged.
+    base = math.nan
+    if "default" in by_name:
+        base = by_name["default"].errors["test"]["all"]["force_mae"]
     for result in results:
         errors = result.errors["test"]["all"]
         steps = result.history[-1]["step"]
@@ -165,7 +169,8 @@ def write_csv(path: Path, results: list[Result]) -> None:
             errors = r.errors["test"]["all"]
             writer.writerow(
                 [
-                    *r.variant.settings.values(),
+                    r.variant.settings["recipe"],
+                    r.variant.settings["rate"],
                     r.parameters,
                     round(r.seconds, 1),
                     int(r.history[-1]["step"]),

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Every product gets both of its derivatives, wanted or not: in training most are.
+
 
 class _AB(torch.autograd.Function):
     @staticmethod

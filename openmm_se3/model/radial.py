@@ -61,7 +61,7 @@ class DistanceBasis(nn.Module):
         self.cutoff = cutoff
 
     def forward(self, distance: Tensor) -> Tensor:
-        """Return b_1(r) [n_edges, 1] for distances r [n_edges], A."""
+        """Return b_1(r) [n_distances, 1] for distances r [n_distances], A."""
         return distance.unsqueeze(-1) / self.cutoff
 
 
@@ -79,7 +79,7 @@ class BesselBasis(nn.Module):
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, distance: Tensor) -> Tensor:
-        """Return b_n(r) [n_edges, n_functions] for distances r [n_edges], A."""
+        """Return b_n(r) [n_distances, n_functions] for distances r [n_distances]."""
         r = distance.unsqueeze(-1)
         return self.scale * torch.sin(r * self.frequencies) / r
 

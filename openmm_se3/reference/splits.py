@@ -31,7 +31,8 @@ class SplitConfig:
     Attributes:
         by: "source" keeps the splits that the files name; "molecule" keeps all frames
             of one formula together, "trajectory" those of one trajectory or group.
-        fractions: Shares of training, validation and test frames; their sum is 1.
+        fractions: Shares of training, validation and test among the frames that are
+            dealt out; their sum is 1.
         seed: Seed of the order in which groups are dealt out.
     """
 

@@ -70,10 +70,15 @@ def read_as_trained(model: ModelFile, sources: Sequence[Source]) -> Dataset:
         ]
     )
     rule = trained.get("split")
-    if rule is None or rule["by"] == "source" or set(before).isdisjoint(given):
+    # A file that was put into one split as a whole is in it whatever else is given.
+    whole = {digest for digest in before if "split" in options.get(digest, {})}
+    divided = [digest for digest in before if digest not in whole]
+    if rule is None or rule["by"] == "source" or set(divided).isdisjoint(given):
         return dataset
-    if given != before:
-        names = ", ".join(file for file, _ in trained["files"])
+    if [digest for digest in given if digest not in whole] != divided:
+        names = ", ".join(
+            file for file, digest in trained["files"] if digest in divided
+        )
         raise ValueError(
             f"the model {name!r} was trained on some of these frames, divided by "
             f"{rule['by']} over all of {names}; give these files, in this order, or "

@@ -1,6 +1,6 @@
 """The loss of equation (3.2), with weights for frames and Huber's bound as options.
 
-    loss =   1/M  sum over molecules m  of  w_m W_e (E_m - E_m^ref)^2
+    loss =   1/M  sum over molecules m  of  w_m W_e ((E_m - E_m^ref) / n_m^p)^2
            + 1/N  sum over atoms a      of  w_m(a) W_f |f_a - f_a^ref|^2
            + 1/N  sum over atoms a      of  w_m(a) W_d |d_a - f_a^ref|^2
 
@@ -18,11 +18,11 @@ The last line is that of a network whose forces are both conservative, f, and di
 | m(a)     | molecule        | [n_atoms]    |       |
 
 Labels that are NaN are left out, of the sums and of M and N.  The thesis has w = 1 and
-W_f = 1.  "Molecule" is one frame: here it may be a cluster.  With ``energy_per`` the
-energy error of a frame is divided by its number of atoms, or the root of that, first:
-otherwise the energies of large frames drown their forces.  With ``huber_delta`` d the
-square x^2 of an error beyond d becomes d (2 |x| - d); for forces x is the length of the
-error vector, so that the axes do not matter.
+W_f = 1.  "Molecule" is one frame, of n_m atoms: here it may be a cluster.  p is 0 in
+the thesis; ``energy_per`` makes it 1/2 or 1, without which the energies of large frames
+drown their forces.  With ``huber_delta`` d the square x^2 of an error beyond d becomes
+d (2 |x| - d), x being the divided error of an energy; for forces it is the length of
+the error vector, so that the axes do not matter.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ class TrainingConfig:
             one) or "atom" (N).
         energy_cap: Energy above the lowest frame of the same composition, eV per atom,
             at which the weight of a frame is 1/2; null gives every frame the weight 1.
-        huber_delta: Error (eV, eV/A) beyond which the loss grows linearly; null keeps
-            squares.
+        huber_delta: Error beyond which the loss grows linearly (eV/A, and eV of the
+            energy's error as ``energy_per`` divides it); null keeps squares.
         optimizer: "adam" or "adamw".
         learning_rate: Highest learning rate.
         product_rate: Rate of the weights that make (2.6) from products of features, as
