@@ -445,19 +445,25 @@ def test_splits_keep_groups_whole_and_follow_the_seed(dataset: Dataset) -> None:
     assert (moved.column("split") == np.r_[split[::2], split[1::2]]).all()
 
 
-def test_a_file_put_into_one_split_is_not_divided(tmp_path: Path) -> None:
-    for name, size in (("mine.xyz", 1.0), ("held_out.xyz", 1.005)):
+def write_two_files(folder: Path) -> tuple[Source, Source]:
+    """Write ten trajectories of one frame each into either of two files."""
+    paths = folder / "mine.xyz", folder / "held_out.xyz"
+    for path, size in zip(paths, (1.0, 1.005), strict=True):
         for index in range(10):
             info = {"energy": -2000.0 - index, "trajectory": f"t{index}"}
             atoms = Atoms("OHH", (size + 0.01 * index) * WATER, info=info)
-            write(tmp_path / name, atoms, append=True)
+            write(path, atoms, append=True)
+    return Source(str(paths[0])), Source(str(paths[1]))
+
+
+def test_a_file_put_into_one_split_is_not_divided(tmp_path: Path) -> None:
+    mine, held_out = write_two_files(tmp_path)
     rule = SplitConfig(by="trajectory", fractions=(0.5, 0.5, 0.0))
-    mine = Source(str(tmp_path / "mine.xyz"))
     alone = make_splits(read_source(mine).frames, rule)
     assert set(alone) == {SPLITS.index("train"), SPLITS.index("validation")}
     for split in ("train", "test"):
-        held_out = Source(str(tmp_path / "held_out.xyz"), split=split)
-        made = make_splits(read_sources([held_out, mine]).frames, rule)
+        whole = dataclasses.replace(held_out, split=split)
+        made = make_splits(read_sources([whole, mine]).frames, rule)
         assert set(made[:10]) == {SPLITS.index(split)}
         assert (made[10:] == alone).all()
 
@@ -638,13 +644,8 @@ def test_evaluate_reads_files_as_the_models_run_did(tmp_path: Path) -> None:
 
 
 def test_evaluate_on_a_file_that_was_put_into_the_test_whole(tmp_path: Path) -> None:
-    for name, size in (("mine.xyz", 1.0), ("held_out.xyz", 1.005)):
-        for index in range(10):
-            info = {"energy": -2000.0 - index, "trajectory": f"t{index}"}
-            atoms = Atoms("OHH", (size + 0.01 * index) * WATER, info=info)
-            write(tmp_path / name, atoms, append=True)
-    mine = Source(str(tmp_path / "mine.xyz"))
-    held_out = Source(str(tmp_path / "held_out.xyz"), split="test")
+    mine, held_out = write_two_files(tmp_path)
+    held_out = dataclasses.replace(held_out, split="test")
     checkpoint = random_checkpoint()
     files = [[Path(s.path).name, hash_source(Path(s.path))] for s in (mine, held_out)]
     checkpoint["data"] |= {

@@ -34,16 +34,17 @@ import numpy as np
 from labels import Labels
 
 from openmm_se3.files import atomic_write
-from openmm_se3.reference.dataset import Dataset, combine
+from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import SPLITS, Frames
 from openmm_se3.reference.self_energies import least_squares
 from openmm_se3.reference.sources import (
     Source,
     read_datasets,
     read_source,
-    with_splits,
+    read_sources,
 )
-from openmm_se3.reference.splits import SplitConfig, make_splits
+from openmm_se3.reference.splits import SplitConfig
+from openmm_se3.training.prepare import divide
 from openmm_se3.units import EV_TO_KCAL_PER_MOL
 
 ROOT = Path(__file__).parents[2]
@@ -81,24 +82,20 @@ def read_liquid_water(shared: Path) -> Dataset:
     folder = shared / "liquid-water-pbe0ts"
     groups = str(folder / "groups.npy")
     dataset = read_source(Source(str(folder), groups=groups, level="PBE0+TS"))
-    return _divided(dataset, SplitConfig("trajectory", (0.8, 0.1, 0.1), seed=1))
+    return divide(dataset, SplitConfig("trajectory", (0.8, 0.1, 0.1), seed=1))
 
 
 def read_dipeptides(shared: Path) -> Dataset:
     """Read the dipeptides; a tenth of the training file validates."""
     folder = shared / "spice-dipeptides"
     level = "wB97M-D3(BJ)/def2-TZVPPD"
-    train, test = (
-        read_source(Source(str(folder / name), level=level, split=split))
-        for name, split in (("train.xyz", None), ("val.xyz", "test"))
+    dataset = read_sources(
+        [
+            Source(str(folder / name), level=level, split=split)
+            for name, split in (("train.xyz", None), ("val.xyz", "test"))
+        ]
     )
-    train = _divided(train, SplitConfig("trajectory", (0.9, 0.1, 0.0), seed=1))
-    return combine({"train.xyz": train, "val.xyz": test})
-
-
-def _divided(dataset: Dataset, config: SplitConfig) -> Dataset:
-    splits = make_splits(dataset.frames, config)
-    return dataclasses.replace(dataset, frames=with_splits(dataset.frames, splits))
+    return divide(dataset, SplitConfig("trajectory", (0.9, 0.1, 0.0), seed=1))
 
 
 SETS = {

@@ -54,7 +54,7 @@ DATA: dict[str, dict[str, Any]] = {
     },
 }
 
-RATE = 1e-2  # of the default preset
+RATE: float = PRESETS["default"]["training"]["learning_rate"]
 
 # One change taken back at a time.
 CHANGES: dict[str, dict[str, Any]] = {
