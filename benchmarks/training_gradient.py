@@ -10,7 +10,6 @@ import copy
 import dataclasses
 import itertools
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor
 from openmm_se3.compiled.training import CompiledBatches
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.modelfile import load_model
-from openmm_se3.training.data import Interval, graph_tensors, loader
+from openmm_se3.training.data import GraphTensors, Interval, loader, take_apart
 from openmm_se3.training.loss import label_counts, loss_terms
 from openmm_se3.training.prepare import read_data
 from openmm_se3.training.settings import TrainingConfig, read_config
@@ -34,18 +33,17 @@ def gradient(
     network: SE3Transformer,
     compiled: CompiledBatches | None,
     config: TrainingConfig,
-    graph: Any,
+    tensors: GraphTensors,
     labels: dict[str, Tensor],
 ) -> Tensor:
     """Return the derivatives of a batch's loss by all weights, float64."""
-    tensors = graph_tensors(graph)
     if compiled is None:
         energies, forces = network.energy_and_forces(
             **vars(tensors), create_graph=True, paired=True
         )
     else:
         energies, forces = compiled.energy_and_forces(network, **vars(tensors))
-    expected = labels["energy"], graph.ndata["forces"]
+    expected = labels["energy"], labels["forces"]
     network.zero_grad()
     loss_terms(
         energies,
@@ -78,14 +76,15 @@ def main(batches: int) -> None:
     taken = loader(
         module.train_graphs, Interval(module.order, lambda: 0, batches, batches)
     )
-    for number, (graph, labels) in enumerate(itertools.islice(taken, batches)):
-        exact = gradient(double, None, training, graph, labels)
+    for number, batch in enumerate(itertools.islice(taken, batches)):
+        tensors, labels = take_apart(batch)
+        exact = gradient(double, None, training, tensors, labels)
         errors = [
-            float((gradient(single, engine, training, graph, labels) - exact).norm())
+            float((gradient(single, engine, training, tensors, labels) - exact).norm())
             / float(exact.norm())
             for engine in (None, compiled)
         ]
-        atoms = str(graph.num_nodes())
+        atoms = str(len(tensors.species))
         table.add_row(str(number), atoms, *(f"{error:.1e}" for error in errors))
     Console().print(table)
 

@@ -26,6 +26,7 @@ sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "accuracy")]
 
 import budget  # noqa: E402
 import compare  # noqa: E402
+import devices  # noqa: E402
 import environments  # noqa: E402
 import frames  # noqa: E402
 import nvidia_network  # noqa: E402
@@ -91,6 +92,7 @@ def make_job(folder: Path, out: Path) -> budget.Job:
         test_atoms=None,
         seed=0,
         source=None,
+        device="cpu",
     )
 
 
@@ -250,10 +252,10 @@ def test_every_network_gets_the_same_batches_for_the_same_time(
     monkeypatch.setattr(time, "process_time", lambda: float(next(clock)))
     job = make_job(exported, tmp_path)
     first, second = Recorder(exported), Recorder(exported)
-    facts, predictions = budget.train(first, job, first.read)
-    budget.train(second, job, second.read)
+    facts, predictions = budget.train(first, job, first.read, devices.Processor())
+    budget.train(second, job, second.read, devices.Processor())
     assert first.steps == second.steps
-    assert facts["steps"] == facts["processor_seconds"] == job.seconds
+    assert facts["steps"] == facts["training_seconds"] == job.seconds
     assert len(first.steps) == budget.FIRST_STEPS + facts["steps"]
     assert all(rate == 0.0 for _, rate in first.steps[: budget.FIRST_STEPS])
     sizes = first.read["train"].n_atoms
@@ -328,7 +330,9 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         clock = itertools.count()
         with monkeypatch.context() as patch:
             patch.setattr(time, "process_time", lambda: float(next(clock)))
-            facts, predictions = budget.train(trainee, job, trainee.read)
+            facts, predictions = budget.train(
+                trainee, job, trainee.read, devices.Processor()
+            )
         predictions["curve_forces"] += 0.1  # the figure shows logarithms
         np.savez(job.out / budget.PREDICTIONS, **predictions)
         (job.out / budget.RUN).write_text(json.dumps(facts))
@@ -363,6 +367,45 @@ def test_finished_runs_are_kept(runs: list[str], tmp_path: Path) -> None:
     other = CliRunner().invoke(compare.main, [*arguments, "--seed", "1"])
     assert other.exit_code == 1
     assert "was made with other seed" in other.output
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_named(tmp_path: Path) -> None:
+    arguments = ["--short", "--device", "cuda", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(compare.main, arguments)
+    assert done.exit_code == 1
+    assert "PyTorch finds no GPU; take --device cpu" in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_clock_of_a_gpu_waits_until_its_work_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    for name, value in {
+        "is_available": True,
+        "get_device_name": "a GPU",
+        "synchronize": None,
+        "memory_allocated": 3 << 20,
+        "max_memory_allocated": 5 << 20,
+        "reset_peak_memory_stats": None,
+    }.items():
+        monkeypatch.setattr(
+            torch.cuda, name, lambda name=name, value=value: asked.append(name) or value
+        )
+    monkeypatch.setattr(time, "monotonic", lambda: asked.append("clock") or 7.0)
+    gpu = devices.device_of("cuda")
+    asked.clear()
+    assert gpu.seconds() == 7.0
+    assert asked == ["synchronize", "clock"]
+    assert (gpu.reset_peak_memory(), gpu.peak_memory()) == (3.0, 5.0)
+    assert asked[2] == "reset_peak_memory_stats"
+
+
+def test_gpus_are_hidden_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert environments.variables(threads=1)["CUDA_VISIBLE_DEVICES"] == ""
+    assert environments.variables(threads=1, gpu=True)["CUDA_VISIBLE_DEVICES"] == "1"
 
 
 def test_missing_data_are_named(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from rich.console import Console
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of DGL and Lightning while they are imported
+    from lightning.fabric.utilities import move_data_to_device
+
     from openmm_se3.training import run as training_run
     from openmm_se3.training.data import import_dgl
 
@@ -50,7 +52,7 @@ from openmm_se3.training.data import (
     loader,
 )
 from openmm_se3.training.distributed import launched_rank
-from openmm_se3.training.loss import loss_terms
+from openmm_se3.training.loss import label_counts, loss_terms
 from openmm_se3.training.metrics import (
     UNITS,
     Predictions,
@@ -315,6 +317,61 @@ def test_batch_of_graphs_equals_single_graphs():
         batch.ndata["forces"],
         torch.tensor(np.concatenate([graphs.frames[i].forces for i in (0, 12, 1, 23)])),
     )
+
+
+NETWORKS = {
+    "default": {},
+    "full kernels": {"kernel": "full", "mirror": False},
+    "direct forces": {"force_mode": "both"},
+    "norm": {"nonlinearity": "norm", "self_interaction": "linear"},
+    "thesis": {"radial_basis": "distance", "envelope": "none", "embedding": "one-hot"},
+}
+
+
+@pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS.keys())
+@pytest.mark.parametrize("left_behind", [None, "energy", "forces", "shifts"])
+def test_step_happens_on_the_device_of_the_batch(config, changes, left_behind):
+    """On PyTorch's device without numbers, which cannot mix with the CPU either.
+
+    Nor can anything be read from it, so that nothing here waits for a GPU.
+    """
+    network = training_run.SE3Transformer(dataclasses.replace(TINY, **changes))
+    network.train().to("meta")
+    graphs = make_graphs(analytic_frames())
+    batch, *_ = loader(graphs, [[0, 12, 1, 23]])
+    order = BatchOrder(graphs.n_atoms, 9, 0)
+    module = TrainingModule(network, config.training, order, graphs, graphs)
+    here = module.on_before_batch_transfer(batch, 0)
+    tensors, labels = move_data_to_device(here, torch.device("meta"))
+    assert labels.keys() == {"energy", "weight", "frame", "forces"}
+    if left_behind == "shifts":
+        tensors = dataclasses.replace(tensors, shifts=here[0].shifts)
+    elif left_behind is not None:
+        labels[left_behind] = here[1][left_behind]
+
+    def loss() -> torch.Tensor:
+        energies, forces, direct = network.energy_and_both_forces(
+            **vars(tensors), create_graph=True, paired=True
+        )
+        expected = labels["energy"], labels["forces"]
+        return loss_terms(
+            energies,
+            forces,
+            *expected,
+            labels["weight"],
+            tensors.molecule,
+            config.training,
+            label_counts(*expected),
+            direct if network.both else None,
+        ).total
+
+    if left_behind is None:
+        loss().backward()
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        assert {gradient.device.type for gradient in gradients} == {"meta"}
+    else:
+        with pytest.raises(RuntimeError, match="device"):
+            loss()
 
 
 def test_batches_depend_on_seed_and_step_only():

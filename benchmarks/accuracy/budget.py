@@ -1,13 +1,12 @@
-"""Training for a given processor time, the same for every network.
+"""Training for a given time, the same for every network.
 
 A network is trained in an environment of its own, by a script that says how the package
 reads frames, makes one step and predicts (:class:`Trainee`).  What could favour one of
 them is here and the same for all: the frames of every batch and their order, the
 learning rate's course, the clock and the moments at which errors are measured.
 
-The clock counts the processor time of the steps alone, with one thread; reading files,
-compiling and validating are free.  What else runs on the machine costs wall time, and
-through shared caches a step may take a quarter more: compare runs of one quiet machine.
+The clock (devices.py) counts the steps alone, batches included; reading files,
+compiling and validating are free.
 
 The learning rate grows over the first twentieth of that time, or over a hundred steps
 if these take longer, and falls along a cosine to a hundredth.  Tested is what the
@@ -30,9 +29,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from devices import Device, device_of
 from labels import Labels
 
-from openmm_se3.benchmark.memory import peak_memory, reset_peak_memory
 from openmm_se3.files import atomic_write
 from openmm_se3.training.data import BatchOrder, fill_batches
 from openmm_se3.training.memory import keep_freed_memory
@@ -57,11 +56,12 @@ class Job:
         elements: Chemical symbols of the set.
         cutoff: Cutoff of the network, A.
         batch_atoms: Atoms of a batch, at most.
-        seconds: Processor time of all steps.
+        seconds: Time of all steps.
         curve_points: Validations on the way, evenly spaced in time.
         test_atoms: Atoms of the test frames, at most; None tests on all.
         seed: Seed of weights and batches.
         source: Folder of a program that is not installed.
+        device: "cpu" or "cuda".
     """
 
     data: Path
@@ -74,6 +74,7 @@ class Job:
     test_atoms: int | None
     seed: int
     source: Path | None
+    device: str
 
     def write(self, path: Path) -> None:
         """Write the job for :meth:`read`."""
@@ -204,7 +205,7 @@ def predict(
 
 
 def train(
-    trainee: Trainee, job: Job, labels: dict[str, Labels]
+    trainee: Trainee, job: Job, labels: dict[str, Labels], device: Device
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Train until the time is over; return what happened, and all predictions."""
     sizes = {split: labels[split].n_atoms for split in labels}
@@ -218,16 +219,16 @@ def train(
         )
         curve.append((seconds, predicted))
 
-    held = reset_peak_memory()
+    held = device.reset_peak_memory()
     for frames in order.steps(0, FIRST_STEPS):
         trainee.step(frames, 0.0, 0.0)
     validate(0.0)
     spent, start = 0.0, time.monotonic()
     steps, n_frames, n_atoms = 0, 0, 0
     for frames in order.steps(0, sys.maxsize):
-        before, progress = time.process_time(), spent / job.seconds
+        before, progress = device.seconds(), spent / job.seconds
         trainee.step(frames, learning_rate(progress, steps), progress)
-        spent += time.process_time() - before
+        spent += device.seconds() - before
         steps, n_frames = steps + 1, n_frames + len(frames)
         n_atoms += int(sizes["train"][frames].sum())
         over = spent >= job.seconds
@@ -235,7 +236,7 @@ def train(
             validate(spent)
         if over:
             break
-    memory, wall = peak_memory() - held, time.monotonic() - start
+    memory, wall = device.peak_memory() - held, time.monotonic() - start
     tested = np.arange(len(labels["test"]))
     if job.test_atoms is not None:
         tested = labels["test"].first(job.test_atoms)
@@ -248,7 +249,8 @@ def train(
         "steps": steps,
         "frames": n_frames,
         "atoms": n_atoms,
-        "processor_seconds": spent,
+        "device": device.name,
+        "training_seconds": spent,
         "wall_seconds": wall,
         "peak_memory_mib": memory,
         "versions": {
@@ -274,6 +276,7 @@ def main(make: Callable[[Job], Trainee]) -> None:
         ValueError: The package has read other frames than were written for it.
     """
     job = Job.read(Path(sys.argv[1]))
+    device = device_of(job.device)
     torch.set_num_threads(1)
     torch.manual_seed(job.seed)
     np.random.seed(job.seed)
@@ -282,7 +285,7 @@ def main(make: Callable[[Job], Trainee]) -> None:
     trainee = make(job)
     for split in SPLITS:
         labels[split].require_equal(trainee.labels(split), f"{trainee.name}, {split}")
-    facts, predictions = train(trainee, job, labels)
+    facts, predictions = train(trainee, job, labels, device)
     with atomic_write(job.out / PREDICTIONS) as temporary:
         np.savez(temporary, **predictions)
     with atomic_write(job.out / RUN) as temporary:

@@ -1,10 +1,11 @@
-"""Our network and its peers on the same frames, in the same processor time.
+"""Our network and its peers on the same frames, in the same time.
 
     python benchmarks/accuracy/compare.py --minutes 60
 
 MACE, NequIP, TensorNet (TorchMD-Net) and NVIDIA's SE(3)-Transformer, each in its own
 package, beside ours: every pair of a network and a set of frames (frames.py) is one
-training run of ``--minutes`` of processor time with one thread (budget.py).  Errors on
+training run of ``--minutes`` of one core's time or, with ``--device cuda``, of a GPU's
+(budget.py).  Errors on
 the test frames are measured here, by the same arithmetic for all (errors.py).  A
 finished run is a JSON file in ``--out`` and is not repeated; one that was stopped
 starts again.
@@ -27,6 +28,7 @@ import click
 import matplotlib
 import numpy as np
 from budget import PREDICTIONS, RUN, SPLITS, Job
+from devices import device_of
 from environments import (
     ENVIRONMENTS,
     REQUIREMENTS,
@@ -85,7 +87,12 @@ def code_of(network: str) -> list[Path]:
         for path in sorted((HERE.parents[1] / "openmm_se3" / folder).rglob("*"))
         if path.suffix in (".py", ".h", ".cpp")
     ]
-    return [HERE / "budget.py", HERE / f"train_{network}.py", *package]
+    return [
+        HERE / "budget.py",
+        HERE / "devices.py",
+        HERE / f"train_{network}.py",
+        *package,
+    ]
 
 
 def settings(network: str, job: Job) -> dict[str, Any]:
@@ -119,7 +126,7 @@ def run_job(network: str, job: Job, python: Path) -> None:
         subprocess.run(
             [*command, str(job.out / "job.json")],
             check=True,
-            env=variables(threads=1),
+            env=variables(threads=1, gpu=job.device != "cpu"),
             stdout=log,
             stderr=subprocess.STDOUT,
         )
@@ -150,8 +157,8 @@ def result(network: str, job: Job, molecule_atoms: int | None) -> dict[str, Any]
     )
     return {
         **facts,
-        "ms_per_step": 1000.0 * facts["processor_seconds"] / facts["steps"],
-        "frames_per_second": facts["frames"] / facts["processor_seconds"],
+        "ms_per_step": 1000.0 * facts["training_seconds"] / facts["steps"],
+        "frames_per_second": facts["frames"] / facts["training_seconds"],
         "test_frames": len(tested),
         "settings": settings(network, job),
         **vars(found),
@@ -195,7 +202,7 @@ def title(name: str, rows: list[dict[str, Any]]) -> str:
     """Return what the rows of one set have in common."""
     settings = rows[0]["settings"]
     return (
-        f"{name}: {settings['seconds'] / 60.0:g} min of one core, cutoff "
+        f"{name}: {settings['seconds'] / 60.0:g} min of {rows[0]['device']}, cutoff "
         f"{settings['cutoff']:g} A, batches of up to {settings['batch_atoms']} atoms, "
         f"{rows[0]['test_frames']} test frames"
     )
@@ -243,7 +250,7 @@ def write_tables(folder: Path, results: dict[str, list[dict[str, Any]]]) -> None
 
 
 def plot(path: Path, results: dict[str, list[dict[str, Any]]]) -> None:
-    """Draw validation errors against processor time, a panel for each set."""
+    """Draw validation errors against training time, a panel for each set."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.6 * len(results), 3.6), layout="constrained")
         panels = figure.subplots(1, len(results), squeeze=False)[0]
@@ -256,7 +263,7 @@ def plot(path: Path, results: dict[str, list[dict[str, Any]]]) -> None:
                 (lines[row["key"]],) = axes.plot(
                     minutes, values, color=colour, marker=".", label=LABELS[row["key"]]
                 )
-            axes.set(title=name, xlabel="processor time (minutes)", xlim=(0.0, None))
+            axes.set(title=name, xlabel="training time (minutes)", xlim=(0.0, None))
             logarithmic(axes, (p["force_mae"] for row in rows for p in row["curve"]))
         panels[0].set_ylabel("validation force MAE (kcal/mol/Å)")
         named = [lines[key] for key in ENVIRONMENTS if key in lines]
@@ -268,6 +275,7 @@ def plot(path: Path, results: dict[str, list[dict[str, Any]]]) -> None:
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), default=60.0)
 @click.option("--set", "sets", multiple=True, type=click.Choice(list(SETS)))
 @click.option("--network", "chosen", multiple=True, type=click.Choice(ENVIRONMENTS))
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu")
 @click.option("--short", is_flag=True, help="Seconds and few frames, to try it out.")
 @click.option("--seed", default=0, show_default=True)
 @environments_option
@@ -284,6 +292,7 @@ def main(
     minutes: float,
     sets: tuple[str, ...],
     chosen: tuple[str, ...],
+    device: str,
     short: bool,
     seed: int,
     environments: Path,
@@ -293,9 +302,14 @@ def main(
 ) -> None:
     """Train what is not finished yet and print the tables."""
     console = Console()
+    try:
+        device_of(device)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
     if short:
         minutes = SHORT_MINUTES
-    folder = (out or Path(f"peers-run/{minutes:g}-minutes")).resolve()
+    default = Path("peers-run") / f"{minutes:g}-minutes-{device}"
+    folder = (out or default).resolve()
     results: dict[str, list[dict[str, Any]]] = {}
     failed = []
     for name in sets or SETS:
@@ -317,6 +331,7 @@ def main(
                 test_atoms=SHORT_TEST_ATOMS if short else None,
                 seed=seed,
                 source=None,
+                device=device,
             )
             path = folder / f"{name}-{network}.json"
             row = finished(path, network, job)

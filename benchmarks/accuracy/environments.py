@@ -59,19 +59,16 @@ def python_of(network: str, folder: Path) -> Path:
     return Path(sys.executable) if name is None else make_environment(name, folder)
 
 
-def variables(threads: int) -> dict[str, str]:
-    """Return the environment variables of a process of any network, without a GPU.
+def variables(threads: int, gpu: bool = False) -> dict[str, str]:
+    """Return the environment variables of a process of any network.
 
     Args:
         threads: Threads of its numerical libraries.
+        gpu: Let it see GPUs.
     """
     limits = {f"{name}_NUM_THREADS": str(threads) for name in LIBRARIES}
-    return {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "CUDA_VISIBLE_DEVICES": "",
-        **limits,
-    }
+    hidden = {} if gpu else {"CUDA_VISIBLE_DEVICES": ""}
+    return {**os.environ, "PYTHONPATH": str(ROOT), **hidden, **limits}
 
 
 def make_environment(name: str, folder: Path) -> Path:

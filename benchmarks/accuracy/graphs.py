@@ -34,8 +34,10 @@ def labels_of(graphs: FrameGraphs) -> Labels:
 
 
 def batch(
-    graphs: FrameGraphs, frames: np.ndarray
+    graphs: FrameGraphs, frames: np.ndarray, device: str = "cpu"
 ) -> tuple[Any, dict[str, torch.Tensor]]:
     """Return some frames as one graph, and their labels."""
     parts, rest = zip(*(graphs[int(index)] for index in frames), strict=True)
-    return import_dgl().batch(parts), torch.utils.data.default_collate(rest)
+    labels = torch.utils.data.default_collate(rest)
+    graph = import_dgl().batch(parts).to(device)
+    return graph, {name: values.to(device) for name, values in labels.items()}

@@ -143,7 +143,8 @@ class ForceField(nn.Module):
         features = self.transformer(graph, node_features, {}, dict(basis)).squeeze(-1)
         atomic = self.readout(features).squeeze(-1).double() * self.energy_scale
         counts = graph.batch_num_nodes()
-        molecule = torch.repeat_interleave(torch.arange(len(counts)), counts)
+        molecule = torch.arange(len(counts), device=counts.device)
+        molecule = torch.repeat_interleave(molecule, counts)
         return atomic.new_zeros(len(counts)).index_add(0, molecule, atomic)
 
     def energy_and_forces(

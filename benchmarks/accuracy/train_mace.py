@@ -53,6 +53,8 @@ class Mace(Trainee):
         self.network, _ = configure_model(
             args, loader, atomic_energies, heads=["Default"], z_table=self.table
         )
+        self.device = job.device
+        self.network.to(self.device)
         self.loss = scripts_utils.get_loss_fn(args, False, False)
         self.second_loss = modules.WeightedEnergyForcesLoss(
             args.swa_energy_weight, args.swa_forces_weight
@@ -101,10 +103,14 @@ class Mace(Trainee):
         with self.descent.averaged():
             output = self.network(self._batch(split, frames).to_dict())
         energies, forces = output["energy"], output["forces"]
-        return energies.detach().double().numpy(), forces.detach().double().numpy()
+        return (
+            energies.detach().double().cpu().numpy(),
+            forces.detach().double().cpu().numpy(),
+        )
 
     def _batch(self, split: str, frames: np.ndarray) -> torch_geometric.Batch:
-        return self.collate([self.frames[split][int(index)] for index in frames])
+        batch = self.collate([self.frames[split][int(index)] for index in frames])
+        return batch.to(self.device)
 
 
 if __name__ == "__main__":

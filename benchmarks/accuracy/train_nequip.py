@@ -64,7 +64,9 @@ class NequIP(Trainee):
             },
             **SHAPE,
         )
-        self.loss = EnergyForceLoss()
+        self.device = job.device
+        self.network.to(self.device)
+        self.loss = EnergyForceLoss().to(self.device)
         optimizer = torch.optim.Adam(
             self.network.parameters(), lr=LEARNING_RATE, fused=True
         )
@@ -112,12 +114,16 @@ class NequIP(Trainee):
         self.network.train()
         energies = output[AtomicDataDict.TOTAL_ENERGY_KEY].flatten()
         forces = output[AtomicDataDict.FORCE_KEY]
-        return energies.detach().double().numpy(), forces.detach().double().numpy()
+        return (
+            energies.detach().double().cpu().numpy(),
+            forces.detach().double().cpu().numpy(),
+        )
 
     def _batch(self, split: str, frames: np.ndarray) -> AtomicDataDict.Type:
-        return AtomicDataDict.batched_from_list(
+        batch = AtomicDataDict.batched_from_list(
             [self.frames[split][int(index)] for index in frames]
         )
+        return AtomicDataDict.to_(batch, self.device)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from graphs import batch, labels_of, read_graphs
 from labels import Labels
 from nvidia_network import ForceField
 
+from openmm_se3.training.data import import_dgl
 from openmm_se3.training.loss import loss_terms
 from openmm_se3.training.presets import PRESETS
 from openmm_se3.training.settings import TrainingConfig
@@ -30,13 +31,15 @@ class Nvidia(Trainee):
     def __init__(self, job: Job) -> None:
         if job.source is None:
             raise ValueError("the job names no folder with NVIDIA's files")
+        self.device = job.device
+        require_dgl_on(self.device)
         self.graphs = read_graphs(job)
         forces = self.labels("train").forces
         self.network = ForceField(
             job.source,
             len(job.elements),
             energy_scale=float(np.sqrt(np.square(forces).mean())),
-        )
+        ).to(self.device)
         optimizer = torch.optim.AdamW(
             self.network.parameters(),
             lr=LEARNING_RATE,
@@ -55,18 +58,19 @@ class Nvidia(Trainee):
 
     def step(self, frames: np.ndarray, rate: float, progress: float) -> None:
         """Make one step."""
-        graph, labels = batch(self.graphs["train"], frames)
+        graph, labels = batch(self.graphs["train"], frames, self.device)
+        counts = graph.batch_num_nodes()
+        molecule = torch.arange(len(counts), device=counts.device)
 
         def loss() -> torch.Tensor:
             energies, forces = self.network.energy_and_forces(graph, create_graph=True)
-            counts = graph.batch_num_nodes()
             return loss_terms(
                 energies,
                 forces,
                 labels["energy"],
                 graph.ndata["forces"],
                 labels["weight"],
-                torch.repeat_interleave(torch.arange(len(counts)), counts),
+                torch.repeat_interleave(molecule, counts),
                 self.settings,
             ).total
 
@@ -74,9 +78,25 @@ class Nvidia(Trainee):
 
     def predict(self, split: str, frames: np.ndarray) -> Predictions:
         """Predict with the last weights."""
-        graph, _ = batch(self.graphs[split], frames)
+        graph, _ = batch(self.graphs[split], frames, self.device)
         energies, forces = self.network.energy_and_forces(graph)
-        return energies.detach().numpy(), forces.double().numpy()
+        return energies.detach().cpu().numpy(), forces.double().cpu().numpy()
+
+
+def require_dgl_on(device: str) -> None:
+    """Put a small graph on a device.
+
+    Raises:
+        ValueError: DGL cannot; that of PyPI is built for CPUs.
+    """
+    dgl = import_dgl()
+    try:
+        dgl.graph(([0], [0])).to(device)
+    except dgl.DGLError as error:
+        raise ValueError(
+            f"DGL {dgl.__version__} cannot put a graph on {device}: NVIDIA's network "
+            "needs one that is built for it, see www.dgl.ai/pages/start.html"
+        ) from error
 
 
 if __name__ == "__main__":

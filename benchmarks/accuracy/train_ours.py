@@ -12,7 +12,7 @@ from graphs import batch, labels_of, read_graphs
 from labels import Labels
 
 from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.training.data import BatchOrder
+from openmm_se3.training.data import BatchOrder, GraphTensors, take_apart
 from openmm_se3.training.metrics import predict_batch
 from openmm_se3.training.module import TrainingModule
 from openmm_se3.training.settings import run_config
@@ -42,7 +42,7 @@ class Ours(Trainee):
                 "seed": job.seed,
                 "schedule": "constant",
                 "warmup_steps": 0,
-                "device": "cpu",
+                "device": "gpu" if job.device == "cuda" else job.device,
             },
             "data": {"files": [str(job.data / "train.xyz")]},
         }
@@ -63,7 +63,7 @@ class Ours(Trainee):
             self.graphs["train"],
             self.graphs["validation"],
             compiled_batches(self.network, self.settings),
-        )
+        ).to(job.device)
 
     def labels(self, split: str) -> Labels:
         """Return what was read."""
@@ -75,14 +75,21 @@ class Ours(Trainee):
             self.settings,
             learning_rate=self.settings.learning_rate * max(rate, LOWEST_RATE),
         )
-        self.module.training_step(batch(self.graphs["train"], frames), 0)
+        self.module.training_step(self._batch("train", frames), 0)
 
     def predict(self, split: str, frames: np.ndarray) -> Predictions:
         """Predict with the averaged weights."""
         self.module.average.eval()
-        graph, _ = batch(self.graphs[split], frames)
-        predicted = predict_batch(self.module.average, graph, self.module.compiled)
+        tensors, _ = self._batch(split, frames)
+        predicted = predict_batch(self.module.average, tensors, self.module.compiled)
         return predicted.energies, predicted.forces
+
+    def _batch(
+        self, split: str, frames: np.ndarray
+    ) -> tuple[GraphTensors, dict[str, torch.Tensor]]:
+        tensors, labels = take_apart(batch(self.graphs[split], frames))
+        device = self.module.device
+        return tensors.to(device), {k: v.to(device) for k, v in labels.items()}
 
 
 if __name__ == "__main__":

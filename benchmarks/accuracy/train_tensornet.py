@@ -62,6 +62,8 @@ class TensorNet(Trainee):
             mean=energies.mean(),
             std=energies.std(),
         )
+        self.device = job.device
+        self.module.to(self.device)
         self.network = self.module.model
         optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True
@@ -101,14 +103,15 @@ class TensorNet(Trainee):
         self.module.eval()
         energies, forces = self.module.predict_step(self._batch(split, frames), 0)
         self.module.train()
-        energies = energies.detach().double().flatten().numpy()
-        forces = forces.detach().double().numpy()
+        energies = energies.detach().double().flatten().cpu().numpy()
+        forces = forces.detach().double().cpu().numpy()
         return energies / EV_TO_KCAL_PER_MOL, forces / EV_TO_KCAL_PER_MOL
 
     def _batch(self, split: str, frames: np.ndarray) -> Batch:
-        return Batch.from_data_list(
+        batch = Batch.from_data_list(
             [self.frames[split][int(index)] for index in frames]
         )
+        return batch.to(self.device)
 
 
 if __name__ == "__main__":

@@ -247,6 +247,14 @@ class GraphTensors:
     molecule: Tensor
     n_molecules: int
 
+    def to(self, device: torch.device | str) -> GraphTensors:
+        """Return them on a device."""
+        moved: dict[str, Any] = {
+            name: value.to(device) if isinstance(value, Tensor) else value
+            for name, value in vars(self).items()
+        }
+        return GraphTensors(**moved)
+
 
 def graph_tensors(graph: dgl.DGLGraph) -> GraphTensors:
     """Take a batched graph apart."""
@@ -267,6 +275,17 @@ def graph_tensors(graph: dgl.DGLGraph) -> GraphTensors:
         molecule=molecule,
         n_molecules=len(counts),
     )
+
+
+def take_apart(
+    batch: tuple[dgl.DGLGraph, dict[str, Tensor]],
+) -> tuple[GraphTensors, dict[str, Tensor]]:
+    """Return a batch of :func:`loader` without its graph, forces among the labels.
+
+    Graphs stay on the CPU: PyPI's DGL cannot put them anywhere else.
+    """
+    graph, labels = batch
+    return graph_tensors(graph), {**labels, "forces": graph.ndata["forces"]}
 
 
 def fill_batches(

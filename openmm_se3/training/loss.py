@@ -78,7 +78,9 @@ def loss_terms(
     n_energies, n_forces = counts.clamp(min=1).unbind()
     error = known_errors(energies, reference_energies)
     power = POWER_OF_SIZE[config.energy_per]
-    n_atoms = torch.bincount(molecule, minlength=len(energies)).double()
+    # torch.bincount would wait for a GPU.
+    ones = torch.ones_like(molecule, dtype=error.dtype)
+    n_atoms = torch.zeros_like(error).index_add(0, molecule, ones)
     error = error / n_atoms**power
     energy_squares = bounded(error.square(), config.huber_delta)
     energy = config.energy_weight * (weights * energy_squares).sum() / n_energies

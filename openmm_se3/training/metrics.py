@@ -25,7 +25,13 @@ from openmm_se3.elements import SYMBOLS
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.reference.dataset import formula
 from openmm_se3.reference.frames import Frames
-from openmm_se3.training.data import FrameGraphs, fill_batches, graph_tensors, loader
+from openmm_se3.training.data import (
+    FrameGraphs,
+    GraphTensors,
+    fill_batches,
+    loader,
+    take_apart,
+)
 from openmm_se3.units import EV_TO_KCAL_PER_MOL
 
 EVALUATION_EDGES = 4000  # enough to hide the cost of many small operations
@@ -68,10 +74,11 @@ def evaluation_batches(graphs: FrameGraphs) -> list[np.ndarray]:
 
 
 def predict_batch(
-    network: SE3Transformer, graph: Any, compiled: CompiledBatches | None = None
+    network: SE3Transformer,
+    tensors: GraphTensors,
+    compiled: CompiledBatches | None = None,
 ) -> Predictions:
     """Return the predictions for one batch, of the compiled network if there is one."""
-    tensors = graph_tensors(graph)
     if compiled is not None:
         with torch.no_grad():
             energies, forces = compiled.energy_and_forces(network, **vars(tensors))
@@ -105,7 +112,10 @@ def predict(
     device = network.embedding.weight.device
     batches = loader(graphs, evaluation_batches(graphs))
     return join(
-        [predict_batch(network, graph.to(device), compiled) for graph, _ in batches]
+        [
+            predict_batch(network, take_apart(batch)[0].to(device), compiled)
+            for batch in batches
+        ]
     )
 
 

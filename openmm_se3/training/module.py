@@ -23,7 +23,7 @@ from openmm_se3.training.data import (
     BatchOrder,
     FrameGraphs,
     GraphTensors,
-    graph_tensors,
+    take_apart,
 )
 from openmm_se3.training.distributed import from_all, rank, total, world_size
 from openmm_se3.training.loss import label_counts, loss_terms
@@ -121,14 +121,21 @@ class TrainingModule(lightning.LightningModule):
         # of isolated atoms would not follow the weights.
         self.network.train()
 
-    def training_step(self, batch: tuple[Any, dict[str, Tensor]], index: int) -> None:
+    def on_before_batch_transfer(
+        self, batch: tuple[Any, dict[str, Tensor]], dataloader_idx: int
+    ) -> tuple[GraphTensors, dict[str, Tensor]]:
+        """Turn a batch of graphs into what Lightning can move to any device."""
+        return take_apart(batch)
+
+    def training_step(
+        self, batch: tuple[GraphTensors, dict[str, Tensor]], index: int
+    ) -> None:
         """Make one step; see :class:`TrainingConfig` for what decides it.
 
         Raises:
             DivergedError: Too many steps in a row were not finite.
         """
-        graph, labels = batch
-        tensors = graph_tensors(graph)
+        tensors, labels = batch
         direct = None
         if self.compiled is not None:
             energies, forces = self.compiled.energy_and_forces(
@@ -141,12 +148,12 @@ class TrainingModule(lightning.LightningModule):
         else:
             energies = energies_only(self.network, tensors)
             forces = torch.zeros_like(tensors.positions)  # with the weight 0
-        counts = total(label_counts(labels["energy"], graph.ndata["forces"]))
+        counts = total(label_counts(labels["energy"], labels["forces"]))
         terms = loss_terms(
             energies,
             forces,
             labels["energy"],
-            graph.ndata["forces"],
+            labels["forces"],
             labels["weight"],
             tensors.molecule,
             self.config,
@@ -226,7 +233,9 @@ class TrainingModule(lightning.LightningModule):
         self.average.eval()
         self._predictions.clear()
 
-    def validation_step(self, batch: tuple[Any, dict[str, Tensor]], index: int) -> None:
+    def validation_step(
+        self, batch: tuple[GraphTensors, dict[str, Tensor]], index: int
+    ) -> None:
         """Predict one batch with the averaged weights."""
         self._predictions.append(predict_batch(self.average, batch[0], self.compiled))
 
