@@ -22,15 +22,16 @@ import torch
 from click.testing import CliRunner
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "accuracy")]
+sys.path[:0] = [str(BENCHMARKS / "accuracy"), str(BENCHMARKS / "training")]
 
 import budget  # noqa: E402
 import compare  # noqa: E402
 import devices  # noqa: E402
 import environments  # noqa: E402
 import frames  # noqa: E402
+import networks  # noqa: E402
 import nvidia_network  # noqa: E402
-import training_speed  # noqa: E402
+import throughput  # noqa: E402
 from errors import errors  # noqa: E402
 from graphs import labels_of, read_graphs  # noqa: E402
 from labels import Labels  # noqa: E402
@@ -487,18 +488,56 @@ def test_an_unfinished_environment_is_made_again(
     assert environments.python_of("ours", tmp_path) == Path(sys.executable)
 
 
-@pytest.mark.parametrize("task", training_speed.TASKS)
-def test_training_speed_of_our_networks(task: str) -> None:
-    graph, reference = training_speed.read_batch(1)
-    assert graph.batch_num_nodes().tolist() == [18]
-    for name in training_speed.OURS.keys() - {training_speed.COMPILED}:
-        network, predict = training_speed.ours(name, task, graph)
+OURS = ("compiled", "pytorch", "full")
+
+
+@pytest.mark.parametrize("task", throughput.TASKS)
+def test_training_steps_of_our_networks(task: str) -> None:
+    batch = networks.read_batch(2, 3)
+    assert batch.graph.batch_num_nodes().tolist() == [9, 9]
+    for name in OURS:
+        job = networks.Job(name, task, 2, 3, 0.0, "")
+        network, predict = networks.NETWORKS[name].make(batch, job)
         energies, forces = predict()
-        assert energies.shape == reference.shape
+        assert energies.shape == batch.energies.shape
         assert (forces is None) == (task == "energy")
-        loss = energies.sum() if forces is None else forces.square().sum()
-        loss.backward()
+        networks.training_step(network, predict, batch)
         assert network.embedding.weight.grad.abs().sum() > 0.0
+
+
+def test_throughput_of_our_networks(tmp_path: Path) -> None:
+    out = tmp_path / "throughput.json"
+    arguments = ["--batch", "2", "--molecules", "1", "--rounds", "1", "--seconds", "0"]
+    arguments += ["--task", "forces", "--network", "pytorch", "--network", "full"]
+    folder = ["--environments", str(tmp_path / "environments")]
+    done = CliRunner().invoke(throughput.main, [*arguments, *folder, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "ours, full kernels" in done.output
+    result = json.loads(out.read_text())
+    assert [row["network"] for row in result["rows"]] == ["pytorch", "full"]
+    for row in result["rows"]:
+        assert row["frames_per_second"] == pytest.approx(2 / row["cpu_seconds"])
+        assert row["times"] is None
+    assert result["failed"] == []
+
+
+def test_ratios_of_throughput_are_to_nvidia() -> None:
+    rows = throughput.finished_rows(
+        {
+            "compiled": {"cpu_seconds": 0.5, "peak_memory_mib": 100.0},
+            "nvidia": {"cpu_seconds": 2.0, "peak_memory_mib": 400.0},
+        },
+        "forces",
+        batch=8,
+    )
+    assert [row["frames_per_second"] for row in rows] == [16.0, 4.0]
+    assert [row["times"] for row in rows] == [4.0, 1.0]
+    assert [row["memory_ratio"] for row in rows] == [0.25, 1.0]
+
+
+def test_too_large_a_batch_is_named() -> None:
+    with pytest.raises(ValueError, match="water6.h5 holds 243 frames only"):
+        networks.read_batch(244, 6)
 
 
 @pytest.mark.skipif(

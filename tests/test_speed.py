@@ -28,6 +28,7 @@ import comparison  # noqa: E402
 import contenders  # noqa: E402
 import gpu  # noqa: E402
 import sizes  # noqa: E402
+import turns  # noqa: E402
 import worker_process  # noqa: E402
 
 # By its path: benchmarks/accuracy has a compare.py too.
@@ -144,7 +145,7 @@ def worker(tmp_path: Path, code: str, limits: worker_process.Limits = LIMITS) ->
 
 def test_turns_of_workers(tmp_path: Path) -> None:
     over = worker_process.Limits(seconds=0.3, gigabytes=1.0)
-    rows, errors = compare.take_turns(
+    rows, errors = turns.take_turns(
         {
             "mace": lambda: worker(tmp_path, SERVE),
             "nvidia": lambda: worker(tmp_path, "import time; time.sleep(60)", over),
@@ -171,8 +172,8 @@ def test_a_worker_that_takes_too_much_memory(tmp_path: Path) -> None:
 def test_one_that_has_taken_long_enough_takes_fewer_turns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare, "ENOUGH_SECONDS", 11.0)
-    rows, _ = compare.take_turns({"dft": lambda: worker(tmp_path, SERVE)}, rounds=9)
+    monkeypatch.setattr(turns, "ENOUGH_SECONDS", 11.0)
+    rows, _ = turns.take_turns({"dft": lambda: worker(tmp_path, SERVE)}, rounds=9)
     assert rows["dft"]["rounds"] == [2.0, 4.0, 6.0]  # 12 s
 
 

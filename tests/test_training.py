@@ -50,6 +50,7 @@ from openmm_se3.training.data import (
     frame_weights,
     graph_tensors,
     loader,
+    take_apart,
 )
 from openmm_se3.training.distributed import launched_rank
 from openmm_se3.training.loss import label_counts, loss_terms
@@ -339,9 +340,7 @@ def test_step_happens_on_the_device_of_the_batch(config, changes, left_behind):
     network.train().to("meta")
     graphs = make_graphs(analytic_frames())
     batch, *_ = loader(graphs, [[0, 12, 1, 23]])
-    order = BatchOrder(graphs.n_atoms, 9, 0)
-    module = TrainingModule(network, config.training, order, graphs, graphs)
-    here = module.on_before_batch_transfer(batch, 0)
+    here = take_apart(batch)
     tensors, labels = move_data_to_device(here, torch.device("meta"))
     assert labels.keys() == {"energy", "weight", "frame", "forces"}
     if left_behind == "shifts":

@@ -18,7 +18,6 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,15 +37,13 @@ from environments import (  # noqa: E402
     variables,
 )
 from sizes import SIZES, VACUUM  # noqa: E402
-from worker_process import Limits, OverLimitError, Worker, WorkerError  # noqa: E402
+from turns import take_turns  # noqa: E402
+from worker_process import Limits, OverLimitError, Worker  # noqa: E402
 
 from openmm_se3.benchmark import machine  # noqa: E402
-from openmm_se3.benchmark.timing import Round, summary  # noqa: E402
 from openmm_se3.files import atomic_write  # noqa: E402
 from openmm_se3.modelfile import load_model  # noqa: E402
 
-LEAST_ROUNDS = 3
-ENOUGH_SECONDS = 300.0  # spent on one contender's rounds: then no more than the least
 RESULTS = HERE.parent / "results/speed"
 SHORT_SIZES, SHORT_ROUNDS, SHORT_SECONDS = (3, 6), 2, 0.05
 
@@ -70,49 +67,6 @@ def start(job: Job, environments: Path, logs: Path, limits: Limits) -> Worker:
     logs.mkdir(parents=True, exist_ok=True)
     log = logs / f"{job.atoms}-{job.contender}.log"
     return Worker(command, own, log, limits)
-
-
-def take_turns(
-    starts: dict[str, Callable[[], Worker]], rounds: int
-) -> tuple[dict[str, dict[str, Any]], dict[str, WorkerError]]:
-    """Let workers get ready one after the other, time rounds in turns, and end.
-
-    Args:
-        starts: Starts the worker of each contender.
-        rounds: Rounds of each; fewer of one that has taken long enough.
-
-    Returns:
-        A row for each contender, and why one was ended or failed.
-    """
-    workers: dict[str, Worker] = {}
-    rows: dict[str, dict[str, Any]] = {}
-    taken: dict[str, list[dict[str, Any]]] = {}
-    errors: dict[str, WorkerError] = {}
-    try:
-        for name, start_one in starts.items():
-            workers[name] = start_one()
-            try:
-                rows[name] = workers[name].answer()
-                taken[name] = []
-            except WorkerError as error:
-                errors[name] = error
-        for turn in range(rounds):
-            for name in [name for name in taken if name not in errors]:
-                spent = rows[name]["steps"] * sum(r["seconds"] for r in taken[name])
-                if turn >= LEAST_ROUNDS and spent > ENOUGH_SECONDS:
-                    continue
-                try:
-                    taken[name].append(workers[name].round())
-                except WorkerError as error:
-                    errors[name] = error
-    finally:
-        for worker in workers.values():
-            worker.end()
-    for name in [name for name in taken if name not in errors]:
-        own = [Round(r["seconds"], r["cpu_seconds"]) for r in taken[name]]
-        peak = taken[name][-1]["peak_memory_mib"]
-        rows[name].update(**summary(own), peak_memory_mib=peak)
-    return {name: rows[name] for name in rows if name not in errors}, errors
 
 
 def kept_result(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:

@@ -23,7 +23,6 @@ from openmm_se3.training.data import (
     BatchOrder,
     FrameGraphs,
     GraphTensors,
-    take_apart,
 )
 from openmm_se3.training.distributed import from_all, rank, total, world_size
 from openmm_se3.training.loss import label_counts, loss_terms
@@ -120,12 +119,6 @@ class TrainingModule(lightning.LightningModule):
         # Lightning leaves the mode as it finds it, and in evaluation mode the energies
         # of isolated atoms would not follow the weights.
         self.network.train()
-
-    def on_before_batch_transfer(
-        self, batch: tuple[Any, dict[str, Tensor]], dataloader_idx: int
-    ) -> tuple[GraphTensors, dict[str, Tensor]]:
-        """Turn a batch of graphs into what Lightning can move to any device."""
-        return take_apart(batch)
 
     def training_step(
         self, batch: tuple[GraphTensors, dict[str, Tensor]], index: int

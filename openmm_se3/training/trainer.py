@@ -20,7 +20,13 @@ from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.modelfile import load_model
 from openmm_se3.reference.dataset import Dataset
 from openmm_se3.training.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
-from openmm_se3.training.data import BatchOrder, Interval, loader
+from openmm_se3.training.data import (
+    BatchOrder,
+    GraphTensors,
+    Interval,
+    loader,
+    take_apart,
+)
 from openmm_se3.training.distributed import launched, rank, world_size
 from openmm_se3.training.metrics import evaluation_batches
 from openmm_se3.training.module import TrainingModule
@@ -206,3 +212,9 @@ class Loaders(lightning.LightningDataModule):
         graphs = self.module.validation_graphs
         batches = evaluation_batches(graphs)
         return loader(graphs, batches[rank() :: world_size()] or batches[:1])
+
+    def on_before_batch_transfer(
+        self, batch: Any, dataloader_idx: int
+    ) -> tuple[GraphTensors, dict[str, torch.Tensor]]:
+        """Turn a batch of graphs into what Lightning can move to any device."""
+        return take_apart(batch)

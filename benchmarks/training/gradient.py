@@ -26,7 +26,7 @@ from openmm_se3.training.prepare import read_data
 from openmm_se3.training.settings import TrainingConfig, read_config
 from openmm_se3.training.trainer import make_module
 
-CONFIG = Path(__file__).parents[1] / "models" / "water" / "train.yaml"
+CONFIG = Path(__file__).parents[2] / "models" / "water" / "train.yaml"
 
 
 def gradient(

@@ -1,6 +1,6 @@
 """Train on a file that does not fit into memory: peak memory and time to start.
 
-    python benchmarks/streaming.py --folder /a/disk/with/6/GB --conformations 5000000
+    python benchmarks/training/streaming.py --folder /with/6/GB --conformations 5000000
 
 Writes an HDF5 file of the layout of ANI-1x (molecules of 2 to 26 atoms of H, C, N and
 O, NaN where a label is missing as there), 5 GB for five million conformations, trains a

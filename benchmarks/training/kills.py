@@ -1,6 +1,6 @@
 """Kill a training run again and again: does it end with the curve it would have had?
 
-    python benchmarks/training_kills.py --kills 20
+    python benchmarks/training/kills.py --kills 20
 
 A small network is trained on the committed water labels twice: once without a stop, and
 once killed (SIGKILL) at random moments, start-up, validation and checkpoints included,
@@ -23,7 +23,7 @@ import yaml
 
 from openmm_se3.training.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIG = {
     "model": {
         "elements": ["H", "O"],
