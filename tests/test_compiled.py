@@ -20,6 +20,7 @@ from random_model import SMALLEST, write_random_weights
 from openmm_se3.compiled import library, pack
 from openmm_se3.compiled.compiler import find_compiler
 from openmm_se3.compiled.force import TABLE_INTERVALS, compiled_force
+from openmm_se3.compiled.generate import rotation_generators
 from openmm_se3.compiled.library import CompileError, reason_against
 from openmm_se3.config import ModelConfig
 from openmm_se3.export.build import (
@@ -30,6 +31,7 @@ from openmm_se3.export.build import (
 )
 from openmm_se3.export.checks import random_positions
 from openmm_se3.force import SE3Potential
+from openmm_se3.model.kernel import SphericalHarmonics
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.modelfile import evaluate, load_model
 from openmm_se3.simulation import water_topology
@@ -211,18 +213,27 @@ def test_results_have_the_precision_of_the_positions() -> None:
         assert not forces.requires_grad
 
 
-def test_another_shape_of_network() -> None:
+OTHER_SHAPES: dict[str, dict[str, Any]] = {
+    "both parities": {
+        "layers": 4,
+        "lmax": 1,
+        "mirror": False,
+        "self_interaction": "linear",
+    },
+    "degree 3": {"layers": 2, "lmax": 3, "jmax": 2, "self_interaction_width": 8},
+}
+
+
+@pytest.mark.parametrize("changes", OTHER_SHAPES.values(), ids=OTHER_SHAPES.keys())
+def test_another_shape_of_network(changes: dict[str, Any]) -> None:
     config = ModelConfig(
         elements=("H", "C", "O"),
         cutoff=4.0,
-        layers=4,
         channels=8,
         key_channels=4,
         heads=2,
-        lmax=1,
-        mirror=False,
-        self_interaction="linear",
         energy_scale=0.3,
+        **changes,
     )
     network = SE3Transformer(config).eval()
     species = torch.tensor([0, 1, 2, 2, 0])
@@ -234,6 +245,22 @@ def test_another_shape_of_network() -> None:
     expected = eager_force(network, settings)(x)
     assert float(energy) == pytest.approx(float(expected[0]), rel=1e-11)
     assert torch.allclose(forces, expected[1], rtol=0.0, atol=1e-7)
+
+
+@pytest.mark.parametrize("degree", range(5))
+def test_generators_turn_the_harmonics(degree: int) -> None:
+    generators = rotation_generators(degree)
+    generator = torch.Generator().manual_seed(0)
+    u = torch.randn(20, 3, generator=generator, dtype=torch.float64)
+    u /= u.norm(dim=1, keepdim=True)
+    own = slice(degree**2, (degree + 1) ** 2)
+    harmonics = SphericalHarmonics(max(degree, 1))
+    for axis, turn in zip(torch.eye(3, dtype=torch.float64), generators, strict=True):
+        velocity = torch.linalg.cross(axis.expand_as(u), u)
+        _, change = torch.func.jvp(harmonics, (u,), (velocity,))
+        expected = harmonics(u)[:, own] @ turn.T
+        torch.testing.assert_close(change[:, own], expected, rtol=0.0, atol=1e-12)
+        assert degree == 0 or float(change[:, own].abs().max()) > 0.1
 
 
 @pytest.mark.parametrize(

@@ -83,9 +83,9 @@ class Layer {
     in_parallel(n, pairs.threads, [&](int begin, int end) {
       mix_channels<L_MAX, CHANNELS, D_OUT, CHANNELS, D_OUT>(end - begin, heads_ + begin * OUT,
                                                             w.output, update + begin * OUT);
-      for (int a = begin; a < end; a += ATOMS) self_interaction(a, std::min(a + ATOMS, end), w);
-      for (int a = begin; a < end; a += ATOMS)
-        gate(a, std::min(a + ATOMS, end), w, update, gates, result);
+      for (int a = begin; a < end; a += ROWS) self_interaction(a, std::min(a + ROWS, end), w);
+      for (int a = begin; a < end; a += ROWS)
+        gate(a, std::min(a + ROWS, end), w, update, gates, result);
     });
     return result;
   }
@@ -143,9 +143,9 @@ class Layer {
   void atoms_backward(int begin, int end, const Parameters& w, const T* slope, T* back,
                       Gradient* gradient) {
     T *heads_slope = heads_slope_.reserve(0), *dots = dots_.reserve(0);
-    for (int a = begin; a < end; a += ATOMS) {
-      const int stop = std::min(a + ATOMS, end);
-      T* update_slope = scratch_.reserve(ATOMS * OUT);
+    for (int a = begin; a < end; a += ROWS) {
+      const int stop = std::min(a + ROWS, end);
+      T* update_slope = scratch_.reserve(ROWS * OUT);
       gate_backward(a, stop, w, slope, update_slope, gradient);
       if (back) self_interaction_backward(a, stop, w, update_slope, back, gradient);
       mix_channels<L_MAX, CHANNELS, D_OUT, CHANNELS, D_OUT>(stop - a, update_slope, w.output_t,
@@ -164,8 +164,6 @@ class Layer {
     mix_channels<L_QUERY, KEYS, D_QUERY, CHANNELS, D_IN, true>(end - begin, queries + begin * QUERY,
                                                                w.query_t, back + begin * IN);
   }
-
-  static constexpr int ATOMS = 8;  // atoms that share one reading of the weights
 
   // What a block of pairs needs of its directions: for i <- j, and for j <- i, where
   // the vector points the other way.
@@ -310,11 +308,11 @@ class Layer {
           for (int block = begin; block < end; ++block) {
             const Directions directions(pairs, block);
             const int start = block * BLOCK, count = std::min(BLOCK, pairs.n_pairs - start);
-            P harmonics_back[HARMONICS] = {};
-            alignas(64) T distance_back[BLOCK] = {};
+            alignas(64) T distance_back[BLOCK] = {}, torques[3][BLOCK] = {};
             for (int p = 0; p < count; ++p) {
               radial<T, FUNCTIONS, !LEARN>(table, pairs, start + p, psi, psi_slope);
               std::fill_n(psi_back, FUNCTIONS, T(0));
+              V torque[3] = {};
               const T envelope = pairs.envelope[start + p];
               for (int way = 0; way < 2; ++way) {
                 const int centre = (way ? pairs.second : pairs.first)[start + p];
@@ -324,19 +322,21 @@ class Layer {
                 T* sender_back = mine + neighbour * SENDER;
                 const T* exponent = exponents + ((start + p) * 2 + way) * HEADS;
                 const T* tanh = bounded + ((start + p) * 2 + way) * HEADS;
-                V back[HARMONICS] = {};
                 T weight[HEADS], weight_back[HEADS], logit_back[HEADS];
                 alignas(64) T of_channel[CHANNELS], product[CHANNELS], of_key[KEYS];
                 for (int h = 0; h < HEADS; ++h) weight[h] = envelope * exponent[h];
                 spread_heads<CHANNELS>(weight, of_channel);
                 for (int g = 0; g < VALUE_GROUPS; ++g) {
-                  V slope[D_OUT];
+                  const V alpha = load<V>(of_channel + g * N);
+                  const T* slope = heads_slope + centre * HEAD + g * N;
+                  V value[D_OUT], value_back[D_OUT], total{};
                   for (int d = 0; d < D_OUT; ++d)
-                    slope[d] = load<V>(heads_slope + centre * HEAD + d * CHANNELS + g * N);
-                  const V value = Kernel::template backward<L_MAX, STRIDE, V>(
-                      load<V>(of_channel + g * N), basis, psi + KEYS + g * N, sender + KEYS + g * N,
-                      slope, psi_back + KEYS + g * N, sender_back + KEYS + g * N, back);
-                  store<V>(product + g * N, value);
+                    value_back[d] = alpha * load<V>(slope + d * CHANNELS);
+                  Kernel::template backward<L_MAX, STRIDE, V>(
+                      basis, psi + KEYS + g * N, sender + KEYS + g * N, value_back, value,
+                      psi_back + KEYS + g * N, sender_back + KEYS + g * N, torque);
+                  for (int d = 0; d < D_OUT; ++d) total += value[d] * load<V>(slope + d * CHANNELS);
+                  store<V>(product + g * N, total);
                 }
                 sum_heads<CHANNELS>(product, weight_back);
                 for (int h = 0; h < HEADS; ++h) {
@@ -348,21 +348,16 @@ class Layer {
                 spread_heads<KEYS>(logit_back, of_key);
                 for (int g = 0; g < KEY_GROUPS; ++g) {
                   const V factor = load<V>(of_key + g * N);
-                  V query[D_QUERY], key[D_QUERY];
+                  V key[D_QUERY], key_back[D_QUERY];
                   for (int d = 0; d < D_QUERY; ++d)
-                    query[d] = load<V>(queries + centre * QUERY + d * KEYS + g * N);
+                    key_back[d] = factor * load<V>(queries + centre * QUERY + d * KEYS + g * N);
                   Kernel::template backward<L_QUERY, STRIDE, V>(
-                      factor, basis, psi + g * N, sender + g * N, query, psi_back + g * N,
-                      sender_back + g * N, back);
+                      basis, psi + g * N, sender + g * N, key_back, key, psi_back + g * N,
+                      sender_back + g * N, torque);
                   if (first) continue;
-                  Kernel::template message<L_QUERY, STRIDE, V>(basis, psi + g * N, sender + g * N,
-                                                               key);
                   T* query_back = mine + n * SENDER + centre * QUERY + g * N;
                   for (int d = 0; d < D_QUERY; ++d) add<V>(query_back + d * KEYS, factor * key[d]);
                 }
-                for (int J = 1; !LEARN && J <= J_MAX; ++J)
-                  for (int m = J * J; m < dimension(J); ++m)
-                    harmonics_back[m][p] += J % 2 && way ? -sum(back[m]) : sum(back[m]);
               }
               if constexpr (LEARN) {
                 radial_backward<T, FUNCTIONS>(mine + n * (SENDER + QUERY), pairs, start + p,
@@ -372,19 +367,18 @@ class Layer {
                 for (int c = 0; c < FUNCTIONS; c += N)
                   along += load<V>(psi_back + c) * load<V>(psi_slope + c);
                 distance_back[p] += sum(along);
+                for (int a = 0; a < 3; ++a) torques[a][p] = sum(torque[a]);
               }
             }
             if constexpr (LEARN) continue;
-            P direction_back[3] = {};
-            spherical_harmonics_backward<T>(directions.u, directions.harmonics[0], harmonics_back,
-                                            direction_back);
             const P radius = load<P>(pairs.distance + start), stretch = load<P>(distance_back);
             const P* u = directions.u;
-            const P inward =
-                u[0] * direction_back[0] + u[1] * direction_back[1] + u[2] * direction_back[2];
-            for (int a = 0; a < 3; ++a)
+            const P torque[3] = {load<P>(torques[0]), load<P>(torques[1]), load<P>(torques[2])};
+            for (int a = 0; a < 3; ++a) {
+              const int b = (a + 1) % 3, c = (a + 2) % 3;
               add<P>(pairs.gradient[a] + start,
-                     (direction_back[a] - inward * u[a]) / radius + stretch * u[a]);
+                     (torque[b] * u[c] - torque[c] * u[b]) / radius + stretch * u[a]);
+            }
           }
         });
   }
@@ -398,19 +392,46 @@ class Layer {
     }
   }
 
-  // f_c . f_c' for c <= c' of each degree.
+  // f_c . f_c' for c <= c' of each degree, for each c in whole registers: the next c
+  // overwrites what sticks out, and the last one's is no part of the result.
   static void multiply_channels(int count, const T* x, T* products) {
     for (int a = 0; a < count; ++a) {
       T* product = products + a * Parameters::PRODUCTS;
       for (int l = 0; l <= L_QUERY; ++l)
         for (int c = 0; c < CHANNELS; ++c) {
-          for (int e = c; e < CHANNELS; ++e) product[e - c] = 0;
-          for (int m = l * l; m < dimension(l); ++m) {
-            const T* f = x + a * IN + m * CHANNELS;
-            for (int e = c; e < CHANNELS; ++e) product[e - c] += f[c] * f[e];
+          for (int e = c; e < CHANNELS; e += N) {
+            V total{};
+            for (int m = l * l; m < dimension(l); ++m) {
+              const T* f = x + a * IN + m * CHANNELS;
+              total += f[c] * load<V>(f + e);
+            }
+            store<V>(product + e - c, total);
           }
           product += CHANNELS - c;
         }
+    }
+  }
+
+  // Adds dE/d(features) from that by the products, as a symmetric matrix of each degree.
+  static void multiply_channels_backward(int count, const T* x, const T* products, T* back) {
+    alignas(64) T square[CHANNELS * CHANNELS + N];
+    for (int a = 0; a < count; ++a) {
+      const T* end = products + a * Parameters::PRODUCTS;
+      for (int l = 0; l <= L_QUERY; ++l) {
+        end += CHANNELS * (CHANNELS + 1) / 2;
+        const T* from = end;
+        for (int c = CHANNELS - 1; c >= 0; --c) {  // so that what sticks out is overwritten
+          from -= CHANNELS - c;
+          for (int e = c; e < CHANNELS; e += N)
+            store<V>(square + c * CHANNELS + e, load<V>(from + e - c));
+          square[c * CHANNELS + c] *= 2;
+          for (int e = c + 1; e < CHANNELS; ++e) square[e * CHANNELS + c] = from[e - c];
+        }
+        multiply<CHANNELS, CHANNELS, true>(
+            2 * l + 1, [=](int m) { return x + a * IN + (l * l + m) * CHANNELS; }, square,
+            static_cast<const T*>(nullptr),
+            [=](int m) { return back + a * IN + (l * l + m) * CHANNELS; });
+      }
     }
   }
 
@@ -422,13 +443,13 @@ class Layer {
     if constexpr (WIDTH == 0) {
       mix_channels<L_QUERY, CHANNELS, D_IN, CHANNELS, D_OUT, true>(count, x, w.linear, y);
     } else {
-      T* products = products_.reserve(ATOMS * Parameters::PRODUCTS);
+      T* products = products_.reserve(ROWS * Parameters::PRODUCTS + N);
       multiply_channels(count, x, products);
       T* hidden = hidden_.reserve(0) + begin * WIDTH;  // before the activation
       multiply<Parameters::PRODUCTS, WIDTH>(
           count, [=](int a) { return products + a * Parameters::PRODUCTS; }, w.hidden,
           w.hidden_bias, [=](int a) { return hidden + a * WIDTH; });
-      alignas(64) T active[ATOMS * WIDTH];
+      alignas(64) T active[ROWS * WIDTH];
       for (int k = 0; k < count * WIDTH; ++k) active[k] = hidden[k] * sigmoid(hidden[k]);
       T* mixing = mixing_.reserve(0) + static_cast<std::size_t>(begin) * Parameters::MIXING;
       for (int k = 0; k < Parameters::BLOCKS; ++k)  // (2.6)
@@ -456,36 +477,40 @@ class Layer {
                                                                         gradient->linear);
     } else {
       const T* mixing = mixing_.reserve(0) + static_cast<std::size_t>(begin) * Parameters::MIXING;
-      T* mixing_back = mixing_back_.reserve(ATOMS * Parameters::MIXING);
+      T* mixing_back = mixing_back_.reserve(ROWS * Parameters::MIXING);
       for (int a = 0; a < count; ++a)
         for (int l = 0; l <= L_QUERY; ++l)
-          for (int c = 0; c < CHANNELS; ++c) {
-            T* to = mixing_back + a * Parameters::MIXING + (l * CHANNELS + c) * CHANNELS;
-            const T* row = mixing + a * Parameters::MIXING + (l * CHANNELS + c) * CHANNELS;
-            V outer[VALUE_GROUPS] = {};
-            for (int m = l * l; m < dimension(l); ++m) {
-              V inner{};
+          for (int c = 0; c < CHANNELS; c += N) {
+            const int block = a * Parameters::MIXING + (l * CHANNELS + c) * CHANNELS;
+            const T *f = x + a * IN + c, *s = slope + a * OUT;
+            for (int k = 0; k < N; ++k)
               for (int g = 0; g < VALUE_GROUPS; ++g) {
-                const V s = load<V>(slope + a * OUT + m * CHANNELS + g * N);
-                outer[g] += x[a * IN + m * CHANNELS + c] * s;
-                inner += load<V>(row + g * N) * s;
+                V outer{};
+                for (int m = l * l; m < dimension(l); ++m)
+                  outer += f[m * CHANNELS + k] * load<V>(s + m * CHANNELS + g * N);
+                store<V>(mixing_back + block + k * CHANNELS + g * N, outer);
               }
-              back[a * IN + m * CHANNELS + c] += sum(inner);
+            for (int m = l * l; m < dimension(l); ++m) {
+              V inner[N] = {};
+              for (int k = 0; k < N; ++k)
+                for (int g = 0; g < VALUE_GROUPS; ++g)
+                  inner[k] += load<V>(mixing + block + k * CHANNELS + g * N) *
+                              load<V>(s + m * CHANNELS + g * N);
+              store<V>(back + a * IN + m * CHANNELS + c, sums(inner));
             }
-            for (int g = 0; g < VALUE_GROUPS; ++g) store<V>(to + g * N, outer[g]);
           }
-      alignas(64) T hidden_back[ATOMS * WIDTH];
+      alignas(64) T hidden_back[ROWS * WIDTH];
       multiply<Parameters::MIXING, WIDTH>(
           count, [=](int a) { return mixing_back + a * Parameters::MIXING; }, w.mixing_t,
           static_cast<const T*>(nullptr), [&](int a) { return hidden_back + a * WIDTH; });
       const T* hidden = hidden_.reserve(0) + begin * WIDTH;
-      alignas(64) T active[ATOMS * WIDTH];
+      alignas(64) T active[ROWS * WIDTH];
       for (int k = 0; k < count * WIDTH; ++k) {
         const T s = sigmoid(hidden[k]);
         active[k] = hidden[k] * s;
         hidden_back[k] *= s * (T(1) + hidden[k] * (T(1) - s));
       }
-      T* products_back = products_.reserve(ATOMS * Parameters::PRODUCTS);
+      T* products_back = products_.reserve(ROWS * Parameters::PRODUCTS + N);
       if (gradient) {
         for (int k = 0; k < Parameters::BLOCKS; ++k)
           multiply_gradient<WIDTH, CHANNELS>(
@@ -502,23 +527,7 @@ class Layer {
           count, [&](int a) { return hidden_back + a * WIDTH; }, w.hidden_t,
           static_cast<const T*>(nullptr),
           [=](int a) { return products_back + a * Parameters::PRODUCTS; });
-      for (int a = 0; a < count; ++a) {
-        const T* from = products_back + a * Parameters::PRODUCTS;
-        for (int l = 0; l <= L_QUERY; ++l)
-          for (int c = 0; c < CHANNELS; ++c) {
-            for (int m = l * l; m < dimension(l); ++m) {
-              const T* f = x + a * IN + m * CHANNELS;
-              T* g = back + a * IN + m * CHANNELS;
-              T total = 0;
-              for (int e = c; e < CHANNELS; ++e) {
-                total += from[e - c] * f[e];
-                g[e] += from[e - c] * f[c];
-              }
-              g[c] += total;
-            }
-            from += CHANNELS - c;
-          }
-      }
+      multiply_channels_backward(count, x, products_back, back);
     }
   }
 
@@ -541,7 +550,7 @@ class Layer {
 
   void gate(int begin, int end, const Parameters& w, const T* update, T* gates, T* result) {
     const int count = end - begin;
-    alignas(64) T invariants[ATOMS][GATES];
+    alignas(64) T invariants[ROWS][GATES];
     measure(count, update + begin * OUT, invariants);
     T* open = gates + begin * GATES;
     multiply<GATES, GATES>(
@@ -563,7 +572,7 @@ class Layer {
     const int count = end - begin;
     const T *update = update_.reserve(0) + begin * OUT, *gates = gates_.reserve(0) + begin * GATES;
     slope += begin * OUT;
-    alignas(64) T gates_back[ATOMS][GATES] = {}, invariants_back[ATOMS][GATES];
+    alignas(64) T gates_back[ROWS][GATES] = {}, invariants_back[ROWS][GATES];
     for (int a = 0; a < count; ++a)
       for (int l = 0; l <= L_MAX; ++l) {
         const T* open = gates + a * GATES + l * CHANNELS;
@@ -577,7 +586,7 @@ class Layer {
         for (int c = 0; c < CHANNELS; ++c) to[c] *= open[c] * (T(1) - open[c]);
       }
     if (gradient) {
-      alignas(64) T invariants[ATOMS][GATES];
+      alignas(64) T invariants[ROWS][GATES];
       measure(count, update, invariants);
       multiply_gradient<GATES, GATES>(
           count, [&](int a) { return invariants[a]; }, [&](int a) { return gates_back[a]; },

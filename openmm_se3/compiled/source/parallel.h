@@ -10,7 +10,8 @@
 
 namespace {
 
-// Numbers that are not given back until the thread ends.
+// Numbers that are not given back until the thread ends.  Behind them is room for a whole
+// register, which may be read from the last of them on.
 template <class T>
 class Buffer {
  public:
@@ -18,7 +19,7 @@ class Buffer {
     if (size > size_) {
       std::free(data_);
       size_ = size + size / 8;
-      data_ = static_cast<T*>(std::aligned_alloc(64, (size_ * sizeof(T) + 63) / 64 * 64));
+      data_ = static_cast<T*>(std::aligned_alloc(64, (size_ * sizeof(T) + 127) / 64 * 64));
       if (!data_) {
         size_ = 0;
         throw std::bad_alloc();

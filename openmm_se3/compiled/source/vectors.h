@@ -57,6 +57,30 @@ INLINE auto sum(V value) {
   return total;
 }
 
+// The sum of each of as many registers as they have numbers, in one.
+template <class V>
+INLINE V sums(V* values) {
+  using T = std::decay_t<decltype(values[0][0])>;
+  using Integer = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
+  constexpr int N = sizeof(V) / sizeof(T);
+  using Indices = typename VectorOf<Integer, N>::type;
+  // Two registers become one with half as many terms of each, side by side.
+#pragma GCC unroll 4
+  for (int half = 1; half < N; half *= 2) {
+    Indices even, odd;
+    for (int i = 0; i < N; ++i) {
+      const int from = i & half ? N : 0;
+      even[i] = from + (i & ~half);
+      odd[i] = from + (i | half);
+    }
+#pragma GCC unroll 8
+    for (int k = 0; k < N; k += 2 * half)
+      values[k] = __builtin_shuffle(values[k], values[k + half], even) +
+                  __builtin_shuffle(values[k], values[k + half], odd);
+  }
+  return values[0];
+}
+
 // exp(x) = 2^n + 2^n q(r), where q is a polynomial: both terms, to the rounding of T.
 template <class T>
 INLINE std::pair<T, T> exponential_terms(T x) {
