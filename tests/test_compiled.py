@@ -220,7 +220,7 @@ OTHER_SHAPES: dict[str, dict[str, Any]] = {
         "mirror": False,
         "self_interaction": "linear",
     },
-    "degree 3": {"layers": 2, "lmax": 3, "jmax": 2, "self_interaction_width": 8},
+    "degree 3": {"layers": 2, "lmax": 3, "jmax": 3, "self_interaction_width": 8},
 }
 
 
