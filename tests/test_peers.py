@@ -32,6 +32,7 @@ import frames  # noqa: E402
 import networks  # noqa: E402
 import nvidia_network  # noqa: E402
 import throughput  # noqa: E402
+import train_nvidia  # noqa: E402
 from errors import errors  # noqa: E402
 from graphs import labels_of, read_graphs  # noqa: E402
 from labels import Labels  # noqa: E402
@@ -325,6 +326,8 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def run_job(network: str, job: budget.Job, python: Path) -> None:
         made.append(network)
         if network == "mace":
+            job.out.mkdir(parents=True)
+            (job.out / "log.txt").write_text("Traceback\nImportError: no [mace]\n")
             raise subprocess.CalledProcessError(1, "train_mace.py")
         trainee = Recorder(job.data)
         job.out.mkdir(parents=True)
@@ -358,6 +361,7 @@ def test_finished_runs_are_kept(runs: list[str], tmp_path: Path) -> None:
     assert runs == ["ours", "mace", "tensornet"]  # what failed does not stop the rest
     assert again.exit_code == 1
     assert "failed: water-mace" in again.output
+    assert "failed: ImportError: no [mace]; see" in again.output
     table = (tmp_path / "out/accuracy.csv").read_text().splitlines()
     assert [line.split(",")[:2] for line in table[1:]] == [
         ["water", "ours"],
@@ -427,6 +431,28 @@ def test_softmax_over_edges_can_be_differentiated_twice() -> None:
     assert torch.autograd.gradgradcheck(
         lambda x: nvidia_network.edge_softmax(graph, x), logits
     )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="DGL may be built for GPUs")
+def test_a_dgl_without_gpus_is_named() -> None:
+    train_nvidia.require_dgl_on("cpu")
+    with pytest.raises(ValueError, match="cannot put a graph on cuda:0"):
+        train_nvidia.require_dgl_on("cuda:0")
+
+
+@pytest.mark.parametrize(
+    ("network", "decisive"),
+    [
+        ("ours", ["compiled/source/layer.h", "graphs.py", "training/loss.py"]),
+        ("nvidia", ["graphs.py", "nvidia_network.py", "training/presets.py"]),
+        ("mace", ["devices.py", "train_mace.py"]),
+    ],
+)
+def test_code_that_decides_a_result(network: str, decisive: list[str]) -> None:
+    names = [str(path) for path in compare.code_of(network)]
+    assert all(Path(name).is_file() for name in names)
+    for wanted in [*decisive, "budget.py"]:
+        assert any(name.endswith(wanted) for name in names), wanted
 
 
 def test_missing_files_of_nvidia_are_named(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def worker(tmp_path: Path, code: str, limits: worker_process.Limits = LIMITS) ->
 
 def test_turns_of_workers(tmp_path: Path) -> None:
     over = worker_process.Limits(seconds=0.3, gigabytes=1.0)
-    rows, errors = turns.take_turns(
+    rows, errors = turns.workers_take_turns(
         {
             "mace": lambda: worker(tmp_path, SERVE),
             "nvidia": lambda: worker(tmp_path, "import time; time.sleep(60)", over),
@@ -173,7 +173,9 @@ def test_one_that_has_taken_long_enough_takes_fewer_turns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turns, "ENOUGH_SECONDS", 11.0)
-    rows, _ = turns.take_turns({"dft": lambda: worker(tmp_path, SERVE)}, rounds=9)
+    rows, _ = turns.workers_take_turns(
+        {"dft": lambda: worker(tmp_path, SERVE)}, rounds=9
+    )
     assert rows["dft"]["rounds"] == [2.0, 4.0, 6.0]  # 12 s
 
 

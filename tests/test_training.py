@@ -329,15 +329,18 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS.keys())
-@pytest.mark.parametrize("left_behind", [None, "energy", "forces", "shifts"])
-def test_step_happens_on_the_device_of_the_batch(config, changes, left_behind):
+@pytest.mark.parametrize(
+    ("network", "left_behind"),
+    [*((name, None) for name in NETWORKS)]
+    + [("default", label) for label in ("energy", "forces", "shifts")],
+)
+def test_step_happens_on_the_device_of_the_batch(config, network, left_behind):
     """On PyTorch's device without numbers, which cannot mix with the CPU either.
 
     Nor can anything be read from it, so that nothing here waits for a GPU.
     """
-    network = training_run.SE3Transformer(dataclasses.replace(TINY, **changes))
-    network.train().to("meta")
+    changed_model = dataclasses.replace(TINY, **NETWORKS[network])
+    network = training_run.SE3Transformer(changed_model).train().to("meta")
     graphs = make_graphs(analytic_frames())
     batch, *_ = loader(graphs, [[0, 12, 1, 23]])
     here = take_apart(batch)
@@ -371,6 +374,20 @@ def test_step_happens_on_the_device_of_the_batch(config, changes, left_behind):
     else:
         with pytest.raises(RuntimeError, match="device"):
             loss()
+
+
+def test_graphs_are_taken_apart_before_they_are_moved(
+    config, tmp_path, monkeypatch, no_figures
+):
+    def refuse(graph, *_, **__):
+        raise AssertionError("a graph is moved; PyPI's DGL cannot put it on a GPU")
+
+    monkeypatch.setattr(import_dgl().DGLGraph, "to", refuse)
+    batch, *_ = loader(make_graphs(analytic_frames()), [[0, 1]])
+    with pytest.raises(AssertionError, match="is moved"):
+        move_data_to_device(batch, torch.device("cpu"))
+    short = changed(config, steps=2, validate_every=2)
+    assert training_run.train(short, tmp_path).finished
 
 
 def test_batches_depend_on_seed_and_step_only():

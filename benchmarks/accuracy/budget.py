@@ -6,7 +6,7 @@ them is here and the same for all: the frames of every batch and their order, th
 learning rate's course, the clock and the moments at which errors are measured.
 
 The clock (devices.py) counts the steps alone, batches included; reading files,
-compiling and validating are free.
+compiling in the first steps and validating are free.
 
 The learning rate grows over the first twentieth of that time, or over a hundred steps
 if these take longer, and falls along a cosine to a hundredth.  Tested is what the

@@ -44,6 +44,7 @@ from labels import Labels
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from openmm_se3.benchmark import machine
@@ -80,19 +81,20 @@ UNITS = (
 
 def code_of(network: str) -> list[Path]:
     """Return the files whose code decides what a network learns, our package's too."""
-    folders = ("compiled", "model", "training") if network == "ours" else ()
+    folders: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    if network == "ours":
+        folders, others = ("compiled", "model", "training"), ("graphs.py",)
+    elif network == "nvidia":  # it has our graphs and our loss
+        folders, others = ("training",), ("graphs.py", "nvidia_network.py")
     package = [
         path
         for folder in folders
         for path in sorted((HERE.parents[1] / "openmm_se3" / folder).rglob("*"))
         if path.suffix in (".py", ".h", ".cpp")
     ]
-    return [
-        HERE / "budget.py",
-        HERE / "devices.py",
-        HERE / f"train_{network}.py",
-        *package,
-    ]
+    own = ("budget.py", "devices.py", f"train_{network}.py", *others)
+    return [*(HERE / name for name in own), *package]
 
 
 def settings(network: str, job: Job) -> dict[str, Any]:
@@ -344,7 +346,10 @@ def main(
                 try:
                     run_job(network, job, python)
                 except subprocess.CalledProcessError:
-                    console.print(f"[red]failed[/]: see {job.out / 'log.txt'}")
+                    log = job.out / "log.txt"
+                    said = log.read_text(errors="replace").strip().splitlines()
+                    last = escape(said[-1]) if said else ""
+                    console.print(f"[red]failed[/]: {last}; see {log}")
                     failed.append(path.stem)
                     continue
                 row = {

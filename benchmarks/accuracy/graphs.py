@@ -39,5 +39,7 @@ def batch(
     """Return some frames as one graph, and their labels."""
     parts, rest = zip(*(graphs[int(index)] for index in frames), strict=True)
     labels = torch.utils.data.default_collate(rest)
-    graph = import_dgl().batch(parts).to(device)
-    return graph, {name: values.to(device) for name, values in labels.items()}
+    graph = import_dgl().batch(parts)
+    if device == "cpu":  # DGL would copy it
+        return graph, labels
+    return graph.to(device), {name: label.to(device) for name, label in labels.items()}

@@ -37,7 +37,7 @@ from environments import (  # noqa: E402
     variables,
 )
 from sizes import SIZES, VACUUM  # noqa: E402
-from turns import take_turns  # noqa: E402
+from turns import workers_take_turns  # noqa: E402
 from worker_process import Limits, OverLimitError, Worker  # noqa: E402
 
 from openmm_se3.benchmark import machine  # noqa: E402
@@ -174,7 +174,7 @@ def main(
                 job = Job(name, n, cores, seconds, model, source)
                 starts[name] = partial(start, job, environments, logs, limits)
             left = {name: starts[name] for name in wanted if name not in over}
-            rows, errors = take_turns(left, rounds)
+            rows, errors = workers_take_turns(left, rounds)
             for name, error in errors.items():
                 click.echo(f"{CONTENDERS[name].label}: {error}")
                 if isinstance(error, OverLimitError):

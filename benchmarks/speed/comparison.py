@@ -24,11 +24,13 @@ Results = dict[int, dict[str, Any]]
 STYLES = {
     "compiled": (BLUE, "o"),
     "torchscript": (BLUE, "s"),
+    "full": (BLUE, "D"),
     "mace": (ORANGE, "^"),
     "tensornet": (GREEN, "v"),
     "nvidia": (GREY, "D"),
     "dft": ("black", "x"),
 }
+FILLED = set(STYLES) - {"torchscript", "full"}  # markers
 TIMES = ("seconds", "fastest", "slowest", "cpu_seconds")
 CHEAPER = {"seconds": "faster", "memory_mib": "less memory"}
 
@@ -211,7 +213,7 @@ def draw(results: Results, path: Path) -> None:
                     color=colour,
                     marker=marker,
                     markersize=4.5,
-                    markerfacecolor="white" if name == "torchscript" else colour,
+                    markerfacecolor=colour if name in FILLED else "white",
                     linewidth=1.2,
                     elinewidth=0.8,
                     label=label,

@@ -68,6 +68,58 @@ def ours(engine: str) -> Callable[[app.Topology, np.ndarray, Job], Made]:
     return make
 
 
+def full(topology: app.Topology, positions: np.ndarray, job: Job) -> Made:
+    """Return a step of our network with the paper's kernels, in the shape of NVIDIA's.
+
+    Its weights are random.
+    """
+    from openmm_se3 import SE3Potential
+    from openmm_se3.config import ModelConfig, to_dict
+    from openmm_se3.export.write import model_of_checkpoint
+    from openmm_se3.model.transformer import SE3Transformer
+    from openmm_se3.modelfile import contents
+
+    config = ModelConfig(
+        elements=("H", "O"),
+        cutoff=5.0,
+        layers=3,
+        channels=32,
+        key_channels=16,
+        heads=8,
+        lmax=2,
+        kernel="full",
+        mirror=False,
+    )
+    network = SE3Transformer(config).float()
+    checkpoint = {
+        "model": to_dict(config),
+        "average": network.state_dict(),
+        "reference": {
+            "symbols": [a.element.symbol for a in topology.atoms()][:3],
+            "positions": positions[:3].tolist(),
+        },
+        "versions": {"torch": torch.__version__},
+        "level_of_theory": {"method": "none", "basis": "none"},
+        "self_energies": dict.fromkeys(config.elements, 0.0),
+        "data": {"sha256": "0" * 64, "files": [], "surroundings": "free"},
+        "choices": {"split": {}},
+        "training": {},
+        "step": 0,
+    }
+    model = model_of_checkpoint(checkpoint, "full", "MIT")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in contents(model).items():
+            (Path(folder) / name).write_bytes(content)
+        potential = SE3Potential(folder)
+        system = potential.createSystem(topology)
+    shape = (
+        f"{config.layers} layers, {config.channels} channels, {config.heads} heads, "
+        f"degrees 0 to {config.lmax}, {config.cutoff:g} A, all harmonics, both "
+        f"parities; TorchScript, {potential.backend}"
+    )
+    return _through_openmm(system, positions, shape)
+
+
 def mace(topology: app.Topology, positions: np.ndarray, job: Job) -> Made:
     """MACE of the shape of MACE-OFF23-small."""
     from e3nn import o3
@@ -272,6 +324,7 @@ OURS = "compiled"  # what the others are compared with
 CONTENDERS = {
     OURS: Contender("ours, compiled", "ours", ours("compiled")),
     "torchscript": Contender("ours, TorchScript", "ours", ours("torchscript")),
+    "full": Contender("ours, full kernels", "ours", full),
     "mace": Contender("MACE-OFF23-small", "mace", mace),
     "tensornet": Contender("TensorNet 128x2", "tensornet", tensornet),
     "nvidia": Contender("NVIDIA SE(3)-Transformer", "nvidia", nvidia),

@@ -13,7 +13,7 @@ LEAST_ROUNDS = 3
 ENOUGH_SECONDS = 300.0  # spent on one worker's rounds: then no more than the least
 
 
-def take_turns(
+def workers_take_turns(
     starts: dict[str, Callable[[], Worker]], rounds: int
 ) -> tuple[dict[str, dict[str, Any]], dict[str, WorkerError]]:
     """Let workers get ready one after the other, time rounds in turns, and end.

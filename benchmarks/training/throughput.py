@@ -18,7 +18,8 @@ the same loss and optimiser:
 | forces | energies and F = -dE/dx   | of both squared errors, through the gradient |
 
 "energy" is what NVIDIA's own script trains; its basis is computed once and before, as
-by its ``--precompute_bases``, while ours is part of the step.  A step of Adam is
+by its ``--precompute_bases``, while ours is part of the step.  Ours, compiled, computes
+forces there too, which nobody asks for.  A step of Adam is
 included; edges are known before, as in training.
 
 Each network has a process of its own (step_worker.py), which keeps its memory from step
@@ -52,7 +53,7 @@ from environments import (  # noqa: E402
     variables,
 )
 from networks import NETWORKS, Job  # noqa: E402
-from turns import take_turns  # noqa: E402
+from turns import workers_take_turns  # noqa: E402
 from worker_process import Limits, Worker  # noqa: E402
 
 from openmm_se3.benchmark import machine  # noqa: E402
@@ -81,7 +82,7 @@ def start(job: Job, environments: Path, logs: Path, limits: Limits) -> Worker:
 def finished_rows(
     rows: dict[str, dict[str, Any]], task: str, batch: int
 ) -> list[dict[str, Any]]:
-    """Return what was measured for a task, with molecules/s and ratios."""
+    """Return what was measured for a task, with frames/s and ratios."""
     for row in rows.values():
         row["frames_per_second"] = batch / row["cpu_seconds"]
     reference = rows.get(REFERENCE)
@@ -98,8 +99,8 @@ def print_table(rows: list[dict[str, Any]], title: str, console: Console) -> Non
     table = Table(title=title, title_justify="left", box=None)
     for heading in ("task", "network"):
         table.add_column(heading, no_wrap=True)
-    name = NETWORKS[REFERENCE].label
-    for heading in ("parameters", "ms/step", "frames/s", f"times {name}", "MiB", "of"):
+    times = f"times {NETWORKS[REFERENCE].label}"
+    for heading in ("parameters", "ms/step", "frames/s", times, "MiB", "ratio"):
         table.add_column(heading, justify="right")
     for row in rows:
         ratios = row["times"], row["memory_ratio"]
@@ -173,7 +174,7 @@ def main(
         for name in names:
             job = Job(name, task, batch, molecules, seconds, source)
             starts[name] = partial(start, job, environments, logs, limits)
-        measured, errors = take_turns(starts, rounds)
+        measured, errors = workers_take_turns(starts, rounds)
         rows += finished_rows(measured, task, batch)
         failed += [
             f"{task}, {NETWORKS[name].label}: {error}" for name, error in errors.items()
@@ -182,7 +183,7 @@ def main(
     title = f"training on batches of {batch} water clusters of {atoms} atoms"
     print_table(rows, title, console)
     console.print(
-        f"medians of {rounds} rounds in turns, processor time, one thread of an "
+        f"medians of up to {rounds} rounds in turns, processor time, one thread of an "
         f"{facts['processor']}, torch {facts['torch']}, load average "
         f"{facts['load_average']}",
         highlight=False,

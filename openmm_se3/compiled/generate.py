@@ -21,7 +21,7 @@ from openmm_se3.model.transformer import DISTANCE_EPSILON, SE3Transformer
 
 # Radial functions are tabulated from here, A, and constant below: nuclei stay away.
 TABLE_START = 0.02
-TURNING = (
+TORQUE_COMMENT = (
     "// The message m, and from v = dE/dm the derivatives by psi and x.  E does not",
     "// change when direction, x and v turn together, so that the torque on the",
     "// direction is the opposite of those on x and v.  Paths of J = 0 do not see the",
@@ -120,10 +120,10 @@ def rotation_generators(degree: int) -> Tensor:
     generators = vector
     for low in range(1, degree):
         coupling = o3.wigner_3j(low, 1, low + 1, dtype=torch.float64)
-        # A turn acts on both factors of a product, and its coupling turns with them.
+        # A coupling stays as it is when all of its three indices turn: its generator
+        # on c is minus those on a and b, and the transpose of one is minus that.
         turned = torch.einsum("xai,abc->xibc", generators, coupling)
         turned = turned + torch.einsum("xbi,abc->xaic", vector, coupling)
-        # Here the factors turn back: the transpose is the inverse turn.
         square = 2 * low + 3
         generators = square * torch.einsum("xabc,abd->xcd", turned, coupling)
     return generators
@@ -220,7 +220,7 @@ def _kernel(name: str, basis: KernelBasis) -> str:
                     "  for (int d = 0; d < (TOP + 1) * (TOP + 1); ++d) m[d] = V{};",
                     *_indented(message),
                     "}",
-                    *TURNING,
+                    *TORQUE_COMMENT,
                     "template <int TOP, int STRIDE, class V, class T>",
                     "static INLINE void backward(",
                     "    const T* basis, const T* psi, const T* x, const V* v, V* m,",

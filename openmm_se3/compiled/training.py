@@ -141,6 +141,11 @@ class _EnergiesAndForces(torch.autograd.Function):
             nan = weights.new_tensor(torch.nan)
             sizes = ctx.n_learnt, len(tables)
             return None, None, None, None, *(nan.expand(n) for n in sizes)
+        if not by_forces.any():  # trained on energies alone
+            gradient = ctx.operators.energy_gradient(
+                batch.positions, *batch.edges(), by_energies, weights, tables
+            )
+            return None, None, None, None, gradient[0], gradient[1]
         # Every molecule is displaced by as much as suits it.
         size = DISPLACEMENT[weights.dtype]
         longest = torch.zeros_like(by_energies).scatter_reduce(

@@ -168,8 +168,9 @@ class Layer {
   // What a block of pairs needs of its directions: for i <- j, and for j <- i, where
   // the vector points the other way.
   struct Directions {
-    P u[3], harmonics[2][HARMONICS], basis[2][Kernel::ENTRIES];
+    P u[3], basis[2][Kernel::ENTRIES];
     Directions(const Pairs<T>& pairs, int block) {
+      P harmonics[2][HARMONICS];
       for (int a = 0; a < 3; ++a) u[a] = load<P>(pairs.direction[a] + block * BLOCK);
       spherical_harmonics<T>(u, harmonics[0]);
       for (int J = 0; J <= J_MAX; ++J)

@@ -22,20 +22,27 @@ constexpr int REGISTER_BYTES = 16;
 
 template <class T, int N>
 struct VectorOf {
-  typedef T type __attribute__((vector_size(N * sizeof(T)), aligned(sizeof(T)), may_alias));
+  typedef T type __attribute__((vector_size(N * sizeof(T))));
+};
+
+// A register in memory that begins at any number.  (Said of the vector type itself, clang
+// forgets it where that is the argument of a template.)
+template <class V>
+struct __attribute__((packed, may_alias)) InMemory {
+  V value;
 };
 
 template <class V, class T>
 INLINE V load(const T* from) {
-  return *reinterpret_cast<const V*>(from);
+  return reinterpret_cast<const InMemory<V>*>(from)->value;
 }
 template <class V, class T>
 INLINE void store(T* to, V value) {
-  *reinterpret_cast<V*>(to) = value;
+  reinterpret_cast<InMemory<V>*>(to)->value = value;
 }
 template <class V, class T>
 INLINE void add(T* to, V value) {
-  *reinterpret_cast<V*>(to) += value;
+  store(to, load<V>(to) + value);
 }
 
 constexpr int BLOCK = 8;  // pairs that are dealt with together
@@ -58,6 +65,14 @@ INLINE auto sum(V value) {
 }
 
 // The sum of each of as many registers as they have numbers, in one.
+#if defined(__clang__)  // has no __builtin_shuffle
+template <class V>
+INLINE V sums(V* values) {
+  V total;
+  for (unsigned i = 0; i < sizeof(V) / sizeof(total[0]); ++i) total[i] = sum(values[i]);
+  return total;
+}
+#else
 template <class V>
 INLINE V sums(V* values) {
   using T = std::decay_t<decltype(values[0][0])>;
@@ -80,6 +95,7 @@ INLINE V sums(V* values) {
   }
   return values[0];
 }
+#endif
 
 // exp(x) = 2^n + 2^n q(r), where q is a polynomial: both terms, to the rounding of T.
 template <class T>
