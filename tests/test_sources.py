@@ -26,7 +26,11 @@ from openmm_se3.reference import sources
 from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import SPLITS, Frame, Frames, join
 from openmm_se3.reference.inspection import inspect
-from openmm_se3.reference.plausibility import findings, require_plausible
+from openmm_se3.reference.plausibility import (
+    findings,
+    require_plausible,
+    strain_ratio,
+)
 from openmm_se3.reference.readers import conformers
 from openmm_se3.reference.self_energies import least_squares, self_energies
 from openmm_se3.reference.sources import (
@@ -370,6 +374,41 @@ def test_wrong_units_and_signs_are_refused(
         require_plausible(scaled(monomers, **factors))
 
 
+@pytest.mark.parametrize("factor", [1.0 / HARTREE_TO_EV, 23.06])
+def test_wrong_energies_of_structures_unlike_each_other(factor: float) -> None:
+    hexamers = list(read_datasets([ROOT / "models/water/data/water6.h5"]).frames[::3])
+    found = {f.name: f for f in findings(scaled(hexamers))}
+    work = found["energy differences over the work of the forces"]
+    assert work.verdict == "not checked"
+    strain = found["spread of energies over that of the strain"]
+    assert strain.verdict == "pass"
+    wrong = {f.name: f for f in findings(scaled(hexamers, energy=factor))}
+    assert wrong[strain.name].value == pytest.approx(factor * strain.value)
+    assert wrong[strain.name].verdict == "FAIL"
+
+
+def test_energies_that_strain_does_not_explain_are_not_judged(
+    frames: list[Frame],
+) -> None:
+    rng = np.random.default_rng(0)
+    shuffled = [dataclasses.replace(f, energy=rng.normal(scale=100.0)) for f in frames]
+    assert strain_ratio(frames, 50.0) is not None
+    assert strain_ratio(shuffled, 50.0) is None
+    assert strain_ratio(frames, None) is strain_ratio(frames, -3.0) is None
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_positions_that_are_not_finite_are_named(
+    frames: list[Frame], value: float
+) -> None:
+    broken = frames[3]
+    positions = broken.positions.copy()
+    positions[0, 1] = value
+    bad = dataclasses.replace(broken, positions=positions, trajectory="run-7")
+    with pytest.raises(ValueError, match="run-7 has positions with NaN or infinity"):
+        findings(Frames.of([*frames[:3], bad, *frames[4:]]))
+
+
 def test_energies_that_do_not_go_with_the_isolated_atoms(dataset: Dataset) -> None:
     require_plausible(dataset.frames, dataset.self_energies)
     with pytest.raises(ValueError, match="against isolated atoms"):
@@ -378,7 +417,8 @@ def test_energies_that_do_not_go_with_the_isolated_atoms(dataset: Dataset) -> No
 
 def test_the_checks_see_something(dataset: Dataset) -> None:
     found = findings(dataset.frames, dataset.self_energies)
-    assert len(found) == 4 and all(f.value is not None for f in found)
+    assert len(found) == 5 and all(f.value is not None for f in found)
+    assert {f.verdict for f in found} == {"pass"}
     assert found[1].value == pytest.approx(50.0, rel=0.3)  # O-H, eV/A^2
     assert found[2].value == pytest.approx(1.0, abs=0.15)
 

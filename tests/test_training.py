@@ -85,6 +85,7 @@ from openmm_se3.training.sitting import Sitting
 from openmm_se3.training.sweep import parse_settings, run_variants, variants
 from openmm_se3.training.tensorboard import CHARTS
 from openmm_se3.training.tensorboard import FOLDER as TENSORBOARD
+from openmm_se3.training.trainer import make_module
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -376,17 +377,35 @@ def test_step_happens_on_the_device_of_the_batch(config, network, left_behind):
             loss()
 
 
+def test_data_without_forces_are_refused_unless_they_are_meant(config):
+    frames = analytic_frames()
+    bare = [dataclasses.replace(frame, forces=None) for frame in frames]
+    whole, without = (
+        Dataset(Frames.of(part), LevelOfTheory(), SELF_ENERGIES)
+        for part in (frames, bare)
+    )
+    make_module(config, whole)
+    make_module(changed(config, force_weight=0.0), without)
+    with pytest.raises(ValueError, match="no training frame has forces: if they have"):
+        make_module(config, without)
+
+
 def test_graphs_are_taken_apart_before_they_are_moved(
     config, tmp_path, monkeypatch, no_figures
 ):
-    def refuse(graph, *_, **__):
+    graph_class = import_dgl().DGLGraph
+    real = graph_class.to
+
+    def refuse(graph, device, **options):
+        if device is None:  # a new graph stays where it is
+            return real(graph, device, **options)
         raise AssertionError("a graph is moved; PyPI's DGL cannot put it on a GPU")
 
-    monkeypatch.setattr(import_dgl().DGLGraph, "to", refuse)
+    monkeypatch.setattr(graph_class, "to", refuse)
     batch, *_ = loader(make_graphs(analytic_frames()), [[0, 1]])
     with pytest.raises(AssertionError, match="is moved"):
         move_data_to_device(batch, torch.device("cpu"))
-    short = changed(config, steps=2, validate_every=2)
+    short = changed(config, steps=8, validate_every=8)
     assert training_run.train(short, tmp_path).finished
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 FORMULAS_SHOWN = 12
 OUTLIERS_SHOWN = 5
+COLOURS = {"pass": "green", "FAIL": "bold red", "not checked": "yellow"}
 
 
 @click.group()
@@ -120,8 +121,9 @@ def _print(found: Inspection, console: Console) -> None:
     checks = table("\nUnits and signs", "check", "found", "expected", "")
     for finding in found.findings:
         low, high = finding.expected
-        value = "not shown" if finding.value is None else f"{finding.value:.3g}"
-        verdict = "[green]pass[/]" if finding.passed else "[bold red]FAIL[/]"
+        value = "" if finding.value is None else f"{finding.value:.3g}"
+        colour = COLOURS[finding.verdict]
+        verdict = f"[{colour}]{finding.verdict}[/]"
         checks.add_row(finding.name, value, f"{low:g} to {high:g}", verdict)
     console.print(checks)
     for finding in found.findings:

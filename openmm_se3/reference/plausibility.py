@@ -10,6 +10,9 @@ Each check needs no knowledge of the level of theory:
 * **work**: between two similar frames the energy changes by minus the work of the
   forces, E_b - E_a = -1/2 sum (f_a + f_b) . (x_b - x_a).  Energies and forces in
   different units do not.
+* **strain**: frames of one composition differ in energy by about the strain that their
+  forces tell of, sum f^2 / 2k, where isomers and weak bonds do not hide it.  Energies
+  in hartree or kcal/mol beside forces in eV/A are 27 times too small or 23 too large.
 * **binding**: no atom is bound or strained by more than some 15 eV against isolated
   atoms.
 """
@@ -31,6 +34,8 @@ FEWEST = 20  # bonds or pairs of frames from which anything is concluded
 LENGTH_RANGE = (0.7, 1.4)  # of r / (R_i + R_j), median
 STIFFNESS_RANGE = (3.5, 200.0)  # eV/A^2
 WORK_RANGE = (0.5, 1.6)
+STRAIN_RANGE = (0.2, 10.0)  # 0.9 to 2.8 in molecules, clusters and a liquid
+STRAIN_SURE = 0.4  # correlation from which energies are believed to be of the strain
 BINDING_LIMIT = 15.0  # eV per atom
 SURE = 0.5  # correlation from which a slope is believed
 SIMILAR = 0.3  # A, root mean square displacement between frames of a pair
@@ -59,15 +64,34 @@ class Finding:
         low, high = self.expected
         return self.value is None or low <= self.value <= high
 
+    @property
+    def verdict(self) -> str:
+        """Return "pass", "FAIL", or "not checked" where the data do not show it."""
+        if self.value is None:
+            return "not checked"
+        return "pass" if self.passed else "FAIL"
+
 
 def findings(
     frames: Frames, self_energies: Mapping[int, float] | None = None, seed: int = 0
 ) -> list[Finding]:
-    """Return the checks of a data set, on a random sample of its frames."""
+    """Return the checks of a data set, on a random sample of its frames.
+
+    Raises:
+        ValueError: Positions or a box are not finite; names the frame's trajectory.
+    """
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(frames))[:SAMPLE])
     sample = list(frames[chosen])
+    for frame in sample:
+        for what, values in (("positions", frame.positions), ("a box", frame.box)):
+            if values is not None and not np.isfinite(values).all():
+                raise ValueError(
+                    f"a frame of {frame.trajectory} has {what} with NaN or infinity; "
+                    "take it out of the data"
+                )
     bonds = [bond for frame in sample for bond in nearest_bonds(frame)]
+    force_constant = stiffness(bonds)
     result = [
         Finding(
             "nearest neighbour over the sum of covalent radii",
@@ -77,7 +101,7 @@ def findings(
         ),
         Finding(
             "force constant of bonds, eV/A^2",
-            stiffness(bonds),
+            force_constant,
             STIFFNESS_RANGE,
             "a negative value means that the gradient was read as the force; one 27 "
             "times too small hartree/A, 51 times hartree/bohr, and one 23 times too "
@@ -90,6 +114,13 @@ def findings(
             "energies and forces are not in the same unit, or one has the wrong sign: "
             "-1 means a gradient read as the force, 0.037 hartree read as eV beside "
             "forces in eV/A",
+        ),
+        Finding(
+            "spread of energies over that of the strain",
+            strain_ratio(sample, force_constant),
+            STRAIN_RANGE,
+            "energies and forces are not in the same unit: about 0.04 means hartree "
+            "read as eV beside forces in eV/A, 20 and more kcal/mol read as eV",
         ),
     ]
     if self_energies:
@@ -187,6 +218,34 @@ def stiffness(bonds: list[Bond]) -> float | None:
             surest = abs(correlation)
             best = float(-(length @ push) / (length @ length) / 2.0)
     return best
+
+
+def strain_ratio(sample: list[Frame], force_constant: float | None) -> float | None:
+    """Return the spread of energies within compositions over that of sum f^2 / 2k.
+
+    Args:
+        sample: Frames.
+        force_constant: k, eV/A^2; None or nonsense where forces do not show it.
+    """
+    if force_constant is None or force_constant <= 0.0:
+        return None
+    groups: dict[tuple[int, ...], list[tuple[float, float]]] = {}
+    for frame in sample:
+        if frame.forces is None:
+            continue
+        strain = float((frame.forces**2).sum()) / (2.0 * force_constant)
+        if np.isfinite([frame.energy, strain]).all():
+            key = tuple(sorted(int(number) for number in frame.numbers))
+            groups.setdefault(key, []).append((frame.energy, strain))
+    parts = [np.array(g) - np.mean(g, axis=0) for g in groups.values() if len(g) > 1]
+    pairs = np.concatenate([np.zeros((0, 2)), *parts])
+    if len(pairs) < FEWEST or pairs.std(0).min() == 0.0:
+        return None
+    energy, strain_energy = pairs.T
+    sizes = np.linalg.norm(energy), np.linalg.norm(strain_energy)
+    if energy @ strain_energy < STRAIN_SURE * sizes[0] * sizes[1]:
+        return None
+    return float(sizes[0] / sizes[1])
 
 
 def work_ratio(frames: Frames, rng: np.random.Generator) -> float | None:

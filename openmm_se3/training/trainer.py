@@ -39,8 +39,8 @@ def make_module(config: RunConfig, dataset: Dataset) -> TrainingModule:
     """Return the module at step 0.
 
     Raises:
-        ValueError: There are no frames to train on or to validate on, or no forces for
-            a head that predicts them.
+        ValueError: There are no frames to train on or to validate on, or no forces to
+            train on where the settings ask for them.
     """
     training = config.training
     most = {"train": None, "validation": training.evaluated_frames}
@@ -52,11 +52,18 @@ def make_module(config: RunConfig, dataset: Dataset) -> TrainingModule:
             )
     train = dataset.select("train")
     direct = config.model.force_mode != "conservative"
-    if direct and frames_without_forces(train) == len(train):
-        raise ValueError(
-            f"model.force_mode: {config.model.force_mode} trains on forces, but no "
-            "frame has any; energies alone train a conservative network"
-        )
+    if frames_without_forces(train) == len(train):
+        if direct:
+            raise ValueError(
+                f"model.force_mode: {config.model.force_mode} trains on forces, but no "
+                "frame has any; energies alone train a conservative network"
+            )
+        if training.force_weight > 0.0:
+            raise ValueError(
+                "no training frame has forces: if they have a name of their own in the "
+                "file, data.files takes {path: ..., forces_key: NAME}; "
+                "training.force_weight: 0 trains on energies alone"
+            )
     graphs = {name: split_graphs(config, dataset, name, n) for name, n in most.items()}
     sizes = graphs["train"].n_edges
     if training.batch_unit == "frames":
