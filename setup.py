@@ -70,6 +70,7 @@ TEST = [
     *DFT,
     *OPENMM_ML,
     "pytest>=8",
+    "pytest-xdist>=3",
     "setuptools>=70.1",
     "threadpoolctl>=3",
 ]
