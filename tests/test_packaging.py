@@ -167,12 +167,12 @@ def test_the_check_runs_the_commands_of_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     lines = (ROOT / ".ci/run").read_text().splitlines()
     assert "pip install . && openmm-se3 water" in readme
-    assert 'pip install ".[test]" && pytest' in readme
+    assert 'pip install ".[test]" && pytest -n auto' in readme
     order = [
         "pip install -qq .",
         '(cd "$scratch" && openmm-se3 water)',
         'pip install -qq ".[test]"',
-        "pytest",
+        "pytest -n auto",
     ]
     positions = [lines.index(line) for line in order]
     assert positions == sorted(positions)
