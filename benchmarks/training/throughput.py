@@ -104,7 +104,7 @@ def print_table(rows: list[dict[str, Any]], title: str, console: Console) -> Non
         table.add_column(heading, justify="right")
     for row in rows:
         ratios = row["times"], row["memory_ratio"]
-        shown = ["" if ratio is None else f"{ratio:.2g}" for ratio in ratios]
+        shown = ["" if ratio is None else f"{ratio:.3g}" for ratio in ratios]
         table.add_row(
             row["task"],
             NETWORKS[row["network"]].label,
