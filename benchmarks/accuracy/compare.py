@@ -5,10 +5,9 @@
 MACE, NequIP, TensorNet (TorchMD-Net) and NVIDIA's SE(3)-Transformer, each in its own
 package, beside ours: every pair of a network and a set of frames (frames.py) is one
 training run of ``--minutes`` of one core's time or, with ``--device cuda``, of a GPU's
-(budget.py).  Errors on
-the test frames are measured here, by the same arithmetic for all (errors.py).  A
-finished run is a JSON file in ``--out`` and is not repeated; one that was stopped
-starts again.
+(budget.py).  Errors on the test frames are measured here, by the same arithmetic for
+all (errors.py).  A finished run is a JSON file in ``--out`` and is not repeated; one
+that was stopped starts again.
 
 Written to ``--out``: accuracy.csv, accuracy.md and accuracy.png (validation errors
 against time), and for each run its frames, predictions and log.

@@ -34,10 +34,9 @@ from environments import (  # noqa: E402
     nvidia_option,
     nvidia_source,
     python_of,
-    variables,
 )
 from sizes import SIZES, VACUUM  # noqa: E402
-from turns import workers_take_turns  # noqa: E402
+from turns import start_worker, workers_take_turns  # noqa: E402
 from worker_process import Limits, OverLimitError, Worker  # noqa: E402
 
 from openmm_se3.benchmark import machine  # noqa: E402
@@ -50,23 +49,9 @@ SHORT_SIZES, SHORT_ROUNDS, SHORT_SECONDS = (3, 6), 2, 0.05
 
 def start(job: Job, environments: Path, logs: Path, limits: Limits) -> Worker:
     """Start the process of a job; what it prints is kept in a folder."""
-    command = [
-        str(python_of(CONTENDERS[job.contender].environment, environments)),
-        str(HERE / "worker.py"),
-        json.dumps(dataclasses.asdict(job)),
-    ]
-    own = {
-        **variables(job.threads),
-        "OPENMM_CPU_THREADS": str(job.threads),
-        "CUDA_VISIBLE_DEVICES": "",
-        # e3nn 0.4.4, which MACE needs, keeps objects in files that torch refuses.
-        "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",
-        # Compiling in the worker itself, so that nothing is left when it is ended.
-        "TORCHINDUCTOR_COMPILE_THREADS": "1",
-    }
-    logs.mkdir(parents=True, exist_ok=True)
+    python = python_of(CONTENDERS[job.contender].environment, environments)
     log = logs / f"{job.atoms}-{job.contender}.log"
-    return Worker(command, own, log, limits)
+    return start_worker(python, HERE / "worker.py", job, job.threads, log, limits)
 
 
 def kept_result(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:

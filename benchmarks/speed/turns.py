@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from worker_process import Worker, WorkerError
+from environments import variables
+from worker_process import Limits, Worker, WorkerError
 
 from openmm_se3.benchmark.timing import Round, summary
 
 LEAST_ROUNDS = 3
 ENOUGH_SECONDS = 300.0  # spent on one worker's rounds: then no more than the least
+
+
+def start_worker(
+    python: Path, script: Path, job: Any, threads: int, log: Path, limits: Limits
+) -> Worker:
+    """Start the process of a job.
+
+    Args:
+        python: Interpreter of its environment.
+        script: The worker.
+        job: What it measures, a dataclass.
+        threads: Threads of its numerical libraries.
+        log: File for what it prints.
+        limits: What it may take.
+    """
+    own = {
+        **variables(threads),
+        "OPENMM_CPU_THREADS": str(threads),
+        # e3nn 0.4.4, which MACE needs, keeps objects in files that torch refuses.
+        "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",
+        # Compiling in the worker itself, so that nothing is left when it is ended.
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+    }
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [str(python), str(script), json.dumps(dataclasses.asdict(job))]
+    return Worker(command, own, log, limits)
 
 
 def workers_take_turns(

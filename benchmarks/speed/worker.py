@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 from pathlib import Path
-from typing import Any
 
 HERE = Path(__file__).parent
 sys.path += [str(HERE.parent), str(HERE.parent / "accuracy")]
 
 import torch  # noqa: E402
+from answers import answers_on_stdout  # noqa: E402
 from contenders import CONTENDERS, Job  # noqa: E402
 from sizes import water  # noqa: E402
 
@@ -28,13 +27,7 @@ from openmm_se3.benchmark.timing import timed, warm_up  # noqa: E402
 
 def main() -> None:
     """Serve until stdin is closed."""
-    # Packages print to stdout too: what they say goes to stderr.
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-    def answer(values: dict[str, Any]) -> None:
-        print(json.dumps(values), file=answers, flush=True)
-
+    answer = answers_on_stdout()
     job = Job(**json.loads(sys.argv[1]))
     torch.set_num_threads(job.threads)
     torch.manual_seed(0)

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from graphs import batch as batch_graphs
 from torch import Tensor
 
 from openmm_se3.reference.frames import Frames
 from openmm_se3.reference.hdf5 import read_hdf5
-from openmm_se3.training.data import FrameGraphs, import_dgl
+from openmm_se3.training.data import FrameGraphs
 
 DATA = Path(__file__).parents[2] / "models/water/data"
 ELEMENTS, CUTOFF = ("H", "O"), 6.0
@@ -77,8 +78,8 @@ def read_batch(batch: int, molecules: int) -> Batch:
     graphs = FrameGraphs(
         frames, ELEMENTS, CUTOFF, dataset.self_energies, np.ones(batch)
     )
-    graph = import_dgl().batch([graphs[index][0] for index in range(batch)])
-    return Batch(frames, graph, graphs.energies, graph.ndata["forces"])
+    graph, labels = batch_graphs(graphs, np.arange(batch))
+    return Batch(frames, graph, labels["energy"], graph.ndata["forces"])
 
 
 # Energies of the batch [n_frames], and forces [n_atoms, 3] where they are trained.

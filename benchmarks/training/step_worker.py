@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 from pathlib import Path
-from typing import Any
 
 HERE = Path(__file__).parent
-sys.path += [str(HERE), str(HERE.parent / "accuracy")]
+sys.path += [str(HERE), *(str(HERE.parent / name) for name in ("accuracy", "speed"))]
 
 import torch  # noqa: E402
+from answers import answers_on_stdout  # noqa: E402
 from networks import NETWORKS, Job, read_batch, training_step  # noqa: E402
 
 from openmm_se3.benchmark.memory import peak_memory, reset_peak_memory  # noqa: E402
@@ -30,13 +29,7 @@ FIRST_STEPS = 2  # packages compile, the optimiser makes its moments
 
 def main() -> None:
     """Serve until stdin is closed."""
-    # Packages print to stdout too: what they say goes to stderr.
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-    def answer(values: dict[str, Any]) -> None:
-        print(json.dumps(values), file=answers, flush=True)
-
+    answer = answers_on_stdout()
     job = Job(**json.loads(sys.argv[1]))
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -50,10 +50,9 @@ from environments import (  # noqa: E402
     nvidia_option,
     nvidia_source,
     python_of,
-    variables,
 )
 from networks import NETWORKS, Job  # noqa: E402
-from turns import workers_take_turns  # noqa: E402
+from turns import start_worker, workers_take_turns  # noqa: E402
 from worker_process import Limits, Worker  # noqa: E402
 
 from openmm_se3.benchmark import machine  # noqa: E402
@@ -65,18 +64,9 @@ REFERENCE = "nvidia"  # ratios are to it
 
 def start(job: Job, environments: Path, logs: Path, limits: Limits) -> Worker:
     """Start the process of a job; what it prints is kept in a folder."""
-    command = [
-        str(python_of(NETWORKS[job.network].environment, environments)),
-        str(HERE / "step_worker.py"),
-        json.dumps(dataclasses.asdict(job)),
-    ]
-    own = {
-        **variables(threads=1),
-        # e3nn 0.4.4, which MACE needs, keeps objects in files that torch refuses.
-        "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",
-    }
-    logs.mkdir(parents=True, exist_ok=True)
-    return Worker(command, own, logs / f"{job.task}-{job.network}.log", limits)
+    python = python_of(NETWORKS[job.network].environment, environments)
+    log = logs / f"{job.task}-{job.network}.log"
+    return start_worker(python, HERE / "step_worker.py", job, 1, log, limits)
 
 
 def finished_rows(

@@ -65,6 +65,14 @@ class Frame:
     temperature: float = float("nan")
     box: np.ndarray | None = None
 
+    def not_finite(self) -> str | None:
+        """Return which of positions and box holds NaN or infinity; None if neither."""
+        for name in ("positions", "box"):
+            values = getattr(self, name)
+            if values is not None and not np.isfinite(values).all():
+                return name
+        return None
+
 
 class Rows(Protocol):
     """An array whose first axis is the frame and which may be a part of a file."""

@@ -25,6 +25,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from openmm_se3.elements import COVALENT_RADII, SYMBOLS
+from openmm_se3.reference.dataset import formula
 from openmm_se3.reference.frames import Frame, Frames
 
 SAMPLE = 400  # frames looked at
@@ -84,12 +85,11 @@ def findings(
     chosen = np.sort(rng.permutation(len(frames))[:SAMPLE])
     sample = list(frames[chosen])
     for frame in sample:
-        for what, values in (("positions", frame.positions), ("a box", frame.box)):
-            if values is not None and not np.isfinite(values).all():
-                raise ValueError(
-                    f"a frame of {frame.trajectory} has {what} with NaN or infinity; "
-                    "take it out of the data"
-                )
+        if (what := frame.not_finite()) is not None:
+            raise ValueError(
+                f"a frame of {frame.trajectory} has {what} with NaN or infinity; "
+                "take it out of the data"
+            )
     bonds = [bond for frame in sample for bond in nearest_bonds(frame)]
     force_constant = stiffness(bonds)
     result = [
@@ -229,14 +229,13 @@ def strain_ratio(sample: list[Frame], force_constant: float | None) -> float | N
     """
     if force_constant is None or force_constant <= 0.0:
         return None
-    groups: dict[tuple[int, ...], list[tuple[float, float]]] = {}
+    groups: dict[str, list[tuple[float, float]]] = {}
     for frame in sample:
         if frame.forces is None:
             continue
         strain = float((frame.forces**2).sum()) / (2.0 * force_constant)
         if np.isfinite([frame.energy, strain]).all():
-            key = tuple(sorted(int(number) for number in frame.numbers))
-            groups.setdefault(key, []).append((frame.energy, strain))
+            groups.setdefault(formula(frame.numbers), []).append((frame.energy, strain))
     parts = [np.array(g) - np.mean(g, axis=0) for g in groups.values() if len(g) > 1]
     pairs = np.concatenate([np.zeros((0, 2)), *parts])
     if len(pairs) < FEWEST or pairs.std(0).min() == 0.0:

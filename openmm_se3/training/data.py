@@ -212,12 +212,11 @@ def frame_graph(
         ValueError: Positions or box are not finite.
     """
     dgl = import_dgl()
-    for what, values in (("positions", frame.positions), ("box", frame.box)):
-        if values is not None and not np.isfinite(values).all():
-            raise ValueError(
-                f"a frame of {frame.trajectory} has {what} that are not finite; take "
-                "it out of the data"
-            )
+    if (what := frame.not_finite()) is not None:
+        raise ValueError(
+            f"a frame of {frame.trajectory} has {what} that are not finite; take it "
+            "out of the data"
+        )
     positions = torch.tensor(frame.positions, dtype=torch.float64)
     box = None if frame.box is None else torch.tensor(frame.box, dtype=torch.float64)
     centre, neighbour, shifts = neighbour_pairs(positions, cutoff, box)
