@@ -22,6 +22,7 @@ from openmm_se3.config import to_dict
 from openmm_se3.export import export_model
 from openmm_se3.export.write import model_of_checkpoint
 from openmm_se3.modelfile import evaluate, load_model
+from openmm_se3.reference import resemblance as resembling
 from openmm_se3.reference import sources
 from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import SPLITS, Frame, Frames, join
@@ -32,6 +33,7 @@ from openmm_se3.reference.plausibility import (
     strain_ratio,
 )
 from openmm_se3.reference.readers import conformers
+from openmm_se3.reference.resemblance import resemblance
 from openmm_se3.reference.self_energies import least_squares, self_energies
 from openmm_se3.reference.sources import (
     Source,
@@ -41,7 +43,7 @@ from openmm_se3.reference.sources import (
     read_sources,
     with_splits,
 )
-from openmm_se3.reference.splits import SplitConfig, make_splits, resemblance
+from openmm_se3.reference.splits import SplitConfig, make_splits
 from openmm_se3.training.evaluation import evaluate_model
 from openmm_se3.training.prepare import frames_without_forces
 from openmm_se3.units import BOHR_TO_ANGSTROM, EV_TO_KCAL_PER_MOL, HARTREE_TO_EV
@@ -536,6 +538,27 @@ def test_near_duplicates_across_the_split_are_found(dataset: Dataset) -> None:
     first = dataclasses.replace(dimers[0], split=SPLITS[0])
     found = resemblance(Frames.of([first, *dimers[1:], turned]))
     assert found.near == 1 and found.closest < 0.002 and found.pair[0] == "planted"
+    assert not found.sampled
+
+
+def test_near_duplicates_of_large_sets_are_counted_on_a_sample(
+    frames: list[Frame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file is read by frame, and every validation structure was trained on."""
+    path = write_conformers(tmp_path / "a.h5", [*frames, *frames])
+    monkeypatch.setattr(conformers, "READ_AT_ONCE", 0)
+    twice = read_source(Source(str(path))).frames
+    # Of each molecule the second half of the frames repeats the first.
+    splits = np.zeros(len(twice), dtype=np.int8)
+    for index, _ in twice.by_block():
+        splits[index[len(index) // 2 :]] = SPLITS.index("validation")
+    monkeypatch.setattr(resembling, "COMPARED", 8)
+    monkeypatch.setattr(resembling, "DISTANCES", 7)
+    found = resemblance(with_splits(twice, splits))
+    assert found.sampled and 0 < found.compared == found.near <= 8
+    assert "validation and test structures, of a random sample" in str(found)
+    alone = resemblance(with_splits(twice, 0 * splits))
+    assert alone.compared == alone.near == 0
 
 
 # Verbs.

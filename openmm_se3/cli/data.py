@@ -131,17 +131,12 @@ def _print(found: Inspection, console: Console) -> None:
             console.print(f"[red]{finding.name}: {finding.advice}[/]", highlight=False)
 
     near = found.resemblance
-    if not near.compared:
-        console.print(
-            "\nThe files put no frame into validation or test: there is nothing to "
-            "compare for near-duplicates.",
-            highlight=False,
-        )
+    if near.compared:
+        console.print(f"\n{near}.", highlight=False)
     else:
         console.print(
-            f"\nOf {near.compared:,} validation and test structures {near.near:,} are "
-            f"nearly training structures; the closest, {near.pair[0]} and "
-            f"{near.pair[1]}, differ by {near.closest:.4f} A.",
+            "\nThe files have no formula both in training and in validation or test: "
+            "there is nothing to compare for near-duplicates.",
             highlight=False,
         )
     for line in found.outliers[:OUTLIERS_SHOWN]:

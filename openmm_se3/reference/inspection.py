@@ -12,8 +12,8 @@ from openmm_se3.elements import COVALENT_RADII, SYMBOLS
 from openmm_se3.reference.dataset import Dataset, formula
 from openmm_se3.reference.frames import SPLITS, Frame, Frames
 from openmm_se3.reference.plausibility import Finding, findings, minimum_image
+from openmm_se3.reference.resemblance import Resemblance, resemblance
 from openmm_se3.reference.self_energies import SelfEnergies
-from openmm_se3.reference.splits import Resemblance, resemblance
 
 SAMPLE = 20_000  # frames whose positions and forces are read
 # Far out: atoms nearer to each other than this share of their covalent radii, a force

@@ -8,20 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Iterator
 
 import numpy as np
 
 from openmm_se3.reference.dataset import formula
-from openmm_se3.reference.frames import SPLITS, Frame, Frames
+from openmm_se3.reference.frames import SPLITS, Frames
 
 TRAIN, VALIDATION, TEST = range(3)
-
-# Root mean square difference of sorted distances (A) below which two structures are
-# nearly the same.
-NEAR = 0.02
-# Frames compared at most, over all compositions: of validation and test, of training.
-COMPARED, COMPARED_WITH = 20_000, 200_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,82 +115,3 @@ def group_numbers(frames: Frames, by: str) -> np.ndarray:
         numbers[index] = local[block.trajectory.codes[rows]]
     # A name that no frame has leaves a gap.
     return np.unique(numbers, return_inverse=True)[1]
-
-
-@dataclasses.dataclass(frozen=True)
-class Resemblance:
-    """How near the structures of validation and test come to those of training.
-
-    Attributes:
-        compared: Structures compared with the training structures.
-        near: How many of these are nearer than ``NEAR`` to one of them.
-        closest: Smallest difference, A; infinite if nothing could be compared.
-        pair: Trajectories of the closest pair.
-    """
-
-    compared: int
-    near: int
-    closest: float
-    pair: tuple[str, str]
-
-
-def resemblance(frames: Frames, seed: int = 0) -> Resemblance:
-    """Compare validation and test structures with the training structures.
-
-    Structures of one formula are compared by the sorted distances of each pair of
-    elements, which neither rotation nor the order of atoms changes.  Periodic frames
-    are left out; very large sets are sampled.
-    """
-    from scipy.spatial import cKDTree
-
-    rng = np.random.default_rng(seed)
-    compared, near, closest, pair = 0, 0, np.inf, ("", "")
-    n_train = int((frames.column("split") == TRAIN).sum())
-    n_other = len(frames) - n_train
-    for part in _by_formula(frames):
-        split = part.column("split")
-        train, other = np.flatnonzero(split == TRAIN), np.flatnonzero(split != TRAIN)
-        train = _sample(train, COMPARED_WITH * len(train) // max(n_train, 1), rng)
-        other = _sample(other, COMPARED * len(other) // max(n_other, 1), rng)
-        if not len(train) or not len(other) or part.n_atoms[0] < 2:
-            continue
-        reference = np.array([sorted_distances(part[int(i)]) for i in train])
-        tested = np.array([sorted_distances(part[int(i)]) for i in other])
-        distance, nearest = cKDTree(reference).query(tested)
-        difference = distance / np.sqrt(reference.shape[1])
-        compared += len(other)
-        near += int((difference < NEAR).sum())
-        least = int(difference.argmin())
-        if difference[least] < closest:
-            closest = float(difference[least])
-            pair = (
-                part[int(other[least])].trajectory,
-                part[int(train[nearest[least]])].trajectory,
-            )
-    return Resemblance(compared, near, closest, pair)
-
-
-def sorted_distances(frame: Frame) -> np.ndarray:
-    """Return the distances of one frame (A), sorted within each pair of elements."""
-    i, j = np.triu_indices(len(frame.numbers), 1)
-    distances = np.linalg.norm(frame.positions[i] - frame.positions[j], axis=-1)
-    low = np.minimum(frame.numbers[i], frame.numbers[j])
-    high = np.maximum(frame.numbers[i], frame.numbers[j])
-    return distances[np.lexsort((distances, high, low))]
-
-
-def _by_formula(frames: Frames) -> Iterator[Frames]:
-    members: dict[bytes, list[np.ndarray]] = {}
-    for index, _ in frames.by_block():
-        block = frames.blocks[frames.block[index[0]]]
-        if block.box is None:
-            members.setdefault(np.sort(block.numbers).tobytes(), []).append(index)
-    for parts in members.values():
-        yield frames[np.concatenate(parts)]
-
-
-def _sample(values: np.ndarray, share: int, rng: np.random.Generator) -> np.ndarray:
-    most = max(share, 1)
-    if len(values) <= most:
-        return values
-    return np.sort(rng.choice(values, most, replace=False))

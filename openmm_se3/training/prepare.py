@@ -13,9 +13,10 @@ from openmm_se3.elements import SYMBOLS
 from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import SPLITS, Frames
 from openmm_se3.reference.plausibility import require_plausible
+from openmm_se3.reference.resemblance import resemblance
 from openmm_se3.reference.self_energies import SelfEnergies, self_energies
 from openmm_se3.reference.sources import read_sources, with_splits
-from openmm_se3.reference.splits import SplitConfig, make_splits, resemblance
+from openmm_se3.reference.splits import SplitConfig, make_splits
 from openmm_se3.training.data import FrameGraphs, frame_weights, lowest_energies
 from openmm_se3.training.settings import DataConfig, RunConfig
 
@@ -33,16 +34,9 @@ def read_data(config: DataConfig, console: Console) -> Dataset:
     console.print(data_summary(dataset, chosen), highlight=False, soft_wrap=True)
     if chosen.warning:
         warnings.warn(chosen.warning, stacklevel=2)
-    # What stands in a file would take minutes to read.
-    near = resemblance(dataset.frames.in_memory())
+    near = resemblance(dataset.frames)
     if near.near:
-        console.print(
-            f"{near.near:,} of {near.compared:,} validation and test structures are "
-            f"nearly training structures, the closest by {near.closest:.4f} A: "
-            f"{near.pair[0]} and {near.pair[1]}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print(f"{near}", highlight=False, soft_wrap=True)
     return dataset
 
 
