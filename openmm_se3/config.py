@@ -14,11 +14,16 @@ from openmm_se3.elements import SYMBOLS
 T = TypeVar("T")
 
 
-def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
+def from_dict(cls: type[T], values: Mapping[str, Any], section: str) -> T:
     """Return a configuration dataclass made from plain values.
 
     Lists become tuples where the field is a tuple, and integers become floats where the
     field is a float, as YAML and JSON do not tell these apart.
+
+    Args:
+        cls: The dataclass.
+        values: Value by field.
+        section: What messages call this part of a file, such as "model".
 
     Raises:
         ValueError: A key is unknown (the nearest known one is named), a required one is
@@ -32,7 +37,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
             hint = (
                 f"; did you mean {near[0]!r}?" if near else f"; known: {list(fields)}"
             )
-            raise ValueError(f"unknown key {key!r} in {cls.__name__}{hint}")
+            raise ValueError(f"unknown key {key!r} in {section}{hint}")
     missing = [
         name
         for name, f in fields.items()
@@ -41,10 +46,9 @@ def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
         and f.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise ValueError(f"{cls.__name__} needs {missing}")
+        raise ValueError(f"{section} needs {missing}")
     converted = {
-        key: _convert(cls.__name__, key, value, hints[key])
-        for key, value in values.items()
+        key: _convert(section, key, value, hints[key]) for key, value in values.items()
     }
     return cls(**converted)
 
@@ -57,7 +61,7 @@ def to_dict(config: Any) -> dict[str, Any]:
     }
 
 
-def _convert(owner: str, key: str, value: Any, hint: Any) -> Any:
+def _convert(section: str, key: str, value: Any, hint: Any) -> Any:
     options = [hint]
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         options = list(typing.get_args(hint))
@@ -80,7 +84,7 @@ def _convert(owner: str, key: str, value: Any, hint: Any) -> Any:
     expected = getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
     if typing.get_origin(hint) is typing.Literal:
         expected = f"one of {list(typing.get_args(hint))}"
-    raise ValueError(f"{owner}.{key} must be {expected}, got {value!r}")
+    raise ValueError(f"{section}.{key} must be {expected}, got {value!r}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -222,7 +222,7 @@ def _check(path: Path, description: bytes, weights: bytes) -> ModelFile:
     if not isinstance(metadata["model"], dict):
         raise ModelFileError(f"{path}: 'model' in {DESCRIPTION} is not an object")
     try:
-        config = from_dict(ModelConfig, metadata["model"])
+        config = from_dict(ModelConfig, metadata["model"], "model")
     except ValueError as error:
         raise ModelFileError(f"{path}: {error}") from error
     _check_self_energies(path, config, metadata["self_energies"])

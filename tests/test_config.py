@@ -14,12 +14,17 @@ from openmm_se3.config import ModelConfig, from_dict, to_dict
 
 def test_round_trip_through_json() -> None:
     config = small_config(jmax=3, mirror=False, kernel="full")
-    assert from_dict(ModelConfig, json.loads(json.dumps(to_dict(config)))) == config
+    assert (
+        from_dict(ModelConfig, json.loads(json.dumps(to_dict(config))), "model")
+        == config
+    )
 
 
 def test_numbers_of_yaml() -> None:
     """YAML and JSON have no tuples and write 6 for 6.0."""
-    config = from_dict(ModelConfig, {"elements": ["H", "O"], "cutoff": 6, "jmax": None})
+    config = from_dict(
+        ModelConfig, {"elements": ["H", "O"], "cutoff": 6, "jmax": None}, "model"
+    )
     assert config == ModelConfig(elements=("H", "O"))
     assert isinstance(config.cutoff, float)
 
@@ -27,7 +32,7 @@ def test_numbers_of_yaml() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"chanels": 8}, "'chanels' in ModelConfig; did you mean 'channels'"),
+        ({"chanels": 8}, "'chanels' in model; did you mean 'channels'"),
         ({"zzz": 8}, "unknown key 'zzz'.*known: .*'elements'"),
         ({"channels": 8.0}, "channels must be int, got 8.0"),
         ({"channels": True}, "channels must be int, got True"),
@@ -64,12 +69,12 @@ def test_numbers_of_yaml() -> None:
 )
 def test_wrong_values_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        from_dict(ModelConfig, {**to_dict(small_config(channels=4)), **change})
+        from_dict(ModelConfig, {**to_dict(small_config(channels=4)), **change}, "model")
 
 
 def test_elements_are_needed() -> None:
-    with pytest.raises(ValueError, match=r"ModelConfig needs \['elements'\]"):
-        from_dict(ModelConfig, {"channels": 4})
+    with pytest.raises(ValueError, match=r"model needs \['elements'\]"):
+        from_dict(ModelConfig, {"channels": 4}, "model")
 
 
 def test_configurations_do_not_change() -> None:

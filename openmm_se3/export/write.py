@@ -46,7 +46,7 @@ def model_of_checkpoint(
         reference: Symbols and positions [n_atoms, 3], A, of the structure that the
             model keeps for its checks; None takes that of the checkpoint.
     """
-    config = from_dict(ModelConfig, checkpoint["model"])
+    config = from_dict(ModelConfig, checkpoint["model"], "model")
     if reference is None:
         kept = checkpoint["reference"]
         reference = kept["symbols"], np.array(kept["positions"])

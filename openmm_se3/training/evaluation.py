@@ -84,7 +84,7 @@ def read_as_trained(model: ModelFile, sources: Sequence[Source]) -> Dataset:
             f"{rule['by']} over all of {names}; give these files, in this order, or "
             "--split all"
         )
-    return divide(dataset, from_dict(SplitConfig, rule))
+    return divide(dataset, from_dict(SplitConfig, rule, "split"))
 
 
 def _as_trained(source: Source, then: dict[str, Any], name: str) -> Source:

@@ -268,13 +268,13 @@ def _source_to_yaml(source: Source) -> str | dict[str, Any]:
 
 def _read_data(values: dict[str, Any], folder: Path) -> DataConfig:
     """Return the data section; relative paths start at ``folder``."""
-    sections = from_dict(_Data, values)
+    sections = from_dict(_Data, values, "data")
     sources = []
     for entry in sections.files:
         fields = {"path": entry} if isinstance(entry, str) else entry
         if not isinstance(fields, dict):
             raise ValueError(f"data.files: expected a path or a mapping, got {entry!r}")
-        source = from_dict(Source, fields)
+        source = from_dict(Source, fields, "data.files")
         groups = source.groups
         sources.append(
             dataclasses.replace(
@@ -284,7 +284,9 @@ def _read_data(values: dict[str, Any], folder: Path) -> DataConfig:
             )
         )
     return DataConfig(
-        tuple(sources), from_dict(SplitConfig, sections.split), sections.self_energies
+        tuple(sources),
+        from_dict(SplitConfig, sections.split, "data.split"),
+        sections.self_energies,
     )
 
 
@@ -387,10 +389,10 @@ def run_config(values: dict[str, Any], folder: Path) -> RunConfig:
     Raises:
         ValueError: A key or value is wrong.
     """
-    sections = from_dict(_Sections, with_preset(values))
-    training = from_dict(TrainingConfig, sections.training)
+    sections = from_dict(_Sections, with_preset(values), "the configuration")
+    training = from_dict(TrainingConfig, sections.training, "training")
     return RunConfig(
-        model=from_dict(ModelConfig, sections.model),
+        model=from_dict(ModelConfig, sections.model, "model"),
         training=_with_paths(training, folder),
         data=_read_data(sections.data, folder),
     )
