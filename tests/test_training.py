@@ -44,6 +44,7 @@ from openmm_se3.reference.level import LevelOfTheory
 from openmm_se3.reference.sources import Source
 from openmm_se3.signals import Signals
 from openmm_se3.training.checkpoint import BEST, LAST, load_checkpoint, load_last
+from openmm_se3.training.config_file import read_config
 from openmm_se3.training.data import (
     BatchOrder,
     FrameGraphs,
@@ -79,7 +80,6 @@ from openmm_se3.training.settings import (
     DataConfig,
     RunConfig,
     TrainingConfig,
-    read_config,
 )
 from openmm_se3.training.sitting import Sitting
 from openmm_se3.training.sweep import parse_settings, run_variants, variants

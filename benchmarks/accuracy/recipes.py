@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from openmm_se3.files import atomic_write
+from openmm_se3.training.config_file import run_config
 from openmm_se3.training.presets import PRESETS
-from openmm_se3.training.settings import run_config
 from openmm_se3.training.sweep import Result, Variant, run_variants
 
 ROOT = Path(__file__).parents[2]

@@ -12,10 +12,10 @@ from graphs import batch, labels_of, read_graphs
 from labels import Labels
 
 from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.training.config_file import run_config
 from openmm_se3.training.data import BatchOrder, GraphTensors, take_apart
 from openmm_se3.training.metrics import predict_batch
 from openmm_se3.training.module import TrainingModule
-from openmm_se3.training.settings import run_config
 from openmm_se3.training.trainer import compiled_batches
 
 LOWEST_RATE = 1e-9  # a learning rate of zero is refused

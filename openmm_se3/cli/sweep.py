@@ -33,7 +33,7 @@ def command(config: Path, settings: tuple[str, ...], out: Path | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from openmm_se3.training.settings import read_config
+    from openmm_se3.training.config_file import read_config
     from openmm_se3.training.sweep import (
         CURVES,
         TABLE,

@@ -46,7 +46,7 @@ def command(
         raise click.UsageError("--resume and --overwrite exclude each other")
     from rich.console import Console
 
-    from openmm_se3.training.settings import read_config
+    from openmm_se3.training.config_file import read_config
 
     # First, because what a run needs takes seconds to import.
     settings = read_config(config)

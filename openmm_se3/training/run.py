@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import shutil
 import time
@@ -28,14 +27,12 @@ import torch
 import yaml
 from rich.console import Console
 
-from openmm_se3.config import to_dict
 from openmm_se3.elements import SYMBOLS
 from openmm_se3.files import atomic_write, remove_unfinished
 from openmm_se3.lock import run_lock
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import SPLITS
-from openmm_se3.reference.sources import hash_source
 from openmm_se3.signals import Signals
 from openmm_se3.training.checkpoint import (
     BEST,
@@ -46,6 +43,7 @@ from openmm_se3.training.checkpoint import (
     save_checkpoint,
 )
 from openmm_se3.training.distributed import is_first
+from openmm_se3.training.identity import identity, refuse_changes
 from openmm_se3.training.memory import keep_freed_memory
 from openmm_se3.training.metrics import (
     error_table,
@@ -68,7 +66,7 @@ from openmm_se3.training.report import (
     write_errors,
     write_history,
 )
-from openmm_se3.training.settings import RunConfig, differences
+from openmm_se3.training.settings import RunConfig
 from openmm_se3.training.sitting import Sitting
 from openmm_se3.training.tensorboard import FOLDER as TENSORBOARD
 from openmm_se3.training.tensorboard import TensorBoard
@@ -218,26 +216,6 @@ def open_folder(folder: Path, resume: bool, overwrite: bool) -> dict[str, Any] |
     return None
 
 
-def identity(config: RunConfig) -> dict[str, Any]:
-    """Return what tells one run from another: its settings and hashes of its data."""
-    sources = config.data.files
-    paths = [Path(source.path) for source in sources]
-    hashes = [hash_source(path) for path in paths]
-    choices = config.data.to_dict()
-    return {
-        "model": to_dict(config.model),
-        "training": to_dict(config.training),
-        "choices": {key: choices[key] for key in ("split", "self_energies")},
-        "data": {
-            "sha256": hashlib.sha256("".join(hashes).encode()).hexdigest(),
-            "files": [
-                [path.name, digest] for path, digest in zip(paths, hashes, strict=True)
-            ],
-            "options": [source.options() for source in sources],
-        },
-    }
-
-
 def make_header(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     """Return what a checkpoint says about the run beside its state."""
     header = identity(config)
@@ -251,57 +229,6 @@ def make_header(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
         "level_of_theory": json.loads(dataset.level.to_json()),
         "reference": reference_structure(dataset),
     }
-
-
-def refuse_changes(
-    checkpoint: dict[str, Any], now: dict[str, Any], folder: Path
-) -> None:
-    """Compare a run with the one it wants to go on from, or whose results it takes.
-
-    Args:
-        checkpoint: A checkpoint of the run in the folder.
-        now: Identity of the run that is asked for.
-        folder: The folder, for the message.
-
-    Raises:
-        ValueError: Settings or data differ; each difference is shown.
-    """
-    lines = differences(checkpoint, now)
-    old_data, new_data = checkpoint["data"], now["data"]
-    if old_data["sha256"] != new_data["sha256"]:
-        old, new = dict(old_data["files"]), dict(new_data["files"])
-        for name in sorted(old.keys() | new.keys()):
-            if old.get(name) != new.get(name):
-                was, is_now = (d.get(name, "absent")[:12] for d in (old, new))
-                lines.append(
-                    f"data {name}: sha256 {was} in the checkpoint, {is_now} now"
-                )
-        if not lines:
-            lines.append("data: the same files in another order")
-    else:
-        lines += _option_differences(old_data, new_data)
-    if lines:
-        raise ValueError(
-            f"{folder} cannot be resumed, the run has changed: {'; '.join(lines)}. "
-            "Undo the change, or start a new run with --out or --overwrite"
-        )
-
-
-def _option_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Return one line for each option with which a file is read in another way."""
-    if "options" not in old:  # a checkpoint of an older version does not know
-        return []
-    lines = []
-    for (name, _), was, now in zip(
-        new["files"], old["options"], new["options"], strict=True
-    ):
-        lines += [
-            f"data {name}: {key} {was.get(key, 'not given')} in the checkpoint, "
-            f"{now.get(key, 'not given')} now"
-            for key in sorted(was.keys() | now.keys())
-            if was.get(key) != now.get(key)
-        ]
-    return lines
 
 
 def finish(
