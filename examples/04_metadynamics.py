@@ -33,10 +33,6 @@ system = SE3Potential("water").createSystem(topology)
 wall = openmm.CustomBondForce("20000*max(0, r-0.55)^2")  # kJ/mol, nm
 wall.addBond(0, 3)
 system.addForce(wall)
-# Gaussians of 0.1 A and at first 1 kJ/mol on 2.2 to 6.2 A, one every 100 steps.
-distance = openmm.CustomBondForce("r")
-distance.addBond(0, 3)
-variable = app.BiasVariable(distance, 0.22, 0.62, 0.01)  # nm
 
 
 def simulation_of(system: openmm.System) -> app.Simulation:
@@ -52,6 +48,10 @@ def simulation_of(system: openmm.System) -> app.Simulation:
 profiles = []
 for _ in range(2):
     biased = copy.deepcopy(system)
+    # Gaussians of 0.1 A and at first 1 kJ/mol on 2.2 to 6.2 A, one every 100 steps.
+    distance = openmm.CustomBondForce("r")
+    distance.addBond(0, 3)
+    variable = app.BiasVariable(distance, 0.22, 0.62, 0.01)  # nm
     metadynamics = app.Metadynamics(biased, [variable], TEMPERATURE, 8.0, 1.0, 100)
     metadynamics.step(simulation_of(biased), 2 * STEPS)
     profile = metadynamics.getFreeEnergy().value_in_unit(unit.kilocalorie_per_mole)

@@ -8,6 +8,7 @@ potential is wanted, and the base classes come from ``openmmml.mlpotential``, si
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +17,8 @@ from openmmml.mlpotential import MLPotentialImpl, MLPotentialImplFactory
 
 # openmm-ml's names of what the energy is counted from, and ours.
 ENERGY_TYPES = {"interaction_energy": "interaction", "energy": "total"}
+# Options of each System, not of the potential.
+OF_SYSTEMS = ("precision", "returnEnergyType", "scale")
 
 
 class SE3PotentialImplFactory(MLPotentialImplFactory):
@@ -34,14 +37,17 @@ class SE3PotentialImplFactory(MLPotentialImplFactory):
             name: "se3".
             modelPath: Name of a shipped model, or the path of a model.
             backend: "torchforce", "pythonforce" or "auto".
-            args: Refused: a misspelt argument would be lost.
+            args: Refused: a misspelt argument would be lost.  ``precision``, ``scale``
+                and ``returnEnergyType`` belong to ``createSystem``.
 
         Raises:
             TypeError: An argument is unknown.
         """
         if args:
             raise TypeError(
-                f"MLPotential('{name}') takes modelPath and backend, got {sorted(args)}"
+                f"MLPotential('{name}') takes modelPath and backend, got "
+                f"{sorted(args)}; {', '.join(OF_SYSTEMS)} belong to createSystem and "
+                "createMixedSystem"
             )
         return SE3PotentialImpl(modelPath, backend)
 
@@ -80,13 +86,28 @@ class SE3PotentialImpl(MLPotentialImpl):
             precision: "single" (the default) or "double".
             returnEnergyType: "interaction_energy" or "energy" (total).
             scale: Name of a global parameter that multiplies the energy.
-            args: Options of other potentials and of newer versions; not used.
+            args: Options of other potentials, such as ``charge``; warned of, as they
+                change nothing here.
 
         Raises:
+            TypeError: ``modelPath`` or ``backend``, which belong to the potential, are
+                given here.
             ValueError: An option is unknown, or atoms are unfit for the model.
         """
         from openmm_se3.force import SE3Potential
 
+        misplaced = sorted({"modelPath", "backend"}.intersection(args))
+        if misplaced:
+            raise TypeError(
+                f"give {' and '.join(misplaced)} to MLPotential('se3', ...): a System "
+                "cannot have another model than its potential"
+            )
+        if args:
+            warnings.warn(
+                f"MLPotential('se3') does not know {sorted(args)}, which changes "
+                f"nothing; it takes {', '.join(OF_SYSTEMS)}",
+                stacklevel=4,
+            )
         if returnEnergyType not in ENERGY_TYPES:
             raise ValueError(
                 f"returnEnergyType must be one of {list(ENERGY_TYPES)}, got "

@@ -38,6 +38,7 @@ from openmm_se3.export.build import DENSE_ATOMS
 from openmm_se3.force.backends import BACKENDS
 from openmm_se3.graph import all_pairs
 from openmm_se3.modelfile import WEIGHTS, contents, load_model
+from openmm_se3.simulation import water_topology
 
 PLATFORMS = [
     openmm.Platform.getPlatform(index).getName()
@@ -655,13 +656,32 @@ def test_ways_to_choose_atoms(
     assert energy == pytest.approx(expected, abs=1e-9)
 
 
-def test_a_second_potential_on_all_atoms_is_warned_of(potential: SE3Potential) -> None:
+def test_a_second_potential_on_an_atom_is_warned_of(potential: SE3Potential) -> None:
     topology = topology_of(symbols_of(2))
     system = system_with_masses(symbols_of(2))
     potential.addForces(system, topology, atoms=[0, 1, 2])
-    potential.addForces(system, topology, atoms=[3, 4, 5])  # as it should be
-    with pytest.warns(UserWarning, match="has an SE3Potential already.*counted twice"):
-        potential.addForces(system, topology)
+    potential.addForces(system, topology, atoms=[5, 3, 4])  # as it should be
+    potential.addForces(system, topology, scale="half")  # as it can be meant
+    names = [force.getName() for force in system.getForces()]
+    bare = "SE3Potential"
+    assert names == [f"{bare} of atoms 0-2", f"{bare} of atoms 3-5", bare]
+    for index in range(2):
+        copy = openmm.XmlSerializer.clone(system)
+        copy.removeForce(2)
+        copy.removeForce(index)
+        # Those of the other are free.
+        potential.addForces(copy, topology, atoms=range(3 * index, 3 * index + 3))
+        with pytest.warns(UserWarning, match="SE3Potential already on atom.*twice"):
+            potential.addForces(copy, topology, atoms=[4, 0, 2, 3, 5, 1])
+
+
+def test_a_molecule_that_is_cut_is_warned_of(potential: SE3Potential) -> None:
+    topology = water_topology(2)
+    system = system_with_masses(symbols_of(2))
+    potential.addForces(system, topology, atoms=[3, 4, 5])
+    # One H of the other molecule; the electrons are even in number.
+    with pytest.warns(UserWarning, match="within a molecule, at the bond.* 1 more"):
+        potential.addForces(system_with_masses(symbols_of(2)), topology, [0, 1, 5])
 
 
 @pytest.mark.parametrize("topology", [None, WATER.tolist()])

@@ -77,6 +77,17 @@ def test_interpolation_goes_from_one_field_to_the_other(
         assert energy == pytest.approx(expected, abs=1e-4)
 
 
+def test_options_that_would_be_lost(smallest_model: Path) -> None:
+    topology = water_topology(1)
+    potential = MLPotential("se3", modelPath=str(smallest_model))
+    with pytest.raises(TypeError, match="give modelPath to MLPotential.'se3'"):
+        potential.createSystem(topology, modelPath="water")
+    with pytest.raises(TypeError, match="precision.* belong to createSystem"):
+        MLPotential("se3", precision="double")
+    with pytest.warns(UserWarning, match=r"does not know \['charge'\]"):
+        potential.createSystem(topology, charge=0)
+
+
 # What openmm-ml 1.7 tests of its own potentials, on each platform.
 
 PLATFORMS = [

@@ -90,8 +90,9 @@ def species_of(
         if atom.element is None:
             raise ValueError(
                 f"atom {index} ({atom.name} of {atom.residue.name} "
-                f"{atom.residue.id}) has no element: virtual sites and extra "
-                "particles cannot be part of the model's atoms"
+                f"{atom.residue.id}) has no element: give it one (atom.element = "
+                "app.element.oxygen); a virtual site or extra particle is no atom of "
+                "the model's: leave it out with atoms="
             )
         symbols.append(atom.element.symbol)
     require_known(model, symbols, chosen)

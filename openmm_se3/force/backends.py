@@ -19,8 +19,7 @@ from openmm import unit
 
 from openmm_se3 import plugin
 from openmm_se3.export.build import ForceSettings, build_module
-
-FORCE_NAME = "SE3Potential"  # of our forces in a System
+from openmm_se3.force.names import force_name
 
 
 class Backend(Protocol):
@@ -116,7 +115,7 @@ def make_force(backend: str, settings: ForceSettings) -> openmm.Force:
         ExportError: The module does not reproduce the network.
     """
     force = BACKENDS[backend].force(settings)
-    force.setName(FORCE_NAME)
+    force.setName(force_name(settings.atoms, settings.n_particles))
     return force
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
+from openmm_se3.force.names import atoms_with_model
 from openmm_se3.modelfile import ModelFile
 
 
@@ -73,6 +74,40 @@ def warn_of_other_box(system: openmm.System, topology: app.Topology) -> None:
                 "nonbondedMethod=app.PME, or clear the topology's box with "
                 "topology.setPeriodicBoxVectors(None)",
             )
+
+
+def warn_of_second_model(system: openmm.System, chosen: list[int]) -> None:
+    """Warn of atoms on which another SE3Potential of the System acts."""
+    twice = sorted(atoms_with_model(system).intersection(chosen))
+    if twice:
+        _warn(
+            f"the System has an SE3Potential already on {_few(twice)}, whose energy "
+            "is counted twice now; add this one to a new System, or choose other atoms "
+            "with atoms="
+        )
+
+
+def warn_of_cut_molecules(topology: app.Topology, chosen: list[int]) -> None:
+    """Warn of bonds from the model's atoms to others."""
+    members = set(chosen)
+    cut = [
+        (first.index, second.index)
+        for first, second, *_ in topology.bonds()
+        if (first.index in members) != (second.index in members)
+    ]
+    if cut:
+        others = f" and {len(cut) - 1:,} more" if len(cut) > 1 else ""
+        _warn(
+            "the model's atoms end within a molecule, at the bond of atoms "
+            f"{cut[0][0]} and {cut[0][1]}{others}: the model sees the piece as if it "
+            "were alone; choose whole molecules"
+        )
+
+
+def _few(atoms: list[int]) -> str:
+    shown = ", ".join(str(atom) for atom in atoms[:3])
+    more = f" and {len(atoms) - 3:,} more" if len(atoms) > 3 else ""
+    return f"atom{'s' if len(atoms) > 1 else ''} {shown}{more}"
 
 
 def warn_of_missing_atoms(

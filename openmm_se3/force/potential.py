@@ -18,13 +18,15 @@ from openmm_se3.force.atoms import (
     require_topology,
     species_of,
 )
-from openmm_se3.force.backends import FORCE_NAME, make_force, resolve
+from openmm_se3.force.backends import make_force, resolve
 from openmm_se3.force.fitness import (
     box_volume,
     refuse_unfit,
+    warn_of_cut_molecules,
     warn_of_free_molecules,
     warn_of_missing_atoms,
     warn_of_other_box,
+    warn_of_second_model,
 )
 from openmm_se3.force.memory import count_edges, expected_edges, require_memory
 from openmm_se3.force.mixed import without_internal_terms
@@ -145,7 +147,8 @@ class SE3Potential:
         """Add this potential to an existing System.
 
         Nothing is removed from the System: forces that describe the same atoms twice
-        are the caller's to take out.  A second SE3Potential on all atoms is warned of.
+        are the caller's to take out.  Atoms that have an SE3Potential already are
+        warned of, unless ``scale`` says that their energies are mixed.
 
         In a box, the topology's bonds between the model's atoms are added as bonds
         without strength.  OpenMM finds molecules by bonds: without them a barostat
@@ -184,15 +187,9 @@ class SE3Potential:
         chosen = atom_indices(atoms, n_particles)
         species_of(self.model, topology, chosen)
         refuse_unfit(system, chosen)
-        if len(chosen) == n_particles and any(
-            force.getName() == FORCE_NAME for force in system.getForces()
-        ):
-            warnings.warn(
-                "the System has an SE3Potential already; this one acts on all atoms, "
-                "so some are counted twice; add it to a new System, or choose other "
-                "atoms with atoms=",
-                stacklevel=2,
-            )
+        if scale is None:
+            warn_of_second_model(system, chosen)
+        warn_of_cut_molecules(topology, chosen)
         warn_of_missing_atoms(self.model, topology, chosen)
         warn_of_other_box(system, topology)
         volume = box_volume(system, topology)
