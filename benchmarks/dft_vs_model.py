@@ -90,7 +90,7 @@ def measure(n_molecules: int, rounds: int, model: str) -> dict[str, Any]:
 def main(
     model: str, molecules: tuple[int, ...], rounds: int, threads: int, out: Path | None
 ) -> None:
-    """Time DFT against the model."""
+    """Time DFT (PySCF) against the model for a few molecules of water."""
     console = Console()
     torch.set_num_threads(threads)
     rows = []

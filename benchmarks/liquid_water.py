@@ -232,7 +232,7 @@ def main(
     out: Path,
     figure: Path | None,
 ) -> None:
-    """Run, compare and print."""
+    """Run liquid water and compare its g(r) with that of the reference frames."""
     console = Console()
     frames, groups = read_frames(data)
     out.mkdir(parents=True, exist_ok=True)

@@ -155,7 +155,7 @@ def run(name: str, potential: SE3Potential, ps: float, seed: int) -> dict[str, A
 def main(
     model: str, picoseconds: float, seed: int, out: Path | None, short: bool
 ) -> None:
-    """Run all rows, print the table."""
+    """Run path integrals and multiple time steps, and tell whether they hold."""
     torch.set_num_threads(1)
     potential = SE3Potential(model)
     rows = []

@@ -326,7 +326,7 @@ def main(
     out: Path,
     short: bool,
 ) -> None:
-    """Run what is not there yet, print the tables and draw the figure."""
+    """Check one molecule on the model in a box of TIP3P: forces, drift, NPT, g(r)."""
     setting = SHORT if short else Setting(nve_ps=nve_ps, npt_ps=npt_ps)
     out.mkdir(parents=True, exist_ok=True)
     console = Console(width=WIDTH)

@@ -246,7 +246,7 @@ def outcomes() -> Iterator[tuple[str, Outcome]]:
 
 @click.command()
 def main() -> None:
-    """Try openmmtools on our force and print what became of it."""
+    """Try all systems and moves of openmmtools with the force, and print what came."""
     marks = {True: "well", False: "WRONG", None: "-"}
     console = Console(width=150)
     results = []

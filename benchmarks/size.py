@@ -141,7 +141,7 @@ def main(
     only: tuple[int, str] | None,
     out: Path,
 ) -> None:
-    """Measure, print, draw."""
+    """Print time and memory of a step for boxes of more and more molecules."""
     if only is not None:
         click.echo(json.dumps(measure(*only, model, threads)))
         return

@@ -353,7 +353,7 @@ def main(
     platform: str,
     short: bool,
 ) -> None:
-    """Run what is not finished yet and print all rows."""
+    """Run water at several temperatures, in collision and as hexamer: is it stable?"""
     console = Console()
     rows = [row for row in all_rows() if fnmatch.fnmatch(row.name, only)]
     if not rows:

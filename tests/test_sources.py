@@ -359,12 +359,16 @@ def scaled(frames: list[Frame], **factors: float) -> Frames:
     ("factors", "message"),
     [
         ({"forces": -1.0}, "gradient was read as the force"),
-        ({"forces": 1.0 / HARTREE_TO_EV}, "hartree/A"),
-        ({"forces": 23.06}, "kcal/mol/A"),
-        ({"positions": 0.1}, "0.1 nm"),
-        ({"positions": 1.0 / BOHR_TO_ANGSTROM}, "1.9 means bohr"),
-        ({"energy": 1.0 / HARTREE_TO_EV}, "0.037 hartree"),
-        ({"energy": 23.06}, "not in the same unit"),
+        ({"forces": 1.0 / HARTREE_TO_EV}, "forces in hartree/A read as eV/A"),
+        ({"forces": 23.06}, "forces in kcal/mol/A read as eV/A"),
+        ({"forces": HARTREE_TO_EV}, "forces in eV/A read as hartree/A"),
+        ({"forces": BOHR_TO_ANGSTROM}, "forces in hartree/bohr read as hartree/A"),
+        ({"forces": 1e6}, "fits no mistake of units"),
+        ({"positions": 0.1}, "positions in nm were read as A"),
+        ({"positions": 1.0 / BOHR_TO_ANGSTROM}, "positions in bohr were read as A"),
+        ({"energy": 1.0 / HARTREE_TO_EV}, "energies in hartree read as eV"),
+        ({"energy": 23.06}, "energies in kcal/mol read as eV"),
+        ({"energy": 627.5}, "fits energies in kcal/mol read as hartree [^o]"),
     ],
 )
 def test_wrong_units_and_signs_are_refused(

@@ -888,7 +888,9 @@ def test_fine_tuning_starts_from_a_model(config, finished, tmp_path):
         changed(config, initial=str(model)),
         model=dataclasses.replace(TINY, channels=4),
     )
-    with pytest.raises(ValueError, match="channels is 8 there, 4 here"):
+    with pytest.raises(
+        ValueError, match=r"put under 'model' what it has: channels: 8 \(here 4\)"
+    ):
         training_run.make_module(other, dataset)
     with pytest.raises(FileNotFoundError, match="no model 'nothing'"):
         training_run.make_module(changed(config, initial="nothing"), dataset)

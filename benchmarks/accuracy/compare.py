@@ -301,7 +301,10 @@ def main(
     shared: Path,
     out: Path | None,
 ) -> None:
-    """Train what is not finished yet and print the tables."""
+    """Train ours and four other networks on the same frames for the same time.
+
+    What is finished is not repeated.  Prints errors, sizes, times and memory.
+    """
     console = Console()
     try:
         device_of(device)

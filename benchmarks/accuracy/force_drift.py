@@ -257,7 +257,10 @@ def main(
     out: Path | None,
     short: bool,
 ) -> None:
-    """Train and run what is not there yet, print the table and draw the figure."""
+    """Show the drift of energy with conservative and with direct forces.
+
+    Trains both networks unless they are in the folder.
+    """
     equilibration = 2.0
     if short:
         steps, picoseconds, equilibration = (

@@ -183,7 +183,12 @@ def write_csv(path: Path, results: list[Result]) -> None:
 @click.command()
 @click.option("--data", type=click.Choice(list(DATA)), default="water")
 @click.option("--steps", type=click.IntRange(min=10), default=4000, show_default=True)
-@click.option("--only", multiple=True, help="Names of networks; the default is added.")
+@click.option(
+    "--only",
+    multiple=True,
+    help="Networks beside the default: thesis-basic, thesis-wider, "
+    f"thesis-higher-order, {', '.join(CHANGES)}.",
+)
 @click.option(
     "--rate",
     "rates",
@@ -203,7 +208,10 @@ def main(
     seed: int,
     out: Path | None,
 ) -> None:
-    """Train what is not finished yet and print the table."""
+    """Train the thesis's networks, ours, and ours with one change taken back.
+
+    All on the same data for the same steps; what is finished is not repeated.
+    """
     unknown = set(only) - {recipe.name for recipe in recipes()}
     if unknown:
         raise click.UsageError(f"no network is called {sorted(unknown)}")

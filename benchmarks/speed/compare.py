@@ -121,7 +121,10 @@ def main(
     nvidia_repository: str,
     out: Path | None,
 ) -> None:
-    """Measure what is not there yet and print the tables."""
+    """Time MD steps of ours, MACE, TensorNet, NVIDIA's network and DFT in turns.
+
+    What is in the folder already is not measured again.
+    """
     if short:
         rounds, seconds = SHORT_ROUNDS, SHORT_SECONDS
         atoms = atoms or tuple(map(str, SHORT_SIZES))

@@ -118,7 +118,10 @@ def progress(run: Path) -> str:
     help="Seconds before a kill, at most.  [default: those of the whole run]",
 )
 def main(kills: int, seed: int, longest: float | None) -> None:
-    """Run the comparison."""
+    """Kill a training run at random moments and resume it each time.
+
+    Its end must be that of a run that was left alone, bit for bit.
+    """
     rng = random.Random(seed)
     folder = Path(tempfile.mkdtemp(prefix="training-kills-"))
     config = folder / "train.yaml"

@@ -149,7 +149,7 @@ def main(
     nvidia_repository: str,
     out: Path | None,
 ) -> None:
-    """Time training steps."""
+    """Time training steps of ours, NVIDIA's network and MACE, and their memory."""
     console = Console()
     names = [name for name in NETWORKS if name in (chosen or NETWORKS)]
     source = ""

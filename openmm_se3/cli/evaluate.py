@@ -8,6 +8,9 @@ import click
 
 from openmm_se3.cli.source_options import make_sources, source_options
 
+# kcal/mol per atom: no model that has learnt anything is so wrong.
+OTHER_ZERO = 100.0
+
 
 @click.command()
 @click.argument("model")
@@ -72,6 +75,13 @@ def command(
     click.echo(error_report({split: evaluation.errors}))
     level = level_name(loaded.metadata["level_of_theory"])
     click.echo(f"model {loaded.metadata['name']} of {level}, labels of {dataset.level}")
+    mean = evaluation.errors["all"].get("energy_mae_per_atom", 0.0)
+    if mean > OTHER_ZERO:
+        click.echo(
+            f"Energies differ by {mean:.3g} kcal/mol per atom: the labels have another "
+            "zero than the model, because of another program, level of theory or unit. "
+            'Look at "centred" and at the forces.'
+        )
     if out is not None:
         write_evaluation(out, split, evaluation)
         click.echo(f"wrote {out}")

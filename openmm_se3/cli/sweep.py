@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
 import click
@@ -50,17 +51,20 @@ def command(config: Path, settings: tuple[str, ...], out: Path | None) -> None:
     if results is None:
         click.echo("Stopped, nothing is lost; the same command goes on.")
         raise click.exceptions.Exit(130)
-    table = Table(title="validation errors, kcal/mol and kcal/mol/A", box=None)
-    table.add_column("run", overflow="fold")
-    for heading in ("parameters", "minutes", "energy MAE", "force MAE", "force RMSE"):
-        table.add_column(heading, justify="right")
+    table = Table(
+        title="best validation of each run, kcal/mol and kcal/mol/A", box=None
+    )
+    table.add_column("run")
+    for heading in ("parameters", "time", "energy MAE", "force MAE", "force RMSE"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for result in results:
         row = result.errors["validation"]["all"]
         numbers = (
             f"{row[key]:.4f}" if key in row else ""
             for key in ("energy_mae", "force_mae", "force_rmse")
         )
-        minutes = f"{result.seconds / 60.0:.1f}"
-        table.add_row(result.variant.name, f"{result.parameters:,}", minutes, *numbers)
+        name = result.variant.name.replace(",", ", ")  # so that it can be wrapped
+        time = f"{datetime.timedelta(seconds=round(result.seconds))}"
+        table.add_row(name, f"{result.parameters:,}", time, *numbers)
     console.print(table)
     click.echo(f"{folder / TABLE}, {folder / CURVES}")

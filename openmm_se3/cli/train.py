@@ -52,7 +52,7 @@ def command(
     settings = read_config(config)
     from openmm_se3.training.checkpoint import BEST
     from openmm_se3.training.distributed import is_first
-    from openmm_se3.training.report import TRAINED, error_report
+    from openmm_se3.training.report import error_report
     from openmm_se3.training.run import REPORT, train
 
     folder = out if out is not None else Path(f"{config.stem}-run")
@@ -69,8 +69,11 @@ def command(
     if not is_first():
         return
     if outcome.errors is not None:
-        click.echo(error_report(outcome.errors, TRAINED))
-        click.echo(f"Finished after {outcome.step} steps: {folder / REPORT}")
+        click.echo(error_report(outcome.errors, groups=False))
+        click.echo(
+            f"Finished after {outcome.step} steps. Errors by formula, size, element "
+            f"and source: {folder / REPORT}"
+        )
         exported = folder.with_name(f"{folder.name}-model")
         click.echo(
             f"To use the model: openmm-se3 export {folder / BEST} --out {exported}"

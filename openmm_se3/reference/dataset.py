@@ -100,9 +100,13 @@ def combine(parts: dict[str, Dataset]) -> Dataset:
     self_energies: dict[int, float] = {}
     for name, part in parts.items():
         if part.level != first.level:
+            levels = [str(part.level), str(first.level)]
+            if levels[0] == levels[1]:
+                levels = [part.level.to_json(), first.level.to_json()]
             raise ValueError(
-                f"{name} was labelled with {part.level.to_json()}, "
-                f"{first_name} with {first.level.to_json()}: train on one level only"
+                f"{name} was labelled with {levels[0]}, {first_name} with {levels[1]}: "
+                "energies of two levels, or of two programs, cannot be trained on "
+                "together; forces_only: true leaves those of a file out"
             )
         for number, energy in part.self_energies.items():
             known = self_energies.setdefault(number, energy)

@@ -156,9 +156,14 @@ def _read_group(path: Path, name: str, group: Any) -> Block:
     lengths["temperature"] = len(temperature)
     if set(lengths.values()) != {n_frames}:
         raise ValueError(f"{place}: {n_frames} energies, but {lengths}")
-    labels = [positions, forces, energy] + ([] if box is None else [box])
-    if not all(np.isfinite(x).all() for x in labels):
-        raise ValueError(f"{place}: NaN or infinite labels")
+    values = {"positions": positions, "forces": forces, "energy": energy, "box": box}
+    for what, rows in values.items():
+        if rows is not None and not _finite(rows).all():
+            bad = np.flatnonzero(~_finite(rows)).tolist()
+            raise ValueError(
+                f"{place}: NaN or infinite {what} in {len(bad)} frames, the first of "
+                f"them frame {bad[0]}; take them out"
+            )
     unknown = set(texts["split"]) - set(SPLITS)
     if unknown:
         raise ValueError(f"{place}: split must be one of {SPLITS}, got {unknown}")
@@ -177,6 +182,12 @@ def _read_group(path: Path, name: str, group: Any) -> Block:
         box=box,
         source=path.name,
     )
+
+
+def _finite(rows: np.ndarray) -> np.ndarray:
+    """Tell of each frame whether all its values are finite [n_frames]."""
+    finite: np.ndarray = np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
+    return finite
 
 
 def _check_self_energies(frames: Frames, self_energies: dict[int, float]) -> None:

@@ -20,6 +20,7 @@ Each check needs no knowledge of the level of theory:
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -27,19 +28,49 @@ import numpy as np
 from openmm_se3.elements import COVALENT_RADII, SYMBOLS
 from openmm_se3.reference.dataset import formula
 from openmm_se3.reference.frames import Frame, Frames
+from openmm_se3.units import BOHR_TO_ANGSTROM, EV_TO_KCAL_PER_MOL, HARTREE_TO_EV
 
 SAMPLE = 400  # frames looked at
 WINDOW = 40  # frames of one block among which similar ones are looked for
 FEWEST = 20  # bonds or pairs of frames from which anything is concluded
 
 LENGTH_RANGE = (0.7, 1.4)  # of r / (R_i + R_j), median
-STIFFNESS_RANGE = (3.5, 200.0)  # eV/A^2
+STIFFNESS_RANGE, STIFFNESS_USUAL = (3.5, 200.0), (12.0, 70.0)  # eV/A^2
 WORK_RANGE = (0.5, 1.6)
-STRAIN_RANGE = (0.2, 10.0)  # 0.9 to 2.8 in molecules, clusters and a liquid
+STRAIN_RANGE = (0.2, 10.0)
+STRAIN_USUAL = (0.6, 4.0)  # 0.9 to 2.8 in molecules, clusters and a liquid
 STRAIN_SURE = 0.4  # correlation from which energies are believed to be of the strain
 BINDING_LIMIT = 15.0  # eV per atom
 SURE = 0.5  # correlation from which a slope is believed
 SIMILAR = 0.3  # A, root mean square displacement between frames of a pair
+
+# By how much a number is too large if its unit was taken for another.
+LENGTHS_MISREAD = {
+    1.0 / BOHR_TO_ANGSTROM: "positions in bohr were read as A",
+    BOHR_TO_ANGSTROM: "positions in A were read as bohr",
+    0.1: "positions in nm were read as A",
+    10.0: "positions in A were read as nm",
+}
+# In eV, and in eV/A.
+ENERGY_UNITS = {
+    "hartree": HARTREE_TO_EV,
+    "eV": 1.0,
+    "kcal/mol": 1.0 / EV_TO_KCAL_PER_MOL,
+}
+FORCE_UNITS = {f"{name}/A": size for name, size in ENERGY_UNITS.items()}
+FORCE_UNITS["hartree/bohr"] = HARTREE_TO_EV / BOHR_TO_ANGSTROM
+FORCES_MISREAD, ENERGIES_MISREAD = (
+    {
+        units[read] / units[true]: f"{what} in {true} read as {read}"
+        for true, read in itertools.permutations(units, 2)
+    }
+    for what, units in (("forces", FORCE_UNITS), ("energies", ENERGY_UNITS))
+)
+# The one mistake with forces that the force constants of bonds do not show.
+BESIDE_FORCES = {
+    **ENERGIES_MISREAD,
+    1.0 / BOHR_TO_ANGSTROM: "forces in hartree/bohr read as hartree/A",
+}
 BONDED = 1.3  # times the sum of covalent radii
 
 
@@ -93,34 +124,33 @@ def findings(
     bonds = [bond for frame in sample for bond in nearest_bonds(frame)]
     force_constant = stiffness(bonds)
     result = [
-        Finding(
+        _finding(
             "nearest neighbour over the sum of covalent radii",
             float(np.median([b.ratio for b in bonds])) if bonds else None,
             LENGTH_RANGE,
-            "positions are probably not in A: 1.9 means bohr, 0.1 nm",
+            LENGTH_RANGE,
+            LENGTHS_MISREAD,
         ),
-        Finding(
+        _finding(
             "force constant of bonds, eV/A^2",
             force_constant,
             STIFFNESS_RANGE,
-            "a negative value means that the gradient was read as the force; one 27 "
-            "times too small hartree/A, 51 times hartree/bohr, and one 23 times too "
-            "large kcal/mol/A read as eV/A",
+            STIFFNESS_USUAL,
+            FORCES_MISREAD,
         ),
-        Finding(
+        _finding(
             "energy differences over the work of the forces",
             work_ratio(frames, rng),
             WORK_RANGE,
-            "energies and forces are not in the same unit, or one has the wrong sign: "
-            "-1 means a gradient read as the force, 0.037 hartree read as eV beside "
-            "forces in eV/A",
+            WORK_RANGE,
+            BESIDE_FORCES,
         ),
-        Finding(
+        _finding(
             "spread of energies over that of the strain",
             strain_ratio(sample, force_constant),
             STRAIN_RANGE,
-            "energies and forces are not in the same unit: about 0.04 means hartree "
-            "read as eV beside forces in eV/A, 20 and more kcal/mol read as eV",
+            STRAIN_USUAL,
+            BESIDE_FORCES,
         ),
     ]
     if self_energies:
@@ -137,6 +167,41 @@ def findings(
             )
         )
     return result
+
+
+def _finding(
+    name: str,
+    value: float | None,
+    expected: tuple[float, float],
+    usual: tuple[float, float],
+    misread: Mapping[float, str],
+) -> Finding:
+    """Return a finding whose advice names the mistakes that the value fits.
+
+    Args:
+        name: As in :class:`Finding`.
+        value: The same.
+        expected: The same.
+        usual: Where the value is in nearly all data that are right.
+        misread: Mistakes, by the factor that they bring.
+    """
+    if value is None:
+        return Finding(name, value, expected, "")
+    causes = []
+    if value < 0.0:
+        causes.append("the gradient was read as the force, or one sign is wrong")
+    if not expected[0] <= abs(value) <= expected[1]:
+        fitting = [
+            text
+            for factor, text in misread.items()
+            if usual[0] <= abs(value) / factor <= usual[1]
+        ]
+        causes.append(
+            f"fits {' or '.join(fitting)}"
+            if fitting
+            else "fits no mistake of units that is known here"
+        )
+    return Finding(name, value, expected, "; ".join(causes))
 
 
 def require_plausible(

@@ -76,7 +76,8 @@ def _dealt_out(frames: Frames, config: SplitConfig) -> np.ndarray:
     if len(counts) < len(wanted) + 1:
         raise ValueError(
             f"the data hold {len(counts)} groups by {config.by}, too few for "
-            f"{len(wanted) + 1} splits; split by another rule or set fractions to zero"
+            f"{len(wanted) + 1} splits: more data, or fewer splits with a share in "
+            "split.fractions, or another split.by"
         )
     target = {s: config.fractions[s] * len(frames) for s in wanted}
     split = np.full(len(counts), TRAIN, dtype=np.int8)

@@ -82,8 +82,8 @@ class Checkpoint:
             if found < size:
                 raise ValueError(
                     f"{path} has {found} bytes, at the checkpoint it had {size}: it "
-                    "was changed since; put the file back, or start again with "
-                    "--overwrite"
+                    "was changed since, or the checkpoint is of another run; put the "
+                    "files back, or start again with --overwrite"
                 )
 
     def restore(

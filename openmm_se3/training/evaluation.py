@@ -155,4 +155,4 @@ def write_evaluation(folder: Path, name: str, evaluation: Evaluation) -> None:
     write_errors(folder / "errors.json", errors)
     with atomic_write(folder / "report.md") as temporary:
         temporary.write_text(error_report(errors))
-    plot_parity(folder / "parity.png", evaluation.graphs, evaluation.predictions)
+    plot_parity(folder / "parity.png", evaluation.graphs, evaluation.predictions, name)

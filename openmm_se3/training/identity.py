@@ -13,6 +13,8 @@ from openmm_se3.config import to_dict
 from openmm_se3.reference.sources import hash_source
 from openmm_se3.training.settings import CIRCUMSTANCES, RunConfig
 
+MOST_DIFFERENCES = 8  # shown; more do not help
+
 
 def identity(config: RunConfig) -> dict[str, Any]:
     """Return what tells one run from another: its settings and hashes of its data."""
@@ -62,8 +64,11 @@ def refuse_changes(
     else:
         lines += _option_differences(old_data, new_data)
     if lines:
+        shown = lines[:MOST_DIFFERENCES]
+        if len(lines) > len(shown):
+            shown.append(f"{len(lines) - len(shown)} more")
         raise ValueError(
-            f"{folder} cannot be resumed, the run has changed: {'; '.join(lines)}. "
+            f"{folder} cannot be resumed, the run has changed: {'; '.join(shown)}. "
             "Undo the change, or start a new run with --out or --overwrite"
         )
 

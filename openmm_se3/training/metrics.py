@@ -153,7 +153,7 @@ def error_table(
     known = np.isfinite(energies), np.isfinite(forces).all(1)
     everything = np.ones(len(force_errors), dtype=bool)
     table = {}
-    for name, mask in {**groups, "all": everything}.items():
+    for name, mask in {"all": everything, **groups}.items():
         table[name] = _errors(energy_errors, force_errors, graphs.n_atoms, known, mask)
         if predictions.direct_forces is not None:
             difference = predictions.direct_forces - predictions.forces
@@ -180,7 +180,8 @@ def _errors(
             centred = e - e.mean()
         errors |= {
             "energy_mae": np.abs(e).mean(),
-            "energy_mae_centred": np.abs(centred).mean(),
+            # Of one frame it would be zero whatever the model says.
+            **({"energy_mae_centred": np.abs(centred).mean()} if len(e) > 1 else {}),
             "energy_mae_per_atom": np.abs(e / n).mean(),
             "energy_rmse": math.sqrt(np.square(e).mean()),
         }
@@ -237,7 +238,10 @@ def frame_groups(frames: Frames) -> dict[str, np.ndarray]:
         if len(distinct) > MOST_GROUPS:
             continue
         for code, name in enumerate(distinct.tolist()):
-            groups[name] = np.repeat(codes == code, n_atoms)
+            mask = np.repeat(codes == code, n_atoms)
+            # Where each file holds one formula, say, there is no need to say it twice.
+            if not any(np.array_equal(mask, other) for other in groups.values()):
+                groups[name] = mask
     elements = np.unique(numbers)
     if len(elements) > 1:
         for number in elements:

@@ -29,7 +29,7 @@ def read_data(config: DataConfig, console: Console) -> Dataset:
     """
     dataset = divide(read_sources(config.files), config.split)
     chosen = self_energies(dataset, cast(Any, config.self_energies))
-    require_plausible(dataset.frames, chosen.energies)
+    require_plausible(dataset.frames, chosen.known)
     dataset = dataclasses.replace(dataset, self_energies=chosen.energies)
     console.print(data_summary(dataset, chosen), highlight=False, soft_wrap=True)
     if chosen.warning:

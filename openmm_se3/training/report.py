@@ -36,7 +36,6 @@ DIRECT_CAPTION = (
     "  Direct forces stand beside the conservative ones; estimate: rank correlation, "
     "over atoms, of the difference of the two with the error of the latter."
 )
-TRAINED = "Errors of the averaged weights of the best validation.  "
 COLUMNS = {
     "energy_mae": "E MAE",
     "energy_mae_centred": "centred",
@@ -51,7 +50,7 @@ COLUMNS = {
 }
 # Panels of the learning curves: label, and quantities of the history with their names.
 PANELS = {
-    "loss (eV²/Å²)": {"train_loss": "training", "validation_loss": "validation"},
+    "loss": {"train_loss": "training", "validation_loss": "validation"},
     "energy error (kcal/mol)": {"energy_mae": "MAE", "energy_rmse": "RMSE"},
     "force error (kcal/mol/Å)": {
         "force_mae": "MAE",
@@ -78,24 +77,45 @@ def write_errors(path: Path, errors: Errors) -> None:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def error_report(errors: Errors, introduction: str = "") -> str:
-    """Return the errors by split and group as a table in Markdown."""
-    rows = [row for groups in errors.values() for row in groups.values()]
-    columns = {k: name for k, name in COLUMNS.items() if any(k in row for row in rows)}
-    direct = DIRECT_CAPTION if "direct_force_mae" in columns else ""
-    lines = [
-        introduction + CAPTION + direct,
-        "",
-        "| split | group | frames | " + " | ".join(columns.values()) + " |",
-        "|---|---|--:|" + "--:|" * len(columns),
+def error_report(errors: Errors, groups: bool = True) -> str:
+    """Return the errors by split and group as a table in Markdown, aligned.
+
+    Args:
+        errors: Errors by split and group.
+        groups: Show all groups, not only "all".
+    """
+    rows = [
+        (split, name, row)
+        for split, by_group in errors.items()
+        for name, row in sorted(by_group.items(), key=lambda item: item[0] != "all")
+        if groups or name == "all"
     ]
-    for split, groups in errors.items():
-        for group, row in groups.items():
-            numbers = " | ".join(
-                f"{row[key]:.4f}" if key in row else "" for key in columns
-            )
-            lines.append(f"| {split} | {group} | {row['frames']:.0f} | {numbers} |")
-    return "\n".join(lines) + "\n"
+    columns = {k: c for k, c in COLUMNS.items() if any(k in row for *_, row in rows)}
+    direct = DIRECT_CAPTION if "direct_force_mae" in columns else ""
+    table = [["split", "group", "frames", *columns.values()]]
+    for split, name, row in rows:
+        numbers = [f"{row[key]:.4f}" if key in row else "" for key in columns]
+        table.append([split, name, f"{row['frames']:.0f}", *numbers])
+    return f"{CAPTION}{direct}\n\n{markdown(table, left=2)}"
+
+
+def markdown(table: Sequence[Sequence[str]], left: int) -> str:
+    """Return a table in Markdown whose columns are aligned also as plain text.
+
+    Args:
+        table: Rows of cells, the headings first.
+        left: How many columns are texts, on the left.
+    """
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    lines = []
+    for row in [table[0], rule, *table[1:]]:
+        cells = [f"{cell:<{w}}" for cell, w in zip(row[:left], widths, strict=False)]
+        cells += [
+            f"{cell:>{w}}" for cell, w in zip(row[left:], widths[left:], strict=True)
+        ]
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return "".join(lines)
 
 
 def plot_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
@@ -124,8 +144,17 @@ def plot_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
         save(path, figure)
 
 
-def plot_parity(path: Path, graphs: FrameGraphs, predictions: Predictions) -> None:
-    """Draw predicted against reference energies and force components."""
+def plot_parity(
+    path: Path, graphs: FrameGraphs, predictions: Predictions, name: str = ""
+) -> None:
+    """Draw predicted against reference energies and force components.
+
+    Args:
+        path: File of the figure.
+        graphs: The labels.
+        predictions: Predictions for the same frames.
+        name: What to call the frames.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -148,6 +177,7 @@ def plot_parity(path: Path, graphs: FrameGraphs, predictions: Predictions) -> No
         figure = Figure(figsize=(4.2 * len(pairs), 4.4), layout="constrained")
         for axes, pair in zip(figure.subplots(1, len(pairs)), pairs, strict=True):
             _parity(axes, *pair)
+        figure.suptitle(name)
         save(path, figure)
 
 

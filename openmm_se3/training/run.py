@@ -59,7 +59,6 @@ from openmm_se3.training.prepare import (
 from openmm_se3.training.progress import TrainingProgress
 from openmm_se3.training.report import (
     HISTORY,
-    TRAINED,
     error_report,
     plot_history,
     plot_parity,
@@ -186,6 +185,7 @@ def _train(
         plot_history(folder / CURVE, module.history)
     if not module.finished or not is_first():
         return Outcome(module.step, module.finished, signals.received, None)
+    console.print("Measuring the errors of the best weights on all frames.")
     errors = finish(folder, config, dataset)
     return Outcome(module.step, True, signals.received, errors)
 
@@ -250,10 +250,45 @@ def finish(
             predictions = predict(network, graphs, compiled)
             groups = frame_groups(graphs.frames)
             errors[split] = error_table(graphs, predictions, groups)
-            shown = graphs, predictions
+            shown = graphs, predictions, f"{split} frames"
     plot_parity(folder / PARITY, *shown)  # of the test frames, if there are any
     save_checkpoint(folder / BEST, {**best, "errors": errors})
     write_errors(folder / ERRORS, errors)
     with atomic_write(folder / REPORT) as temporary:
-        temporary.write_text(error_report(errors, TRAINED))
+        temporary.write_text(run_report(config, dataset, errors))
     return errors
+
+
+def run_report(
+    config: RunConfig,
+    dataset: Dataset,
+    errors: dict[str, dict[str, dict[str, float]]],
+) -> str:
+    """Return what was trained, on what, and its errors, in Markdown."""
+    training, split = config.training, dataset.frames.column("split")
+    frames = ", ".join(
+        f"{(split == i).sum():,} {name}" for i, name in enumerate(SPLITS)
+    )
+    energies = ", ".join(
+        f"{SYMBOLS[z - 1]} {energy:.4f}" for z, energy in dataset.self_energies.items()
+    )
+    files = ", ".join(Path(source.path).name for source in config.data.files)
+    averaged = "averaged weights" if training.average_decay else "weights"
+    return f"""# Training report
+
+| | |
+|---|---|
+| data | {files} |
+| level of theory | {dataset.level} |
+| frames | {frames}; divided by {config.data.split.by} |
+| isolated atoms, eV | {energies} |
+| training | {training.steps:,} steps of {training.batch_size:,} {training.batch_unit} |
+| settings | [{CONFIG}]({CONFIG}) |
+
+## Errors
+
+Of the {averaged} of the best validation.  {error_report(errors)}
+![Learning curves]({CURVE})
+
+![Predicted against reference values of the last of these splits]({PARITY})
+"""

@@ -61,7 +61,8 @@ def make_module(config: RunConfig, dataset: Dataset) -> TrainingModule:
         if training.force_weight > 0.0:
             raise ValueError(
                 "no training frame has forces: if they have a name of their own in the "
-                "file, data.files takes {path: ..., forces_key: NAME}; "
+                "file, data.files takes {path: ..., forces_key: NAME}; if only some "
+                "frames have them, data.split may have put these elsewhere; "
                 "training.force_weight: 0 trains on energies alone"
             )
     graphs = {name: split_graphs(config, dataset, name, n) for name, n in most.items()}
@@ -137,13 +138,14 @@ def initial_weights(name: str, config: ModelConfig) -> dict[str, torch.Tensor]:
         shape, weights = to_dict(model.config), model.weights
     now = to_dict(config)
     lines = [
-        f"{key} is {shape.get(key)} there, {now[key]} here"
+        f"{key}: {shape.get(key)} (here {now[key]})"
         for key in now
         if shape.get(key) != now[key]
     ]
     if lines:
         raise ValueError(
-            f"training.initial: {name} is another network: {'; '.join(lines)}"
+            f"training.initial: {name} is another network; put under 'model' what it "
+            f"has: {', '.join(lines)}"
         )
     return weights
 
