@@ -115,6 +115,8 @@ def command(out: Path | None, overwrite: bool, **options: Any) -> None:
     def note(text: str) -> None:
         console.print(text, style="yellow", markup=False)
 
+    if not console.is_terminal:  # where a status is not shown
+        click.echo("timing; half a minute for each size", err=True)
     with console.status("timing"):
         for result in bench(settings, note):
             results.append(result)

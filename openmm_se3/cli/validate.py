@@ -66,7 +66,13 @@ def command(
     console = Console()
     settings = Settings(structure, steps, drift_ps, seed)
     with console.status("loading the model") as status:
-        report = validate(model, settings, lambda stage: status.update(stage))
+
+        def show(stage: str) -> None:
+            status.update(stage)
+            if not console.is_terminal:  # where a status is not shown
+                click.echo(f"checking: {stage}", err=True)
+
+        report = validate(model, settings, show)
     report.print(console)
     if out is not None:
         report.write(out)
