@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from openmm_se3.simulation.structure import read_structure
 
 DOCS = Path(__file__).parents[1] / "docs"
 GUIDE = DOCS / "training.md"
-# Pages with one snippet each, and what makes it short.
+# Pages whose snippets run one after the other, and what makes them short.
 PAGES = {
     "backends.md": {},
     "free_energies.md": {"step(500)": "step(5)", "range(100)": "range(2)"},
@@ -66,7 +67,10 @@ def test_the_snippet_of_a_page(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (snippet,) = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.S)
+    text = (DOCS / page).read_text()
+    # Those below others may be in a list, and go on with what these have made.
+    parts = re.findall(r"^ *```python\n(.*?)```", text, re.S | re.M)
+    snippet = "\n".join(textwrap.dedent(part) for part in parts)
     for long, short in PAGES[page].items():
         assert long in snippet, long
         snippet = snippet.replace(long, short)

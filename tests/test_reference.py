@@ -764,7 +764,7 @@ def test_files_that_do_not_belong_together(tmp_path: Path) -> None:
     def one_frame(**changes: Any) -> Frames:
         return Frames.of([dataclasses.replace(made.frames[0], **changes)])
 
-    with pytest.raises(ValueError, match="one level only"):
+    with pytest.raises(ValueError, match="energies of two levels"):
         with_second(level=LevelOfTheory())
     # Forces alone may be of another level.
     both = read_sources([Source(str(one)), Source(str(two), forces_only=True)])

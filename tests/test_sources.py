@@ -368,7 +368,7 @@ def scaled(frames: list[Frame], **factors: float) -> Frames:
         ({"positions": 1.0 / BOHR_TO_ANGSTROM}, "positions in bohr were read as A"),
         ({"energy": 1.0 / HARTREE_TO_EV}, "energies in hartree read as eV"),
         ({"energy": 23.06}, "energies in kcal/mol read as eV"),
-        ({"energy": 627.5}, "fits energies in kcal/mol read as hartree [^o]"),
+        ({"energy": 627.5}, "fits energies in kcal/mol read as hartree[^ ]"),
     ],
 )
 def test_wrong_units_and_signs_are_refused(

@@ -50,7 +50,10 @@ COLUMNS = {
 }
 # Panels of the learning curves: label, and quantities of the history with their names.
 PANELS = {
-    "loss": {"train_loss": "training", "validation_loss": "validation"},
+    "loss (eV²/Å² and eV²)": {
+        "train_loss": "training",
+        "validation_loss": "validation",
+    },
     "energy error (kcal/mol)": {"energy_mae": "MAE", "energy_rmse": "RMSE"},
     "force error (kcal/mol/Å)": {
         "force_mae": "MAE",

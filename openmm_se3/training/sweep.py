@@ -189,7 +189,7 @@ def _plot(path: Path, results: Sequence[Result]) -> None:
     from openmm_se3.plot_style import STYLE, few_ticks, logarithmic, save
 
     panels = {
-        "validation_loss": "validation loss",
+        "validation_loss": "validation loss (eV²/Å² and eV²)",
         "energy_mae": "energy MAE (kcal/mol)",
         "force_mae": "force MAE (kcal/mol/Å)",
     }
