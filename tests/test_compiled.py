@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ import numpy as np
 import openmm
 import pytest
 import torch
-from random_model import SMALLEST, write_random_weights
+from random_model import SMALLEST, WATER, write_random_weights
 
 from openmm_se3.compiled import library, pack
 from openmm_se3.compiled.compiler import find_compiler
@@ -245,6 +246,23 @@ def test_another_shape_of_network(changes: dict[str, Any]) -> None:
     expected = eager_force(network, settings)(x)
     assert float(energy) == pytest.approx(float(expected[0]), rel=1e-11)
     assert torch.allclose(forces, expected[1], rtol=0.0, atol=1e-7)
+
+
+@pytest.mark.parametrize("precision", ["single", "double"])
+def test_tables_are_not_written(precision: str) -> None:
+    """They are a hundred MB in double precision, which OpenMM reads for minutes."""
+    network = load_model("water").network(torch.float64)
+    module = compiled_force(network, precision)
+    few = torch.tensor([1, 0, 0]), torch.arange(3), 0.0
+    module.set_atoms(*few)
+    bare = len(module.save_to_buffer())
+    x = 0.1 * torch.tensor(WATER)  # nm
+    expected = module(x)
+    assert len(module.save_to_buffer()) > 2 * bare
+    module.set_atoms(*few)
+    assert len(module.save_to_buffer()) == bare < 12e6
+    again = torch.jit.load(io.BytesIO(module.save_to_buffer()))(x)
+    assert all(torch.equal(*pair) for pair in zip(expected, again, strict=True))
 
 
 @pytest.mark.parametrize("degree", range(5))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from openmm_se3.compiled import pack
 from openmm_se3.compiled.library import load_library
+from openmm_se3.compiled.pack import radial_tables
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.modelfile import PRECISIONS
 from openmm_se3.units import (
@@ -45,11 +46,15 @@ def compiled_force(network: SE3Transformer, precision: str) -> torch.jit.ScriptM
             self.atoms: Tensor
             dtype = PRECISIONS[precision]
             weights = pack.weights(pack.parts_of(network))
-            tables = pack.RadialTables(network, TABLE_INTERVALS[precision])(network)
+            tables = pack.RadialTables(network, TABLE_INTERVALS[precision])
             nothing = torch.zeros(0, dtype=torch.int64)
             self.register_buffer("weights", weights.to(dtype))
-            self.register_buffer("tables", tables.detach().to(dtype))
             self.register_buffer("constants", pack.constants(network))
+            # Tables are made when they are first needed: they are many times as large
+            # as what they are made of, and OpenMM reads a System's XML slowly.
+            self.basis, self.polynomial = tables.basis, tables.polynomial
+            self.radial = [weight.detach() for weight in pack.radial_weights(network)]
+            self.tables = torch.zeros(0, dtype=dtype)
             self.register_buffer("species", nothing)
             self.register_buffer("atoms", nothing)
             self.in_order = True
@@ -71,6 +76,7 @@ def compiled_force(network: SE3Transformer, precision: str) -> torch.jit.ScriptM
             self.atoms = atoms
             self.in_order = torch.equal(atoms, torch.arange(atoms.shape[0]))
             self.offset = offset
+            self.tables = self.tables[:0].clone()  # not to be written to a file
 
         def forward(
             self, positions: Tensor, box: Tensor | None = None
@@ -85,6 +91,9 @@ def compiled_force(network: SE3Transformer, precision: str) -> torch.jit.ScriptM
             x = positions.detach().to("cpu", torch.float64) * self.length
             if not all_in_order:
                 x = x.index_select(0, self.atoms)
+            if self.tables.shape[0] == 0:
+                tables = radial_tables(self.basis, self.polynomial, self.radial)
+                self.tables = tables.to(self.tables.dtype)
             cell = torch.zeros([0], dtype=torch.float64)
             if box is not None:
                 cell = box.detach().to("cpu", torch.float64) * self.length

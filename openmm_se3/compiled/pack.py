@@ -16,7 +16,6 @@ from openmm_se3.model.layers import (
     EquivariantLinear,
     Gate,
 )
-from openmm_se3.model.radial import RadialNetwork
 from openmm_se3.model.transformer import SE3Transformer
 
 # Weights, and whether the backward pass needs their transpose.
@@ -153,28 +152,46 @@ class RadialTables:
         self.polynomial = both.to(dtype)
 
     def __call__(self, network: SE3Transformer) -> Tensor:
-        """Return coefficients [n_numbers] of one layer behind the other.
+        """Return the tables of a network, see :func:`radial_tables`."""
+        return radial_tables(self.basis, self.polynomial, radial_weights(network))
 
-        Those of a layer are [intervals, 6, n_functions], of powers of the place in an
-        interval, 0 to 1.
-        """
-        parts = []
-        for layer in _attention(network):
-            nodes = self._functions(layer.radial).transpose(0, 1)
-            ends = torch.cat([nodes[:-1], nodes[1:]], dim=1)  # [intervals, 6, n]
-            parts.append((self.polynomial @ ends).flatten())
-        return torch.cat(parts)
 
-    def _functions(self, radial: RadialNetwork) -> Tensor:
-        """Return f, f' and f'' [3, intervals + 1, n_functions], with no envelope."""
-        x, dx, ddx = self.basis @ radial.hidden.weight.T
-        x = x + radial.hidden.bias
+def radial_weights(network: SE3Transformer) -> list[Tensor]:
+    """Return weight and bias of the two linear maps of each layer's radial network."""
+    weights: list[Tensor] = []
+    for layer in _attention(network):
+        for linear in (layer.radial.hidden, layer.radial.output):
+            weights += [linear.weight, linear.bias]
+    return weights
+
+
+def radial_tables(basis: Tensor, polynomial: Tensor, weights: list[Tensor]) -> Tensor:
+    """Return coefficients [n_numbers] of one layer behind the other.
+
+    Those of a layer are [intervals, 6, n_functions], of powers of the place in an
+    interval, 0 to 1.  TorchScript compiles this too.
+
+    Args:
+        basis: Radial basis, its slope and curvature at the nodes
+            [3, intervals + 1, n_basis].
+        polynomial: From f, f' and f'' at both ends to coefficients [intervals, 6, 6].
+        weights: As :func:`radial_weights` returns them.
+    """
+    parts: list[Tensor] = []
+    for layer in range(len(weights) // 4):
+        hidden, hidden_bias = weights[4 * layer], weights[4 * layer + 1]
+        output, output_bias = weights[4 * layer + 2], weights[4 * layer + 3]
+        x, dx, ddx = (basis @ hidden.T).unbind(0)
+        x = x + hidden_bias
         s = torch.sigmoid(x)
         slope = s * (1.0 + x * (1.0 - s))  # of SiLU
         curvature = s * (1.0 - s) * (2.0 + x * (1.0 - 2.0 * s))
-        hidden = [x * s, slope * dx, curvature * dx.square() + slope * ddx]
-        f, df, ddf = torch.stack(hidden) @ radial.output.weight.T
-        return torch.stack([f + radial.output.bias, df, ddf])
+        inner = torch.stack([x * s, slope * dx, curvature * dx.square() + slope * ddx])
+        f, df, ddf = (inner @ output.T).unbind(0)
+        nodes = torch.stack([f + output_bias, df, ddf], dim=1)
+        ends = torch.cat([nodes[:-1], nodes[1:]], dim=1)  # [intervals, 6, n]
+        parts.append((polynomial @ ends).flatten())
+    return torch.cat(parts)
 
 
 # Coefficients from values, slopes and curvatures at 0 and at 1.
