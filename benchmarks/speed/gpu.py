@@ -39,7 +39,8 @@ from openmm_se3 import SE3Potential  # noqa: E402
 from openmm_se3.benchmark import machine  # noqa: E402
 from openmm_se3.benchmark.timing import Stepper, summary, take_turns  # noqa: E402
 from openmm_se3.files import atomic_write  # noqa: E402
-from openmm_se3.force.backends import BACKENDS, FORCE_NAME  # noqa: E402
+from openmm_se3.force.backends import BACKENDS  # noqa: E402
+from openmm_se3.force.names import NAME  # noqa: E402
 from openmm_se3.graph import all_pairs, neighbour_pairs  # noqa: E402
 from openmm_se3.modelfile import load_model  # noqa: E402
 from openmm_se3.simulation.contacts import box_of  # noqa: E402
@@ -137,7 +138,7 @@ def steppers(
         system = potential.createSystem(topology)
         if route.graphs:
             for force in system.getForces():
-                if force.getName() == FORCE_NAME:
+                if force.getName() == NAME:
                     force.setProperty("useCUDAGraphs", "true")
         try:
             yield route, Stepper(system, positions, platform)
