@@ -289,6 +289,10 @@ def test_a_complete_run_stays_as_it_is(tmp_path: Path) -> None:
             {"about": {"weights_sha256": "b"}},
             ["weights_sha256: a in the checkpoint, b"],
         ),
+        (
+            {"about": {"weights_sha256": "b", "level": "other"}},
+            ["in the folder: the model is another one; undo"],
+        ),
     ],
 )
 def test_another_run_is_refused_and_the_difference_named(

@@ -64,6 +64,10 @@ class Checkpoint:
             ValueError: It is of another system, model or settings; says what differs.
         """
         lines = differences(self.identity, identity)
+        of_model = [line for line in lines if line.startswith("model ")]
+        if len(of_model) > 1:  # which of its facts differ tells nobody more
+            others = [line for line in lines if line not in of_model]
+            lines = ["the model is another one", *others]
         if lines:
             raise ValueError(
                 f"this is another run than the one in the folder: {'; '.join(lines)}; "
