@@ -380,6 +380,22 @@ def test_wrong_units_and_signs_are_refused(
         require_plausible(scaled(monomers, **factors))
 
 
+def test_wrong_energies_without_forces_are_refused_by_their_fit() -> None:
+    names = [ROOT / f"models/water/data/water{n}.h5" for n in (1, 2)]
+    frames = read_datasets(names).frames
+
+    def checked(factor: float) -> None:
+        alone = Frames.of(
+            dataclasses.replace(f, forces=None, energy=factor * f.energy)
+            for f in frames
+        )
+        require_plausible(alone, least_squares(alone).energies)
+
+    checked(1.0)
+    with pytest.raises(ValueError, match="energy against isolated atoms.* is 20"):
+        checked(627.5)
+
+
 @pytest.mark.parametrize("factor", [1.0 / HARTREE_TO_EV, 23.06])
 def test_wrong_energies_of_structures_unlike_each_other(factor: float) -> None:
     hexamers = list(read_datasets([ROOT / "models/water/data/water6.h5"]).frames[::3])

@@ -63,8 +63,7 @@ def command(config: Path, settings: tuple[str, ...], out: Path | None) -> None:
             f"{row[key]:.4f}" if key in row else ""
             for key in ("energy_mae", "force_mae", "force_rmse")
         )
-        name = result.variant.name.replace(",", ", ")  # so that it can be wrapped
         time = f"{datetime.timedelta(seconds=round(result.seconds))}"
-        table.add_row(name, f"{result.parameters:,}", time, *numbers)
+        table.add_row(result.variant.title, f"{result.parameters:,}", time, *numbers)
     console.print(table)
     click.echo(f"{folder / TABLE}, {folder / CURVES}")

@@ -158,8 +158,8 @@ def _read_group(path: Path, name: str, group: Any) -> Block:
         raise ValueError(f"{place}: {n_frames} energies, but {lengths}")
     values = {"positions": positions, "forces": forces, "energy": energy, "box": box}
     for what, rows in values.items():
-        if rows is not None and not _finite(rows).all():
-            bad = np.flatnonzero(~_finite(rows)).tolist()
+        bad = [] if rows is None else _not_finite(rows)
+        if bad:
             raise ValueError(
                 f"{place}: NaN or infinite {what} in {len(bad)} frames, the first of "
                 f"them frame {bad[0]}; take them out"
@@ -184,10 +184,10 @@ def _read_group(path: Path, name: str, group: Any) -> Block:
     )
 
 
-def _finite(rows: np.ndarray) -> np.ndarray:
-    """Tell of each frame whether all its values are finite [n_frames]."""
-    finite: np.ndarray = np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
-    return finite
+def _not_finite(rows: np.ndarray) -> list[int]:
+    """Return the frames some of whose values are NaN or infinite."""
+    finite = np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
+    return [int(frame) for frame in np.flatnonzero(~finite)]
 
 
 def _check_self_energies(frames: Frames, self_energies: dict[int, float]) -> None:

@@ -114,7 +114,7 @@ def inspect(dataset: Dataset, chosen: SelfEnergies, seed: int = 0) -> Inspection
             _ignoring_nan(np.std, interaction),
         ),
         self_energies=chosen,
-        findings=findings(frames, chosen.known, seed),
+        findings=findings(frames, chosen.energies, seed),
         resemblance=resemblance(frames, seed),
     )
 

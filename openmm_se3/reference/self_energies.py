@@ -37,11 +37,6 @@ class SelfEnergies:
     origin: str
     warning: str = ""
 
-    @property
-    def known(self) -> dict[int, float] | None:
-        """Energies that can contradict the data; None if the data made them."""
-        return None if self.origin == "least squares" else self.energies
-
 
 def self_energies(
     dataset: Dataset, choice: Choice | Mapping[str, float] = "auto"

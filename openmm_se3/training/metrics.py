@@ -176,12 +176,11 @@ def _errors(
     whole = (inside == n_atoms) & has_label[0]
     if whole.any():
         e, n = energy[whole], n_atoms[whole]
-        with np.errstate(invalid="ignore"):  # infinity less infinity
-            centred = e - e.mean()
+        if len(e) > 1:  # of one frame it would be zero whatever the model says
+            with np.errstate(invalid="ignore"):  # infinity less infinity
+                errors["energy_mae_centred"] = np.abs(e - e.mean()).mean()
         errors |= {
             "energy_mae": np.abs(e).mean(),
-            # Of one frame it would be zero whatever the model says.
-            **({"energy_mae_centred": np.abs(centred).mean()} if len(e) > 1 else {}),
             "energy_mae_per_atom": np.abs(e / n).mean(),
             "energy_rmse": math.sqrt(np.square(e).mean()),
         }
@@ -231,6 +230,7 @@ def frame_groups(frames: Frames) -> dict[str, np.ndarray]:
     names["size"] = [f"{n} atoms" for n in n_atoms]
     names["source"] = [f"from {frames.blocks[i].source}" for i in frames.block]
     groups: dict[str, np.ndarray] = {}
+    seen: set[bytes] = set()
     for axis, texts in names.items():
         distinct, codes = np.unique(texts, return_inverse=True)
         if axis != "formula" and len(distinct) == 1:
@@ -238,10 +238,11 @@ def frame_groups(frames: Frames) -> dict[str, np.ndarray]:
         if len(distinct) > MOST_GROUPS:
             continue
         for code, name in enumerate(distinct.tolist()):
-            mask = np.repeat(codes == code, n_atoms)
+            members = codes == code
             # Where each file holds one formula, say, there is no need to say it twice.
-            if not any(np.array_equal(mask, other) for other in groups.values()):
-                groups[name] = mask
+            if (key := members.tobytes()) not in seen:
+                seen.add(key)
+                groups[name] = np.repeat(members, n_atoms)
     elements = np.unique(numbers)
     if len(elements) > 1:
         for number in elements:

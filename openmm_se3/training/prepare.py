@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -29,7 +30,7 @@ def read_data(config: DataConfig, console: Console) -> Dataset:
     """
     dataset = divide(read_sources(config.files), config.split)
     chosen = self_energies(dataset, cast(Any, config.self_energies))
-    require_plausible(dataset.frames, chosen.known)
+    require_plausible(dataset.frames, chosen.energies)
     dataset = dataclasses.replace(dataset, self_energies=chosen.energies)
     console.print(data_summary(dataset, chosen), highlight=False, soft_wrap=True)
     if chosen.warning:
@@ -49,19 +50,12 @@ def divide(dataset: Dataset, config: SplitConfig) -> Dataset:
 def data_summary(dataset: Dataset, chosen: SelfEnergies) -> str:
     """Return what the data are in a few lines: level, splits, masked labels, atoms."""
     frames = dataset.frames
-    split = frames.column("split")
-    counts = ", ".join(
-        f"{(split == code).sum():,} {name}" for code, name in enumerate(SPLITS)
-    )
     no_energy = int(np.isnan(frames.column("energy")).sum())
     no_forces = frames_without_forces(frames)
-    energies = ", ".join(
-        f"{SYMBOLS[z - 1]} {energy:.4f}" for z, energy in chosen.energies.items()
-    )
     lines = [
-        f"{len(frames):,} frames of {dataset.level}: {counts}; energies in eV, forces "
-        "in eV/A",
-        f"isolated atoms ({chosen.origin}), eV: {energies}",
+        f"{len(frames):,} frames of {dataset.level}: {count_splits(frames)}; energies "
+        "in eV, forces in eV/A",
+        f"isolated atoms ({chosen.origin}), eV: {list_energies(chosen.energies)}",
     ]
     if no_energy or no_forces:
         lines.append(
@@ -74,6 +68,19 @@ def data_summary(dataset: Dataset, chosen: SelfEnergies) -> str:
             "by 'openmm-se3 data inspect' on a sample"
         )
     return "\n".join(lines)
+
+
+def count_splits(frames: Frames) -> str:
+    """Return how many frames each split has, as text."""
+    split = frames.column("split")
+    return ", ".join(
+        f"{(split == code).sum():,} {name}" for code, name in enumerate(SPLITS)
+    )
+
+
+def list_energies(energies: Mapping[int, float]) -> str:
+    """Return energies by atomic number (eV) as text."""
+    return ", ".join(f"{SYMBOLS[z - 1]} {energy:.4f}" for z, energy in energies.items())
 
 
 def frames_without_forces(frames: Frames) -> int:

@@ -90,7 +90,7 @@ def error_report(errors: Errors, groups: bool = True) -> str:
     rows = [
         (split, name, row)
         for split, by_group in errors.items()
-        for name, row in sorted(by_group.items(), key=lambda item: item[0] != "all")
+        for name, row in by_group.items()
         if groups or name == "all"
     ]
     columns = {k: c for k, c in COLUMNS.items() if any(k in row for *_, row in rows)}

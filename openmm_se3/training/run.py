@@ -51,6 +51,8 @@ from openmm_se3.training.metrics import (
     predict,
 )
 from openmm_se3.training.prepare import (
+    count_splits,
+    list_energies,
     read_data,
     reference_structure,
     split_graphs,
@@ -265,13 +267,7 @@ def run_report(
     errors: dict[str, dict[str, dict[str, float]]],
 ) -> str:
     """Return what was trained, on what, and its errors, in Markdown."""
-    training, split = config.training, dataset.frames.column("split")
-    frames = ", ".join(
-        f"{(split == i).sum():,} {name}" for i, name in enumerate(SPLITS)
-    )
-    energies = ", ".join(
-        f"{SYMBOLS[z - 1]} {energy:.4f}" for z, energy in dataset.self_energies.items()
-    )
+    training = config.training
     files = ", ".join(Path(source.path).name for source in config.data.files)
     averaged = "averaged weights" if training.average_decay else "weights"
     return f"""# Training report
@@ -280,8 +276,8 @@ def run_report(
 |---|---|
 | data | {files} |
 | level of theory | {dataset.level} |
-| frames | {frames}; divided by {config.data.split.by} |
-| isolated atoms, eV | {energies} |
+| frames | {count_splits(dataset.frames)}; divided by {config.data.split.by} |
+| isolated atoms, eV | {list_energies(dataset.self_energies)} |
 | training | {training.steps:,} steps of {training.batch_size:,} {training.batch_unit} |
 | settings | [{CONFIG}]({CONFIG}) |
 

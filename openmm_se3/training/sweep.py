@@ -43,6 +43,11 @@ class Variant:
     settings: dict[str, Any]
     config: RunConfig
 
+    @property
+    def title(self) -> str:
+        """The name with spaces, where lines may be wrapped."""
+        return self.name.replace(",", ", ")
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -206,7 +211,7 @@ def _plot(path: Path, results: Sequence[Result]) -> None:
                     color=f"C{number % 10}",
                     linestyle=DASHES[number // 10 % len(DASHES)],
                     linewidth=1.2,
-                    label=result.variant.name.replace(",", ", "),
+                    label=result.variant.title,
                 )
             axes.set(xlabel="step", ylabel=label, xlim=(0, None))
             few_ticks(axes.xaxis)
