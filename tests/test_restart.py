@@ -322,10 +322,10 @@ def test_another_force_or_start_is_refused(tmp_path: Path, half: Path) -> None:
     )
     system, topology = harmonic_water(2)
     system.getForce(0).setBondParameters(0, 0, 1, 0.1, 1000.0)
-    with pytest.raises(ValueError, match=r"system sha256: \w+ in the checkpoint"):
+    with pytest.raises(ValueError, match=r"system.sha256: \w+ in the checkpoint"):
         run_dynamics(system, topology, water_start(2, 1), options)
     system, topology = harmonic_water(2)
-    with pytest.raises(ValueError, match=r"system start_sha256: \w+ in the checkpoint"):
+    with pytest.raises(ValueError, match=r"system.start_sha256: \w+ in the checkpoint"):
         run_dynamics(system, topology, water_start(2, 2), options)
 
 

@@ -24,10 +24,10 @@ from typing import Any
 import openmm
 from openmm import app
 
+from openmm_se3.differences import differences
 from openmm_se3.files import atomic_write
 from openmm_se3.simulation.ensemble import set_seed
 from openmm_se3.simulation.folder import write_json
-from openmm_se3.simulation.identity import differences
 
 KEPT = 2
 BINARY, STATE, FACTS = ".chk", ".xml", ".json"
@@ -64,7 +64,7 @@ class Checkpoint:
             ValueError: It is of another system, model or settings; says what differs.
         """
         lines = differences(self.identity, identity)
-        of_model = [line for line in lines if line.startswith("model ")]
+        of_model = [line for line in lines if line.startswith("model.")]
         if len(of_model) > 1:  # which of its facts differ tells nobody more
             others = [line for line in lines if line not in of_model]
             lines = ["the model is another one", *others]

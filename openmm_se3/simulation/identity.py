@@ -87,17 +87,3 @@ def environment(context: openmm.Context, backend: str, engine: str) -> dict[str,
             if name in PROPERTIES
         },
     }
-
-
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return one line for each value in which two nested dictionaries differ."""
-    lines = []
-    for key in sorted(before.keys() | now.keys()):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            lines += [f"{key} {line}" for line in differences(old, new)]
-        elif old != new:
-            digits = 12 if key.endswith("sha256") else None
-            was, is_now = str(old)[:digits], str(new)[:digits]
-            lines.append(f"{key}: {was} in the checkpoint, {is_now} now")
-    return lines

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from openmm_se3.config import to_dict
+from openmm_se3.differences import differences
 from openmm_se3.reference.sources import hash_source
 from openmm_se3.training.settings import CIRCUMSTANCES, RunConfig
 
@@ -49,20 +50,21 @@ def refuse_changes(
     Raises:
         ValueError: Settings or data differ; each difference is shown.
     """
-    lines = _differences(checkpoint, now)
-    old_data, new_data = checkpoint["data"], now["data"]
-    if old_data["sha256"] != new_data["sha256"]:
-        old, new = dict(old_data["files"]), dict(new_data["files"])
-        for name in sorted(old.keys() | new.keys()):
-            if old.get(name) != new.get(name):
-                was, is_now = (d.get(name, "absent")[:12] for d in (old, new))
-                lines.append(
-                    f"data {name}: sha256 {was} in the checkpoint, {is_now} now"
-                )
-        if not lines:
-            lines.append("data: the same files in another order")
-    else:
-        lines += _option_differences(old_data, new_data)
+    lines = differences(_settings(checkpoint), _settings(now))
+    old, new = checkpoint["data"], now["data"]
+    if old["sha256"] != new["sha256"]:
+        files = (
+            {name: {"sha256": digest} for name, digest in data["files"]}
+            for data in (old, new)
+        )
+        lines += [f"data {line}" for line in differences(*files)] or [
+            "data: the same files in another order, or others of the same names"
+        ]
+    elif "options" in old:  # a checkpoint of an older version does not know
+        for (name, _), *options in zip(
+            new["files"], old["options"], new["options"], strict=True
+        ):
+            lines += [f"data {name}: {line}" for line in differences(*options)]
     if lines:
         shown = lines[:MOST_DIFFERENCES]
         if len(lines) > len(shown):
@@ -73,38 +75,11 @@ def refuse_changes(
         )
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Return one line for each setting that changes what a run computes.
-
-    Args:
-        old: ``{"model": ..., "training": ..., "choices": ...}`` of a checkpoint.
-        new: The same of the run that wants to go on from it.
-    """
-    lines = []
-    for section in ("model", "training", "choices"):
-        name = "data" if section == "choices" else section
-        was, is_now = old.get(section, {}), new[section]
-        for key in sorted(was.keys() | is_now.keys()):
-            if section == "training" and key in CIRCUMSTANCES:
-                continue
-            before, now = was.get(key), is_now.get(key)
-            if before != now:
-                lines.append(f"{name}.{key}: {before} in the checkpoint, {now} now")
-    return lines
-
-
-def _option_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Return one line for each option with which a file is read in another way."""
-    if "options" not in old:  # a checkpoint of an older version does not know
-        return []
-    lines = []
-    for (name, _), was, now in zip(
-        new["files"], old["options"], new["options"], strict=True
-    ):
-        lines += [
-            f"data {name}: {key} {was.get(key, 'not given')} in the checkpoint, "
-            f"{now.get(key, 'not given')} now"
-            for key in sorted(was.keys() | now.keys())
-            if was.get(key) != now.get(key)
-        ]
-    return lines
+def _settings(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the settings that change what a run computes, by section."""
+    training = run["training"].items()
+    return {
+        "model": run["model"],
+        "training": {key: value for key, value in training if key not in CIRCUMSTANCES},
+        "data": run.get("choices", {}),
+    }
