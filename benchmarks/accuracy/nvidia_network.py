@@ -75,6 +75,8 @@ class ForceField(nn.Module):
         degrees: Number of degrees, 0 included.
         heads: Attention heads.
         energy_scale: Atomic energies are outputs times this, eV.
+        low_memory: What its script calls ``--low_memory``: kernels are computed again
+            in the backward pass, which torch then refuses to differentiate itself.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class ForceField(nn.Module):
         degrees: int = 3,
         heads: int = 8,
         energy_scale: float = 1.0,
+        low_memory: bool = False,
     ) -> None:
         super().__init__()
         model = import_se3_transformer(source)
@@ -104,6 +107,7 @@ class ForceField(nn.Module):
             return_type=0,
             norm=True,
             use_layer_norm=True,
+            low_memory=low_memory,
         )
         self.readout = nn.Sequential(
             nn.Linear(features, features), nn.ReLU(), nn.Linear(features, 1)

@@ -7,6 +7,7 @@ own, and importing NVIDIA's changes TorchScript for a whole process.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ DATA = Path(__file__).parents[2] / "models/water/data"
 ELEMENTS, CUTOFF = ("H", "O"), 6.0
 LAYERS, CHANNELS, HEADS, LMAX = 3, 32, 8, 2
 MACE_LAYERS = 2  # as in all of its published models
+TASKS = ("forces", "energy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Job:
 
     Attributes:
         network: One of ``NETWORKS``.
-        task: "energy" or "forces".
+        task: One of ``TASKS``.
         batch: Frames of a batch.
         molecules: Water molecules of a frame.
         seconds: About how long a round lasts, s.
@@ -126,12 +128,18 @@ def ours(engine: str, **changes: Any) -> Callable[[Batch, Job], Made]:
     return make
 
 
-def nvidia(batch: Batch, job: Job) -> Made:
+def nvidia(batch: Batch, job: Job, low_memory: bool = False) -> Made:
     """Make NVIDIA's network; its basis is computed before where no forces are."""
     from nvidia_network import ForceField
 
     network = ForceField(
-        Path(job.source), len(ELEMENTS), LAYERS, CHANNELS, LMAX + 1, HEADS
+        Path(job.source),
+        len(ELEMENTS),
+        LAYERS,
+        CHANNELS,
+        LMAX + 1,
+        HEADS,
+        low_memory=low_memory,
     )
     if job.task == "energy":
         vectors = network.edge_vectors(batch.graph)
@@ -188,11 +196,13 @@ class Network:
         label: What it is called.
         environment: Where it runs, see ``environments.ENVIRONMENTS``.
         make: Makes it, and what it predicts for a batch.
+        tasks: What it can be trained on.
     """
 
     label: str
     environment: str
     make: Callable[[Batch, Job], Made]
+    tasks: tuple[str, ...] = TASKS
 
 
 NETWORKS = {
@@ -205,6 +215,13 @@ NETWORKS = {
     ),
     "mace": Network("MACE", "mace", mace),
     "nvidia": Network("NVIDIA's", "nvidia", nvidia),
+    # Its checkpoints refuse torch.autograd.grad, which forces are.
+    "nvidia-low-memory": Network(
+        "NVIDIA's, --low_memory",
+        "nvidia",
+        functools.partial(nvidia, low_memory=True),
+        ("energy",),
+    ),
 }
 
 

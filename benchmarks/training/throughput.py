@@ -9,7 +9,8 @@ the same loss and optimiser:
   with PyTorch, and with the full kernels of the paper: one radial function for each
   path and pair of channels, all harmonics, no mirror symmetry;
 * NVIDIA's (accuracy/nvidia_network.py), three layers and 8 heads, whose kernels are
-  full; keys and values have half of the channels, as by default;
+  full; keys and values have half of the channels, as by default; and with its
+  ``--low_memory``, which can be trained on energies only;
 * MACE, two layers, harmonics up to degree 2, correlation 3.
 
 | task   | forward                   | backward                                     |
@@ -51,15 +52,15 @@ from environments import (  # noqa: E402
     nvidia_source,
     python_of,
 )
-from networks import NETWORKS, Job  # noqa: E402
+from networks import NETWORKS, TASKS, Job  # noqa: E402
 from turns import start_worker, workers_take_turns  # noqa: E402
 from worker_process import Limits, Worker  # noqa: E402
 
 from openmm_se3.benchmark import machine  # noqa: E402
 from openmm_se3.files import atomic_write  # noqa: E402
 
-TASKS = ("forces", "energy")
 REFERENCE = "nvidia"  # ratios are to it
+WIDTH = 100  # of the table, in characters
 
 
 def start(job: Job, environments: Path, logs: Path, limits: Limits) -> Worker:
@@ -150,10 +151,10 @@ def main(
     out: Path | None,
 ) -> None:
     """Time training steps of ours, NVIDIA's network and MACE, and their memory."""
-    console = Console()
+    console = Console(width=WIDTH)
     names = [name for name in NETWORKS if name in (chosen or NETWORKS)]
     source = ""
-    if "nvidia" in names:
+    if any(NETWORKS[name].environment == "nvidia" for name in names):
         source = str(nvidia_source(environments, nvidia_repository))
     logs = environments.resolve().parent / "throughput-logs"
     limits = Limits(1800.0, memory)
@@ -161,7 +162,7 @@ def main(
     rows, failed = [], []
     for task in tasks or TASKS:
         starts = {}
-        for name in names:
+        for name in [name for name in names if task in NETWORKS[name].tasks]:
             job = Job(name, task, batch, molecules, seconds, source)
             starts[name] = partial(start, job, environments, logs, limits)
         measured, errors = workers_take_turns(starts, rounds)
