@@ -42,6 +42,7 @@ pytestmark = pytest.mark.skipif(
     find_compiler() is None, reason="no C++ compiler on this machine"
 )
 TOLERANCE = {"single": 5e-5, "double": 1e-10}  # eV/A, eV an atom
+BOX_OF_192 = 2.1 * torch.eye(3, dtype=torch.float64)  # nm; six random_positions a side
 TRICLINIC = torch.tensor([[0.9, 0.0, 0.0], [0.2, 1.0, 0.0], [-0.1, 0.3, 1.1]]).double()
 
 
@@ -63,14 +64,16 @@ def settings_of(
     )
 
 
-def differences(settings: ForceSettings, box: torch.Tensor | None) -> float:
+def differences(
+    settings: ForceSettings, box: torch.Tensor | None, calls: int = 20
+) -> float:
     """Return the largest difference to the network: eV an atom, or eV/A."""
     module = build_module(settings)
     expected = eager_force(settings.model.network(torch.float64), settings)
     positions = random_positions(settings.n_particles)
     generator = torch.Generator().manual_seed(1)
     worst = 0.0
-    for _ in range(20):
+    for _ in range(calls):
         x = positions + 0.005 * torch.randn(
             positions.shape, generator=generator, dtype=torch.float64
         )
@@ -99,6 +102,31 @@ def test_equal_in_a_box_smaller_than_two_cutoffs(n_atoms: int, precision: str) -
     limit = TOLERANCE[precision]
     settings = settings_of(n_atoms, precision, periodic=True)
     assert differences(settings, TRICLINIC) < limit
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_equal_for_192_atoms_in_a_box(precision: str) -> None:
+    settings = settings_of(192, precision, periodic=True)
+    assert differences(settings, BOX_OF_192, calls=3) < TOLERANCE[precision]
+
+
+def test_ten_thousand_atoms_are_copies_of_192() -> None:
+    copies = torch.cartesian_prod(*(torch.arange(n) for n in (3, 6, 3)))
+    n_atoms = 192 * len(copies)
+    assert n_atoms > 10_000
+    x = random_positions(192)
+    energy, forces = build_module(settings_of(192, "double", True))(x, BOX_OF_192)
+    settings = settings_of(n_atoms, "double", True)
+    many = (x + (copies.double() @ BOX_OF_192).unsqueeze(1)).flatten(0, 1)
+    box = BOX_OF_192 * torch.tensor([[3.0], [6.0], [3.0]])
+    total, all_forces = build_module(settings)(many, box)
+    assert float(total) == pytest.approx(len(copies) * float(energy), rel=1e-11)
+    expected = forces.repeat(len(copies), 1)
+    assert torch.allclose(all_forces, expected, rtol=0.0, atol=1e-6)
+    # A control: one atom elsewhere among ten thousand would be seen.
+    many[-1] += 0.01
+    moved, _ = build_module(settings)(many, box)
+    assert float(moved) != pytest.approx(float(total), rel=1e-11)
 
 
 def test_threads_do_not_change_the_result() -> None:

@@ -579,6 +579,23 @@ def test_atoms_without_mass_stay_and_act(smallest_model: Path) -> None:
     assert np.abs(moved[:3]).max() < 1e-9 < np.abs(moved[3:]).max()
 
 
+def test_repartitioned_hydrogen_masses_change_no_energy(smallest_model: Path) -> None:
+    potential = potential_of(smallest_model, "torchforce", "double")
+    system = potential.createSystem(topology_of(symbols_of(2)))
+    positions = positions_of(2)
+    expected = run(context_of(system), positions)
+    for index, symbol in enumerate(symbols_of(2)):
+        system.setParticleMass(index, 3.0 if symbol == "H" else 12.0)
+    context = context_of(system)
+    assert_same(run(context, positions), expected, 1e-12)
+    before = context.getState(energy=True, forces=True).getPotentialEnergy()
+    context.getIntegrator().step(20)
+    state = context.getState(energy=True)
+    moved = abs((state.getPotentialEnergy() - before)._value)
+    drift = abs((state.getPotentialEnergy() + state.getKineticEnergy() - before)._value)
+    assert drift < 0.02 * moved
+
+
 def test_virtual_sites_are_refused(potential: SE3Potential) -> None:
     system = system_with_masses(symbols_of(1))
     system.addParticle(0.0)

@@ -100,10 +100,11 @@ def test_contexts_do_not_know_of_each_other(
 @pytest.mark.parametrize("box", [None, BOX], ids=["free", "periodic"])
 @all_backends
 def test_memory_does_not_grow(
-    backend: str, box: np.ndarray | None, smallest_model: Path
+    backend: str, box: np.ndarray | None, engine_and_model: tuple[str, str]
 ) -> None:
+    engine, model = engine_and_model
     context = context_of(
-        system_of(smallest_model, backend, box), openmm.VerletIntegrator(1e-6)
+        system_of(model, backend, box, engine=engine), openmm.VerletIntegrator(1e-6)
     )
     context.setPositions(0.1 * frames(1)[0])
     context.getIntegrator().step(200)

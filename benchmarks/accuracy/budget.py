@@ -8,8 +8,8 @@ learning rate's course, the clock and the moments at which errors are measured.
 The clock (devices.py) counts the steps alone, batches included; reading files,
 compiling in the first steps and validating are free.
 
-The learning rate grows over the first twentieth of that time, or over a hundred steps
-if these take longer, and falls along a cosine to a hundredth.  Tested is what the
+The learning rate grows over the first twentieth of that time and falls along a cosine
+to a hundredth.  Tested is what the
 package itself would use at the end: averaged weights where it averages them.
 """
 
@@ -37,7 +37,7 @@ from openmm_se3.training.data import BatchOrder, fill_batches
 from openmm_se3.training.memory import keep_freed_memory
 
 SPLITS = ("train", "validation", "test")
-WARM_UP, WARM_UP_STEPS = 0.05, 100  # of the time, or so many steps
+WARM_UP = 0.05  # of the time
 FINAL_RATE = 0.01  # of the highest learning rate
 FIRST_STEPS = 2  # steps that change no weights, in which packages compile
 CURVE_ATOMS = 2000  # atoms of the validation frames of the learning curve, at most
@@ -176,14 +176,16 @@ class Descent:
                 parameter.data = own
 
 
-def learning_rate(progress: float, steps: int) -> float:
+def learning_rate(progress: float) -> float:
     """Return the learning rate of a step as a fraction of the highest.
+
+    It depends on the time alone: a number of steps to warm up would be most of the run
+    of a network that makes few of them.
 
     Args:
         progress: Share of the time that is over.
-        steps: Steps already made.
     """
-    growth = min(1.0, progress / WARM_UP, steps / WARM_UP_STEPS)
+    growth = min(1.0, progress / WARM_UP)
     wave = 0.5 * (1.0 + math.cos(math.pi * progress))
     return growth * (FINAL_RATE + (1.0 - FINAL_RATE) * wave)
 
@@ -227,7 +229,7 @@ def train(
     steps, n_frames, n_atoms = 0, 0, 0
     for frames in order.steps(0, sys.maxsize):
         before, progress = device.seconds(), spent / job.seconds
-        trainee.step(frames, learning_rate(progress, steps), progress)
+        trainee.step(frames, learning_rate(progress), progress)
         spent += device.seconds() - before
         steps, n_frames = steps + 1, n_frames + len(frames)
         n_atoms += int(sizes["train"][frames].sum())
