@@ -67,11 +67,18 @@ def _convert(section: str, key: str, value: Any, hint: Any) -> Any:
         options = list(typing.get_args(hint))
     for option in options:
         kind = typing.get_origin(option) or option
+        if kind is Any:
+            return value
         if kind is typing.Literal and value in typing.get_args(option):
             return value
         if kind is tuple and isinstance(value, list | tuple):
-            return tuple(value)
-        if kind is float and isinstance(value, int | float) and value is not True:
+            (part, *_) = typing.get_args(option)
+            return tuple(_convert(section, key, one, part) for one in value)
+        if (
+            kind is float
+            and isinstance(value, int | float)
+            and not isinstance(value, bool)
+        ):
             return float(value)
         if kind is bool and isinstance(value, bool):
             return value

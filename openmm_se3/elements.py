@@ -4,6 +4,10 @@ Radii: Cordero et al. 2008, https://doi.org/10.1039/b801115j, table 2 (carbon as
 Mn, Fe and Co in low spin).
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 _TABLE = """
 H 0.31  He 0.28 Li 1.28 Be 0.96 B 0.84  C 0.76  N 0.71  O 0.66  F 0.57  Ne 0.58
 Na 1.66 Mg 1.41 Al 1.21 Si 1.11 P 1.07  S 1.05  Cl 1.02 Ar 1.06 K 2.03  Ca 1.76
@@ -18,3 +22,34 @@ ATOMIC_NUMBERS = {symbol: number for number, symbol in enumerate(SYMBOLS, start=
 COVALENT_RADII = {  # A
     symbol: float(radius) for symbol, radius in zip(SYMBOLS, _TABLE[1::2], strict=True)
 }
+
+
+def symbols_of(numbers: Iterable[int]) -> list[str]:
+    """Return chemical symbols for atomic numbers.
+
+    Raises:
+        ValueError: A number is that of no element of the table.
+    """
+    numbers = [int(number) for number in numbers]
+    unknown = sorted({z for z in numbers if not 1 <= z <= len(SYMBOLS)})
+    if unknown:
+        raise ValueError(
+            f"atomic numbers {unknown}: elements 1 ({SYMBOLS[0]}) to {len(SYMBOLS)} "
+            f"({SYMBOLS[-1]}) are known"
+        )
+    return [SYMBOLS[z - 1] for z in numbers]
+
+
+def numbers_of(symbols: Iterable[str]) -> list[int]:
+    """Return atomic numbers for chemical symbols.
+
+    Raises:
+        ValueError: A symbol is that of no element of the table.
+    """
+    symbols = list(symbols)
+    unknown = sorted({symbol for symbol in symbols if symbol not in ATOMIC_NUMBERS})
+    if unknown:
+        raise ValueError(
+            f"{unknown} are no symbols of elements from {SYMBOLS[0]} to {SYMBOLS[-1]}"
+        )
+    return [ATOMIC_NUMBERS[symbol] for symbol in symbols]

@@ -50,9 +50,10 @@ def _locked_file(path: Path) -> TextIO:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.close()
-            if not path.exists():
+            try:
+                owner = path.read_text(encoding="utf-8") or "another process"
+            except FileNotFoundError:
                 continue  # its owner has just ended
-            owner = path.read_text(encoding="utf-8") or "another process"
             raise LockedError(f"{owner} holds {path}; let it end first") from error
         except OSError as error:
             if error.errno not in NO_LOCKS:

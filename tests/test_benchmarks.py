@@ -17,12 +17,11 @@ from click.testing import CliRunner
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 from openmm import app
-from random_model import random_checkpoint
+from random_model import write_random_weights
 from test_integrators import ANGLE, LENGTH, water_force
 
-from openmm_se3.export.write import model_of_checkpoint
 from openmm_se3.force.mixed import without_internal_terms
-from openmm_se3.modelfile import contents, load_model
+from openmm_se3.modelfile import load_model
 from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import Frame, Frames
 from openmm_se3.reference.hdf5 import write_hdf5
@@ -46,12 +45,7 @@ import water_stability  # noqa: E402
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a model with random weights."""
-    folder = tmp_path_factory.mktemp("models") / "random"
-    folder.mkdir()
-    model = model_of_checkpoint(random_checkpoint(), "random", "MIT")
-    for name, content in contents(model).items():
-        (folder / name).write_bytes(content)
-    return folder
+    return write_random_weights(tmp_path_factory.mktemp("models") / "random")
 
 
 def test_minimum_and_frequencies_of_a_known_force() -> None:

@@ -178,6 +178,15 @@ def test_atoms_of_a_larger_system_and_other_orders() -> None:
     assert differences(settings, None) < 1e-10
 
 
+def test_a_gpu_platform_that_moves_the_module_leaves_it_on_the_processor() -> None:
+    module = build_module(settings_of(5, "single"))
+    x = random_positions(5)
+    expected = module(x)
+    # OpenMM moves modules to the device of its platform; on this one nothing is left.
+    for found, before in zip(module.to("meta")(x), expected, strict=True):
+        assert torch.equal(found, before)
+
+
 def test_energy_offset() -> None:
     plain, shifted = (
         build_module(settings_of(3, "double", offset=offset)) for offset in (0.0, -7.0)
@@ -380,7 +389,7 @@ def test_a_cache_that_cannot_be_kept_costs_only_speed(
     (tmp_path / "cache").write_text("not a folder")
     cause = "cannot be kept in .* XDG_CACHE_HOME"
     with pytest.raises(CompileError, match=cause):
-        library.load_library(load_model("water").network(torch.float64), "single")
+        library.load_library(load_model("water").config, "single")
     assert resolve_engine("auto", load_model("water"), "single") == "torchscript"
     assert re.search(f"{cause}.*going on with TorchScript", caplog.text)
 
@@ -393,7 +402,9 @@ def test_a_damaged_library_is_compiled_anew(
     damage: str,
 ) -> None:
     network = load_model("water").network(torch.float64)
-    kept = library.cache_folder() / f"{library.load_library(network, 'single')}.so"
+    kept = (
+        library.cache_folder() / f"{library.load_library(network.config, 'single')}.so"
+    )
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = library.cache_folder()
     folder.mkdir(parents=True)
@@ -413,7 +424,7 @@ def test_a_damaged_library_is_compiled_anew(
         "library._compile = lambda *given: print('compiled', given[-1].name)\n"
         "library._load = lambda path: print('loaded', path.name)\n"
         "from openmm_se3.modelfile import load_model\n"
-        "library.load_library(load_model('water').network(torch.float64), 'single')\n"
+        "library.load_library(load_model('water').config, 'single')\n"
     )
     for expected in ([f"compiled {copy.name}"], []):
         done = subprocess.run(
@@ -454,7 +465,7 @@ def test_a_libraries_name_depends_on_all_that_it_is_made_of(
 
 def test_weights_of_another_network_are_refused() -> None:
     network = load_model("water").network(torch.float64)
-    namespace = library.load_library(network, "double")
+    namespace = library.load_library(network.config, "double")
     operator = getattr(torch.ops, namespace).energy_and_forces
     with pytest.raises(RuntimeError, match="not the network"):
         operator(

@@ -307,6 +307,36 @@ def test_truncated_file(frames: list[Frame], tmp_path: Path) -> None:
         read_source(Source(str(path)))
 
 
+def test_no_damage_ends_in_a_raw_error(frames: list[Frame], tmp_path: Path) -> None:
+    whole = write_conformers(tmp_path / "a.h5", frames).read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(150):
+        content = bytearray(whole)
+        start = int(rng.integers(len(content)))
+        content[start : start + 64] = rng.bytes(64)
+        (tmp_path / "b.h5").write_bytes(content)
+        try:
+            with np.errstate(all="ignore"):  # numbers may be damaged too
+                read_source(Source(str(tmp_path / "b.h5")))
+        except ValueError:
+            refused += 1
+    assert refused > 5
+
+
+def test_deepmd_of_mixed_type_is_refused(frames: list[Frame], tmp_path: Path) -> None:
+    monomers = by_size(frames)[3]
+    folder = write_deepmd(tmp_path / "water", monomers)
+    (folder / "type.raw").write_text("0 1 -1")
+    with pytest.raises(ValueError, match=r"type.raw types from -1 to 1"):
+        read_source(Source(str(folder)))
+    (folder / "type.raw").write_text("0 0 0")  # what stands there in that format
+    types = np.tile([0, 1, 1], (len(monomers), 1))
+    np.save(folder / "set.000" / "real_atom_types.npy", types)
+    with pytest.raises(ValueError, match="mixed type.*dpdata"):
+        read_source(Source(str(folder)))
+
+
 def test_unknown_and_foreign_files(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["x"] = np.zeros(3)

@@ -6,6 +6,7 @@ import io
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openmm
@@ -13,16 +14,16 @@ import pytest
 import torch
 from click.testing import CliRunner
 from openmm import app
-from random_model import SELF_ENERGIES, WATER, random_checkpoint, random_network
+from random_model import SELF_ENERGIES, WATER, random_network, write_random_weights
 from rich.console import Console
 
 from openmm_se3.cli import main
-from openmm_se3.export.write import model_of_checkpoint
+from openmm_se3.compiled.library import ENGINE_VARIABLE, CompileError
 from openmm_se3.force import SE3Potential
 from openmm_se3.force.backends import TorchForce
 from openmm_se3.model.layers import Gate
 from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.modelfile import contents, load_model
+from openmm_se3.modelfile import ModelFile, load_model
 from openmm_se3.shipped import shipped_models
 from openmm_se3.units import EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM
 from openmm_se3.validation import backends, battery, energies, symmetry
@@ -49,12 +50,7 @@ MOLECULE = Structure("H2O", numbers_of(["O", "H", "H"]), WATER)
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a model with random weights."""
-    folder = tmp_path_factory.mktemp("models") / "random"
-    folder.mkdir()
-    model = model_of_checkpoint(random_checkpoint(), "random", "MIT")
-    for name, content in contents(model).items():
-        (folder / name).write_bytes(content)
-    return folder
+    return write_random_weights(tmp_path_factory.mktemp("models") / "random")
 
 
 @pytest.fixture(scope="module")
@@ -389,8 +385,61 @@ def test_backends_agree_and_what_is_missing_is_said(
     assert len(not_run) == 2
     assert all(c.note == "no plugin; install it" for c in not_run)
     names = [c.name for c in found if c.status == "pass"]
-    for name in ("pythonforce on Reference, single", "ASE calculator, double"):
+    for name in (
+        "torchscript, pythonforce on Reference, single",
+        "ASE calculator, double",
+    ):
         assert name in names
+
+
+def test_both_engines_are_compared_where_both_are_there(
+    networks: dict[str, SE3Transformer],
+    model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def resolve(engine: str, model: ModelFile, precision: str) -> str:
+        if engine == "compiled":
+            raise CompileError("no compiler here")
+        return engine
+
+    monkeypatch.delenv(ENGINE_VARIABLE)
+    monkeypatch.setattr("openmm_se3.force.potential.resolve_engine", resolve)
+    monkeypatch.setattr(backends, "platform_names", lambda: ["Reference"])
+    found = backends.backend_checks(
+        model_folder,
+        {"double": networks["double"], "single": networks["single"]},
+        [MOLECULE],
+        np.random.default_rng(0),
+    )
+    assert not failed(found)
+    notes = {c.name: c.note for c in found if c.status == "not run"}
+    assert notes.keys() == {
+        f"compiled, {backend}, {precision}"
+        for backend in backends.BACKENDS
+        for precision in networks
+    }
+    assert set(notes.values()) == {"no compiler here"}
+
+
+@pytest.mark.parametrize(("platform", "passes"), [("CPU", False), ("CUDA", True)])
+def test_an_error_is_a_failure_unless_it_is_a_gpu(
+    networks: dict[str, SE3Transformer],
+    model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    platform: str,
+    passes: bool,
+) -> None:
+    def refuse(*arguments: Any) -> Any:
+        raise openmm.OpenMMException("the model's energy is NaN")
+
+    monkeypatch.setattr(backends, "platform_names", lambda: [platform])
+    monkeypatch.setattr(backends, "_calls", refuse)
+    found = backends.backend_checks(
+        model_folder, networks, [MOLECULE], np.random.default_rng(0)
+    )
+    of_platform = [c for c in found if f"on {platform}" in c.name]
+    assert of_platform and all("energy is NaN" in c.note for c in of_platform)
+    assert Report("a", {}, tuple(found)).passed == passes
 
 
 def test_a_backend_that_differs_is_seen(

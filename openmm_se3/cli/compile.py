@@ -23,14 +23,12 @@ def command(model: str, precision: str) -> None:
     """
     import time
 
-    import torch
-
     from openmm_se3.compiled.library import cache_folder, load_library
     from openmm_se3.modelfile import load_model
 
-    network = load_model(model).network(torch.float64)
+    config = load_model(model).config
     start = time.perf_counter()
-    name = load_library(network, precision)
+    name = load_library(config, precision)
     click.echo(
         f"{cache_folder() / name}.so: ready after {time.perf_counter() - start:.0f} s"
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from openmm_se3.cli.source_options import make_sources, source_options
+from openmm_se3.elements import ATOMIC_NUMBERS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,7 +95,7 @@ def _print(found: Inspection, console: Console) -> None:
 
     elements = table("\nElements", "element", "atoms", "self-energy, eV")
     for symbol, count in found.elements.items():
-        energy = found.self_energies.energies[_number(symbol)]
+        energy = found.self_energies.energies[ATOMIC_NUMBERS[symbol]]
         elements.add_row(symbol, f"{count:,}", f"{energy:.6f}")
     console.print(elements)
     console.print(f"Self-energies: {found.self_energies.origin}.", highlight=False)
@@ -144,9 +145,3 @@ def _print(found: Inspection, console: Console) -> None:
     if len(found.outliers) > OUTLIERS_SHOWN:
         rest = len(found.outliers) - OUTLIERS_SHOWN
         console.print(f"far out: {rest:,} more", highlight=False)
-
-
-def _number(symbol: str) -> int:
-    from openmm_se3.elements import ATOMIC_NUMBERS
-
-    return ATOMIC_NUMBERS[symbol]

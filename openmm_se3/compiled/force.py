@@ -34,7 +34,7 @@ def compiled_force(network: SE3Transformer, precision: str) -> torch.jit.ScriptM
     Raises:
         CompileError: The network cannot be compiled here.
     """
-    namespace = load_library(network, precision)
+    namespace = load_library(network.config, precision)
     operator = getattr(torch.ops, namespace).energy_and_forces
 
     class CompiledForce(nn.Module):
@@ -42,21 +42,20 @@ def compiled_force(network: SE3Transformer, precision: str) -> torch.jit.ScriptM
 
         def __init__(self) -> None:
             super().__init__()
-            self.species: Tensor
-            self.atoms: Tensor
             dtype = PRECISIONS[precision]
             weights = pack.weights(pack.parts_of(network))
             tables = pack.RadialTables(network, TABLE_INTERVALS[precision])
             nothing = torch.zeros(0, dtype=torch.int64)
-            self.register_buffer("weights", weights.to(dtype))
-            self.register_buffer("constants", pack.constants(network))
+            # Attributes, not buffers: OpenMM moves these to the device of its platform,
+            # and the operator reads the processor's memory.
+            self.weights = weights.to(dtype)
+            self.constants = pack.constants(network)
             # Tables are made when they are first needed: they are many times as large
             # as what they are made of, and OpenMM reads a System's XML slowly.
             self.basis, self.polynomial = tables.basis, tables.polynomial
             self.radial = [weight.detach() for weight in pack.radial_weights(network)]
             self.tables = torch.zeros(0, dtype=dtype)
-            self.register_buffer("species", nothing)
-            self.register_buffer("atoms", nothing)
+            self.species, self.atoms = nothing, nothing
             self.in_order = True
             self.offset = 0.0
             self.length = NM_TO_ANGSTROM

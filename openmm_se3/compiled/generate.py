@@ -18,6 +18,7 @@ from openmm_se3.config import ModelConfig
 from openmm_se3.model.attention import LOGIT_BOUND
 from openmm_se3.model.kernel import KernelBasis, SphericalHarmonics
 from openmm_se3.model.transformer import DISTANCE_EPSILON, SE3Transformer
+from openmm_se3.model.wall import EXPONENTS, WEIGHTS
 
 # Radial functions are tabulated from here, A, and constant below: nuclei stay away.
 TABLE_START = 0.02
@@ -30,14 +31,14 @@ TORQUE_COMMENT = (
 TINY = 1e-12  # a coefficient below this is the rounding of zero
 
 
-def shape_header(network: SE3Transformer) -> str:
-    """Return the text of ``shape.h`` for a network.
+def shape_header(config: ModelConfig) -> str:
+    """Return the text of ``shape.h`` for a shape of network.
 
     Args:
-        network: A network that :func:`openmm_se3.compiled.library.reason_against` has
+        config: A shape that :func:`openmm_se3.compiled.library.reason_against` has
             nothing against.
     """
-    config = network.config
+    network = SE3Transformer(config)
     bases = [cast(KernelBasis, layer.basis) for layer in network.attention]
     kernels = {_name(basis): basis for basis in bases}
     parts = [
@@ -77,6 +78,11 @@ def _constants(config: ModelConfig, jmax: int) -> str:
         f"constexpr double {name} = {value!r};" for name, value in numbers.items()
     ]
     lines.append(f"constexpr bool WALL = {'true' if config.wall else 'false'};")
+    arrays = {"WALL_WEIGHTS": WEIGHTS, "WALL_EXPONENTS": EXPONENTS}
+    lines += [
+        f"constexpr double {name}[] = {{{', '.join(map(repr, values))}}};"
+        for name, values in arrays.items()
+    ]
     return "\n".join(lines)
 
 

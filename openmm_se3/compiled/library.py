@@ -25,7 +25,6 @@ from openmm_se3.compiled.compiler import NO_COMPILER, find_compiler
 from openmm_se3.compiled.generate import shape_header
 from openmm_se3.config import ModelConfig
 from openmm_se3.files import atomic_write, sha256
-from openmm_se3.model.transformer import SE3Transformer
 
 ENGINE_VARIABLE = "OPENMM_SE3_ENGINE"  # what the engine "auto" is to mean
 SOURCE = Path(__file__).with_name("source")
@@ -87,13 +86,11 @@ def compiled_or_none(
         return None
 
 
-def load_library(
-    network: SE3Transformer, precision: str, training: bool = False
-) -> str:
-    """Load the library for a network's shape, compiling it if need be.
+def load_library(config: ModelConfig, precision: str, training: bool = False) -> str:
+    """Load the library for a shape of network, compiling it if need be.
 
     Args:
-        network: The network, in float64.
+        config: Shape of the network.
         precision: "single" or "double".
         training: The operators that training needs instead of OpenMM's.
 
@@ -104,10 +101,10 @@ def load_library(
         CompileError: The network has no compiled form, there is no compiler, it fails,
             or what it makes cannot be kept.
     """
-    reason = reason_against(network.config)
+    reason = reason_against(config)
     if reason is not None:
         raise CompileError(reason)
-    header = shape_header(network)
+    header = shape_header(config)
     options = [f"-DREAL={'double' if precision == 'double' else 'float'}"]
     options += ["-DTRAINING"] * training
     namespace = _name(header, options)

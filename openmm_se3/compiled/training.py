@@ -42,7 +42,7 @@ class CompiledBatches:
         dtype = network.embedding.weight.dtype
         precision = {torch.float32: "single", torch.float64: "double"}[dtype]
         self.operators = getattr(
-            torch.ops, load_library(network, precision, training=True)
+            torch.ops, load_library(network.config, precision, training=True)
         )
         self.tables = pack.RadialTables(network, TABLE_INTERVALS)
         # Of the wall only: it has nothing to learn, and lone atoms are in every batch.

@@ -121,7 +121,7 @@ def resolve_engine(engine: str, model: ModelFile, precision: str) -> str:
     if engine == "auto" and torch.cuda.is_available():
         return "torchscript"
     library = compiled_or_none(
-        lambda: load_library(model.network(torch.float64), precision),
+        lambda: load_library(model.config, precision),
         model.config,
         engine == "compiled",
         "TorchScript",

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from openmm_se3.elements import ATOMIC_NUMBERS, COVALENT_RADII
+from openmm_se3.elements import COVALENT_RADII, numbers_of
 from openmm_se3.model.radial import Envelope
 from openmm_se3.units import FINE_STRUCTURE_COULOMB
 
@@ -40,7 +40,7 @@ class ZBLWall(nn.Module):
         self.pairs: Tensor
         self.exponents: Tensor
         self.weights: Tensor
-        numbers = torch.tensor([ATOMIC_NUMBERS[e] for e in elements]).double()
+        numbers = torch.tensor(numbers_of(elements)).double()
         radii = torch.tensor([COVALENT_RADII[e] for e in elements]).double()
         screening = SCREENING_LENGTH / (numbers[:, None] ** 0.23 + numbers**0.23)
         charge = 0.5 * FINE_STRUCTURE_COULOMB * numbers[:, None] * numbers

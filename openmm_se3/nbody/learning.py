@@ -215,16 +215,23 @@ class Sitting(lightning.Callback):
         self.progress(step, self.total)
         stopped = self.signals.received is not None
         if stopped or step % VALIDATE_EVERY == 0 or step == self.total:
-            with atomic_write(self.folder / LAST) as temporary:
-                trainer.save_checkpoint(temporary)
-            with (
-                atomic_write(self.folder / HISTORY) as temporary,
-                open(temporary, "w", newline="") as file,
-            ):
-                writer = csv.DictWriter(file, ["step", "validation_mse"])
-                writer.writeheader()
-                writer.writerows(module.history)
+            self._save(trainer)
         trainer.should_stop = stopped
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Save again, with the errors just measured, and write the history."""
+        self._save(trainer)
+        with (
+            atomic_write(self.folder / HISTORY) as temporary,
+            open(temporary, "w", newline="") as file,
+        ):
+            writer = csv.DictWriter(file, ["step", "validation_mse"])
+            writer.writeheader()
+            writer.writerows(module.history)
+
+    def _save(self, trainer: lightning.Trainer) -> None:
+        with atomic_write(self.folder / LAST) as temporary:
+            trainer.save_checkpoint(temporary)
 
 
 def open_folder(folder: Path, config: NBodyConfig, resume: bool) -> None:

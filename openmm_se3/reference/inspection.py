@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from openmm_se3.elements import COVALENT_RADII, SYMBOLS
+from openmm_se3.elements import COVALENT_RADII, symbols_of
 from openmm_se3.reference.dataset import Dataset, formula
 from openmm_se3.reference.frames import SPLITS, Frame, Frames
 from openmm_se3.reference.plausibility import Finding, findings, minimum_image
@@ -170,7 +170,7 @@ def _nearest(frame: Frame) -> tuple[float, float]:
         return np.inf, np.inf
     vectors = minimum_image(frame.positions[i] - frame.positions[j], frame.box)
     distances = np.linalg.norm(vectors, axis=-1)
-    radii = np.array([COVALENT_RADII[SYMBOLS[z - 1]] for z in frame.numbers])
+    radii = np.array([COVALENT_RADII[s] for s in symbols_of(frame.numbers)])
     return float(distances.min()), float((distances / (radii[i] + radii[j])).min())
 
 
@@ -215,7 +215,8 @@ def _elements(frames: Frames) -> dict[str, int]:
         )
         for number, n in zip(numbers.tolist(), times.tolist(), strict=True):
             counts[number] = counts.get(number, 0) + n * len(index)
-    return {SYMBOLS[z - 1]: counts[z] for z in sorted(counts)}
+    present = sorted(counts)
+    return {s: counts[z] for s, z in zip(symbols_of(present), present, strict=True)}
 
 
 def _trajectories(frames: Frames) -> int:

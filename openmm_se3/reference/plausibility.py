@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from openmm_se3.elements import COVALENT_RADII, SYMBOLS
+from openmm_se3.elements import COVALENT_RADII, symbols_of
 from openmm_se3.reference.dataset import formula
 from openmm_se3.reference.frames import Frame, Frames
 from openmm_se3.units import BOHR_TO_ANGSTROM, EV_TO_KCAL_PER_MOL, HARTREE_TO_EV
@@ -239,9 +239,7 @@ def nearest_bonds(frame: Frame) -> Iterator[Bond]:
     n = len(frame.numbers)
     if n < 2:
         return
-    radii = np.array(
-        [COVALENT_RADII.get(SYMBOLS[z - 1], np.nan) for z in frame.numbers]
-    )
+    radii = np.array([COVALENT_RADII[symbol] for symbol in symbols_of(frame.numbers)])
     vectors = frame.positions[:, None] - frame.positions[None]  # x_i - x_j
     vectors = minimum_image(vectors, frame.box)
     lengths = np.linalg.norm(vectors, axis=-1) + 1e12 * np.eye(n)

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from openmm_se3.elements import numbers_of, symbols_of
 from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import Frames
 from openmm_se3.reference.level import LevelOfTheory
@@ -53,12 +54,11 @@ def self_energies(
         ValueError: An element of the data is not among those given, or the level of the
             data is only known by name.
     """
-    from ase.data import atomic_numbers, chemical_symbols
-
     elements = sorted({int(z) for b in dataset.frames.blocks for z in b.numbers})
     if isinstance(choice, Mapping):
-        given = {atomic_numbers[s]: float(energy) for s, energy in choice.items()}
-        lacking = [chemical_symbols[z] for z in elements if z not in given]
+        numbers = numbers_of(choice)
+        given = dict(zip(numbers, map(float, choice.values()), strict=True))
+        lacking = symbols_of(z for z in elements if z not in given)
         if lacking:
             raise ValueError(f"data.self_energies lacks {lacking}, which the data hold")
         return SelfEnergies(given, "given")
@@ -79,8 +79,6 @@ def least_squares(frames: Frames) -> SelfEnergies:
     Raises:
         ValueError: No frame has an energy.
     """
-    from ase.data import chemical_symbols
-
     elements = sorted({int(z) for b in frames.blocks for z in b.numbers})
     energy = frames.column("energy")
     counts, means, weights = [], [], []
@@ -95,14 +93,14 @@ def least_squares(frames: Frames) -> SelfEnergies:
         raise ValueError("no frame has an energy, so self-energies cannot be fitted")
     weight = np.array(weights)
     matrix = np.array(counts, dtype=float) * weight[:, None]
-    solution, _, rank, _ = np.linalg.lstsq(matrix, np.array(means) * weight)
+    # numpy before 2 would take a smaller bound, and miss that the rank is too low.
+    solution, _, rank, _ = np.linalg.lstsq(matrix, np.array(means) * weight, rcond=None)
     warning = ""
     if rank < len(elements):
-        symbols = [chemical_symbols[z] for z in elements]
         warning = (
-            f"the compositions do not tell the energies of {symbols} apart (rank "
-            f"{rank} of {len(elements)}): of all fits that are as good the one of "
-            "smallest norm is taken, and an isolated atom's energy means nothing"
+            f"the compositions do not tell the energies of {symbols_of(elements)} "
+            f"apart (rank {rank} of {len(elements)}): of all fits that are as good the "
+            "one of smallest norm is taken, and an isolated atom's energy means nothing"
         )
     return SelfEnergies(
         dict(zip(elements, solution.tolist(), strict=True)), "least squares", warning

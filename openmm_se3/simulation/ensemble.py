@@ -132,8 +132,8 @@ def degrees_of_freedom(system: openmm.System, ensemble: str) -> int:
     """Return the degrees of freedom of the kinetic energy.
 
     Three for each atom with a mass, less the constraints, less three where the momentum
-    stays zero: in NVE, where it is removed at the start and conserved, or with a
-    CMMotionRemover.  A free cluster turns, so its angular momentum counts: 3N - 3.
+    stays zero: with a CMMotionRemover, or where it is removed at the start and
+    conserved.  A free cluster turns, so its angular momentum counts: 3N - 3.
 
     Raises:
         ValueError: Nothing can move.
@@ -141,11 +141,32 @@ def degrees_of_freedom(system: openmm.System, ensemble: str) -> int:
     count = range(system.getNumParticles())
     massive = sum(system.getParticleMass(i)._value > 0.0 for i in count)
     removed = any(isinstance(f, openmm.CMMotionRemover) for f in system.getForces())
-    fixed = 3 if ensemble == "nve" or removed else 0
+    conserved = ensemble == "nve" and not is_anchored(system)
+    fixed = 3 if removed or conserved else 0
     free = 3 * massive - system.getNumConstraints() - fixed
     if free < 1:
         raise ValueError(f"a system of {massive} moving atoms has nothing to simulate")
     return free
+
+
+def is_anchored(system: openmm.System) -> bool:
+    """Tell whether something ties the system to its place in space.
+
+    An atom without mass, which pushes the others and does not move, or a force that
+    depends on where the atoms are, not only on where they are to each other.
+    """
+    held = any(
+        system.getParticleMass(i)._value == 0.0 and not system.isVirtualSite(i)
+        for i in range(system.getNumParticles())
+    )
+    return held or any(_depends_on_place(force) for force in system.getForces())
+
+
+def _depends_on_place(force: openmm.Force) -> bool:
+    if isinstance(force, openmm.CustomCVForce):
+        count = range(force.getNumCollectiveVariables())
+        return any(_depends_on_place(force.getCollectiveVariable(i)) for i in count)
+    return isinstance(force, openmm.CustomExternalForce)
 
 
 def _is_nose_hoover(options: RunOptions) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from rich.console import Console
 from openmm_se3.signals import Signals
 from openmm_se3.simulation import folder as names
 from openmm_se3.simulation.checkpoint import Checkpoint, Checkpoints
-from openmm_se3.simulation.ensemble import PRODUCTION
+from openmm_se3.simulation.ensemble import PRODUCTION, is_anchored
 from openmm_se3.simulation.folder import RunFolder
 from openmm_se3.simulation.guard import GuardReporter, SimulationStopped
 from openmm_se3.simulation.log import LogReporter
@@ -104,7 +105,13 @@ class Phases:
         self.first_step, self.seen_before = 0, guard.last_good
 
     def run(self) -> RunRecord:
-        """Run what is left of the phases and record how that ended."""
+        """Run what is left of the phases and record how that ended.
+
+        Raises:
+            openmm.OpenMMException: OpenMM failed for another reason than the motion.
+            KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint.
+            OSError: A file could not be written.
+        """
         try:
             with self.signals:
                 if self.phase == "equilibration":
@@ -115,7 +122,7 @@ class Phases:
             return self._end("stopped", stop.reason)
         except openmm.OpenMMException as error:
             # Some platforms find a NaN themselves before the guard sees the frame.
-            if "nan" not in str(error).lower():
+            if re.search(r"\bnan\b", str(error), re.IGNORECASE) is None:
                 self._end("failed", str(error))
                 raise
             return self._end("stopped", str(error))
@@ -146,14 +153,15 @@ class Phases:
             self._advance(steps)
 
     def _hand_over(self) -> None:
-        context = self.simulation.context
-        state = context.getState(positions=True, velocities=True)
-        x = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
-        v = state.getVelocities(asNumpy=True)._value
-        mass = np.array(self.facts["masses"])[:, None]
-        if not self.simulation.system.usesPeriodicBoundaryConditions():
-            context.setPositions(x - (mass * x).sum(axis=0) / mass.sum())
-        context.setVelocities(v - (mass * v).sum(axis=0) / mass.sum())
+        context, system = self.simulation.context, self.simulation.system
+        if not is_anchored(system):
+            state = context.getState(positions=True, velocities=True)
+            x = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+            v = state.getVelocities(asNumpy=True)._value
+            mass = np.array(self.facts["masses"])[:, None]
+            if not system.usesPeriodicBoundaryConditions():
+                context.setPositions(x - (mass * x).sum(axis=0) / mass.sum())
+            context.setVelocities(v - (mass * v).sum(axis=0) / mass.sum())
         self.simulation.integrator.setCurrentIntegrator(PRODUCTION)
         self.simulation.currentStep = 0
         context.setTime(0.0)

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from openmm_se3.elements import numbers_of, symbols_of
 from openmm_se3.graph import in_pairs, neighbour_pairs
 from openmm_se3.reference.frames import Frame, Frames
 from openmm_se3.training.distributed import share
@@ -126,17 +127,15 @@ class FrameGraphs(torch.utils.data.Dataset[Any]):
         self_energies: Mapping[int, float],
         weights: np.ndarray,
     ) -> None:
-        from ase.data import atomic_numbers, chemical_symbols
-
-        self.species = {atomic_numbers[s]: i for i, s in enumerate(elements)}
+        self.species = {z: i for i, z in enumerate(numbers_of(elements))}
         self.cutoff = cutoff
         self.frames = frames
         occurring = [frames.blocks[i] for i in np.unique(frames.block)]
         present = sorted({int(number) for b in occurring for number in b.numbers})
         for known, name in ((self.species, "model"), (self_energies, "self-energies")):
-            lacking = [chemical_symbols[z] for z in present if z not in known]
+            lacking = symbols_of(z for z in present if z not in known)
             if lacking:
-                have = [chemical_symbols[z] for z in sorted(known)]
+                have = symbols_of(sorted(known))
                 raise ValueError(
                     f"the data hold {lacking}, which the {name} lack; there: {have}"
                 )

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from openmm_se3.compiled.training import CompiledBatches
-from openmm_se3.elements import SYMBOLS
+from openmm_se3.elements import symbols_of
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.reference.dataset import formula
 from openmm_se3.reference.frames import Frames
@@ -245,8 +245,8 @@ def frame_groups(frames: Frames) -> dict[str, np.ndarray]:
                 groups[name] = np.repeat(members, n_atoms)
     elements = np.unique(numbers)
     if len(elements) > 1:
-        for number in elements:
-            groups[f"element {SYMBOLS[number - 1]}"] = numbers == number
+        for number, symbol in zip(elements, symbols_of(elements), strict=True):
+            groups[f"element {symbol}"] = numbers == number
     return groups
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 from rich.console import Console
 
-from openmm_se3.elements import SYMBOLS
+from openmm_se3.elements import symbols_of
 from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import SPLITS, Frames
 from openmm_se3.reference.plausibility import require_plausible
@@ -80,7 +80,8 @@ def count_splits(frames: Frames) -> str:
 
 def list_energies(energies: Mapping[int, float]) -> str:
     """Return energies by atomic number (eV) as text."""
-    return ", ".join(f"{SYMBOLS[z - 1]} {energy:.4f}" for z, energy in energies.items())
+    pairs = zip(symbols_of(energies), energies.values(), strict=True)
+    return ", ".join(f"{symbol} {energy:.4f}" for symbol, energy in pairs)
 
 
 def frames_without_forces(frames: Frames) -> int:
@@ -140,6 +141,6 @@ def reference_structure(dataset: Dataset) -> dict[str, Any]:
     ]
     frame = frames[int(np.lexsort((per_atom, periodic))[0])]
     return {
-        "symbols": [SYMBOLS[z - 1] for z in frame.numbers],
+        "symbols": symbols_of(frame.numbers),
         "positions": frame.positions.tolist(),
     }

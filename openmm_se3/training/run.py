@@ -27,7 +27,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from openmm_se3.elements import SYMBOLS
+from openmm_se3.elements import symbols_of
 from openmm_se3.files import atomic_write, remove_unfinished
 from openmm_se3.lock import run_lock
 from openmm_se3.model.transformer import SE3Transformer
@@ -224,10 +224,13 @@ def make_header(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     header["data"]["surroundings"] = surroundings(dataset)
     return {
         **header,
-        "self_energies": {
-            SYMBOLS[number - 1]: energy
-            for number, energy in dataset.self_energies.items()
-        },
+        "self_energies": dict(
+            zip(
+                symbols_of(dataset.self_energies),
+                dataset.self_energies.values(),
+                strict=True,
+            )
+        ),
         "level_of_theory": json.loads(dataset.level.to_json()),
         "reference": reference_structure(dataset),
     }

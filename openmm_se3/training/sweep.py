@@ -76,7 +76,13 @@ def parse_settings(texts: Sequence[str]) -> dict[str, list[Any]]:
             )
         if key in grid:
             raise ValueError(f"{key} is given twice")
-        grid[key] = [yaml.safe_load(value) for value in values.split(",")]
+        try:
+            grid[key] = [yaml.safe_load(value) for value in values.split(",")]
+        except yaml.YAMLError:
+            raise ValueError(
+                f"{text!r}: each value between the commas must be a number or a word; "
+                "a list cannot be swept"
+            ) from None
     return grid
 
 

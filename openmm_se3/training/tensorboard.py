@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as lightning
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 FOLDER = "tensorboard"
 # Rows of the history by what TensorBoard shows in one chart.
@@ -39,6 +42,7 @@ class TensorBoard(lightning.Callback):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / FOLDER
+        self.writer: SummaryWriter | None = None  # until training starts
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         """Open the log; points after the present step are from a lost sitting."""
@@ -48,6 +52,7 @@ class TensorBoard(lightning.Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
         """Write the errors just measured."""
+        assert self.writer is not None
         row = module.history[-1]
         for key, chart in CHARTS.items():
             if key in row:
@@ -56,10 +61,14 @@ class TensorBoard(lightning.Callback):
 
     def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
         """Close the log."""
-        self.writer.close()
+        self._close()
 
     def on_exception(
         self, trainer: lightning.Trainer, module: Any, exception: BaseException
     ) -> None:
-        """Close the log of a sitting that ends early."""
-        self.writer.close()
+        """Close the log of a sitting that ends early, perhaps before its first step."""
+        self._close()
+
+    def _close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()

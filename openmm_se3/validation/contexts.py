@@ -6,6 +6,7 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
+from openmm_se3.elements import symbols_of
 from openmm_se3.force import SE3Potential
 from openmm_se3.integrators import EnergyAndForces
 from openmm_se3.simulation.platforms import named_platform, platform_properties
@@ -15,7 +16,7 @@ from openmm_se3.units import (
     EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM,
     EV_TO_KJ_PER_MOL,
 )
-from openmm_se3.validation.structures import Structure, symbols
+from openmm_se3.validation.structures import Structure
 
 # OpenMM's dalton is exactly 1 g/mol, which is 1e-9 off CODATA's dalton.  Over 2,000
 # steps that is 3e-8 A in a water molecule, more than two integrators may differ by.
@@ -26,7 +27,7 @@ def topology_of(structure: Structure) -> app.Topology:
     """Return a topology of the structure's atoms in one residue, without bonds."""
     topology = app.Topology()
     residue = topology.addResidue("MOL", topology.addChain())
-    for index, symbol in enumerate(symbols(structure)):
+    for index, symbol in enumerate(symbols_of(structure.numbers)):
         element = app.Element.getBySymbol(symbol)
         topology.addAtom(f"{symbol}{index + 1}", element, residue)
     return topology

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from openmm_se3.elements import numbers_of
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.validation.check import Check
 from openmm_se3.validation.network import evaluate
-from openmm_se3.validation.structures import Structure, numbers_of
+from openmm_se3.validation.structures import Structure
 
 STEP = 5e-4  # A, of the finite differences
 FORCE_LIMIT = 1e-6  # eV/A, float64
@@ -57,7 +58,7 @@ def isolated_atom_checks(networks: dict[str, SE3Transformer]) -> list[Check]:
     checks = []
     for precision, network in networks.items():
         elements = network.config.elements
-        numbers = numbers_of(elements)
+        numbers = np.array(numbers_of(elements))
         largest = 0.0
         for number in numbers:
             lone = Structure("atom", np.array([number]), np.zeros((1, 3)))
@@ -110,7 +111,7 @@ def cutoff_check(network: SE3Transformer) -> Check:
     jump = 0.0
     for first in elements:
         for second in elements:
-            numbers = numbers_of([first, second])
+            numbers = np.array(numbers_of([first, second]))
             sides = []
             for side in (-CROSSING, CROSSING):
                 distance = network.config.cutoff + side

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from openmm_se3.elements import symbols_of
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.modelfile import PRECISIONS, ModelFile, all_pairs_of
 from openmm_se3.modelfile import evaluate as evaluate_symbols
-from openmm_se3.validation.structures import Structure, symbols
+from openmm_se3.validation.structures import Structure
 
 
 def in_both_precisions(model: ModelFile) -> dict[str, SE3Transformer]:
@@ -18,7 +19,7 @@ def in_both_precisions(model: ModelFile) -> dict[str, SE3Transformer]:
 
 def evaluate(network: SE3Transformer, structure: Structure) -> tuple[float, np.ndarray]:
     """Return interaction energy (eV) and forces [n_atoms, 3] (eV/A)."""
-    return evaluate_symbols(network, symbols(structure), structure.positions)
+    return evaluate_symbols(network, symbols_of(structure.numbers), structure.positions)
 
 
 def edges_of(
@@ -26,7 +27,7 @@ def edges_of(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return species, vectors, centre and neighbour of all pairs."""
     positions, species, centre, neighbour = all_pairs_of(
-        network, symbols(structure), structure.positions
+        network, symbols_of(structure.numbers), structure.positions
     )
     vectors = positions[neighbour] - positions[centre]
     return species, vectors.to(network.embedding.weight.dtype), centre, neighbour

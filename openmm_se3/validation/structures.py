@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from openmm_se3.elements import ATOMIC_NUMBERS, COVALENT_RADII, SYMBOLS
+from openmm_se3.elements import COVALENT_RADII, numbers_of, symbols_of
 from openmm_se3.molecules import molecules_by_bonds
 from openmm_se3.rotation import random_rotation
 
@@ -43,7 +43,7 @@ class Structure:
     def part(self, atoms: np.ndarray) -> Structure:
         """Return some of the atoms, by index."""
         numbers = self.numbers[atoms]
-        name = formula([SYMBOLS[z - 1] for z in numbers])
+        name = formula(symbols_of(numbers))
         return Structure(name, numbers, self.positions[atoms])
 
 
@@ -51,7 +51,7 @@ def reference_structure(reference: dict[str, Any]) -> Structure:
     """Return the structure that a model's description holds."""
     return Structure(
         formula(reference["symbols"]),
-        numbers_of(reference["symbols"]),
+        np.array(numbers_of(reference["symbols"])),
         np.array(reference["positions"], dtype=np.float64),
     )
 
@@ -75,7 +75,9 @@ def random_cluster(elements: tuple[str, ...], rng: np.random.Generator) -> Struc
         distances = np.linalg.norm(np.array(positions) - trial, axis=1)
         if (distances >= CLUSTER_SPACING[0] * (radii[i] + radii[:i])).all():
             positions.append(trial)
-    return Structure("random cluster", numbers_of(chosen), np.array(positions))
+    return Structure(
+        "random cluster", np.array(numbers_of(chosen)), np.array(positions)
+    )
 
 
 def pair_of(molecule: Structure, rng: np.random.Generator) -> Structure:
@@ -161,7 +163,9 @@ def bonded_molecules(structure: Structure) -> list[np.ndarray]:
 
     Atoms are bonded up to ``BOND_REACH`` times the sum of their covalent radii.
     """
-    radii = np.array([COVALENT_RADII[symbol] for symbol in symbols(structure)])
+    radii = np.array(
+        [COVALENT_RADII[symbol] for symbol in symbols_of(structure.numbers)]
+    )
     distances = np.linalg.norm(
         structure.positions[:, None] - structure.positions[None, :], axis=-1
     )
@@ -171,16 +175,6 @@ def bonded_molecules(structure: Structure) -> list[np.ndarray]:
 
 def _gap(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.linalg.norm(first[:, None] - second[None, :], axis=-1).min())
-
-
-def symbols(structure: Structure) -> list[str]:
-    """Return the chemical symbol of each atom."""
-    return [SYMBOLS[z - 1] for z in structure.numbers]
-
-
-def numbers_of(chemical_symbols: Sequence[str]) -> np.ndarray:
-    """Return the atomic number of each symbol."""
-    return np.array([ATOMIC_NUMBERS[symbol] for symbol in chemical_symbols])
 
 
 def formula(chemical_symbols: Sequence[str]) -> str:

@@ -191,14 +191,12 @@ class Network {
   static double wall(const double* pair, double r, double& energy) {
     const double x = r * pair[2];
     if (!WALL || x >= 1.0) return 0.0;
-    constexpr double weight[4] = {0.18175, 0.50986, 0.28022, 0.02817};
-    constexpr double exponent[4] = {3.19980, 0.94229, 0.40290, 0.20162};
     const double rest = 1.0 - x * x * x * x, envelope = rest * rest * rest;
     double screened = 0.0, change = 0.0;
-    for (int k = 0; k < 4; ++k) {
-      const double term = weight[k] * std::exp(-exponent[k] * r * pair[1]);
+    for (std::size_t k = 0; k < std::size(WALL_WEIGHTS); ++k) {
+      const double term = WALL_WEIGHTS[k] * std::exp(-WALL_EXPONENTS[k] * r * pair[1]);
       screened += term;
-      change -= exponent[k] * pair[1] * term;
+      change -= WALL_EXPONENTS[k] * pair[1] * term;
     }
     energy += pair[0] / r * screened * envelope;
     const double slope = -12.0 * x * x * x * rest * rest * pair[2];

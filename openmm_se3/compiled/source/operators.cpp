@@ -55,6 +55,7 @@ std::int64_t check_network(const at::Tensor& weights, const at::Tensor& tables) 
       tables.numel() / (6 * static_cast<std::int64_t>(Network<T>::FUNCTIONS));
   TORCH_CHECK(weights.numel() == static_cast<std::int64_t>(Network<T>::WEIGHTS) && intervals > 0,
               "this is not the network that the operator was compiled for");
+  TORCH_CHECK(weights.is_cpu() && tables.is_cpu(), "the operator reads the processor's memory only");
   return intervals;
 }
 

@@ -32,6 +32,8 @@ from openmm_se3.reference.safe_hdf5 import (
     FileRows,
     array,
     child,
+    damage_named,
+    open_hdf5,
     open_kept,
     place,
     read_array,
@@ -70,7 +72,7 @@ LAYOUTS = {
 
 def detect(path: Path) -> str | None:
     """Return the format of an HDF5 file from the names in its first molecule."""
-    with open_kept(path) as file:
+    with open_hdf5(path) as file:
         group = next(molecules(file), None)
         if group is None:
             return None
@@ -89,12 +91,13 @@ def read_conformers(path: Path, layout: Layout) -> list[Block]:
         ValueError: The file is damaged, a name is missing, or shapes do not fit.
     """
     file = open_kept(path)
-    groups = list(molecules(file))
-    if not groups:
-        raise ValueError(f"{path} holds no group with 'coordinates'")
-    stored = sum(2 * array(group, "coordinates").nbytes for group in groups)
-    lazy = stored > READ_AT_ONCE
-    blocks = [_block(path, group, layout, lazy) for group in groups]
+    with damage_named(path):
+        groups = list(molecules(file))
+        if not groups:
+            raise ValueError(f"{path} holds no group with 'coordinates'")
+        stored = sum(2 * array(group, "coordinates").nbytes for group in groups)
+        lazy = stored > READ_AT_ONCE
+        blocks = [_block(path, group, layout, lazy) for group in groups]
     if not lazy:
         file.close()
     return blocks

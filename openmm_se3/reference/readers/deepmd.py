@@ -82,10 +82,18 @@ def _atomic_numbers(folder: Path) -> np.ndarray:
     symbols = (folder / "type_map.raw").read_text().split()
     types = [int(text) for text in (folder / "type.raw").read_text().split()]
     unknown = sorted(set(symbols) - set(ATOMIC_NUMBERS))
-    if unknown or not types or max(types) >= len(symbols):
+    if unknown or not types or min(types) < 0 or max(types) >= len(symbols):
         raise ValueError(
-            f"{folder}: type_map.raw holds {symbols}, type.raw types up to "
-            f"{max(types, default=-1)}; expected chemical symbols, one for each type"
+            f"{folder}: type_map.raw holds {symbols}, type.raw types from "
+            f"{min(types, default=0)} to {max(types, default=-1)}; expected chemical "
+            "symbols, one for each type from 0"
+        )
+    mixed = next(folder.glob("set.*/real_atom_types.npy"), None)
+    if mixed is not None:
+        raise ValueError(
+            f"{folder} is of DeePMD's mixed type, whose frames differ in their "
+            f"elements ({mixed.relative_to(folder)}); write it as one folder a "
+            "composition first (dpdata: load as deepmd/npy/mixed, write as deepmd/npy)"
         )
     return np.array([ATOMIC_NUMBERS[symbols[i]] for i in types])
 
