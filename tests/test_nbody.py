@@ -128,6 +128,8 @@ def test_command_learns_and_goes_on(tmp_path: Path) -> None:
         result = CliRunner().invoke(main, [*command, "--steps", "60"])
         assert result.exit_code == 0, result.output
         assert "0.0389" in result.output
+        (row,) = (out / learning.HISTORY).read_text().splitlines()[1:]
+        assert row.startswith("60,")
         errors = json.loads((out / "errors.json").read_text())
         assert errors["network"] < 0.97 * errors["constant velocity"]
         assert (out / "trajectories.png").stat().st_size > 0
@@ -166,6 +168,31 @@ def test_a_run_stopped_by_ctrl_c_goes_on_as_if_it_had_not_stopped(
     histories = [(tmp_path / name / learning.HISTORY).read_text() for name in results]
     assert histories[0] == histories[1]
     assert len(histories[0].splitlines()) == 1 + 23 // 5
+
+
+def test_a_killed_run_goes_on_from_its_last_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learning, "VALIDATE_EVERY", 5)
+    config = NBodyConfig(40, 20, 64, 5e-3, 1, layer_config(channels=8, key_channels=4))
+    data = split(simulate(40, 1, 1000))
+
+    def kill(done: int, total: int) -> None:
+        if done == 13:
+            raise MemoryError
+
+    learning.open_folder(tmp_path, config, resume=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(MemoryError):
+            learning.train(config, data, tmp_path, kill)
+        started: list[int] = []
+        learning.train(config, data, tmp_path, lambda done, _: started.append(done))
+    assert started[0] == 10
+    rows = (tmp_path / learning.HISTORY).read_text().splitlines()[1:]
+    assert [int(row.split(",")[0]) for row in rows] == [5, 10, 15, 20]
+    kept = torch.load(tmp_path / learning.LAST, weights_only=True)
+    assert [row["step"] for row in kept["history"]] == [5, 10, 15, 20]
 
 
 def test_resume_of_another_run_is_refused(tmp_path: Path) -> None:

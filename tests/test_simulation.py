@@ -214,6 +214,34 @@ def test_degrees_of_freedom() -> None:
         degrees_of_freedom(openmm.System(), "nve")
 
 
+def test_what_is_tied_to_its_place_conserves_no_momentum(tmp_path: Path) -> None:
+    system, topology = harmonic_water(2)
+    system.setParticleMass(0, 0.0)
+    assert degrees_of_freedom(system, "nve") == degrees_of_freedom(system, "nvt") == 15
+    system.setVirtualSite(0, openmm.TwoParticleAverageSite(1, 2, 0.5, 0.5))
+    assert degrees_of_freedom(system, "nve") == 12  # a site pushes what it stands for
+
+    system, topology = harmonic_water(2)
+    cage = openmm.CustomExternalForce("500*((x-x0)^2+(y-y0)^2+(z-z0)^2)")
+    for name in ("x0", "y0", "z0"):
+        cage.addPerParticleParameter(name)
+    start = water_start(2, 1) + 20.0  # A, far from the origin
+    for index, place in enumerate(0.1 * start):
+        cage.addParticle(index, place)
+    around = openmm.CustomCVForce("cage")
+    around.addCollectiveVariable("cage", cage)
+    system.addForce(around)
+    assert degrees_of_freedom(system, "nve") == 18
+    options = RunOptions(
+        steps=100, platform="Reference", equilibration_ps=0.1, out=tmp_path / "a"
+    )
+    record = run_dynamics(system, topology, start, options)
+    assert record.status == "completed"
+    # A run in vacuum is put at the origin, but not out of its cage.
+    x = 10.0 * read_folder(tmp_path / "a").trajectory.xyz
+    assert np.abs(x - start).max() < 1.0
+
+
 def test_same_seed_gives_the_same_run(tmp_path: Path) -> None:
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         run(tmp_path / name, steps=40, seed=seed)

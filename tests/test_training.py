@@ -34,7 +34,7 @@ with warnings.catch_warnings():
 
 from openmm_se3 import plot_style
 from openmm_se3.cli import main
-from openmm_se3.config import ModelConfig
+from openmm_se3.config import ModelConfig, from_dict, to_dict
 from openmm_se3.export import export_model
 from openmm_se3.lock import LockedError, run_lock
 from openmm_se3.reference.dataset import Dataset
@@ -83,7 +83,7 @@ from openmm_se3.training.settings import (
 )
 from openmm_se3.training.sitting import Sitting
 from openmm_se3.training.sweep import parse_settings, run_variants, variants
-from openmm_se3.training.tensorboard import CHARTS
+from openmm_se3.training.tensorboard import CHARTS, TensorBoard
 from openmm_se3.training.tensorboard import FOLDER as TENSORBOARD
 from openmm_se3.training.trainer import make_module
 
@@ -932,6 +932,32 @@ def test_tensorboard_holds_the_history(finished):
     assert [point.step for point in points] == [row["step"] for row in history]
     expected = [row["force_mae"] for row in history]
     assert [point.value for point in points] == pytest.approx(expected, rel=1e-6)
+
+
+def test_tensorboard_hides_no_error_of_a_run_that_never_started(tmp_path):
+    log = TensorBoard(tmp_path)
+    log.on_exception(None, None, OSError("no space left on device"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training.milestones=[0.5,0.75]", "a list cannot be swept"),
+        ("learning_rate=1", "is not of the form"),
+        ("training.steps=", "training.steps must be int, got None"),
+    ],
+)
+def test_wrong_settings_of_a_sweep_are_refused(config, text, message):
+    with pytest.raises(ValueError, match=message):
+        variants(config, parse_settings([text]))
+
+
+@pytest.mark.parametrize("key", ["milestones", "force_weight"])
+def test_wrong_values_within_settings_are_refused(config, key):
+    values = {"milestones": [0.5, "late"], "force_weight": False}
+    settings = {**to_dict(config.training), key: values[key]}
+    with pytest.raises(ValueError, match=f"training.{key} must be float"):
+        from_dict(TrainingConfig, settings, "training")
 
 
 def test_sweep_runs_every_combination_and_goes_on(config, tmp_path, monkeypatch):

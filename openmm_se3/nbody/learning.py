@@ -180,6 +180,11 @@ class NBodyModule(lightning.LightningModule):
         return torch.nn.functional.mse_loss(predicted, batch["target"])
 
 
+def validation_interval(steps: int) -> int:
+    """Return after how many steps of a run its errors are measured."""
+    return min(VALIDATE_EVERY, steps)
+
+
 class Sitting(lightning.Callback):
     """Tells how many steps were made, saves, and stops when the user wants to.
 
@@ -213,13 +218,14 @@ class Sitting(lightning.Callback):
         """Tell of one more step, and save where a sitting may end."""
         step = trainer.global_step
         self.progress(step, self.total)
-        stopped = self.signals.received is not None
-        if stopped or step % VALIDATE_EVERY == 0 or step == self.total:
+        trainer.should_stop = self.signals.received is not None
+        if trainer.should_stop or step == self.total:
             self._save(trainer)
-        trainer.should_stop = stopped
 
     def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
-        """Save again, with the errors just measured, and write the history."""
+        """Save with the errors just measured, and write the history."""
+        if trainer.global_step % validation_interval(self.total):
+            return  # Lightning validates where a run is stopped, too
         self._save(trainer)
         with (
             atomic_write(self.folder / HISTORY) as temporary,
@@ -286,7 +292,7 @@ def train(
             accelerator="auto",
             devices=1,
             gradient_clip_val=1.0,
-            val_check_interval=min(VALIDATE_EVERY, config.steps),
+            val_check_interval=validation_interval(config.steps),
             check_val_every_n_epoch=None,
             logger=False,
             enable_checkpointing=False,
