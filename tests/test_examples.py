@@ -18,8 +18,17 @@ REPOSITORY = Path(__file__).parent.parent
 EXAMPLES = sorted((REPOSITORY / "examples").glob("[0-9]*.py"))
 
 
-def test_there_are_examples() -> None:
-    assert EXAMPLES
+# What each prints, and the files that it leaves.
+SHOWN = {
+    "01": (r"Model of wb97x/6-31g\*.* 0\.10 ps  model energy", []),
+    "02": (r"STABLE for 0\.5 ps", ["water-example/figure.png"]),
+    "03": (r"Hydrogen bonded in \d+ % of the frames", ["dimer-example/trajectory.dcd"]),
+    "04": (r"(5 A is \d\.\d\d kcal/mol above.*){2}without bias", ["free-energy.png"]),
+}
+
+
+def test_every_example_is_known() -> None:
+    assert [example.name[:2] for example in EXAMPLES] == [*SHOWN]
 
 
 def run_python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -40,9 +49,10 @@ def run_python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_example_runs(example: Path, tmp_path: Path) -> None:
     done = run_python(str(example), "--quick", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.strip()
-    if example.name.startswith("01"):
-        assert "Model of wb97x/6-31g*" in done.stdout
+    printed, files = SHOWN[example.name[:2]]
+    assert re.search(printed, done.stdout, re.DOTALL), done.stdout
+    for name in files:
+        assert (tmp_path / name).stat().st_size > 0
 
 
 def test_the_lines_of_the_readme_run(tmp_path: Path) -> None:

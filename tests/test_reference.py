@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -918,10 +919,12 @@ def shape(frame: Frame) -> np.ndarray:
 DATA = sorted((ROOT / "models/water/data").glob("*.h5"))
 
 
-@pytest.mark.skipif(not DATA, reason="no committed data")
 def test_committed_data() -> None:
     dataset = read_datasets(DATA)
     assert dataset.level == LevelOfTheory()
+    # As docs/reference_data.md has them.
+    counts = Counter(frame.split for frame in dataset.frames)
+    assert counts == {"train": 2922, "validation": 273, "test": 450}
     by_size: dict[int, dict[str, list[np.ndarray]]] = {}
     for frame in dataset.frames:
         assert np.abs(frame.forces.sum(axis=0)).max() < 2e-4

@@ -52,10 +52,6 @@ ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared/data"
 WATER_DATA = [ROOT / f"models/water/data/water{n}.h5" for n in (1, 2)]
 
-pytestmark = pytest.mark.skipif(
-    not WATER_DATA[0].exists(), reason="no committed DFT labels of water"
-)
-
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
