@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
+import inspect
 import re
 import shlex
 import subprocess
@@ -14,7 +17,8 @@ import mdtraj
 import numpy as np
 import pytest
 
-from openmm_se3.simulation import water_topology
+from openmm_se3 import SE3Potential
+from openmm_se3.simulation import ModelRun, water_topology
 from openmm_se3.simulation.minimum import fused_atoms
 from openmm_se3.simulation.structure import read_structure
 
@@ -79,10 +83,42 @@ def test_the_snippet_of_a_page(
     assert capsys.readouterr().out
 
 
+def test_the_reference_names_every_argument_and_its_default() -> None:
+    page = (DOCS / "api.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (?:`([^`]+)`)?", page, re.M)
+    defaults = {name: default or None for name, default in rows}
+    for name, member in vars(SE3Potential).items():
+        if name.startswith("_") and name != "__init__":
+            continue
+        assert name == "__init__" or f"`{name}(" in page, name
+        for parameter in [*inspect.signature(member).parameters.values()][1:]:
+            assert parameter.name in defaults, f"{name}: {parameter.name}"
+            stated = defaults[parameter.name]
+            if stated is not None:
+                known = {parameter.default, inspect.Parameter.empty}
+                assert ast.literal_eval(stated) in known, f"{name}: {parameter}"
+    for field in dataclasses.fields(ModelRun):
+        assert ast.literal_eval(defaults[field.name] or "") == field.default, field
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that a page's headings get."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
 def test_links_between_pages_lead_somewhere() -> None:
-    for page in [*DOCS.glob("*.md"), DOCS.parent / "README.md"]:
-        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
-            assert (page.parent / link).exists(), f"{page.name}: {link}"
+    root = DOCS.parent
+    others = (root / name for name in ("README.md", "benchmarks/README.md"))
+    seen = 0
+    for page in [*DOCS.glob("*.md"), *others, *root.glob("models/*/card.md")]:
+        links = re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text())
+        for link, anchor in links:
+            there = page.parent / link if link else page
+            assert there.exists(), f"{page.name}: {link}"
+            assert not anchor or anchor in anchors(there), f"{page.name}: #{anchor}"
+            seen += bool(anchor)
+    assert seen > 5
 
 
 def test_the_table_of_faults_counts_its_rows_and_names_tests_that_exist() -> None:
