@@ -57,3 +57,16 @@ def sha256(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def require_new_file(path: Path, overwrite: bool) -> None:
+    """Make sure that an output can be written, before the work that leads to it.
+
+    Raises:
+        FileExistsError: There is something, which may not be replaced.
+        FileNotFoundError: The folder that it is to be in does not exist.
+    """
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; --overwrite replaces it")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} to")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import platform
+from collections.abc import Iterable
 
 __version__ = "0.1.0"
 
@@ -13,3 +15,13 @@ def installed_version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def installed_versions(distributions: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those distributions that are installed, and Python's."""
+    found = {"python": platform.python_version()}
+    for name in distributions:
+        version = installed_version(name)
+        if version is not None:
+            found[name] = version
+    return found

@@ -95,7 +95,7 @@ def test_bench_times_every_backend_and_platform(
     assert rows["torchforce"]["seconds"] > rows["no force"]["seconds"]
     refused = bench(*arguments)
     assert refused.exit_code == 2
-    assert "give --overwrite" in refused.output
+    assert "--overwrite replaces it" in refused.output
 
 
 def test_bench_of_a_structure_and_what_it_refuses(

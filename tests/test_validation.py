@@ -544,7 +544,10 @@ def test_command_fails_when_a_check_does(
         (["water", "--steps", "1"], "1 is not in the range x>=100"),
         (["water", "--drift-ps", "-1"], "-1.0 is not in the range x>=0.0"),
         (["water", "--drift-ps", "0.1"], "drift_ps must be 0 or at least 0.5"),
-        (["water", "--out", "no/such/folder/x.json"], "there is no folder"),
+        (
+            ["water", "--out", "no/such/folder/x.json"],
+            "no folder no/such/folder to write",
+        ),
     ],
 )
 def test_command_refuses_bad_input_in_one_line(

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from openmm_se3.cli.run_options import POSITIVE
+from openmm_se3.files import atomic_write, require_new_file
 
 WIDTH = 110  # of a table, in characters
 
@@ -96,17 +97,13 @@ def command(out: Path | None, overwrite: bool, **options: Any) -> None:
     printed, with the fastest, the slowest and the processor time, which on a busy
     machine is the better measure of what a step costs.
     """
-    # The output is checked before minutes of work, not after.
-    if out is not None and out.exists() and not overwrite:
-        raise ValueError(f"{out} exists; give --overwrite to replace it")
-    if out is not None and not out.absolute().parent.is_dir():
-        raise ValueError(f"there is no folder {out.absolute().parent} for --out")
+    if out is not None:
+        require_new_file(out, overwrite)
 
     from rich.console import Console
 
     from openmm_se3.benchmark import machine
     from openmm_se3.benchmark.model import Settings, bench, table
-    from openmm_se3.files import atomic_write
 
     settings = Settings(**{**options, "platforms": options["platforms"] or None})
     console = Console(width=max(Console().width, WIDTH))

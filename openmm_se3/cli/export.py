@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from openmm_se3.files import require_new_file
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -82,8 +84,7 @@ def command(
         click.echo(f"{out}: model '{model.metadata['name']}', equal to its checkpoint")
         click.echo(f'To use it: SE3Potential("{out}"), or openmm-se3 validate {out}')
         return
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"{out} exists; --overwrite replaces it")
+    require_new_file(out, overwrite)
     if is_checkpoint:
         model = model_of_checkpoint(load_checkpoint(checkpoint), path.stem, licence)
     else:

@@ -69,7 +69,8 @@ def command(
     errors = errors_on(module, data["test"])
     with atomic_write(out / "errors.json") as temporary:
         temporary.write_text(json.dumps(errors, indent=1) + "\n")
-    draw_trajectories(out / "trajectories.png", module, made)
+    shown = min(4, max(trajectories // 10, 1))  # the first tenth are for the test
+    draw_trajectories(out / "trajectories.png", module, made, shown)
     table = Table(title="mean square error, 500 steps ahead", box=None)
     table.add_column("prediction")
     table.add_column("MSE", justify="right")

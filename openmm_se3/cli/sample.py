@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from openmm_se3.cli.command_line import command_line
+from openmm_se3.files import atomic_write, require_new_file
 
 
 @click.group()
@@ -57,15 +58,11 @@ def water(
     also from stretching and bending it, for two from approach curves.  Each carries its
     trajectory and its split: train, validation or test.
     """
-    if output.exists() and not overwrite:
-        raise FileExistsError(f"{output} exists; --overwrite replaces it")
-    if not output.absolute().parent.is_dir():
-        raise FileNotFoundError(f"no folder {output.parent} to write {output.name} to")
+    require_new_file(output, overwrite)
 
     from ase.io import write
 
     from openmm_se3.cli.progress_bar import progress_bar
-    from openmm_se3.files import atomic_write
     from openmm_se3.reference.executor import LocalExecutor
     from openmm_se3.reference.provenance import write_provenance
     from openmm_se3.reference.water_sampler import sample_water

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from openmm_se3.files import require_new_file
+
 
 @click.command()
 @click.argument("model")
@@ -53,11 +55,8 @@ def command(
     MODEL is the name of a shipped model or the path of a model.  Exit code 0 if every
     check passed, 1 if one failed, 2 if the model cannot be checked.
     """
-    # The output is checked before minutes of work, not after.
-    if out is not None and out.exists() and not overwrite:
-        raise ValueError(f"{out} exists; give --overwrite to replace it")
-    if out is not None and not out.absolute().parent.is_dir():
-        raise ValueError(f"there is no folder {out.absolute().parent} for --out")
+    if out is not None:
+        require_new_file(out, overwrite)
 
     from rich.console import Console
 

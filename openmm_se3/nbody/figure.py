@@ -21,14 +21,14 @@ MARGIN = 0.08  # of the largest extent
 
 @torch.no_grad()
 def draw_trajectories(
-    path: Path, module: NBodyModule, trajectories: Trajectories, shown: int = 4
+    path: Path, module: NBodyModule, trajectories: Trajectories, shown: int
 ) -> None:
     """Draw trajectories and where the network sends each particle every 500 steps.
 
     Args:
         path: PNG file to write.
         module: The trained network.
-        trajectories: Trajectories it was not trained on.
+        trajectories: Trajectories; the first of them are drawn.
         shown: How many.
     """
     import matplotlib
@@ -40,7 +40,7 @@ def draw_trajectories(
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.4 * shown, 4.1), layout="constrained")
         for axes, x, v, charges in zip(
-            figure.subplots(1, shown),
+            figure.subplots(1, shown, squeeze=False)[0],
             trajectories.positions,
             trajectories.velocities,
             trajectories.charges,

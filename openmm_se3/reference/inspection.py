@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from openmm_se3.box import minimum_image
 from openmm_se3.elements import COVALENT_RADII, symbols_of
 from openmm_se3.reference.dataset import Dataset, formula
 from openmm_se3.reference.frames import SPLITS, Frame, Frames
-from openmm_se3.reference.plausibility import Finding, findings, minimum_image
+from openmm_se3.reference.plausibility import Finding, findings
 from openmm_se3.reference.resemblance import Resemblance, resemblance
 from openmm_se3.reference.self_energies import SelfEnergies
 
@@ -74,19 +75,18 @@ class Inspection:
     resemblance: Resemblance
 
 
-def inspect(dataset: Dataset, chosen: SelfEnergies, seed: int = 0) -> Inspection:
+def inspect(dataset: Dataset, chosen: SelfEnergies) -> Inspection:
     """Return the facts about a data set.
 
     Args:
         dataset: The data.
         chosen: Self-energies to subtract.
-        seed: Seed of the sample of very large sets.
     """
     frames = dataset.frames
     energy = frames.column("energy")
     interaction = energy - frames.isolated_energies(chosen.energies)
     per_atom = interaction / frames.n_atoms
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)  # of the sample of very large sets
     sample = frames[np.sort(rng.permutation(len(frames))[:SAMPLE])]
     looked = _look(sample)
     split = frames.column("split")
@@ -114,8 +114,8 @@ def inspect(dataset: Dataset, chosen: SelfEnergies, seed: int = 0) -> Inspection
             _ignoring_nan(np.std, interaction),
         ),
         self_energies=chosen,
-        findings=findings(frames, chosen.energies, seed),
-        resemblance=resemblance(frames, seed),
+        findings=findings(frames, chosen.energies),
+        resemblance=resemblance(frames),
     )
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -37,9 +36,12 @@ from openmm_se3.reference.frames import Frame, Frames, Structure
 from openmm_se3.reference.hdf5 import write_hdf5
 from openmm_se3.reference.journal import Journal
 from openmm_se3.reference.level import LevelOfTheory
+from openmm_se3.version import installed_versions
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+PROGRAMS = ("pyscf", "numpy")  # they decide the value of a label
 
 
 def read_structures(path: str | Path) -> list[Structure]:
@@ -239,7 +241,7 @@ def label(
             frames=Frames.of(_frames(structures, records)),
             level=level,
             self_energies={z: energies[i] for i, z in enumerate(elements)},
-            provenance={**(provenance or {}), "programs": program_versions()},
+            provenance={**(provenance or {}), "programs": installed_versions(PROGRAMS)},
         )
         failed = failures_path(output)
         failed.unlink(missing_ok=True)
@@ -278,17 +280,6 @@ def check_electrons(structures: Sequence[Structure], level: LevelOfTheory) -> No
                 f"structure {index} has {electrons} electrons, which does not go with "
                 f"spin {level.spin} (unpaired electrons): set --charge or --spin"
             )
-
-
-def program_versions() -> dict[str, str]:
-    """Return the versions of everything that decides a label's value."""
-    import pyscf
-
-    return {
-        "pyscf": pyscf.__version__,
-        "numpy": np.__version__,
-        "python": sys.version.split()[0],
-    }
 
 
 def summary(dataset: Dataset) -> str:

@@ -25,6 +25,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from openmm_se3.box import minimum_image
 from openmm_se3.elements import COVALENT_RADII, symbols_of
 from openmm_se3.reference.dataset import formula
 from openmm_se3.reference.frames import Frame, Frames
@@ -105,14 +106,14 @@ class Finding:
 
 
 def findings(
-    frames: Frames, self_energies: Mapping[int, float] | None = None, seed: int = 0
+    frames: Frames, self_energies: Mapping[int, float] | None = None
 ) -> list[Finding]:
     """Return the checks of a data set, on a random sample of its frames.
 
     Raises:
         ValueError: Positions or a box are not finite; names the frame's trajectory.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     chosen = np.sort(rng.permutation(len(frames))[:SAMPLE])
     sample = list(frames[chosen])
     for frame in sample:
@@ -251,14 +252,6 @@ def nearest_bonds(frame: Frame) -> Iterator[Bond]:
             push = (frame.forces[i] - frame.forces[j]) @ vectors[i, j] / length
         low, high = sorted((int(frame.numbers[i]), int(frame.numbers[j])))
         yield Bond((low, high), float(length), float(ratios[i, j]), float(push))
-
-
-def minimum_image(vectors: np.ndarray, box: np.ndarray | None) -> np.ndarray:
-    """Return vectors [..., 3] (A) to the nearest image; as they are without a box."""
-    if box is None:
-        return vectors
-    nearest: np.ndarray = vectors - np.round(vectors @ np.linalg.inv(box)) @ box
-    return nearest
 
 
 def stiffness(bonds: list[Bond]) -> float | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from openmm_se3.files import atomic_write, sha256
+from openmm_se3.version import installed_versions
 
 SAMPLER_PROGRAMS = ("ase", "tblite", "numpy")
 
@@ -26,11 +25,10 @@ def write_provenance(structures: Path, command: str, seed: int) -> None:
         command: The command that made it.
         seed: Its seed.
     """
-    programs = {name: importlib.metadata.version(name) for name in SAMPLER_PROGRAMS}
     record = {
         "command": command,
         "seed": seed,
-        "programs": {**programs, "python": sys.version.split()[0]},
+        "programs": installed_versions(SAMPLER_PROGRAMS),
         "sha256": sha256(structures),
     }
     with atomic_write(provenance_path(structures)) as temporary:

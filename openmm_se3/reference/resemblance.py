@@ -54,16 +54,15 @@ class Resemblance:
         )
 
 
-def resemblance(frames: Frames, seed: int = 0) -> Resemblance:
+def resemblance(frames: Frames) -> Resemblance:
     """Compare validation and test structures with the training structures.
 
     Of formulas that only one side has nothing is read.
 
     Args:
         frames: The frames, in memory or in files.
-        seed: Seed of the sample of very large sets.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     compared, near, closest, pair, sampled = 0, 0, np.inf, ("", ""), False
     n_train = int((frames.column("split") == TRAIN).sum())
     n_other = len(frames) - n_train

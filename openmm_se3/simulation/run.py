@@ -5,9 +5,7 @@ It takes any System, so that a model is only one use of it.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import importlib.metadata
 import json
 import platform as machine
 import secrets
@@ -39,6 +37,7 @@ from openmm_se3.simulation.platforms import (
     platform_names,
     platform_properties,
 )
+from openmm_se3.version import installed_versions
 
 PACKAGES = ("openmm-se3", "openmm", "openmmtorch", "torch", "numpy")
 # Facts of ``about`` that may change when a run is resumed.
@@ -117,7 +116,7 @@ def run_dynamics(
             "platform": platform.getName(),
             "platform_reason": why,
             "machine": machine.platform(),
-            "versions": _versions(),
+            "versions": installed_versions(PACKAGES),
             **about,
         }
         if checkpoint is None:
@@ -270,11 +269,3 @@ def _read_positions(path: Path) -> np.ndarray:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": machine.python_version()}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found

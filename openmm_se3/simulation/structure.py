@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from openmm import app, unit
 
-from openmm_se3.reference.plausibility import minimum_image
+from openmm_se3.box import minimum_image
 from openmm_se3.simulation.contacts import box_of, closest_contact
 
 READERS: dict[str, Any] = {

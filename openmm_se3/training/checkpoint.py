@@ -18,7 +18,6 @@ They load with ``weights_only=True``, which runs no code from the file.  Keys:
 
 from __future__ import annotations
 
-import importlib.metadata
 import warnings
 import zipfile
 from pathlib import Path
@@ -27,21 +26,13 @@ from typing import Any
 import torch
 
 from openmm_se3.files import atomic_write
+from openmm_se3.version import installed_versions
 
 FORMAT = "openmm-se3 checkpoint"
 FORMAT_VERSION = 1
+# They decide what training gives.
+PROGRAMS = ("openmm-se3", "torch", "lightning", "dgl", "e3nn", "numpy")
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the programs that decide what training gives."""
-    found = {}
-    for name in ("openmm-se3", "torch", "lightning", "dgl", "e3nn", "numpy"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def save_checkpoint(
@@ -56,7 +47,9 @@ def save_checkpoint(
     """
     header = {"format": FORMAT, "format_version": FORMAT_VERSION}
     with atomic_write(path) as temporary:
-        torch.save({**header, **content, "versions": versions()}, temporary)
+        torch.save(
+            {**header, **content, "versions": installed_versions(PROGRAMS)}, temporary
+        )
         if previous is not None and path.exists():
             path.replace(previous)
 
