@@ -53,6 +53,7 @@ WIDTH = 110  # of the tables, in characters
 TEMPERATURE = 300.0  # K
 MOLECULE = [0, 1, 2]  # atoms of the model
 SYSTEMS = {"mixed": BLUE, "TIP3P": GREY}
+LABELS = {"mixed": "one molecule on the model", "TIP3P": "TIP3P alone"}
 DISPLACEMENT = 2e-4  # A, of finite differences
 FINE_EWALD, MESH = 5.0, (32, 32, 32)  # of finite differences; erfc(5) is 2e-12
 NPT_FRAME_FS = 50.0
@@ -202,14 +203,20 @@ def of_nve(recording: Recording) -> dict[str, Any]:
     return result
 
 
-def of_npt(recording: Recording) -> dict[str, Any]:
-    """Return density, g/mL, temperature, and the geometry of the first molecule."""
+def of_npt(recording: Recording, of_all: bool) -> dict[str, Any]:
+    """Return density, g/mL, temperature, geometry of the first molecule, and g(r).
+
+    Args:
+        recording: The run.
+        of_all: g(r) of all oxygens, not only of the first molecule's.
+    """
     frames = recording.trajectory
     frames = frames[int(DISCARDED * frames.n_frames) :]
     result = outcome(recording)
     if not frames.n_frames:
         return result
     densities = density(frames)
+    r, g = radial_distribution(recording, of_all)
     first = water_geometry(frames.atom_slice(MOLECULE))
     assert first is not None
     return {
@@ -220,6 +227,7 @@ def of_npt(recording: Recording) -> dict[str, Any]:
         "density_error": block_error(densities, blocks=5),
         "oh": [float(first.lengths.mean()), float(first.lengths.std())],
         "angle": [float(first.angles.mean()), float(first.angles.std())],
+        "rdf": {"r": np.round(r, 3).tolist(), "g": np.round(g, 3).tolist()},
     }
 
 
@@ -253,7 +261,8 @@ def draw(path: Path, nve: dict[str, Recording], npt: dict[str, Recording]) -> No
             kt = BOLTZMANN_KJ_PER_MOL * TEMPERATURE
             scale = kt * nve[name].run["degrees_of_freedom"]
             change = (log["total_kj_per_mol"] - log["total_kj_per_mol"][0]) / scale
-            left.plot(log["time_ps"], 1e3 * change, color=colour, lw=0.7, label=name)
+            time, label = log["time_ps"], LABELS[name]
+            left.plot(time, 1e3 * change, color=colour, lw=0.7, label=label)
             r, g = radial_distribution(npt[name], of_all=name == "TIP3P")
             label = "TIP3P to TIP3P" if name == "TIP3P" else "model to TIP3P"
             right.plot(r, g, color=colour, lw=1.4, label=label)
@@ -289,16 +298,18 @@ def print_tables(results: dict[str, Any], console: Console) -> None:
         table.add_row(name, row["status"], f"{row['time_ps']:g}", temperature, drift)
     console.print(table)
     table = Table(title="NPT, and the first molecule", box=None)
-    for heading in ("system", "outcome", "ps", "g/mL", "O-H, A", "H-O-H, degrees"):
+    headings = ("system", "outcome", "ps", "g/mL", "O-H, A", "H-O-H, degrees", "peak")
+    for heading in headings:
         table.add_column(heading, justify="right")
     for name, row in results["npt"].items():
-        cells = ["", "", ""]
+        cells = [""] * 4
         if "density" in row:
             error = row["density_error"]
             cells = [
                 f"{row['density']:.3f}" + (f" ± {error:.3f}" if error else ""),
                 "{:.4f}, spread {:.4f}".format(*row["oh"]),
                 "{:.2f}, spread {:.2f}".format(*row["angle"]),
+                f"{max(row['rdf']['g']):.2f}",
             ]
         table.add_row(name, row["status"], f"{row['time_ps']:g}", *cells)
     console.print(table)
@@ -353,7 +364,10 @@ def main(
         "molecules": topology.getNumResidues(),
         "forces": check_forces(topology, frame, setting, model),
         "nve": {name: of_nve(found) for name, found in runs["nve"].items()},
-        "npt": {name: of_npt(found) for name, found in runs["npt"].items()},
+        "npt": {
+            name: of_npt(found, of_all=name == "TIP3P")
+            for name, found in runs["npt"].items()
+        },
     }
     print_tables(results, console)
     with atomic_write(out / "mixed_water.json") as temporary:

@@ -113,18 +113,20 @@ def panels(rows: list[dict[str, Any]]) -> Figure:
         own = [row for row in rows if row["engine"] == engine]
         if not own:
             continue
-        atoms = [row["atoms"] for row in own]
         for axis, (key, factor) in zip(
             axes, (("seconds", 1e3), ("extra_gb", 1.0)), strict=True
         ):
             steepness = slope(own, key)
             text = engine if steepness is None else f"{engine}, slope {steepness:.2f}"
-            values = [factor * row[key] for row in own]
+            shown = [row for row in own if key != "extra_gb" or row[key] > HIDDEN_GB]
+            atoms, values = ([row[k] for row in shown] for k in ("atoms", key))
+            values = [factor * value for value in values]
             axis.loglog(atoms, values, "o-", color=color, label=text)
     axes[0].set_ylabel("time of a step, ms")
-    axes[1].set_ylabel("memory, GB")
+    axes[1].set_ylabel(f"memory, GB, where above {HIDDEN_GB:g}")
     for axis in axes:
         axis.set_xlabel("atoms")
+        axis.set_xlim(axes[0].get_xlim())
         axis.grid(alpha=0.3)
         legend_above(axis, len(ENGINES))
     return figure

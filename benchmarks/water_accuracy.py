@@ -41,6 +41,7 @@ from openmm_se3.units import EV_TO_KCAL_PER_MOL
 REFERENCE = Path(__file__).parent / "reference" / "water_dft.json"
 # Groups with fewer frames have no limit of the energy error, see below.
 FEWEST_FRAMES = 3
+FINE = 0.02  # A, between points of the model's dimer curves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,10 +237,25 @@ def dimer_curve(
     return (energies - apart) * EV_TO_KCAL_PER_MOL
 
 
+def refined(curve: dict[str, Any]) -> dict[str, Any]:
+    """Return a rigid curve with a point every ``FINE``: molecules move on a line."""
+    given, frames = np.array(curve["distances"]), np.array(curve["positions"])
+    distances = np.arange(given.min(), given.max() + 0.5 * FINE, FINE)
+    flat = frames.reshape(len(frames), -1).T
+    order = np.argsort(given)
+    moved = [np.interp(distances, given[order], values[order]) for values in flat]
+    positions = np.transpose(moved).reshape(len(distances), *frames.shape[1:])
+    return {"distances": distances, "positions": positions}
+
+
 def draw(
-    curves: dict[str, Any], found: dict[str, np.ndarray], cutoff: float, path: Path
+    curves: dict[str, Any],
+    found: dict[str, np.ndarray],
+    fine: dict[str, tuple[np.ndarray, np.ndarray]],
+    cutoff: float,
+    path: Path,
 ) -> None:
-    """Draw the dimer curves of model and DFT."""
+    """Draw the dimer curves of model and DFT, the model's on a fine grid."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -261,9 +277,9 @@ def draw(
         distances = np.array(curve["distances"])
         dft = np.array(curve["interaction_energies"]) * EV_TO_KCAL_PER_MOL
         upper.plot(distances, dft, "o", ms=3.5, color="black", label="DFT")
-        upper.plot(distances, own, "-", color="tab:blue", label="model")
+        upper.plot(*fine[name], "-", color="tab:blue", label="model")
         upper.set_title(name)
-        lower.plot(distances, own - dft, "-", color="tab:red")
+        lower.plot(distances, own - dft, ".-", color="tab:red")
         lower.set_xlabel("O-O distance (Å)")
         for axis in (upper, lower):
             axis.axvline(cutoff, color="grey", lw=0.8, ls=":", label="cutoff")
@@ -368,7 +384,12 @@ def main(
     rows += more + dimer_rows(dimer, reference["dimers"]["minimum"], monomer_energy)
     curves = reference["curves"]
     found = {n: dimer_curve(dimer, monomer, curve) for n, curve in curves.items()}
-    draw(curves, found, loaded.config.cutoff, figure)
+    fine = {}
+    for name, curve in curves.items():
+        between = refined(curve)
+        energies = dimer_curve(dimer, monomer, between)
+        fine[name] = between["distances"], energies
+    draw(curves, found, fine, loaded.config.cutoff, figure)
     for name, curve in curves.items():
         own = found[name]
         dft = np.array(curve["interaction_energies"]) * EV_TO_KCAL_PER_MOL

@@ -33,9 +33,10 @@ from water_geometry import (
 
 from openmm_se3.files import atomic_write
 from openmm_se3.reference.dft import build_molecule, converge, label_frame
-from openmm_se3.reference.labelling import program_versions
+from openmm_se3.reference.labelling import PROGRAMS
 from openmm_se3.reference.level import LevelOfTheory
 from openmm_se3.units import BOHR_TO_ANGSTROM, EV_TO_KCAL_PER_MOL, HARTREE_TO_EV
+from openmm_se3.version import installed_versions
 
 OUTPUT = Path(__file__).parent / "reference" / "water_dft.json"
 DIMER = np.tile(WATER, 2)
@@ -134,7 +135,7 @@ class Reference:
         self.path = path
         self.content: dict[str, Any] = {
             "level_of_theory": dataclasses.asdict(level),
-            "programs": program_versions(),
+            "programs": installed_versions(PROGRAMS),
             "units": {"length": "angstrom", "energy": "eV", "frequency": "1/cm"},
         }
         if path.is_file():

@@ -165,7 +165,8 @@ def test_differences_of_the_dimer_curves_share_a_scale(
         curve = {"distances": [2.4, 8.0], "interaction_energies": [0.0, 0.0]}
         found = {"small": np.array([0.1, 0.0]), "large": np.array([-3.0, 0.0])}
         curves = dict.fromkeys(found, curve)
-        water_accuracy.draw(curves, found, 7.0, tmp_path / "dimer.png")
+        fine = {n: (np.arange(3.0), np.zeros(3)) for n in found}
+        water_accuracy.draw(curves, found, fine, 7.0, tmp_path / "dimer.png")
     small, large = figures[0].axes[2:]
     assert small.get_ylim() == large.get_ylim()
     assert large.get_ylim()[0] < -3.0
