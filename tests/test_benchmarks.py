@@ -485,11 +485,12 @@ def test_density_and_radial_distribution_of_an_ideal_gas() -> None:
         log={"temperature_k": np.array([300.0])},
         run={**run, "masses": [15.999, 1.008, 1.008] * n},
     )
-    found = mixed_water.of_npt(recording)
+    found = mixed_water.of_npt(recording, of_all=True)
     # 200 * 18.015 g/mol / 6.02214e23 / 8e-21 mL
     assert found["density"] == pytest.approx(0.74787, abs=1e-4)
     assert found["oh"] == pytest.approx([1.0, 0.0], abs=1e-4)
     assert found["angle"] == pytest.approx([90.0, 0.0], abs=1e-2)
+    assert np.mean(found["rdf"]["g"]) == pytest.approx(1.0, abs=0.05)
     for of_all, limit in ((True, 0.05), (False, 0.5)):
         r, g = mixed_water.radial_distribution(recording, of_all)
         assert r[-1] < 10.0 * edge / 2

@@ -43,7 +43,6 @@ from openmm_se3.benchmark import machine  # noqa: E402
 from openmm_se3.files import atomic_write  # noqa: E402
 from openmm_se3.modelfile import load_model  # noqa: E402
 
-RESULTS = HERE.parent / "results/speed"
 SHORT_SIZES, SHORT_ROUNDS, SHORT_SECONDS = (3, 6), 2, 0.05
 
 
@@ -105,7 +104,7 @@ def kept_result(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the results.  [default: benchmarks/results/speed]",
+    help="Folder of the results.  [default: peers-run/speed]",
 )
 def main(
     model: str,
@@ -128,7 +127,7 @@ def main(
     if short:
         rounds, seconds = SHORT_ROUNDS, SHORT_SECONDS
         atoms = atoms or tuple(map(str, SHORT_SIZES))
-    folder = out or (Path("peers-run/speed-short") if short else RESULTS)
+    folder = out or Path("peers-run") / ("speed-short" if short else "speed")
     logs = environments.resolve().parent / "speed-logs"
     limits = Limits(time_limit, memory)
     contenders = chosen or tuple(CONTENDERS)
