@@ -150,6 +150,17 @@ def newest_facts(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
+def newest_step(folder: Path) -> int:
+    """Return the step of the newest checkpoint of the production; -1 without one."""
+    found = (folder / names.CHECKPOINTS).glob("production-*.json")
+    return max((int(path.stem.partition("-")[2]) for path in found), default=-1)
+
+
+def running(child: int) -> bool:
+    flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return os.waitid(os.P_PID, child, flags) is None
+
+
 # The same trajectory
 
 
@@ -159,7 +170,7 @@ def test_killed_at_random_moments_it_records_the_same(
 ) -> None:
     whole = uninterrupted(kind)["seconds"]
     moments, out = random.Random(kind), tmp_path / "run"
-    steps = []
+    steps = [newest_step(out)]
     for kill in (True, True, True, True, False):
         child = os.fork()
         if child == 0:
@@ -169,13 +180,15 @@ def test_killed_at_random_moments_it_records_the_same(
             except BaseException:
                 os._exit(1)
         if kill:
-            time.sleep(moments.uniform(0.05, 0.5) * whole)
+            # Not before a checkpoint more than the last time, however slow it is.
+            while newest_step(out) == steps[-1] and running(child):
+                time.sleep(0.01)
+            time.sleep(moments.uniform(0.0, 0.1) * whole)
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-        if list(out.glob(f"{names.CHECKPOINTS}/production-*.json")):
-            steps.append(newest_facts(out)["step"])
-    assert len(set(steps)) > 1, "no kill came in the middle"
+        steps.append(newest_step(out))
+    assert len(set(steps)) > 2, "no kill came in the middle"
     assert_same(content(out), uninterrupted(kind))
 
 
