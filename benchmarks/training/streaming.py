@@ -70,6 +70,7 @@ def write_file(path: Path, conformations: int, seed: int = 0) -> None:
     elements = [ATOMIC_NUMBERS[s] for s in ("H", "C", "N", "O")]
     counts = rng.multinomial(conformations, rng.dirichlet(np.full(MOLECULES, 2.0)))
     with h5py.File(path, "w") as file:
+        file.attrs["conformations"] = conformations
         for index, n in enumerate(counts):
             if n == 0:
                 continue
@@ -84,6 +85,14 @@ def write_file(path: Path, conformations: int, seed: int = 0) -> None:
                 group[name] = values
 
 
+def written(path: Path) -> int | None:
+    """Return how many conformations a file holds that was kept; None without one."""
+    if not path.exists():
+        return None
+    with h5py.File(path) as file:
+        return int(file.attrs["conformations"])
+
+
 @click.command()
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("."))
 @click.option("--conformations", default=5_000_000, show_default=True)
@@ -91,7 +100,7 @@ def write_file(path: Path, conformations: int, seed: int = 0) -> None:
 def main(folder: Path, conformations: int, keep: bool) -> None:
     """Train on a generated file of the size of ANI-1x: time to start, memory."""
     data, config, out = (folder / name for name in ("ani.h5", "ani.yaml", "ani-run"))
-    if not data.exists():
+    if written(data) != conformations:
         start = time.monotonic()
         write_file(data, conformations)
         click.echo(f"wrote {data} in {time.monotonic() - start:.0f} s")
