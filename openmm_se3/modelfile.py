@@ -35,9 +35,9 @@ import torch
 from openmm_se3.config import ModelConfig, from_dict, to_dict
 from openmm_se3.elements import ATOMIC_NUMBERS
 from openmm_se3.files import atomic_write
-from openmm_se3.graph import all_pairs
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.shipped import damaged_files, shipped_models
+from openmm_se3.single_point import evaluate
 
 FORMAT = "openmm-se3 model"
 FORMAT_VERSION = 1
@@ -240,47 +240,6 @@ def _check_self_energies(path: Path, config: ModelConfig, energies: Any) -> None
     for symbol, energy in energies.items():
         if not isinstance(energy, float | int) or not np.isfinite(energy):
             raise ModelFileError(f"{path}: self-energy of {symbol} is {energy!r}")
-
-
-def evaluate(
-    network: SE3Transformer, symbols: list[str], positions: np.ndarray
-) -> tuple[float, np.ndarray]:
-    """Return the interaction energy (eV) and forces [n_atoms, 3] (eV/A) of a molecule.
-
-    Args:
-        network: The network, in evaluation mode.
-        symbols: Chemical symbols [n_atoms].
-        positions: Positions [n_atoms, 3], A.
-    """
-    energy, forces = network.energy_and_forces(
-        *all_pairs_of(network, symbols, positions), dense=len(symbols) > 1
-    )
-    return energy.item(), forces.double().numpy()
-
-
-def force_disagreement(
-    network: SE3Transformer, symbols: list[str], positions: np.ndarray
-) -> np.ndarray:
-    """Return |direct force - conservative force| of each atom [n_atoms], eV/A.
-
-    Args:
-        network: A network whose forces are both, in evaluation mode.
-        symbols: Chemical symbols [n_atoms].
-        positions: Positions [n_atoms, 3], A.
-    """
-    _, forces, direct = network.energy_and_both_forces(
-        *all_pairs_of(network, symbols, positions), dense=len(symbols) > 1
-    )
-    return (direct - forces).double().norm(dim=1).numpy()
-
-
-def all_pairs_of(
-    network: SE3Transformer, symbols: list[str], positions: np.ndarray
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return positions [n_atoms, 3], A, species, centre and neighbour of all pairs."""
-    species = torch.tensor([network.config.elements.index(s) for s in symbols])
-    x = torch.tensor(np.asarray(positions), dtype=torch.float64)
-    return x, species, *all_pairs(len(symbols))
 
 
 def check_reference(model: ModelFile, path: Path) -> None:

@@ -34,8 +34,9 @@ from openmm_se3.export.checks import random_positions
 from openmm_se3.force import SE3Potential
 from openmm_se3.model.kernel import SphericalHarmonics
 from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.modelfile import evaluate, load_model
+from openmm_se3.modelfile import load_model
 from openmm_se3.simulation import water_topology
+from openmm_se3.single_point import evaluate
 from openmm_se3.units import EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM, EV_TO_KJ_PER_MOL
 
 pytestmark = pytest.mark.skipif(

@@ -184,6 +184,7 @@ PIPELINE = (
     ("box", "differences", "rotation"),
     ("config", "graph", "shipped", "molecules"),
     ("plugin", "plot_style", "model"),
+    ("single_point",),
     ("modelfile",),
     ("compiled", "reference"),
     ("training", "nbody"),

@@ -21,7 +21,7 @@ from openmm_se3.cli import main, source_options
 from openmm_se3.config import to_dict
 from openmm_se3.export import export_model
 from openmm_se3.export.write import model_of_checkpoint
-from openmm_se3.modelfile import evaluate, load_model
+from openmm_se3.modelfile import load_model
 from openmm_se3.reference import resemblance as resembling
 from openmm_se3.reference import sources
 from openmm_se3.reference.dataset import Dataset
@@ -44,6 +44,7 @@ from openmm_se3.reference.sources import (
     with_splits,
 )
 from openmm_se3.reference.splits import SplitConfig, make_splits
+from openmm_se3.single_point import evaluate
 from openmm_se3.training.evaluation import evaluate_model
 from openmm_se3.training.prepare import frames_without_forces
 from openmm_se3.units import BOHR_TO_ANGSTROM, EV_TO_KCAL_PER_MOL, HARTREE_TO_EV

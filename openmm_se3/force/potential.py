@@ -30,8 +30,9 @@ from openmm_se3.force.fitness import (
 )
 from openmm_se3.force.memory import count_edges, expected_edges, require_memory
 from openmm_se3.force.mixed import without_internal_terms
-from openmm_se3.modelfile import PRECISIONS, evaluate, force_disagreement, load_model
+from openmm_se3.modelfile import PRECISIONS, load_model
 from openmm_se3.molecules import keep_molecules
+from openmm_se3.single_point import evaluate, force_disagreement
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator

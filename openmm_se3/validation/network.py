@@ -7,8 +7,9 @@ import torch
 
 from openmm_se3.elements import symbols_of
 from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.modelfile import PRECISIONS, ModelFile, all_pairs_of
-from openmm_se3.modelfile import evaluate as evaluate_symbols
+from openmm_se3.modelfile import PRECISIONS, ModelFile
+from openmm_se3.single_point import all_pairs_of
+from openmm_se3.single_point import evaluate as evaluate_symbols
 from openmm_se3.validation.structures import Structure
 
 
