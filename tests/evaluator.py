@@ -7,6 +7,10 @@ import openmm
 from openmm import unit
 
 KJ = unit.kilojoule_per_mole
+PLATFORMS = [
+    openmm.Platform.getPlatform(index).getName()
+    for index in range(openmm.Platform.getNumPlatforms())
+]
 
 
 class Evaluator:

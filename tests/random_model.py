@@ -33,6 +33,9 @@ SMALL: dict[str, Any] = {
 SMALLEST: dict[str, Any] = {"layers": 1, "lmax": 0, "channels": 2, "heads": 1}
 # O and two H, near water's minimum, A.
 WATER = np.array([[0.0, 0.0, 0.0], [0.76, 0.59, 0.0], [-0.76, 0.59, 0.0]])
+# A box smaller than two cutoffs of 4 A: atoms see several images of others and of
+# themselves, A.
+BOX = np.array([[6.5, 0.0, 0.0], [1.5, 6.2, 0.0], [-1.0, 2.0, 6.4]])
 SELF_ENERGIES = {"H": -13.5, "O": -2041.25}  # eV
 
 

@@ -23,6 +23,7 @@ from click.testing import CliRunner
 from openmm import app, unit
 from random_model import (
     SELF_ENERGIES,
+    SMALLEST,
     WATER,
     random_checkpoint,
     random_network,
@@ -49,7 +50,6 @@ from openmm_se3.modelfile import UNITS
 from openmm_se3.training.checkpoint import save_checkpoint
 
 # The cheapest network; for what does not depend on its equations.
-SMALLEST: dict[str, Any] = {"layers": 1, "lmax": 0, "channels": 2, "heads": 1}
 KJ_PER_MOL = 96.48533212331  # in 1 eV
 TRICLINIC = torch.tensor([[7.0, 0.0, 0.0], [2.0, 6.0, 0.0], [-1.5, 2.5, 6.5]]).double()
 

@@ -20,9 +20,10 @@ import pytest
 import torch
 from ase import Atoms
 from ase.neighborlist import neighbor_list
-from evaluator import evaluate
+from evaluator import PLATFORMS, evaluate
 from openmm import app, unit
 from random_model import (
+    BOX,
     SELF_ENERGIES,
     SMALLEST,
     WATER,
@@ -40,16 +41,10 @@ from openmm_se3.graph import all_pairs
 from openmm_se3.modelfile import WEIGHTS, contents, load_model
 from openmm_se3.simulation import water_topology
 
-PLATFORMS = [
-    openmm.Platform.getPlatform(index).getName()
-    for index in range(openmm.Platform.getNumPlatforms())
-]
 TOLERANCE = {"single": 5e-5, "double": 1e-9}  # eV and eV/A
 DTYPE = {"single": torch.float32, "double": torch.float64}
 KJ_PER_MOL = 96.48533212331  # in 1 eV
 ROOT = Path(plugin.__file__).parents[1]
-# Smaller than two cutoffs of 4 A: atoms see several images of others and of themselves.
-BOX = np.array([[6.5, 0.0, 0.0], [1.5, 6.2, 0.0], [-1.0, 2.0, 6.4]])
 
 Result = tuple[float, np.ndarray]
 

@@ -10,12 +10,11 @@ import openmm
 import pytest
 from evaluator import Evaluator, evaluate
 from openmm import app, unit
-from random_model import topology_of, water_cluster
+from random_model import BOX, topology_of, water_cluster
 
 from openmm_se3 import SE3Potential
 from openmm_se3.force.backends import BACKENDS
 
-BOX = np.array([[6.5, 0.0, 0.0], [1.5, 6.2, 0.0], [-1.0, 2.0, 6.4]])
 N_MOLECULES = 4
 
 all_backends = pytest.mark.parametrize("backend", BACKENDS)

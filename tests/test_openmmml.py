@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import openmm
 import pytest
-from evaluator import Evaluator, evaluate
+from evaluator import PLATFORMS, Evaluator, evaluate
 from openmm import app, unit
 from openmmml import MLPotential
 from random_model import WATER
@@ -90,10 +90,6 @@ def test_options_that_would_be_lost(smallest_model: Path) -> None:
 
 # What openmm-ml 1.7 tests of its own potentials, on each platform.
 
-PLATFORMS = [
-    openmm.Platform.getPlatform(index).getName()
-    for index in range(openmm.Platform.getNumPlatforms())
-]
 EDGE = 20.0  # A
 
 

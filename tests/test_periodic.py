@@ -11,15 +11,13 @@ import openmm
 import pytest
 from evaluator import Evaluator, evaluate
 from openmm import app, unit
-from random_model import topology_of, water_cluster
+from random_model import BOX, topology_of, water_cluster
 
 from openmm_se3 import SE3Potential
 from openmm_se3.simulation import water_topology
 from openmm_se3.units import AVOGADRO
 
 N_MOLECULES = 8
-# Rows, A; smaller than two cutoffs of 4 A, and not rectangular.
-BOX = np.array([[6.5, 0.0, 0.0], [1.5, 6.2, 0.0], [-1.0, 2.0, 6.4]])
 BAR = 1e5 * 1e-27 * AVOGADRO / 1e3  # kJ/mol/nm^3
 
 

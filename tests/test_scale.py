@@ -9,22 +9,17 @@ import numpy as np
 import openmm
 import pytest
 import torch
-from evaluator import Evaluator
+from evaluator import PLATFORMS, Evaluator
 from openmm import app
 from openmmml import MLPotential
-from random_model import topology_of, water_cluster
+from random_model import BOX, topology_of, water_cluster
 
 from openmm_se3 import SE3Potential
 from openmm_se3.export.build import DENSE_ATOMS, ForceSettings, build_module
 from openmm_se3.force.backends import BACKENDS
 from openmm_se3.modelfile import load_model
 
-BOX = np.array([[6.5, 0.0, 0.0], [1.5, 6.2, 0.0], [-1.0, 2.0, 6.4]])
 MANY = DENSE_ATOMS // 3 + 1  # molecules whose module has a neighbour list
-PLATFORMS = [
-    openmm.Platform.getPlatform(index).getName()
-    for index in range(openmm.Platform.getNumPlatforms())
-]
 
 all_backends = pytest.mark.parametrize("backend", BACKENDS)
 all_modules = pytest.mark.parametrize(
