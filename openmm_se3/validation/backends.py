@@ -129,7 +129,7 @@ def _platform_checks(
     systems = {key: make_system(potential, moved[0]) for key, moved in frames.items()}
     checks = []
     for platform in platform_names():
-        name = f"{potential.engine}, {potential.backend} on {platform}, {precision}"
+        name = ", ".join((potential.engine, potential.backend, platform, precision))
         try:
             errors = [
                 largest_errors(
