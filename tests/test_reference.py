@@ -24,6 +24,7 @@ from ase.data import atomic_numbers
 from ase.io import write
 from click.testing import CliRunner
 from distributed import LocalCluster
+from rich.console import Console
 
 from openmm_se3.cli import main
 from openmm_se3.lock import LockedError, run_lock
@@ -58,6 +59,8 @@ from openmm_se3.reference.water_sampler import (
     sample_water,
     water_molecule,
 )
+from openmm_se3.training.prepare import read_data
+from openmm_se3.training.settings import DataConfig
 from openmm_se3.units import (
     EV_TO_KCAL_PER_MOL,
     HARTREE_PER_BOHR_TO_EV_PER_ANGSTROM,
@@ -775,8 +778,11 @@ def test_files_that_do_not_belong_together(tmp_path: Path) -> None:
     assert np.isnan(energies[n:]).all() and not np.isnan(energies[:n]).any()
     np.testing.assert_array_equal(both.frames[n].forces, made.frames[0].forces)
     assert "forces_only" in both.provenance[str(two)]
+    # They can be evaluated alone, but not trained on.
+    alone = [Source(str(two), forces_only=True)]
+    assert read_sources(alone).level == LevelOfTheory()
     with pytest.raises(ValueError, match="one must have energies"):
-        read_sources([Source(str(two), forces_only=True)])
+        read_data(DataConfig(tuple(alone)), Console(quiet=True))
     with pytest.raises(ValueError, match="has the self-energy -14"):
         with_second(self_energies={1: -14.0, 8: -2030.0})
     with pytest.raises(ValueError, match="the same structure is in"):

@@ -187,9 +187,7 @@ def read_sources(sources: Sequence[Source]) -> Dataset:
         raise ValueError(f"a data file is given twice: {paths}")
     parts = {path: read_source(s) for path, s in zip(paths, sources, strict=True)}
     complete = [s.path for s in sources if not s.forces_only]
-    if not complete:
-        raise ValueError("all data files are forces_only; one must have energies")
-    level = parts[complete[0]].level
+    level = parts[(complete or paths)[0]].level
     for source in sources:
         if source.forces_only:
             part = dataclasses.replace(parts[source.path], level=level)

@@ -26,8 +26,11 @@ def read_data(config: DataConfig, console: Console) -> Dataset:
     """Read and divide the data, and say what they are.
 
     Raises:
-        ValueError: The data cannot be read, or units or signs cannot be right.
+        ValueError: The data cannot be read, none has energies, or units or signs cannot
+            be right.
     """
+    if config.files and all(source.forces_only for source in config.files):
+        raise ValueError("all data files are forces_only; one must have energies")
     dataset = divide(read_sources(config.files), config.split)
     chosen = self_energies(dataset, cast(Any, config.self_energies))
     require_plausible(dataset.frames, chosen.energies)
