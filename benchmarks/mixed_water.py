@@ -251,7 +251,7 @@ def radial_distribution(
     return pair_distribution(frames, first, oxygens, (low, low + bins * RDF_BIN), bins)
 
 
-def draw(path: Path, nve: dict[str, Recording], npt: dict[str, Recording]) -> None:
+def draw(path: Path, nve: dict[str, Recording], npt: dict[str, Any]) -> None:
     """Draw the total energy at constant energy, and g(r) at constant pressure."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.0, 3.8), layout="constrained")
@@ -263,9 +263,11 @@ def draw(path: Path, nve: dict[str, Recording], npt: dict[str, Recording]) -> No
             change = (log["total_kj_per_mol"] - log["total_kj_per_mol"][0]) / scale
             time, label = log["time_ps"], LABELS[name]
             left.plot(time, 1e3 * change, color=colour, lw=0.7, label=label)
-            r, g = radial_distribution(npt[name], of_all=name == "TIP3P")
+            if "rdf" not in npt[name]:
+                continue
             label = "TIP3P to TIP3P" if name == "TIP3P" else "model to TIP3P"
-            right.plot(r, g, color=colour, lw=1.4, label=label)
+            rdf = npt[name]["rdf"]
+            right.plot(rdf["r"], rdf["g"], color=colour, lw=1.4, label=label)
         left.set(xlabel="time (ps)", xlim=(0.0, None))
         left.set_ylabel(
             "change of the total energy, NVE\n(kT/1000 per degree of freedom)"
@@ -372,7 +374,7 @@ def main(
     print_tables(results, console)
     with atomic_write(out / "mixed_water.json") as temporary:
         temporary.write_text(json.dumps(results, indent=1) + "\n")
-    draw(out / "mixed_water.png", runs["nve"], runs["npt"])
+    draw(out / "mixed_water.png", runs["nve"], results["npt"])
     click.echo(out / "mixed_water.png")
 
 

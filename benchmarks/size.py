@@ -85,14 +85,14 @@ def in_process(n: int, engine: str, model: str, threads: int) -> dict[str, Any]:
     return result
 
 
+def measurable(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+    """Return the rows whose value is one: memory that is not hidden, or any time."""
+    return [row for row in rows if key != "extra_gb" or row[key] > HIDDEN_GB]
+
+
 def slope(rows: list[dict[str, Any]], key: str) -> float | None:
     """Return the slope of log(key) against log(atoms) of the large boxes, if any."""
-    large = [
-        row
-        for row in rows
-        if row["atoms"] >= LARGE_ATOMS
-        and (key != "extra_gb" or row["extra_gb"] > HIDDEN_GB)
-    ]
+    large = [row for row in measurable(rows, key) if row["atoms"] >= LARGE_ATOMS]
     if len(large) < 2:
         return None
     atoms = np.log([row["atoms"] for row in large])
@@ -118,9 +118,9 @@ def panels(rows: list[dict[str, Any]]) -> Figure:
         ):
             steepness = slope(own, key)
             text = engine if steepness is None else f"{engine}, slope {steepness:.2f}"
-            shown = [row for row in own if key != "extra_gb" or row[key] > HIDDEN_GB]
-            atoms, values = ([row[k] for row in shown] for k in ("atoms", key))
-            values = [factor * value for value in values]
+            shown = measurable(own, key)
+            atoms = [row["atoms"] for row in shown]
+            values = [factor * row[key] for row in shown]
             axis.loglog(atoms, values, "o-", color=color, label=text)
     axes[0].set_ylabel("time of a step, ms")
     axes[1].set_ylabel(f"memory, GB, where above {HIDDEN_GB:g}")

@@ -768,9 +768,9 @@ def test_wrong_arguments(potential: SE3Potential, random_model: Path) -> None:
             lambda x: np.where(x < -0.7, np.inf, x),
             "position of atom 2 is not",
         ),
-        ([8, 1, 0], lambda x: x, r"atomic numbers \[0\]: elements 1"),
-        ([8, 1, -3], lambda x: x, r"atomic numbers \[-3\]"),
-        ([8, 1, 500], lambda x: x, r"atomic numbers \[500\]: .* \(Xe\)"),
+        ([8, 1, 0], lambda x: x, "atom 2 has atomic number 0"),
+        ([8, 1, -3], lambda x: x, "atom 2 has atomic number -3"),
+        ([8, 1, 500], lambda x: x, "atom 2 has atomic number 500"),
     ],
 )
 def test_wrong_positions_and_numbers(

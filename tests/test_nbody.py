@@ -17,7 +17,7 @@ from e3nn import o3
 
 from openmm_se3.cli import main
 from openmm_se3.nbody import learning
-from openmm_se3.nbody.learning import NBodyConfig, split
+from openmm_se3.nbody.learning import NBodyConfig, Samples, split
 from openmm_se3.nbody.network import ParticleTransformer, layer_config
 from openmm_se3.nbody.particles import (
     HALF_WIDTH,
@@ -137,12 +137,19 @@ def test_command_learns_and_goes_on(tmp_path: Path) -> None:
         assert refused.exit_code == 2 and "--resume" in refused.output
 
 
+def short_run(
+    steps: int, monkeypatch: pytest.MonkeyPatch
+) -> tuple[NBodyConfig, dict[str, Samples]]:
+    """Return settings and data of a run that is validated every five steps."""
+    monkeypatch.setattr(learning, "VALIDATE_EVERY", 5)
+    layers = layer_config(channels=8, key_channels=4)
+    return NBodyConfig(40, steps, 64, 5e-3, 1, layers), split(simulate(40, 1, 1000))
+
+
 def test_a_run_stopped_by_ctrl_c_goes_on_as_if_it_had_not_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(learning, "VALIDATE_EVERY", 5)
-    config = NBodyConfig(40, 23, 64, 5e-3, 1, layer_config(channels=8, key_channels=4))
-    data = split(simulate(40, 1, 1000))
+    config, data = short_run(23, monkeypatch)
 
     def ctrl_c(done: int, total: int) -> None:
         if done == 12:
@@ -173,9 +180,7 @@ def test_a_run_stopped_by_ctrl_c_goes_on_as_if_it_had_not_stopped(
 def test_a_killed_run_goes_on_from_its_last_validation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(learning, "VALIDATE_EVERY", 5)
-    config = NBodyConfig(40, 20, 64, 5e-3, 1, layer_config(channels=8, key_channels=4))
-    data = split(simulate(40, 1, 1000))
+    config, data = short_run(20, monkeypatch)
 
     def kill(done: int, total: int) -> None:
         if done == 13:

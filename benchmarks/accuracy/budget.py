@@ -9,8 +9,8 @@ The clock (devices.py) counts the steps alone, batches included; reading files,
 compiling in the first steps and validating are free.
 
 The learning rate grows over the first twentieth of that time and falls along a cosine
-to a hundredth.  Tested is what the
-package itself would use at the end: averaged weights where it averages them.
+to a hundredth.  Tested is what the package itself would use at the end: averaged
+weights where it averages them.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ looked up.  Names are those of ``source``.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import cast
 
@@ -31,6 +32,7 @@ TORQUE_COMMENT = (
 TINY = 1e-12  # a coefficient below this is the rounding of zero
 
 
+@functools.cache
 def shape_header(config: ModelConfig) -> str:
     """Return the text of ``shape.h`` for a shape of network.
 

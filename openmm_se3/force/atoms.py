@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from openmm import app, unit
 
-from openmm_se3.elements import ATOMIC_NUMBERS, symbols_of
+from openmm_se3.elements import ATOMIC_NUMBERS, SYMBOLS, symbols_of
 from openmm_se3.modelfile import ModelFile
 
 
@@ -126,6 +126,12 @@ def free_molecule(
     wrong = np.flatnonzero(~np.isfinite(positions).all(axis=1))
     if len(wrong):
         raise ValueError(f"position of atom {wrong[0]} is not finite")
+    wrong = np.flatnonzero((numbers < 1) | (numbers > len(SYMBOLS)))
+    if len(wrong):
+        raise ValueError(
+            f"atom {wrong[0]} has atomic number {numbers[wrong[0]]}: expected 1 to "
+            f"{len(SYMBOLS)}"
+        )
     symbols = symbols_of(numbers)
     require_known(model, symbols, list(range(len(symbols))))
     return symbols, positions

@@ -187,9 +187,9 @@ def read_sources(sources: Sequence[Source]) -> Dataset:
         raise ValueError(f"a data file is given twice: {paths}")
     parts = {path: read_source(s) for path, s in zip(paths, sources, strict=True)}
     complete = [s.path for s in sources if not s.forces_only]
-    level = parts[(complete or paths)[0]].level
     for source in sources:
-        if source.forces_only:
+        if complete and source.forces_only:
+            level = parts[complete[0]].level
             part = dataclasses.replace(parts[source.path], level=level)
             parts[source.path] = part
     return combine(parts)
