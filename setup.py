@@ -63,8 +63,7 @@ OPENMM_ML = ["openmmml==1.7", "openmm>=8.5.2,<8.6"]
 # OpenMM's CUDA platform and the plugin for it.
 CUDA12 = [f"openmm[cuda12]{OPENMM}", f"openmmtorch[cuda12]==1.5; {HAS_PLUGIN}"]
 
-# The tests build a wheel, which older setuptools cannot do alone, and run the
-# benchmarks, one of which holds numerical libraries to one thread.
+# The tests build a wheel, which older setuptools cannot do alone.
 TEST = [
     *TRAIN,
     *DFT,
@@ -72,7 +71,6 @@ TEST = [
     "pytest>=8",
     "pytest-xdist>=3",
     "setuptools>=70.1",
-    "threadpoolctl>=3",
 ]
 
 DEV = [*TEST, "ruff>=0.14", "mypy>=1.18", "types-PyYAML"]

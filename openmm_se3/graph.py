@@ -1,5 +1,8 @@
 """Edges of a set of atoms: all pairs, or neighbours within a cutoff.
 
+These are as many as there are (``neighbour_pairs``), or as many as there is room for
+(``fixed_pairs``), which can be recorded once for all positions.
+
 An edge goes from a neighbour j to a centre i and carries the vector x_j - x_i + shift,
 where the shift is a lattice vector.  Edges are sorted by centre, unless ``in_pairs``
 has put them in another order.
@@ -7,8 +10,14 @@ has put them in another order.
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import torch
 from torch import Tensor
+
+# A box may shrink to this share of its length before images are missed.
+SHRINKAGE = 0.9
 
 
 def all_pairs(
@@ -50,6 +59,120 @@ def neighbour_pairs(
     )
     lattice = shifts.to(torch.float64) @ box.to(torch.float64).to(positions.device)
     return centre, neighbour, lattice.to(positions.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Capacity:
+    """How many edges there is room for.
+
+    Attributes:
+        neighbours: Of each atom.
+        images: Images of an atom that are looked at along each lattice vector; those
+            within ``images / 2`` times the distance of lattice planes are all found.
+    """
+
+    neighbours: int
+    images: tuple[int, int, int] = (1, 1, 1)
+
+    @classmethod
+    def of(
+        cls, n_atoms: int, cutoff: float, cell: Tensor | None, neighbours: int
+    ) -> Capacity:
+        """Return room for neighbours within a cutoff, in boxes a tenth shorter too.
+
+        Args:
+            n_atoms: Number of atoms.
+            cutoff: Largest distance, A.
+            cell: Lattice vectors as rows [3, 3], A; None without a box.
+            neighbours: Of each atom, at most; fewer where there are not so many.
+        """
+        if cell is None:
+            return cls(min(neighbours, n_atoms - 1))
+        planes = SHRINKAGE * plane_distances(torch.linalg.inv(cell))
+        x, y, z = (math.ceil(2.0 * cutoff / float(distance)) for distance in planes)
+        return cls(min(neighbours, n_atoms * x * y * z - 1), (x, y, z))
+
+
+def plane_distances(inverse: Tensor) -> Tensor:
+    """Return the distances of lattice planes [3] for the inverse of a cell [3, 3]."""
+    return 1.0 / inverse.square().sum(0).sqrt()
+
+
+def inverse_of_triangle(cell: Tensor) -> Tensor:
+    """Return the inverse of OpenMM's lattice vectors, a lower triangle [3, 3].
+
+    Written out, because a GPU's library for it cannot be recorded.
+    """
+    (ax, _, _), (bx, by, _), (cx, cy, cz) = (row.unbind() for row in cell.unbind())
+    zero = torch.zeros_like(ax)
+    rows = (
+        (1.0 / ax, zero, zero),
+        (-bx / (ax * by), 1.0 / by, zero),
+        ((bx * cy - by * cx) / (ax * by * cz), -cy / (by * cz), 1.0 / cz),
+    )
+    return torch.stack([torch.stack(row) for row in rows])
+
+
+def fixed_pairs(
+    positions: Tensor, cutoff: float, cell: Tensor | None, capacity: Capacity
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return as many edges as there is room for, all that are within a cutoff first.
+
+    No shape depends on the positions, and nothing waits for a number.  Room that is
+    left is filled with edges of an atom to itself, two cutoffs long, which change
+    nothing.  All pairs are looked at, so that time grows with their number.
+
+    Args:
+        positions: Positions [n_atoms, 3], A.
+        cutoff: Largest distance, A.
+        cell: Lattice vectors as rows, a lower triangle [3, 3], A; None without a box.
+        capacity: How many edges there is room for.
+
+    Returns:
+        centre [n_edges], neighbour [n_edges] and shifts [n_edges, 3] in A, where
+        n_edges is n_atoms times ``capacity.neighbours``; and in ``needed`` [2] what
+        all would have taken: neighbours of the atom that has most, and the cutoff as
+        a share of the distance that was searched.  Above the neighbours there is room
+        for, or above 1, some are missing.
+    """
+    n_atoms, room = len(positions), capacity.neighbours
+    atoms = torch.arange(n_atoms, device=positions.device)
+    vectors = positions - positions.unsqueeze(1)  # x_j - x_i [n_atoms, n_atoms, 3]
+    searched = positions.new_zeros(())
+    if cell is None:
+        steps = torch.zeros_like(vectors).unsqueeze(2)
+        vectors = vectors.unsqueeze(2)
+        lattice = positions.new_zeros((3, 3))
+    else:
+        lattice = cell
+        inverse = inverse_of_triangle(cell)
+        images = torch.tensor(capacity.images, device=cell.device).to(cell.dtype)
+        ranges = [torch.arange(n, device=cell.device) for n in capacity.images]
+        further = torch.cartesian_prod(*ranges).to(cell.dtype)  # [n_images, 3]
+        # The first image is at -images / 2 or just above, in lattice vectors.
+        shares = vectors @ inverse
+        steps = (-torch.floor(shares + 0.5 * images)).unsqueeze(2) + further
+        vectors = (shares.unsqueeze(2) + steps) @ cell
+        searched = (cutoff / (0.5 * images * plane_distances(inverse))).max()
+    itself = (atoms == atoms.unsqueeze(1)).unsqueeze(2) & (steps == 0.0).all(-1)
+    within = ((vectors.square().sum(-1) < cutoff**2) & ~itself).flatten(1)
+    n_images, n_candidates = steps.shape[2], within.shape[1]
+    # Each candidate within the cutoff goes to the next free place of its centre; the
+    # others, and those that find none, to one more place that is cut off.
+    found = within.cumsum(1)
+    place = torch.where(within & (found <= room), found - 1, room)
+    number = torch.arange(n_candidates, device=positions.device).expand_as(place)
+    nobody = torch.full_like(place[:, :1], n_candidates).expand(-1, room + 1)
+    chosen = nobody.scatter(1, place, number)[:, :room].flatten()
+    centre = atoms.repeat_interleave(room)
+    empty = chosen == n_candidates
+    candidate = torch.where(empty, 0, chosen)
+    neighbour = torch.where(empty, centre, candidate // n_images)
+    step = steps.flatten(0, 2).index_select(0, centre * n_candidates + candidate)
+    beyond = positions.new_tensor([2.0 * cutoff, 0.0, 0.0])
+    shifts = torch.where(empty.unsqueeze(1), beyond, step @ lattice)
+    most = found[:, -1].max().to(positions.dtype)
+    return centre, neighbour, shifts, torch.stack([most, searched])
 
 
 def in_pairs(

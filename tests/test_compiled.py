@@ -381,6 +381,36 @@ def test_without_a_compiler_only_speed_is_lost(
         build_module(settings_of(3, "single"))
 
 
+@pytest.mark.skipif(shutil.which("clang++") is None, reason="no clang++")
+def test_clang_compiles_the_same_network(tmp_path: Path) -> None:
+    """In a process of its own: one cannot hold two libraries of one shape."""
+    model = write_random_weights(tmp_path / "small")
+    used = tmp_path / "used"
+    clang = tmp_path / "clang"
+    clang.write_text(f'#!/bin/sh\ntouch {used}\nexec clang++ "$@"\n')
+    clang.chmod(0o755)
+    code = (
+        "from test_compiled import differences, load_model, settings_of\n"
+        f"model = load_model({str(model)!r})\n"
+        "for precision in ('single', 'double'):\n"
+        "    settings = settings_of(24, precision, model=model)\n"
+        "    print(differences(settings, None, calls=3))\n"
+    )
+    variables = {**os.environ, "CXX": str(clang), "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent,
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert used.exists()
+    single, double = map(float, done.stdout.split())
+    assert 0.0 < single < TOLERANCE["single"] and double < TOLERANCE["double"]
+
+
 def test_a_cache_that_cannot_be_kept_costs_only_speed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

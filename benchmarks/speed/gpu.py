@@ -2,7 +2,7 @@
 
     python benchmarks/speed/gpu.py
 
-At 3 and 24 atoms without a box and 192 and 3,000 in one, through every route: time per
+At 3 and 24 atoms without a box and 192 and 3,000 in one, by every route: time per
 MD step with OpenMM included beside its goals (with CUDA graphs, and of the best route),
 kernels a step, the share of it that the arithmetic of the network alone would take, and
 the largest difference from forces in double precision on the Reference platform.
@@ -38,9 +38,10 @@ from sizes import cluster, liquid  # noqa: E402
 from openmm_se3 import SE3Potential  # noqa: E402
 from openmm_se3.benchmark import machine  # noqa: E402
 from openmm_se3.benchmark.timing import Stepper, summary, take_turns  # noqa: E402
+from openmm_se3.compiled.library import CompileError  # noqa: E402
 from openmm_se3.files import atomic_write  # noqa: E402
 from openmm_se3.force.backends import BACKENDS  # noqa: E402
-from openmm_se3.force.names import NAME  # noqa: E402
+from openmm_se3.force.memory import NotEnoughMemoryError  # noqa: E402
 from openmm_se3.graph import all_pairs, neighbour_pairs  # noqa: E402
 from openmm_se3.modelfile import load_model  # noqa: E402
 from openmm_se3.simulation.contacts import box_of  # noqa: E402
@@ -51,6 +52,8 @@ SIZES = (3, 24, 192, 3000)  # atoms
 BOXES = (192, 3000)
 # ms a step: of TorchForce, with CUDA graphs where shapes are static, and of the best.
 GOALS = {3: (0.8, 0.3), 24: (0.8, 0.4), 192: (1.5, 0.7), 3000: (10.0, 4.0)}
+# What keeps a route from a size.
+PROBLEMS = (ValueError, NotEnoughMemoryError, openmm.OpenMMException)
 PROFILED_STEPS = 10
 WIDTH = 110  # characters of the table
 MATRIX = 4096  # rows, of the product that measures what the device can do
@@ -124,25 +127,21 @@ def steppers(
     model: str, topology: app.Topology, positions: np.ndarray, platform: str
 ) -> Iterator[tuple[Route, Stepper | str]]:
     """Yield each route ready to step, or why it cannot."""
-    periodic = topology.getPeriodicBoxVectors() is not None
     for route in ROUTES:
         problem = BACKENDS[route.backend].problem()
         if problem is not None:
             yield route, problem
             continue
-        if route.graphs and (periodic or platform != "CUDA"):
-            continue  # the number of neighbours changes; there is nothing to record
+        if route.graphs and platform != "CUDA":
+            continue
         # Code compiled for the processor serves only the route that stays there.
         engine = "auto" if route.backend == "pythonforce" else "torchscript"
-        potential = SE3Potential(model, backend=route.backend, engine=engine)
-        system = potential.createSystem(topology)
-        if route.graphs:
-            for force in system.getForces():
-                if force.getName() == NAME:
-                    force.setProperty("useCUDAGraphs", "true")
+        potential = SE3Potential(
+            model, backend=route.backend, engine=engine, cudaGraphs=route.graphs
+        )
         try:
-            yield route, Stepper(system, positions, platform)
-        except openmm.OpenMMException as error:
+            yield route, Stepper(potential.createSystem(topology), positions, platform)
+        except PROBLEMS as error:
             yield route, " ".join(str(error).split())
 
 
@@ -161,7 +160,10 @@ def measure(
     """
     device = "cuda" if platform == "CUDA" else "cpu"
     topology, positions = structure(atoms)
-    exact = SE3Potential(model, precision="double", engine="torchscript")
+    try:  # takes a hundredth of the memory
+        exact = SE3Potential(model, precision="double", engine="compiled")
+    except CompileError:
+        exact = SE3Potential(model, precision="double", engine="torchscript")
     system = exact.createSystem(topology)
     _, reference = energy_and_forces_of(
         Stepper(system, positions, "Reference", "double").context

@@ -14,6 +14,7 @@ from typing import Any
 from openmm_se3.benchmark.memory import peak_memory
 
 POLL_SECONDS = 0.1
+MIB, GB = 2**20, 1e9  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Limits:
 
     Attributes:
         seconds: For one answer: to get ready, or for one round, s.
-        gigabytes: Memory, GB of 1024 MiB.
+        gigabytes: Memory, GB.
     """
 
     seconds: float
@@ -80,7 +81,7 @@ class Worker:
             if time.monotonic() > deadline:
                 self.end()
                 raise OverLimitError(f"over {self._limits.seconds:g} s")
-            if peak_memory(self._process.pid) > 1024.0 * self._limits.gigabytes:
+            if peak_memory(self._process.pid) * MIB > GB * self._limits.gigabytes:
                 self.end()
                 raise OverLimitError(f"over {self._limits.gigabytes:g} GB")
         line = out.readline()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,14 +15,19 @@ from openmm_se3.compiled.library import (
     compiled_or_none,
     load_library,
 )
-from openmm_se3.export.checks import random_positions, require_equal
+from openmm_se3.export.checks import (
+    CALLS,
+    positions_in_box,
+    random_positions,
+    require_equal,
+)
 from openmm_se3.export.modules import (
     GenericForce,
     ScaledForce,
     ScaledPeriodicForce,
     specialise,
 )
-from openmm_se3.graph import neighbour_pairs
+from openmm_se3.graph import Capacity, neighbour_pairs
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.modelfile import PRECISIONS, ModelFile
 from openmm_se3.threads import threads_for
@@ -35,8 +41,23 @@ from openmm_se3.units import (
 DENSE_ATOMS = 64
 # A module for any number of atoms is compared with the network on at most so many.
 CHECKED_ATOMS = 24
+# A recorded module with so many edges and more is compared in fewer calls.
+MANY_EDGES, FEW_CALLS = 4_000, 4
 # What computes the network: C++ compiled for this machine's CPU, or TorchScript.
 ENGINES = ("auto", "compiled", "torchscript")
+
+
+@dataclasses.dataclass(frozen=True)
+class CUDAGraphs:
+    """What a force needs to know for CUDA graphs.
+
+    Attributes:
+        neighbours: Room for so many neighbours of an atom.
+        box: Box vectors as rows, nm; None without a box.
+    """
+
+    neighbours: int
+    box: tuple[tuple[float, float, float], ...] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +77,7 @@ class ForceSettings:
             there is no GPU, else TorchScript.
         scale: Name of the global parameter that multiplies energy and forces; None for
             none.
+        cuda_graphs: Let TorchForce record the force as a CUDA graph; None for not.
     """
 
     model: ModelFile
@@ -67,6 +89,7 @@ class ForceSettings:
     offset: float
     engine: str = "auto"
     scale: str | None = None
+    cuda_graphs: CUDAGraphs | None = None
 
     @property
     def static(self) -> bool:
@@ -91,6 +114,8 @@ def build_module(settings: ForceSettings) -> torch.jit.ScriptModule:
         if settings.static:
             with threads_for(len(settings.atoms)):
                 module = _static_module(network, settings)
+        elif settings.cuda_graphs is not None:
+            module = _module_with_room(network, settings, settings.cuda_graphs)
         else:
             generic = torch.jit.script(GenericForce(network).eval())
             module = _for_atoms(generic, network, settings)
@@ -151,6 +176,41 @@ def _static_module(
         network, species, atoms, settings.n_particles, settings.offset, example
     )
     require_equal(module, eager_force(network, settings), example, settings.precision)
+    return module
+
+
+def _module_with_room(
+    network: SE3Transformer, settings: ForceSettings, graphs: CUDAGraphs
+) -> torch.jit.ScriptModule:
+    species, atoms = torch.tensor(settings.species), torch.tensor(settings.atoms)
+    cutoff = network.config.cutoff
+    n_atoms = len(atoms)
+    box = None
+    own = random_positions(n_atoms, cutoff)
+    if graphs.box is not None:
+        box = torch.tensor(graphs.box, dtype=torch.float64)
+        own = positions_in_box(n_atoms, box)
+    example = torch.zeros(settings.n_particles, 3, dtype=torch.float64)
+    example[atoms] = own
+    cell = None if box is None else box * NM_TO_ANGSTROM
+    capacity = Capacity.of(n_atoms, cutoff, cell, graphs.neighbours)
+    module = specialise(
+        network,
+        species,
+        atoms,
+        settings.n_particles,
+        settings.offset,
+        example,
+        box,
+        capacity,
+    )
+    require_equal(
+        partial(module, box=box),
+        partial(eager_force(network, settings), box=box),
+        example,
+        settings.precision,
+        FEW_CALLS if n_atoms * capacity.neighbours >= MANY_EDGES else CALLS,
+    )
     return module
 
 

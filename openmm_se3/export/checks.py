@@ -37,28 +37,50 @@ def random_positions(n_atoms: int, cutoff: float = 7.0) -> Tensor:
     data would let a network amplify rounding a thousandfold: two atoms alone at 1.7 A
     are no part of any molecule.
     """
-    spacing = 0.5 * cutoff / NM_TO_ANGSTROM
-    generator = torch.Generator().manual_seed(n_atoms)
+    return 0.5 * cutoff / NM_TO_ANGSTROM * _uneven_grid(n_atoms)
+
+
+def positions_in_box(n_atoms: int, box: Tensor) -> Tensor:
+    """Return positions that fill a box evenly [n_atoms, 3], nm, float64.
+
+    Args:
+        n_atoms: Number of atoms.
+        box: Box vectors as rows [3, 3], nm, float64.
+    """
+    return _uneven_grid(n_atoms) / _side(n_atoms) @ box
+
+
+def _side(n_atoms: int) -> int:
+    """Return the side of the smallest cube of so many cells."""
     side = 1
     while side**3 < n_atoms:
         side += 1
+    return side
+
+
+def _uneven_grid(n_atoms: int) -> Tensor:
+    """Return points near those of a cubic grid of spacing 1 [n_atoms, 3], float64."""
+    generator = torch.Generator().manual_seed(n_atoms)
+    side = _side(n_atoms)
     index = torch.arange(n_atoms)
     grid = torch.stack([index % side, index // side % side, index // side**2], dim=1)
     jitter = torch.rand((n_atoms, 3), generator=generator, dtype=torch.float64)
-    return spacing * (grid + 0.2 * jitter)
+    return grid + 0.2 * jitter
 
 
 def largest_difference(
     module: Callable[[Tensor], tuple[Tensor, Tensor]],
     expected: Callable[[Tensor], tuple[Tensor, Tensor]],
     positions: Tensor,
+    calls: int = CALLS,
 ) -> float:
-    """Return the largest difference of two modules over :data:`CALLS` calls.
+    """Return the largest difference of two modules over several calls.
 
     Args:
         module: Called as OpenMM calls it, with positions that require gradients.
         expected: What it should equal.
         positions: Start positions [n_particles, 3], nm.
+        calls: Number of calls.
 
     Returns:
         The larger of the differences in energy (eV an atom) and in force (eV/A), each
@@ -66,7 +88,7 @@ def largest_difference(
     """
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
-    for _ in range(CALLS):
+    for _ in range(calls):
         noise = torch.randn(positions.shape, generator=generator, dtype=torch.float64)
         x = positions + DISPLACEMENT * noise.to(positions)
         energy, forces = module(x.clone().requires_grad_())
@@ -89,13 +111,14 @@ def require_equal(
     expected: Callable[[Tensor], tuple[Tensor, Tensor]],
     positions: Tensor,
     precision: str,
+    calls: int = CALLS,
 ) -> float:
     """Return the largest difference of a module and its network.
 
     Raises:
         ExportError: It is above the tolerance of the precision, "single" or "double".
     """
-    difference = largest_difference(module, expected, positions)
+    difference = largest_difference(module, expected, positions, calls)
     if not difference <= TOLERANCE[precision]:
         raise ExportError(
             f"the exported module differs from the network by {difference:.1e} eV or "

@@ -10,9 +10,10 @@ Two modules do the same:
 
 * :class:`GenericForce`, scripted: any number of atoms, a box or none, edges from a
   cell list.  It is what ``model.pt`` holds.
-* :func:`specialise`: given atoms and all their pairs, energy and forces recorded
-  as one graph of tensor operations, without autograd or Python at run time.  For a few
-  atoms it is several times faster.
+* :func:`specialise`: given atoms, energy and forces recorded as one graph of tensor
+  operations of fixed shapes, without autograd or Python at run time: of all pairs of a
+  few atoms, for which it is several times faster, or of as many neighbours as there is
+  room for, for CUDA graphs.
 
 :class:`ScaledForce` multiplies either by a parameter.
 """
@@ -20,6 +21,7 @@ Two modules do the same:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,7 +30,7 @@ from torch._decomp import get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from openmm_se3.export.simplify import simplify
-from openmm_se3.graph import all_pairs
+from openmm_se3.graph import Capacity, all_pairs, fixed_pairs
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.units import (
     EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM,
@@ -134,8 +136,10 @@ def specialise(
     n_particles: int,
     offset: float,
     example: Tensor,
+    box: Tensor | None = None,
+    capacity: Capacity | None = None,
 ) -> torch.jit.ScriptModule:
-    """Return a module for given atoms without a box: all pairs, static shapes.
+    """Return a module for given atoms, of static shapes.
 
     The forward and backward passes of the network are recorded as one list of tensor
     operations, in which everything that does not depend on positions is a constant.
@@ -147,29 +151,65 @@ def specialise(
         n_particles: Particles of the System.
         offset: Added to the energy, eV.
         example: Positions [n_particles, 3], nm, float64; atoms must not coincide.
+        box: With a capacity: box vectors as rows [3, 3], nm, float64; None without a
+            box.
+        capacity: Room for edges; None for all pairs, without a box.
     """
     n_atoms = len(species)
-    centre, neighbour = all_pairs(n_atoms)
     everything = bool(torch.equal(atoms, torch.arange(n_particles)))
+    pairs = all_pairs(n_atoms)
 
-    def energy_and_forces(positions: Tensor) -> tuple[Tensor, Tensor]:
-        chosen = positions if everything else positions.index_select(0, atoms)
-        energy, forces = network.energy_and_forces(
-            chosen * NM_TO_ANGSTROM, species, centre, neighbour, dense=n_atoms > 1
-        )
+    def chosen(positions: Tensor) -> Tensor:
+        own = positions if everything else positions.index_select(0, atoms)
+        return own * NM_TO_ANGSTROM
+
+    def results(
+        energy: Tensor, forces: Tensor, positions: Tensor
+    ) -> tuple[Tensor, Tensor]:
         forces = (EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM * forces).to(positions.dtype)
         if not everything:
             forces = torch.zeros_like(positions).index_add(0, atoms, forces)
         energy = EV_TO_KJ_PER_MOL * (energy + offset)
         return energy.to(positions.dtype), forces.contiguous()
 
-    example = example.detach()
+    def of_all_pairs(positions: Tensor) -> tuple[Tensor, Tensor]:
+        energy, forces = network.energy_and_forces(
+            chosen(positions), species, *pairs, dense=n_atoms > 1
+        )
+        return results(energy, forces, positions)
+
+    if capacity is None:
+        graph = _recorded(of_all_pairs, example.detach())
+        return torch.jit.script(WithoutGradients(graph).eval())
+    room, cutoff = capacity.neighbours, network.config.cutoff
+
+    def of_neighbours(positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = chosen(positions)
+        lattice = None if box is None else cell * NM_TO_ANGSTROM
+        centre, neighbour, shifts, needed = fixed_pairs(x, cutoff, lattice, capacity)
+        energy, forces = network.energy_and_forces(
+            x, species, centre, neighbour, shifts, dense=True
+        )
+        # Wrong numbers are none, also on a GPU, where nobody looks at what is needed.
+        enough = (needed[0] <= room) & (needed[1] <= 1.0)
+        energy, forces = (torch.where(enough, r, math.nan) for r in (energy, forces))
+        return *results(energy, forces, positions), needed
+
+    unused = torch.eye(3, dtype=torch.float64)
+    cell = unused if box is None else box.detach()
+    graph = _recorded(of_neighbours, example.detach(), cell)
+    return torch.jit.script(WithinCapacity(graph, room).eval())
+
+
+def _recorded(
+    function: Callable[..., tuple[Tensor, ...]], *example: Tensor
+) -> torch.jit.ScriptModule:
+    """Return a function of tensors as a graph of tensor operations."""
     table: Any = get_decompositions(TAKEN_APART)
-    graph = make_fx(energy_and_forces, table)(example)
-    simplify(graph, example)
+    graph = make_fx(function, table)(*example)
+    simplify(graph, *example)
     with torch.no_grad():
-        traced = torch.jit.trace(graph.eval(), (example,), check_trace=False)
-    return torch.jit.script(WithoutGradients(traced).eval())
+        return torch.jit.trace(graph.eval(), example, check_trace=False)
 
 
 class WithoutGradients(nn.Module):
@@ -191,6 +231,45 @@ class WithoutGradients(nn.Module):
         """Return energy and forces for positions [n_particles, 3]."""
         with torch.no_grad():
             energy, forces = self.graph(positions.to(torch.float64))
+            require_finite(energy)
+            return energy.to(positions.dtype), forces.to(positions.dtype)
+
+
+class WithinCapacity(nn.Module):
+    """:class:`WithoutGradients` for a graph that has room for so many neighbours.
+
+    Args:
+        graph: Returns, beside energy and forces, what :func:`fixed_pairs` needs.
+        room: Neighbours of an atom that there is room for.
+    """
+
+    def __init__(self, graph: torch.jit.ScriptModule, room: int) -> None:
+        super().__init__()
+        self.graph = graph
+        self.room = room
+
+    def forward(
+        self, positions: Tensor, box: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return energy and forces for positions [n_particles, 3] and a box [3, 3]."""
+        with torch.no_grad():
+            x = positions.to(torch.float64)
+            cell = x.new_zeros((3, 3)) if box is None else box.to(x.dtype)
+            energy, forces, needed = self.graph(x, cell)
+            if not needed.is_cuda:
+                most, searched = int(needed[0]), float(needed[1])
+                if most > self.room:
+                    raise RuntimeError(
+                        f"an atom has {most} neighbours within the cutoff, and there "
+                        f"is room for {self.room}: give SE3Potential "
+                        f"neighbours={most + most // 8}, or leave out cudaGraphs"
+                    )
+                if searched > 1.0:
+                    raise RuntimeError(
+                        "the box has become so small that neighbours are missed: make "
+                        "the System anew from a box of this size, or leave out "
+                        "cudaGraphs"
+                    )
             require_finite(energy)
             return energy.to(positions.dtype), forces.to(positions.dtype)
 

@@ -33,23 +33,22 @@ RESHAPES = (
 )
 
 
-def simplify(graph: fx.GraphModule, example: Tensor) -> None:
+def simplify(graph: fx.GraphModule, *example: Tensor) -> None:
     """Rewrite a graph of ATen operations in place.
 
     Args:
-        graph: A graph recorded by ``make_fx``, of one tensor, that nobody will
-            differentiate.
-        example: An input of the shape and precision of all later ones.
+        graph: A graph recorded by ``make_fx`` that nobody will differentiate.
+        example: Inputs of the shapes and precisions of all later ones.
     """
     _restore_silu_backward(graph)
     _split_addmm(graph)
     _drop_devices(graph)
-    _drop_identities(graph, example)
+    _drop_identities(graph, *example)
     _fold_constants(graph)
-    _scalars_as_tensors(graph, example)
-    _drop_expansions(graph, example)
-    _join_reshapes(graph, example)
-    _cancel_transposes(graph, example)
+    _scalars_as_tensors(graph, *example)
+    _drop_expansions(graph, *example)
+    _join_reshapes(graph, *example)
+    _cancel_transposes(graph, *example)
     _share_equal_operations(graph)
     _lay_out_weights(graph)
     graph.graph.eliminate_dead_code()
@@ -84,9 +83,9 @@ def _drop_devices(graph: fx.GraphModule) -> None:
             node.kwargs = {k: v for k, v in node.kwargs.items() if k != "device"}
 
 
-def _drop_identities(graph: fx.GraphModule, example: Tensor) -> None:
+def _drop_identities(graph: fx.GraphModule, *example: Tensor) -> None:
     """Take out what returns its argument: for autograd only, or by its numbers."""
-    ShapeProp(graph).propagate(example)
+    ShapeProp(graph).propagate(*example)
     for node in _calls(graph, *COPIES):
         _replace(node, node.args[0])
     for node in _calls(graph, aten.pow.Tensor_Scalar):
@@ -137,22 +136,22 @@ def _fold_constants(graph: fx.GraphModule) -> None:
     graph.graph.eliminate_dead_code()
 
 
-def _scalars_as_tensors(graph: fx.GraphModule, example: Tensor) -> None:
+def _scalars_as_tensors(graph: fx.GraphModule, *example: Tensor) -> None:
     """Give numbers the precision of what they meet, which else happens at each call."""
     names = {aten.mul.Scalar: aten.mul.Tensor, aten.add.Scalar: aten.add.Tensor}
-    ShapeProp(graph).propagate(example)
+    ShapeProp(graph).propagate(*example)
     for node in _calls(graph, *POINTWISE, *names):
         x, y = node.args[:2]
-        if isinstance(y, (int, float)) and _dtype(x) == _dtype(node):
+        if isinstance(y, (int, float)) and _dtype(x) == _dtype(node) and _shape(node):
             # Of one dimension: TorchScript makes tensors of none numbers again.
             scalar = torch.full((1,), y, dtype=_dtype(node))
             node.args = (x, _constant(graph, node, scalar), *node.args[2:])
             node.target = names.get(node.target, node.target)
 
 
-def _drop_expansions(graph: fx.GraphModule, example: Tensor) -> None:
+def _drop_expansions(graph: fx.GraphModule, *example: Tensor) -> None:
     """Leave it to an operation to stretch its operand, where the result is the same."""
-    ShapeProp(graph).propagate(example)
+    ShapeProp(graph).propagate(*example)
     for node in _calls(graph, aten.expand.default):
         source = node.args[0]
         for user in list(node.users):
@@ -167,9 +166,9 @@ def _drop_expansions(graph: fx.GraphModule, example: Tensor) -> None:
     graph.graph.eliminate_dead_code()
 
 
-def _join_reshapes(graph: fx.GraphModule, example: Tensor) -> None:
+def _join_reshapes(graph: fx.GraphModule, *example: Tensor) -> None:
     """Replace a chain of reshapes by one, or by none."""
-    ShapeProp(graph).propagate(example)
+    ShapeProp(graph).propagate(*example)
     for node in _calls(graph, *RESHAPES):
         source = viewed = node.args[0]
         while source.target in RESHAPES and _shape(source) != _shape(node):
@@ -184,9 +183,9 @@ def _join_reshapes(graph: fx.GraphModule, example: Tensor) -> None:
     graph.graph.eliminate_dead_code()
 
 
-def _cancel_transposes(graph: fx.GraphModule, example: Tensor) -> None:
+def _cancel_transposes(graph: fx.GraphModule, *example: Tensor) -> None:
     """Take out transpositions that undo each other."""
-    ShapeProp(graph).propagate(example)
+    ShapeProp(graph).propagate(*example)
     for node in _calls(graph, aten.transpose.int):
         source = node.args[0]
         if source.target is aten.transpose.int and _axes(source) == _axes(node):

@@ -51,6 +51,8 @@ class TorchForce:
         if settings.scale is not None:
             force.addGlobalParameter(settings.scale, 1.0)
             force.addEnergyParameterDerivative(settings.scale)
+        if settings.cuda_graphs is not None:
+            force.setProperty("useCUDAGraphs", "true")  # read on CUDA only
         return force
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import openmm
-from openmm import app
+from openmm import app, unit
 
-from openmm_se3.export.build import ForceSettings, resolve_engine
+from openmm_se3.export.build import CUDAGraphs, ForceSettings, resolve_engine
 from openmm_se3.force.atoms import (
     atom_indices,
     free_molecule,
@@ -38,6 +39,12 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
 
+# Room for neighbours of atoms half as dense again as those of water, in an A^3.
+DENSITY_OF_ROOM = 0.15
+# Of more atoms than this the arithmetic takes longer than starting it.
+MOST_RECORDED_ATOMS = 1000
+
+
 class SE3Potential:
     """A trained SE(3)-Transformer that can be added to OpenMM Systems.
 
@@ -53,6 +60,11 @@ class SE3Potential:
         engine: What computes the network: "compiled", C++ compiled for the CPU of this
             machine at first use; "torchscript", which needs no compiler and runs on
             GPUs; or "auto": compiled where that works and there is no GPU.
+        cudaGraphs: On platform CUDA let TorchForce record a step as a CUDA graph, for
+            up to 1,000 atoms; needs TorchForce and TorchScript.
+        neighbours: With ``cudaGraphs``, room for so many neighbours of an atom; one
+            with more gives an error, on a GPU energy and forces that are NaN.  None
+            has room for 0.15 atoms an A^3, half as many again as water has.
 
     Attributes:
         config: Shape of the network.
@@ -66,7 +78,8 @@ class SE3Potential:
         FileNotFoundError: There is no such model.
         ModelFileError: The file is not one of ours, or damaged.
         PluginError: The backend asked for does not work here.
-        ValueError: Unknown precision, backend or engine.
+        ValueError: Unknown precision, backend or engine, or one that CUDA graphs do not
+            work with.
     """
 
     def __init__(
@@ -76,12 +89,18 @@ class SE3Potential:
         precision: str = "single",
         backend: str = "auto",
         engine: str = "auto",
+        cudaGraphs: bool = False,  # noqa: N803
+        neighbours: int | None = None,
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(
                 f"precision must be one of {list(PRECISIONS)}, got {precision!r}"
             )
         self.precision = precision
+        if cudaGraphs:
+            backend, engine = _fit_for_cuda_graphs(backend, engine, neighbours)
+        elif neighbours is not None:
+            raise ValueError("neighbours is what cudaGraphs=True has room for")
         self.backend = resolve(backend)
         self.model = load_model(model)
         # Forces keep what was asked for: another machine may open them.
@@ -89,6 +108,12 @@ class SE3Potential:
         self.engine = resolve_engine(engine, self.model, precision)
         self.config = self.model.config
         self.metadata = self.model.metadata
+        # For neighbours of an atom in a CUDA graph.
+        self._room: int | None = None
+        if cudaGraphs:
+            sphere = 4.0 / 3.0 * math.pi * self.config.cutoff**3
+            evenly = math.ceil(DENSITY_OF_ROOM * sphere)
+            self._room = evenly if neighbours is None else neighbours
         self._network = self.model.network(PRECISIONS[precision])
         if self.config.force_mode == "direct":
             warnings.warn(
@@ -290,6 +315,7 @@ class SE3Potential:
         n_particles = topology.getNumAtoms()
         chosen = atom_indices(atoms, n_particles)
         species = species_of(self.model, topology, chosen)
+        is_periodic = periodic or topology.getPeriodicBoxVectors() is not None
         offset = 0.0
         if energy == "total":
             offset = sum(
@@ -303,14 +329,37 @@ class SE3Potential:
                 species=tuple(species),
                 atoms=tuple(chosen),
                 n_particles=n_particles,
-                periodic=periodic or topology.getPeriodicBoxVectors() is not None,
+                periodic=is_periodic,
                 offset=offset,
                 engine=self._asked_engine,
                 scale=scale,
+                cuda_graphs=self._graphs_for(topology, chosen, is_periodic),
             ),
         )
         force.setForceGroup(forceGroup)
         return force
+
+    def _graphs_for(
+        self, topology: app.Topology, chosen: list[int], periodic: bool
+    ) -> CUDAGraphs | None:
+        """Return what a force needs to know for CUDA graphs; None if not asked for."""
+        if self._room is None:
+            return None
+        if len(chosen) > MOST_RECORDED_ATOMS:
+            raise ValueError(
+                f"cudaGraphs serves up to {MOST_RECORDED_ATOMS} atoms, got "
+                f"{len(chosen)}: of more the arithmetic takes longer than starting it"
+            )
+        vectors = topology.getPeriodicBoxVectors()
+        if not periodic:
+            return CUDAGraphs(self._room, None)
+        if vectors is None:
+            raise ValueError(
+                "cudaGraphs needs the box: topology.setPeriodicBoxVectors("
+                "system.getDefaultPeriodicBoxVectors())"
+            )
+        x, y, z = (tuple(row.value_in_unit(unit.nanometer)) for row in vectors)
+        return CUDAGraphs(self._room, (x, y, z))
 
     def memory(
         self, positions: np.ndarray, box: np.ndarray | None = None
@@ -337,6 +386,8 @@ class SE3Potential:
         return self._require_memory(len(positions), n_edges)
 
     def _require_memory(self, n_atoms: int, n_edges: int) -> tuple[float, float]:
+        if self._room is not None:  # room that stays empty is computed too
+            n_edges = max(n_edges, n_atoms * self._room)
         return require_memory(
             self._network, self.engine, self.precision, n_atoms, n_edges
         )
@@ -398,3 +449,24 @@ class SE3Potential:
             raise ImportError(f'{error}; fix: pip install "openmm-se3[ase]"') from error
 
         return SE3Calculator(self)
+
+
+def _fit_for_cuda_graphs(
+    backend: str, engine: str, neighbours: int | None
+) -> tuple[str, str]:
+    """Return backend and engine that work with CUDA graphs.
+
+    Raises:
+        ValueError: Others were asked for, or no room for neighbours.
+    """
+    if neighbours is not None and neighbours < 1:
+        raise ValueError(f"neighbours must be at least 1, got {neighbours}")
+    if backend not in ("auto", "torchforce"):
+        raise ValueError(
+            f"cudaGraphs needs backend 'torchforce' or 'auto', got '{backend}'"
+        )
+    if engine not in ("auto", "torchscript"):
+        raise ValueError(
+            f"cudaGraphs needs engine 'torchscript' or 'auto', got '{engine}'"
+        )
+    return "torchforce", "torchscript"

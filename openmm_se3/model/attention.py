@@ -49,14 +49,14 @@ LOGIT_BOUND = 10.0
 NO_NEIGHBOURS = 1e-12
 
 
-# Where the edges are all pairs, sorted by centre, a quantity of edges is an array
-# [n_atoms, n_atoms - 1, ...], written [edges, ...] below: neither gathering nor adding
+# Where every atom has as many edges, sorted by centre, a quantity of edges is an array
+# [n_atoms, n_neighbours, ...], written [edges, ...] below: neither gathering nor adding
 # up needs an index then.  Elsewhere [edges] is [n_edges].
 
 
 def by_centre(values: Tensor, n_atoms: int, dense: bool) -> Tensor:
     """Return values of edges [n_edges, ...] as [edges, ...]."""
-    return values.unflatten(0, (n_atoms, n_atoms - 1)) if dense else values
+    return values.unflatten(0, (n_atoms, -1)) if dense else values
 
 
 def at_centre(values: Tensor, centre: Tensor, dense: bool) -> Tensor:
@@ -73,7 +73,7 @@ def sum_over_neighbours(
         values: Values of edges [edges, ...].
         centre: Central atom of each edge [n_edges].
         n_atoms: Number of atoms.
-        dense: The edges are all pairs, sorted by centre.
+        dense: Every atom has as many edges, sorted by centre.
     """
     if dense:
         return values.sum(1)
@@ -155,7 +155,7 @@ class AttentionLayer(nn.Module):
             envelope: u(r) [n_edges].
             centre: Atom i of each edge [n_edges].
             neighbour: Atom j of each edge [n_edges].
-            dense: The edges are all pairs, sorted by centre.
+            dense: Every atom has as many edges, sorted by centre.
         """
         n_atoms = features.shape[1]
         queries = self.query(features[: self.dim_query]).transpose(0, 1)  # (2.3)

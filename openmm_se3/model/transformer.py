@@ -120,7 +120,7 @@ class SE3Transformer(nn.Module):
             vectors: x_j - x_i of each edge [n_edges, 3], A.
             centre: Atom i of each edge [n_edges].
             neighbour: Atom j of each edge [n_edges].
-            dense: The edges are all ordered pairs of different atoms, sorted by centre.
+            dense: Every atom has as many edges, at least one, sorted by centre.
             paired: The second half of the edges are those of the first, reversed, see
                 :func:`~openmm_se3.graph.in_pairs`.
             head: Compute the direct forces where ``force_mode`` is "both".
@@ -175,7 +175,7 @@ class SE3Transformer(nn.Module):
             molecule: Molecule of each atom [n_atoms]; None where there is only one.
             n_molecules: Number of molecules.
             create_graph: Keep what is needed to differentiate the forces, for training.
-            dense: The edges are all ordered pairs of one molecule, sorted by centre.
+            dense: Every atom has as many edges, at least one, sorted by centre.
             paired: The second half of the edges are those of the first, reversed, see
                 :func:`~openmm_se3.graph.in_pairs`.  Saves memory and time in training.
 

@@ -413,25 +413,29 @@ class Layer {
     }
   }
 
-  // Adds dE/d(features) from that by the products, as a symmetric matrix of each degree.
+  // Adds dE/d(features) from that by the products: the derivative of the product of c and
+  // c' by f_c is f_c', and that by f_c' is f_c.
   static void multiply_channels_backward(int count, const T* x, const T* products, T* back) {
-    alignas(64) T square[CHANNELS * CHANNELS + N];
+    alignas(64) T upper[CHANNELS][CHANNELS] = {}, by_second[(2 * L_QUERY + 1)][CHANNELS];
     for (int a = 0; a < count; ++a) {
-      const T* end = products + a * Parameters::PRODUCTS;
+      const T* row = products + a * Parameters::PRODUCTS;
       for (int l = 0; l <= L_QUERY; ++l) {
-        end += CHANNELS * (CHANNELS + 1) / 2;
-        const T* from = end;
-        for (int c = CHANNELS - 1; c >= 0; --c) {  // so that what sticks out is overwritten
-          from -= CHANNELS - c;
-          for (int e = c; e < CHANNELS; e += N)
-            store<V>(square + c * CHANNELS + e, load<V>(from + e - c));
-          square[c * CHANNELS + c] *= 2;
-          for (int e = c + 1; e < CHANNELS; ++e) square[e * CHANNELS + c] = from[e - c];
+        for (int c = 0; c < CHANNELS; row += CHANNELS - c, ++c) {
+          const int whole = (c + N - 1) / N * N;
+          for (int e = c; e < whole; ++e) upper[c][e] = row[e - c];
+          for (int e = whole; e < CHANNELS; e += N)
+            store<V>(upper[c] + e, load<V>(row + e - c));
         }
+        const auto f = [=](int m) { return x + a * IN + (l * l + m) * CHANNELS; };
         multiply<CHANNELS, CHANNELS, true>(
-            2 * l + 1, [=](int m) { return x + a * IN + (l * l + m) * CHANNELS; }, square,
-            static_cast<const T*>(nullptr),
+            2 * l + 1, f, upper[0], static_cast<const T*>(nullptr),
             [=](int m) { return back + a * IN + (l * l + m) * CHANNELS; });
+        multiply_transposed<1, CHANNELS, CHANNELS>(2 * l + 1, f, upper[0],
+                                                   static_cast<const T*>(nullptr),
+                                                   [&](int m) { return by_second[m]; });
+        for (int m = 0; m < 2 * l + 1; ++m)
+          for (int c = 0; c < CHANNELS; ++c)
+            back[a * IN + (l * l + m) * CHANNELS + c] += by_second[m][c];
       }
     }
   }
@@ -447,17 +451,19 @@ class Layer {
       T* products = products_.reserve(ROWS * Parameters::PRODUCTS + N);
       multiply_channels(count, x, products);
       T* hidden = hidden_.reserve(0) + begin * WIDTH;  // before the activation
-      multiply<Parameters::PRODUCTS, WIDTH>(
-          count, [=](int a) { return products + a * Parameters::PRODUCTS; }, w.hidden,
-          w.hidden_bias, [=](int a) { return hidden + a * WIDTH; });
+      const auto of_atom = [=](int a) { return products + a * Parameters::PRODUCTS; };
+      const auto to = [=](int a) { return hidden + a * WIDTH; };
+      if (count <= FEW)
+        multiply_transposed<1, Parameters::PRODUCTS, WIDTH>(count, of_atom, w.hidden_t,
+                                                            w.hidden_bias, to);
+      else
+        multiply<Parameters::PRODUCTS, WIDTH>(count, of_atom, w.hidden, w.hidden_bias, to);
       alignas(64) T active[ROWS * WIDTH];
       for (int k = 0; k < count * WIDTH; ++k) active[k] = hidden[k] * sigmoid(hidden[k]);
       T* mixing = mixing_.reserve(0) + static_cast<std::size_t>(begin) * Parameters::MIXING;
-      for (int k = 0; k < Parameters::BLOCKS; ++k)  // (2.6)
-        multiply<WIDTH, CHANNELS>(
-            count, [&](int a) { return active + a * WIDTH; }, w.mixing + k * WIDTH * CHANNELS,
-            w.mixing_bias + k * CHANNELS,
-            [=](int a) { return mixing + a * Parameters::MIXING + k * CHANNELS; });
+      multiply_each<Parameters::BLOCKS, WIDTH, CHANNELS>(
+          count, [&](int a) { return active + a * WIDTH; }, w.mixing, w.mixing_bias,
+          [=](int a) { return mixing + a * Parameters::MIXING; });  // (2.6)
       for (int a = 0; a < count; ++a)
         mix_channels<L_QUERY, CHANNELS, D_IN, CHANNELS, D_OUT, true>(
             1, x + a * IN, mixing + a * Parameters::MIXING, y + a * OUT);  // (2.7)
@@ -501,9 +507,14 @@ class Layer {
             }
           }
       alignas(64) T hidden_back[ROWS * WIDTH];
-      multiply<Parameters::MIXING, WIDTH>(
-          count, [=](int a) { return mixing_back + a * Parameters::MIXING; }, w.mixing_t,
-          static_cast<const T*>(nullptr), [&](int a) { return hidden_back + a * WIDTH; });
+      const auto of_atom = [=](int a) { return mixing_back + a * Parameters::MIXING; };
+      const auto to = [&](int a) { return hidden_back + a * WIDTH; };
+      if (count <= FEW)
+        multiply_transposed<Parameters::BLOCKS, CHANNELS, WIDTH>(
+            count, of_atom, w.mixing, static_cast<const T*>(nullptr), to);
+      else
+        multiply<Parameters::MIXING, WIDTH>(count, of_atom, w.mixing_t,
+                                            static_cast<const T*>(nullptr), to);
       const T* hidden = hidden_.reserve(0) + begin * WIDTH;
       alignas(64) T active[ROWS * WIDTH];
       for (int k = 0; k < count * WIDTH; ++k) {

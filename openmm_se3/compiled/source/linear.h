@@ -9,11 +9,29 @@ namespace {
 // sums, whose multiplications need 8 readings, where 8 rows have 8 sums, which need 9.
 constexpr int ROWS = REGISTER_BYTES == 64 ? 8 : 6;
 
+// So many rows at most wait longer for large weights than they multiply with them.
+constexpr int FEW = 7;
+
+// Calls work(0) to work(COUNT - 1) with constants, so that what they are indices of can be
+// in registers.
+template <class Work, int... I>
+INLINE void each(Work work, std::integer_sequence<int, I...>) {
+  (..., work(std::integral_constant<int, I>()));
+}
+template <int COUNT, class Work>
+INLINE void each(Work work) {
+  each(work, std::make_integer_sequence<int, COUNT>());
+}
+
 // Calls work(size, start) for all rows in groups of up to ROWS; size is a constant.
 template <class Work>
 INLINE void in_groups(int rows, Work work) {
   int r = 0;
   for (; rows - r >= ROWS; r += ROWS) work(std::integral_constant<int, ROWS>(), r);
+  if (rows - r == 6) {
+    work(std::integral_constant<int, 6>(), r);
+    r += 6;
+  }
   if (rows - r >= 4) {
     work(std::integral_constant<int, 4>(), r);
     r += 4;
@@ -70,6 +88,93 @@ void multiply(int rows, X x, const T* weight, const T* bias, Y y) {
       to[k] = y(start + k);
     }
     multiply_rows<size, 16, IN, OUT, ADD>(from, weight, bias, to);
+  });
+}
+
+// Matrices of OUT columns, of as many as there are, that fill the registers with R rows.
+template <int R, int MATRICES, int OUT, class T>
+constexpr int matrices_at_once() {
+  int count = 1;
+  while (2 * count * R * OUT <= SUMS * LANES<T> && MATRICES % (2 * count) == 0) count *= 2;
+  return count;
+}
+
+// y[r][k] = x[r] W[k] + bias[k] for matrices W [MATRICES][IN][OUT] and y[r] [MATRICES][OUT].
+template <int MATRICES, int IN, int OUT, class T, class X, class Y>
+void multiply_each(int rows, X x, const T* weight, const T* bias, Y y) {
+  using V = Vec<T>;
+  in_groups(rows, [&](auto size, int start) {
+    constexpr int COUNT = matrices_at_once<size, MATRICES, OUT, T>(), COLUMNS = OUT / LANES<T>;
+    const T* from[size];
+    T* to[size];
+    for (int r = 0; r < size; ++r) from[r] = x(start + r);
+    for (int k = 0; k < MATRICES; k += COUNT) {
+      const T *matrix = weight + k * IN * OUT, *first = bias + k * OUT;
+      for (int r = 0; r < size; ++r) to[r] = y(start + r) + k * OUT;
+      if constexpr (COUNT == 1) {
+        multiply_rows<size, 16, IN, OUT, false>(from, matrix, first, to);
+      } else {
+        V total[size][COUNT * COLUMNS];
+        for (int r = 0; r < size; ++r)
+          for (int c = 0; c < COUNT * COLUMNS; ++c)
+            total[r][c] = load<V>(first + c * LANES<T>);
+        for (int i = 0; i < IN; ++i) {
+          V w[COUNT * COLUMNS];
+          for (int c = 0; c < COUNT * COLUMNS; ++c)
+            w[c] = load<V>(matrix + (c / COLUMNS * IN + i) * OUT + c % COLUMNS * LANES<T>);
+          for (int r = 0; r < size; ++r)
+            for (int c = 0; c < COUNT * COLUMNS; ++c) total[r][c] += from[r][i] * w[c];
+        }
+        for (int r = 0; r < size; ++r)
+          for (int c = 0; c < COUNT * COLUMNS; ++c) store<V>(to[r] + c * LANES<T>, total[r][c]);
+      }
+    }
+  });
+}
+
+// The largest power of two that divides the outputs and fits into registers for R rows.
+template <int R, class T>
+constexpr int outputs_at_once() {
+  int count = LANES<T>;
+  while (count > 1 && R * count > SUMS) count /= 2;
+  return count;
+}
+
+// y[r] = x[r] W^T + bias, where x[r] is [PARTS][IN], and W [PARTS][OUT][IN] as multiply
+// reads it part by part.  With few rows forward and backward pass so share one copy of
+// large weights, which then stays in the cache that is next to the core.
+template <int PARTS, int IN, int OUT, class T, class X, class Y>
+void multiply_transposed(int rows, X x, const T* weight, const T* bias, Y y) {
+  using V = Vec<T>;
+  // So much of a row at once that its weights for all outputs stay in the first cache.
+  constexpr int WHOLE = 512 / sizeof(T), PIECE = std::min(IN, WHOLE);
+  constexpr int TOGETHER = std::max(1, WHOLE / IN);
+  in_groups(rows, [&](auto size, int start) {
+    constexpr int R = size, COUNT = outputs_at_once<R, T>();
+    const T* from[R];
+    for (int r = 0; r < R; ++r) from[r] = x(start + r);
+    V total[R][OUT] = {};
+    for (int part = 0; part < PARTS; part += TOGETHER)
+      for (int piece = 0; piece < IN; piece += PIECE)
+        for (int o = 0; o < OUT; o += COUNT) {
+          V now[R][COUNT];
+          each<R>([&](auto r) { each<COUNT>([&](auto c) { now[r][c] = total[r][o + c]; }); });
+          for (int p = part; p < std::min(part + TOGETHER, PARTS); ++p)
+            for (int i = piece; i < std::min(piece + PIECE, IN); i += LANES<T>) {
+              V w[COUNT];
+              each<COUNT>([&](auto c) { w[c] = load<V>(weight + (p * OUT + o + c) * IN + i); });
+              each<R>([&](auto r) {
+                const V value = load<V>(from[r] + p * IN + i);
+                each<COUNT>([&](auto c) { now[r][c] += value * w[c]; });
+              });
+            }
+          each<R>([&](auto r) { each<COUNT>([&](auto c) { total[r][o + c] = now[r][c]; }); });
+        }
+    for (int r = 0; r < R; ++r)
+      for (int o = 0; o < OUT; o += LANES<T>) {
+        const V before = bias ? load<V>(bias + o) : V{};
+        store<V>(y(start + r) + o, before + sums(total[r] + o));
+      }
   });
 }
 

@@ -1,0 +1,308 @@
+"""Forces of fixed shapes for CUDA graphs, without a GPU: the same numbers, nothing that
+a GPU would have to wait for, and no wrong numbers where the room does not suffice."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openmm
+import pytest
+import torch
+from evaluator import PLATFORMS, Evaluator, evaluate
+from openmm import app
+from random_model import (
+    BOX,
+    SMALL,
+    random_network,
+    topology_of,
+    water_cluster,
+    write_random_weights,
+)
+from torch import Tensor
+
+from openmm_se3 import SE3Potential
+from openmm_se3.export.modules import specialise
+from openmm_se3.graph import (
+    Capacity,
+    fixed_pairs,
+    inverse_of_triangle,
+    neighbour_pairs,
+)
+
+CUTOFF = SMALL["cutoff"]
+WIDE = np.diag([9.0, 8.5, 8.1])  # larger than two cutoffs
+NARROW = np.array([[3.3, 0.0, 0.0], [1.0, 3.5, 0.0], [-1.2, 0.4, 3.1]])  # than one
+CELLS = {"none": None, "wide": WIDE, "two cutoffs": BOX, "one cutoff": NARROW}
+TOLERANCE = {"single": 5e-5, "double": 1e-9}  # eV and eV/A
+KJ_PER_MOL = 96.48533212331  # in 1 eV
+
+
+def tensor(values: Any) -> Tensor:
+    return torch.tensor(np.array(values), dtype=torch.float64)
+
+
+def edges(
+    positions: Tensor, centre: Tensor, neighbour: Tensor, shifts: Tensor
+) -> np.ndarray:
+    """Return centre, neighbour and x_j - x_i of each edge, sorted [n_edges, 5]."""
+    vectors = positions[neighbour] - positions[centre] + shifts
+    rows = torch.cat([centre[:, None], neighbour[:, None], vectors], dim=1).numpy()
+    return rows[np.lexsort(rows.round(6).T[::-1])]
+
+
+# ------------------------------------------------------------------ the neighbour list
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_fixed_pairs_are_all_neighbours(cell: np.ndarray | None, wrapped: bool) -> None:
+    _, positions = water_cluster(8, seed=3)
+    box = None if cell is None else tensor(cell)
+    if box is not None and not wrapped:
+        generator = torch.Generator().manual_seed(1)
+        away = torch.randint(-3, 4, positions.shape, generator=generator)
+        positions = positions + away.double() @ box
+    expected = edges(positions, *neighbour_pairs(positions, CUTOFF, box))
+    most = int(np.bincount(expected[:, 0].astype(int)).max())
+
+    capacity = Capacity.of(len(positions), CUTOFF, box, most + 3)
+    *found, needed = fixed_pairs(positions, CUTOFF, box, capacity)
+    assert [len(part) for part in found] == [len(positions) * capacity.neighbours] * 3
+    rows = edges(positions, *found)
+    near = np.linalg.norm(rows[:, 2:], axis=1) < CUTOFF
+    np.testing.assert_allclose(rows[near], expected, atol=1e-9)
+    # What is left goes from an atom to itself, where the envelope has long ended.
+    assert (rows[~near, 0] == rows[~near, 1]).all()
+    assert np.linalg.norm(rows[~near, 2:], axis=1) == pytest.approx(2.0 * CUTOFF)
+    assert needed[0] == most and needed[1] <= 1.0
+
+    few = Capacity(most - 1, capacity.images)
+    *found, needed = fixed_pairs(positions, CUTOFF, box, few)
+    lengths = np.linalg.norm(edges(positions, *found)[:, 2:], axis=1)
+    assert needed[0] == most  # which there is no room for
+    assert (lengths < CUTOFF).sum() < len(expected)
+
+
+@pytest.mark.parametrize("cell", [WIDE, BOX, NARROW], ids=["wide", "two", "one"])
+def test_a_box_that_shrinks_is_searched_until_it_is_said(cell: np.ndarray) -> None:
+    _, positions = water_cluster(8)
+    box = tensor(cell)
+    capacity = Capacity.of(len(positions), CUTOFF, box, 10)
+    shares = [
+        float(fixed_pairs(positions, CUTOFF, scale * box, capacity)[3][1])
+        for scale in (1.0, 0.91, 0.4)
+    ]
+    assert shares[0] < shares[1] <= 1.0 < shares[2]
+
+
+def test_inverse_of_lattice_vectors() -> None:
+    box = tensor(NARROW)
+    torch.testing.assert_close(inverse_of_triangle(box), torch.linalg.inv(box))
+
+
+# ------------------------------------------------------------------------ the force
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_weights(tmp_path_factory.mktemp("model") / "small")
+
+
+def boxed(n_molecules: int, box: np.ndarray | None) -> tuple[app.Topology, np.ndarray]:
+    symbols = ["O", "H", "H"] * n_molecules
+    return topology_of(symbols, box), water_cluster(n_molecules)[1].numpy()
+
+
+def assert_same(
+    model: Path,
+    topology: app.Topology,
+    positions: np.ndarray,
+    precision: str,
+    platform: str = "Reference",
+    atoms: list[int] | None = None,
+    calls: int = 3,
+    **options: Any,
+) -> None:
+    """Compare a force for CUDA graphs with one that finds as many edges as there are,
+    at several positions and in boxes of several sizes."""
+    results = []
+    for extra in ({"cudaGraphs": True, **options}, {"engine": "torchscript"}):
+        potential = SE3Potential(model, precision=precision, **extra)
+        system = openmm.System()
+        for atom in topology.atoms():
+            system.addParticle(atom.element.mass)
+        vectors = topology.getPeriodicBoxVectors()
+        if vectors is not None:
+            system.setDefaultPeriodicBoxVectors(*vectors)
+        potential.addForces(system, topology, atoms)
+        evaluator = Evaluator(system, platform)
+        rng = np.random.default_rng(0)
+        own = []
+        for call in range(calls):
+            if vectors is not None:
+                scale = 1.0 + 0.02 * (call % 3 - 1)
+                evaluator.context.setPeriodicBoxVectors(*(v * scale for v in vectors))
+            own.append(evaluator(positions + rng.normal(0.0, 0.05, positions.shape)))
+        results.append(own)
+    for (energy, forces), (wanted, wanted_forces) in zip(*results, strict=True):
+        limit = TOLERANCE[precision]
+        scale = max(1.0, np.abs(wanted_forces).max())
+        assert energy == pytest.approx(wanted, abs=limit * len(positions))
+        np.testing.assert_allclose(forces, wanted_forces, atol=limit * scale)
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("precision", TOLERANCE)
+@pytest.mark.parametrize("cell", [None, WIDE, BOX], ids=["none", "wide", "narrow"])
+def test_the_same_energy_and_forces(
+    cell: np.ndarray | None, precision: str, platform: str, model: Path
+) -> None:
+    molecules = 22 if cell is None else 8  # more than 64 atoms take no list else
+    topology, positions = boxed(molecules, cell)
+    assert_same(model, topology, positions, precision, platform)
+
+
+def test_the_same_over_many_calls(model: Path) -> None:
+    assert_same(model, *boxed(8, BOX), "double", calls=20)
+
+
+def test_the_same_for_some_atoms_in_any_order(model: Path) -> None:
+    assert_same(model, *boxed(8, WIDE), "double", atoms=[9, 1, 0, 2, 11, 10, 20])
+
+
+def test_the_same_for_a_few_free_atoms(model: Path) -> None:
+    assert_same(model, *boxed(2, None), "double")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kernel": "full", "nonlinearity": "norm", "channels": 2, "key_channels": 2},
+        {"force_mode": "both", "mirror": False},
+    ],
+    ids=["layers of the thesis", "both forces"],
+)
+def test_the_same_for_other_networks(changes: dict[str, Any], tmp_path: Path) -> None:
+    other = write_random_weights(tmp_path / "other", **{"layers": 2, **changes})
+    assert_same(other, *boxed(8, BOX), "double")
+
+
+def test_a_scaled_force(model: Path) -> None:
+    topology, positions = boxed(8, BOX)
+    potential = SE3Potential(model, precision="double", cudaGraphs=True)
+    plain = evaluate(potential.createSystem(topology), positions)
+    evaluator = Evaluator(potential.createSystem(topology, scale="part"))
+    evaluator.context.setParameter("part", 0.25)
+    energy, forces = evaluator(positions)
+    assert energy == pytest.approx(0.25 * plain[0], rel=1e-12)
+    np.testing.assert_allclose(forces, 0.25 * plain[1], rtol=1e-9, atol=1e-12)
+
+
+def test_openmm_is_asked_for_a_cuda_graph(model: Path) -> None:
+    topology, _ = boxed(2, None)
+    for wanted in (True, False):
+        potential = SE3Potential(model, engine="torchscript", cudaGraphs=wanted)
+        xml = openmm.XmlSerializer.serialize(potential.makeForce(topology))
+        (given,) = re.findall('name="useCUDAGraphs" value="(.*?)"', xml)
+        assert given == str(wanted).lower()
+
+
+# --------------------------------------------------------------- what a GPU can record
+
+
+def recorded(box: np.ndarray | None, neighbours: int) -> tuple[Any, Tensor, Tensor]:
+    """Return the graph for two of three waters, and an example to call it with, nm."""
+    species, positions = water_cluster(3)
+    cell = None if box is None else tensor(box)
+    capacity = Capacity.of(6, CUTOFF, cell, neighbours)
+    x = 0.1 * positions
+    in_nm = None if cell is None else 0.1 * cell
+    module = specialise(
+        random_network(), species[:6], torch.arange(6), 9, 0.0, x, in_nm, capacity
+    )
+    (graph,) = module.children()
+    return graph, x, torch.zeros(3, 3).double() if in_nm is None else in_nm
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_a_gpu_waits_for_nothing(cell: np.ndarray | None) -> None:
+    """On "meta" there are no numbers to wait for, and nothing may stay on the CPU."""
+    graph, x, box = recorded(cell, 12)
+    code = str(graph.inlined_graph)
+    assert "Device" not in code
+    for name in ("nonzero", "item", "masked_select", "linalg", "_local_scalar_dense"):
+        assert f"aten::{name}" not in code
+    energy, forces, needed = graph.to("meta")(x.to("meta"), box.to("meta"))
+    assert {r.device.type for r in (energy, forces, needed)} == {"meta"}
+    assert (energy.shape, forces.shape, needed.shape) == ((1,), (9, 3), (2,))
+
+
+def test_a_list_of_changing_length_could_not_be_recorded() -> None:
+    """Control for the test above: this is what makes it fail."""
+    _, positions = water_cluster(3)
+    within = (positions - positions[:, None]).square().sum(-1) < CUTOFF**2
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta|nonzero"):
+        within.to("meta").nonzero()
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.4], ids=["neighbours", "box"])
+def test_where_the_room_does_not_suffice_there_are_no_numbers(scale: float) -> None:
+    """A GPU does not look at what is needed: OpenMM has to see it in the result."""
+    neighbours = 3 if scale == 1.0 else 10_000
+    graph, x, box = recorded(WIDE, neighbours)
+    energy, forces, needed = graph(x, scale * box)
+    assert needed[0] > 3 and (needed[1] > 1.0) == (scale < 1.0)
+    assert energy.isnan().all()
+    assert forces[:6].isnan().all() and (forces[6:] == 0.0).all()
+    if scale < 1.0:
+        assert graph(x, box)[0].isfinite().all()
+
+
+def test_a_processor_says_what_does_not_suffice(model: Path) -> None:
+    topology, positions = boxed(8, WIDE)
+    edges_of = neighbour_pairs(tensor(positions), CUTOFF, tensor(WIDE))
+    most = int(edges_of[0].bincount().max())
+    potential = SE3Potential(model, cudaGraphs=True, neighbours=most)
+    evaluator = Evaluator(potential.createSystem(topology))
+    energy, _ = evaluator(positions)
+    crowded = positions.mean(axis=0) + 0.6 * (positions - positions.mean(axis=0))
+    with pytest.raises(openmm.OpenMMException, match=f"there is room for {most}: give"):
+        evaluator(crowded)
+    assert evaluator(positions)[0] == energy
+    roomy = SE3Potential(model, cudaGraphs=True, neighbours=5000)
+    evaluator = Evaluator(roomy.createSystem(topology))
+    evaluator.context.setPeriodicBoxVectors(*(0.05 * WIDE))
+    with pytest.raises(openmm.OpenMMException, match="box has become so small"):
+        evaluator(positions)
+
+
+# ------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"cudaGraphs": True, "backend": "pythonforce"}, "needs backend 'torchforce'"),
+        ({"cudaGraphs": True, "engine": "compiled"}, "needs engine 'torchscript'"),
+        ({"cudaGraphs": True, "neighbours": 0}, "neighbours must be at least 1"),
+        ({"neighbours": 100}, "neighbours is what cudaGraphs=True has room for"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    options: dict[str, Any], match: str, model: Path
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        SE3Potential(model, **options)
+
+
+def test_systems_that_are_not_recorded(model: Path) -> None:
+    potential = SE3Potential(model, cudaGraphs=True)
+    large = topology_of(["O", *["H"] * 1000])
+    with pytest.raises(ValueError, match="serves up to 1000 atoms, got 1001"):
+        potential.createSystem(large)
+    topology, _ = boxed(2, None)
+    with pytest.raises(ValueError, match="cudaGraphs needs the box"):
+        potential.makeForce(topology, periodic=True)
