@@ -503,9 +503,11 @@ def test_weights_of_another_network_are_refused() -> None:
             random_positions(3),
             torch.zeros(0, dtype=torch.float64),
             torch.zeros(3, dtype=torch.int64),
+            torch.arange(3),
             pack.weights(pack.parts_of(network))[:-1],
             pack.RadialTables(network, 16)(network),
             pack.constants(network),
+            *(10.0, 1.0, 0.0),
         )
 
 

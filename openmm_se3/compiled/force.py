@@ -10,11 +10,7 @@ from openmm_se3.compiled.library import load_library
 from openmm_se3.compiled.pack import radial_tables
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.modelfile import PRECISIONS
-from openmm_se3.units import (
-    EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM,
-    EV_TO_KJ_PER_MOL,
-    NM_TO_ANGSTROM,
-)
+from openmm_se3.units import EV_TO_KJ_PER_MOL, NM_TO_ANGSTROM
 
 # Intervals of the tables of radial functions: what they change is below the rounding of
 # the precision.
@@ -56,11 +52,10 @@ def compiled_force(network: SE3Transformer, precision: str) -> torch.jit.ScriptM
             self.radial = [weight.detach() for weight in pack.radial_weights(network)]
             self.tables = torch.zeros(0, dtype=dtype)
             self.species, self.atoms = nothing, nothing
-            self.in_order = True
+            self.no_box = torch.zeros(0, dtype=torch.float64)
             self.offset = 0.0
             self.length = NM_TO_ANGSTROM
             self.energy = EV_TO_KJ_PER_MOL
-            self.force = EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM
 
         @torch.jit.export
         def set_atoms(self, species: Tensor, atoms: Tensor, offset: float) -> None:
@@ -73,7 +68,6 @@ def compiled_force(network: SE3Transformer, precision: str) -> torch.jit.ScriptM
             """
             self.species = species
             self.atoms = atoms
-            self.in_order = torch.equal(atoms, torch.arange(atoms.shape[0]))
             self.offset = offset
             self.tables = self.tables[:0].clone()  # not to be written to a file
 
@@ -86,25 +80,23 @@ def compiled_force(network: SE3Transformer, precision: str) -> torch.jit.ScriptM
                 positions: Positions of all particles [n_particles, 3], nm.
                 box: Box vectors as rows [3, 3], nm; None without a box.
             """
-            all_in_order = self.in_order and len(self.atoms) == len(positions)
-            x = positions.detach().to("cpu", torch.float64) * self.length
-            if not all_in_order:
-                x = x.index_select(0, self.atoms)
             if self.tables.shape[0] == 0:
                 tables = radial_tables(self.basis, self.polynomial, self.radial)
                 self.tables = tables.to(self.tables.dtype)
-            cell = torch.zeros([0], dtype=torch.float64)
-            if box is not None:
-                cell = box.detach().to("cpu", torch.float64) * self.length
+            # Nothing else happens here: for a few atoms, every operation of PyTorch takes
+            # a hundredth of the time of a step.
             energy, forces = operator(
-                x, cell, self.species, self.weights, self.tables, self.constants
+                positions,
+                self.no_box if box is None else box,
+                self.species,
+                self.atoms,
+                self.weights,
+                self.tables,
+                self.constants,
+                self.length,
+                self.energy,
+                self.offset,
             )
-            energy = self.energy * (energy + self.offset)
-            forces = (self.force * forces).to(positions)
-            if not all_in_order:
-                forces = torch.zeros_like(positions.detach()).index_add(
-                    0, self.atoms.to(positions.device), forces
-                )
-            return energy.to(positions), forces
+            return energy, forces
 
     return torch.jit.script(CompiledForce().eval())

@@ -118,9 +118,20 @@ def _symmetric_pairs(degrees: int, channels: int) -> tuple[Tensor, Tensor, Tenso
 
 
 def constants(network: SE3Transformer) -> Tensor:
-    """Return isolated energies [n_species] and the wall [n_species^2 * 3], float64."""
+    """Return what depends on species alone, float64, one behind the other.
+
+    These are isolated energies [n_species], the wall [n_species^2 * 3], and what the
+    first layer makes of an atom itself [n_species, query + sender + kept].
+    """
     wall = network.wall.pairs.double() * torch.tensor([2.0, 1.0, 1.0])
-    return torch.cat([network.isolated.double(), wall.flatten()])
+    first = _attention(network)[0]
+    features = network.embedding.weight.unsqueeze(0)
+    with torch.no_grad():
+        of_species = [
+            part(features) for part in (first.query, first.mix, first.self_interaction)
+        ]
+    parts = network.isolated, wall, torch.cat(of_species, dim=2)
+    return torch.cat([part.double().flatten() for part in parts])
 
 
 class RadialTables:

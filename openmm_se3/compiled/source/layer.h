@@ -10,6 +10,11 @@ constexpr int dimension(int degree) { return (degree + 1) * (degree + 1); }
 constexpr int MESSAGE = KEYS + CHANNELS;  // channels of a message: of its key and value
 constexpr int HARMONICS = dimension(J_MAX);
 
+// What the first layer makes of an atom of a species before it looks at neighbours.
+struct FirstLayer {
+  double query[KEYS], sender[MESSAGE], kept[CHANNELS];
+};
+
 // In the order in which pack.py writes them.  A name that ends in _t is the transpose,
 // which the backward pass needs.
 template <class T, class Kernel>
@@ -62,13 +67,23 @@ class Layer {
   static constexpr int GATES = (L_MAX + 1) * CHANNELS;
   static constexpr int IN = D_IN * CHANNELS, OUT = D_OUT * CHANNELS;
 
-  // Features [n_atoms][D_OUT][CHANNELS] from those before [n_atoms][D_IN][CHANNELS].
-  const T* forward(const Pairs<T>& pairs, const Parameters& w, const T* table, const T* features) {
+  // Features [n_atoms][D_OUT][CHANNELS] from those before [n_atoms][D_IN][CHANNELS].  In the
+  // first layer what depends on the species alone may be known [SPECIES].
+  const T* forward(const Pairs<T>& pairs, const Parameters& w, const T* table, const T* features,
+                   const std::int64_t* species, const FirstLayer* known) {
     const int n = pairs.n_atoms;
     features_ = features;
     T* queries = queries_.reserve(n * QUERY);
     T* senders = senders_.reserve(n * SENDER);
     in_parallel(n, pairs.threads, [&](int begin, int end) {
+      if (known) {
+        for (int a = begin; a < end; ++a) {
+          const FirstLayer& of = known[species[a]];
+          std::copy_n(of.query, KEYS, queries + a * QUERY);
+          std::copy_n(of.sender, MESSAGE, senders + a * SENDER);
+        }
+        return;
+      }
       const T* x = features + begin * IN;
       mix_channels<L_QUERY, CHANNELS, D_IN, KEYS, D_QUERY>(end - begin, x, w.query,
                                                            queries + begin * QUERY);  // (2.3)
@@ -79,11 +94,15 @@ class Layer {
     T* update = update_.reserve(n * OUT);
     T* gates = gates_.reserve(n * GATES);
     T* result = result_.reserve(n * OUT);
-    reserve_self_interaction(n);
+    if (!known) reserve_self_interaction(n);
     in_parallel(n, pairs.threads, [&](int begin, int end) {
       mix_channels<L_MAX, CHANNELS, D_OUT, CHANNELS, D_OUT>(end - begin, heads_ + begin * OUT,
                                                             w.output, update + begin * OUT);
-      for (int a = begin; a < end; a += ROWS) self_interaction(a, std::min(a + ROWS, end), w);
+      if (known)
+        for (int a = begin; a < end; ++a)
+          for (int c = 0; c < CHANNELS; ++c) update[a * OUT + c] += T(known[species[a]].kept[c]);
+      else
+        for (int a = begin; a < end; a += ROWS) self_interaction(a, std::min(a + ROWS, end), w);
       for (int a = begin; a < end; a += ROWS)
         gate(a, std::min(a + ROWS, end), w, update, gates, result);
     });
@@ -604,9 +623,13 @@ class Layer {
           count, [&](int a) { return invariants[a]; }, [&](int a) { return gates_back[a]; },
           gradient->gate, gradient->gate_bias);
     }
-    multiply<GATES, GATES>(
-        count, [&](int a) { return gates_back[a]; }, w.gate_t, static_cast<const T*>(nullptr),
-        [&](int a) { return invariants_back[a]; });
+    const auto of_atom = [&](int a) { return gates_back[a]; };
+    const auto to = [&](int a) { return invariants_back[a]; };
+    if (count <= FEW)
+      multiply_transposed<1, GATES, GATES>(count, of_atom, w.gate, static_cast<const T*>(nullptr),
+                                           to);
+    else
+      multiply<GATES, GATES>(count, of_atom, w.gate_t, static_cast<const T*>(nullptr), to);
     for (int a = 0; a < count; ++a) {
       for (int c = 0; c < CHANNELS; ++c) back[a * OUT + c] += invariants_back[a][c];
       for (int l = 1; l <= L_MAX; ++l)

@@ -25,7 +25,15 @@ struct Constants {
   double isolated[SPECIES];
   // Of each pair of species: charge (eV A), 1 / screening length, 1 / reach (1/A).
   double wall[SPECIES * SPECIES][3];
+  FirstLayer first[SPECIES];
 };
+
+// Weights that are learnt change from call to call.
+#ifdef TRAINING
+constexpr bool WEIGHTS_STAY = false;
+#else
+constexpr bool WEIGHTS_STAY = true;
+#endif
 
 template <class T>
 class Network {
@@ -36,7 +44,8 @@ class Network {
                            const T* tables, const Constants& constants, double* energies,
                            double* forces) {
     const int n = pairs.n_atoms;
-    const T* features = forward(pairs, species, weights, tables);
+    const T* features =
+        forward(pairs, species, weights, tables, WEIGHTS_STAY ? constants.first : nullptr);
     const Head<T>& head = head_of(weights);
     T* slope = slope_.reserve(n * CHANNELS);
     for (int a = 0; a < n; ++a)
@@ -65,7 +74,7 @@ class Network {
   void learn(Pairs<T>& pairs, const std::int64_t* species, const double* seeds, const T* weights,
              const T* tables, T* weights_gradient, T* tables_gradient) {
     const int n = pairs.n_atoms;
-    const T* features = forward(pairs, species, weights, tables);
+    const T* features = forward(pairs, species, weights, tables, nullptr);
     T* slope = slope_.reserve(n * CHANNELS);
     auto* head = reinterpret_cast<HeadGradient<T>*>(weights_gradient + LEARNT -
                                                     sizeof(HeadGradient<T>) / sizeof(T));
@@ -108,14 +117,14 @@ class Network {
 
  private:
   // Features after the last layer [n_atoms][CHANNELS].
-  const T* forward(Pairs<T>& pairs, const std::int64_t* species, const T* weights,
-                   const T* tables) {
+  const T* forward(Pairs<T>& pairs, const std::int64_t* species, const T* weights, const T* tables,
+                   const FirstLayer* known) {
     const int n = pairs.n_atoms;
     T* features = embedded_.reserve(n * CHANNELS);
     for (int a = 0; a < n; ++a)
       std::copy_n(weights + species[a] * CHANNELS, CHANNELS, features + a * CHANNELS);
     return layers_forward(std::make_index_sequence<LAYERS>(), pairs, weights + SPECIES * CHANNELS,
-                          tables, features);
+                          tables, features, species, known);
   }
 
   static const Head<T>& head_of(const T* weights) {
@@ -124,13 +133,14 @@ class Network {
 
   template <std::size_t... I>
   const T* layers_forward(std::index_sequence<I...>, Pairs<T>& pairs, const T* weights,
-                          const T* tables, const T* features) {
+                          const T* tables, const T* features, const std::int64_t* species,
+                          const FirstLayer* known) {
     (..., [&](auto& layer) {
       using Parameters = typename std::decay_t<decltype(layer)>::Parameters;
       weights_of_[I] = weights;
       tables_of_[I] = tables;
-      features =
-          layer.forward(pairs, *reinterpret_cast<const Parameters*>(weights), tables, features);
+      features = layer.forward(pairs, *reinterpret_cast<const Parameters*>(weights), tables, features,
+                               species, I == 0 ? known : nullptr);
       weights += sizeof(Parameters) / sizeof(T);
       tables +=
           static_cast<std::size_t>(pairs.intervals) * 6 * std::decay_t<decltype(layer)>::FUNCTIONS;

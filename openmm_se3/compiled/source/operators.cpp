@@ -12,7 +12,7 @@
 // * A thread adds up in arrays of its own, which are then added in a fixed order: the
 //   same number of threads gives the same bits.
 //
-// Lengths are in A, energies in eV.  T is the precision of the network (REAL, which the
+// Lengths are in A, energies in eV, but where an operator says so.  T is the precision of the network (REAL, which the
 // compiler is given); positions and energies are float64 throughout.
 
 #include <ATen/ATen.h>
@@ -38,15 +38,13 @@ struct Workspace {
   PairSearch search;
   Pairs<T> pairs;
   Network<T> network;
-  Buffer<double> energies;
+  Buffer<double> positions, energies, forces;
 };
 thread_local Workspace workspace;
 
-const double* checked_positions(const at::Tensor& positions) {
-  const double* x = positions.const_data_ptr<double>();
-  TORCH_CHECK(std::all_of(x, x + positions.numel(), [](double v) { return std::isfinite(v); }),
+void check_finite(const double* x, std::int64_t count) {
+  TORCH_CHECK(std::all_of(x, x + count, [](double v) { return std::isfinite(v); }),
               "a position is NaN or infinite");
-  return x;
 }
 
 // Number of intervals of the tables.
@@ -72,6 +70,12 @@ void fill_pairs(int n, const std::vector<Neighbours>& found, std::int64_t interv
 }
 
 #ifdef TRAINING
+
+const double* checked_positions(const at::Tensor& positions) {
+  const double* x = positions.const_data_ptr<double>();
+  check_finite(x, positions.numel());
+  return x;
+}
 
 // The pairs of a batch, given as edges in both directions.
 const std::vector<Neighbours>& pairs_of(const double* x, const at::Tensor& centre,
@@ -132,29 +136,49 @@ std::tuple<at::Tensor, at::Tensor> energy_gradient(
 
 #else
 
-// Positions [n_atoms][3]; box vectors as rows [3][3], or an empty tensor without a box.
+at::Tensor in_memory(const at::Tensor& numbers) {
+  return numbers.detach().to(at::kCPU, at::kDouble).contiguous();
+}
+
+// As OpenMM calls it: positions of all particles [n_particles][3], of which `atoms`
+// [n_atoms] are the network's, and box vectors as rows [3][3], or an empty tensor without a
+// box, in lengths of `length` A.  Energies are in units of which there are `unit` in 1 eV,
+// with `offset` eV added.
 std::tuple<at::Tensor, at::Tensor> energy_and_forces(
     const at::Tensor& positions, const at::Tensor& box, const at::Tensor& species,
-    const at::Tensor& weights, const at::Tensor& tables, const at::Tensor& constants) {
-  const int n = positions.size(0);
+    const at::Tensor& atoms, const at::Tensor& weights, const at::Tensor& tables,
+    const at::Tensor& constants, double length, double unit, double offset) {
+  const int n = atoms.numel();
   TORCH_CHECK(species.numel() == n, "this is not the network that the operator was compiled for");
   const std::int64_t intervals = check_network(weights, tables);
-  const at::Tensor in_order = positions.contiguous(), box_in_order = box.contiguous();
-  const double* x = checked_positions(in_order);
+  const std::int64_t* index = atoms.const_data_ptr<std::int64_t>();
+  const at::Tensor particles = in_memory(positions);
+  const double* from = particles.const_data_ptr<double>();
+  double* x = workspace.positions.reserve(3 * n);
+  for (int i = 0; i < n; ++i) {
+    TORCH_CHECK(index[i] < particles.size(0), "there are fewer particles than atoms of the force");
+    for (int a = 0; a < 3; ++a) x[3 * i + a] = length * from[3 * index[i] + a];
+  }
+  check_finite(x, 3 * n);
   PairSearch& search = workspace.search;
-  fill_pairs(n,
-             box.numel() ? search.in_box(x, n, box_in_order.const_data_ptr<double>())
-                         : search.without_box(x, n),
-             intervals);
-  at::Tensor energy = at::empty({1}, positions.options()),
-             forces = at::empty({n, 3}, positions.options());
-  double* energies = workspace.energies.reserve(n);
+  if (box.numel()) {
+    const at::Tensor rows = in_memory(box);
+    double lattice[9];
+    for (int k = 0; k < 9; ++k) lattice[k] = length * rows.const_data_ptr<double>()[k];
+    fill_pairs(n, search.in_box(x, n, lattice), intervals);
+  } else {
+    fill_pairs(n, search.without_box(x, n), intervals);
+  }
+  double *energies = workspace.energies.reserve(n), *forces = workspace.forces.reserve(3 * n);
   workspace.network.energies_and_forces(workspace.pairs, species.const_data_ptr<std::int64_t>(),
                                         weights.const_data_ptr<T>(), tables.const_data_ptr<T>(),
-                                        constants_in(constants), energies,
-                                        forces.mutable_data_ptr<double>());
-  *energy.mutable_data_ptr<double>() = std::accumulate(energies, energies + n, 0.0);
-  return {energy, forces};
+                                        constants_in(constants), energies, forces);
+  at::Tensor energy = at::empty({1}, particles.options()), result = at::zeros_like(particles);
+  *energy.mutable_data_ptr<double>() = unit * std::accumulate(energies, energies + n, offset);
+  double* to = result.mutable_data_ptr<double>();
+  for (int i = 0; i < n; ++i)
+    for (int a = 0; a < 3; ++a) to[3 * index[i] + a] = unit * length * forces[3 * i + a];
+  return {energy.to(positions.options()), result.to(positions.options())};
 }
 
 #endif
@@ -176,8 +200,9 @@ REGISTER_IN(OPERATORS) {
       energy_gradient);
 #else
   library.def(
-      "energy_and_forces(Tensor positions, Tensor box, Tensor species, Tensor weights, Tensor "
-      "tables, Tensor constants) -> (Tensor, Tensor)",
+      "energy_and_forces(Tensor positions, Tensor box, Tensor species, Tensor atoms, Tensor "
+      "weights, Tensor tables, Tensor constants, float length, float unit, float offset) -> "
+      "(Tensor, Tensor)",
       energy_and_forces);
 #endif
 }
