@@ -511,6 +511,13 @@ def test_weights_of_another_network_are_refused() -> None:
         )
 
 
+def test_fewer_particles_than_atoms_are_refused() -> None:
+    module = build_module(settings_of(3, "single"))
+    with pytest.raises(RuntimeError, match="fewer particles than atoms"):
+        module(random_positions(2))
+    assert module(random_positions(3))[1].shape == (3, 3)
+
+
 @pytest.mark.parametrize("backend", ["torchforce", "pythonforce"])
 def test_in_openmm(backend: str, waters: tuple[Any, np.ndarray]) -> None:
     from openmm import unit
