@@ -83,7 +83,7 @@ def compiled_force(network: SE3Transformer, precision: str) -> torch.jit.ScriptM
             if self.tables.shape[0] == 0:
                 tables = radial_tables(self.basis, self.polynomial, self.radial)
                 self.tables = tables.to(self.tables.dtype)
-            # Nothing else happens here: for a few atoms every operation of PyTorch takes
+            # Nothing else happens here: for a few atoms an operation of PyTorch takes
             # a hundredth of the time of a step.
             energy, forces = operator(
                 positions,
