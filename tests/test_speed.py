@@ -19,6 +19,7 @@ import torch
 from click.testing import CliRunner
 from rich.console import Console
 
+from openmm_se3.force.memory import NotEnoughMemoryError
 from openmm_se3.units import NM_TO_ANGSTROM
 
 FOLDER = Path(__file__).parents[1] / "benchmarks/speed"
@@ -29,6 +30,7 @@ import contenders  # noqa: E402
 import gpu  # noqa: E402
 import sizes  # noqa: E402
 import turns  # noqa: E402
+import worker as speed_worker  # noqa: E402
 import worker_process  # noqa: E402
 
 # By its path: benchmarks/accuracy has a compare.py too.
@@ -167,6 +169,28 @@ def test_a_worker_that_takes_too_much_memory(tmp_path: Path) -> None:
     few = worker_process.Limits(seconds=60.0, gigabytes=0.05)
     with pytest.raises(worker_process.OverLimitError, match="over 0.05 GB"):
         worker(tmp_path, code, few).answer()
+
+
+def test_one_that_finds_too_little_memory_is_over_a_limit(tmp_path: Path) -> None:
+    code = 'print(\'{"over": "over the memory there is"}\')'
+    with pytest.raises(worker_process.OverLimitError, match="^over the memory there"):
+        worker(tmp_path, code).answer()
+
+
+def test_a_worker_says_that_there_is_too_little_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def make(*_: object) -> Any:
+        raise NotEnoughMemoryError("29 GB")
+
+    too_large = dataclasses.replace(contenders.CONTENDERS["full"], make=make)
+    monkeypatch.setitem(contenders.CONTENDERS, "full", too_large)
+    said: list[dict[str, Any]] = []
+    monkeypatch.setattr(speed_worker, "answers_on_stdout", lambda: said.append)
+    job = contenders.Job("full", 3, 1, 0.0, "water", "")
+    monkeypatch.setattr(sys, "argv", ["worker", json.dumps(dataclasses.asdict(job))])
+    speed_worker.main()
+    assert said == [{"over": "over the memory there is"}]
 
 
 def test_one_that_has_taken_long_enough_takes_fewer_turns(

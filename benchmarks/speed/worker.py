@@ -2,8 +2,8 @@
 
     python worker.py '{"contender": "mace", "atoms": 3, ...}'
 
-It answers on stdout with one JSON object a line: first what it has made, then, for each
-line on stdin, a round.
+It answers on stdout with one JSON object a line: first what it has made, or that the
+memory does not suffice for it; then, for each line on stdin, a round.
 """
 
 from __future__ import annotations
@@ -32,7 +32,11 @@ def main() -> None:
     torch.set_num_threads(job.threads)
     torch.manual_seed(0)
     contender = CONTENDERS[job.contender]
-    step, facts = contender.make(*water(job.atoms), job)
+    try:
+        step, facts = contender.make(*water(job.atoms), job)
+    except MemoryError:
+        answer({"over": "over the memory there is"})
+        return
     steps = warm_up(step, job.seconds)
     answer({**facts, "steps": steps})
     for _ in sys.stdin:

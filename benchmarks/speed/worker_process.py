@@ -90,6 +90,8 @@ class Worker:
             last = self._log.read_text(errors="replace").strip().splitlines()[-1:]
             raise WorkerError(f"ended with code {code}: {' '.join(last)}; {self._log}")
         answer: dict[str, Any] = json.loads(line)
+        if "over" in answer:
+            raise OverLimitError(answer["over"])
         return answer
 
     def round(self) -> dict[str, Any]:

@@ -37,7 +37,7 @@ OWN_CGROUPS = Path("/proc/self/cgroup")
 CGROUPS = Path("/sys/fs/cgroup")
 
 
-class NotEnoughMemoryError(RuntimeError):
+class NotEnoughMemoryError(RuntimeError, MemoryError):
     """Energy and forces would need more memory than there is."""
 
 
