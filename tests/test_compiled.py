@@ -518,6 +518,25 @@ def test_fewer_particles_than_atoms_are_refused() -> None:
     assert module(random_positions(3))[1].shape == (3, 3)
 
 
+def test_what_the_operator_would_read_beyond_is_refused() -> None:
+    module = build_module(settings_of(3, "single"))
+    x = random_positions(3)
+    with pytest.raises(RuntimeError, match=r"positions must be \[n_particles, 3\]"):
+        module(x[:, :1])
+    with pytest.raises(RuntimeError, match=r"the box must be \[3, 3\]"):
+        module(x, torch.ones(1, 1))
+    module.set_atoms(torch.tensor([0, 1, 7]), torch.arange(3), 0.0)
+    with pytest.raises(RuntimeError, match="a species is none of the model's"):
+        module(x)
+    module.set_atoms(torch.zeros(3, dtype=torch.int64), torch.tensor([0, 1, -1]), 0.0)
+    with pytest.raises(RuntimeError, match="fewer particles than atoms"):
+        module(x)
+    nothing = torch.zeros(0, dtype=torch.int64)
+    module.set_atoms(nothing, nothing, 0.0)
+    with pytest.raises(RuntimeError, match="does not know its atoms: call set_atoms"):
+        module(x)
+
+
 @pytest.mark.parametrize("backend", ["torchforce", "pythonforce"])
 def test_in_openmm(backend: str, waters: tuple[Any, np.ndarray]) -> None:
     from openmm import unit

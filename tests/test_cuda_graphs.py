@@ -288,6 +288,8 @@ def test_a_processor_says_what_does_not_suffice(model: Path) -> None:
         ({"cudaGraphs": True, "backend": "pythonforce"}, "needs backend 'torchforce'"),
         ({"cudaGraphs": True, "engine": "compiled"}, "needs engine 'torchscript'"),
         ({"cudaGraphs": True, "neighbours": 0}, "neighbours must be at least 1"),
+        ({"cudaGraphs": True, "neighbours": 2.5}, "must be at least 1, got 2.5"),
+        ({"cudaGraphs": True, "neighbours": "many"}, "must be at least 1, got 'many'"),
         ({"neighbours": 100}, "neighbours is what cudaGraphs=True has room for"),
     ],
 )
@@ -306,3 +308,37 @@ def test_systems_that_are_not_recorded(model: Path) -> None:
     topology, _ = boxed(2, None)
     with pytest.raises(ValueError, match="cudaGraphs needs the box"):
         potential.makeForce(topology, periodic=True)
+    few = SE3Potential(model, cudaGraphs=True, neighbours=1)
+    with pytest.raises(ValueError, match="evenly have up to .* is room for 1: give"):
+        few.createSystem(boxed(8, WIDE)[0])
+
+
+def test_the_default_has_room_for_an_even_liquid(model: Path) -> None:
+    """As dense as water and a tenth more, also where a grid of atoms has gaps."""
+    for n_molecules, volume in ((8, 240.0), (73, 2190.0), (73, 1990.0), (115, 3450.0)):
+        topology, _ = boxed(n_molecules, volume ** (1.0 / 3.0) * np.eye(3))
+        potential = SE3Potential(model, cudaGraphs=True)
+        assert potential.createSystem(topology).getNumParticles() == 3 * n_molecules
+
+
+def test_memory_counts_what_there_is_room_for(model: Path) -> None:
+    def needed(n_molecules: int, box: np.ndarray | None, **options: Any) -> float:
+        potential = SE3Potential(model, engine="torchscript", **options)
+        return potential.memory(boxed(n_molecules, box)[1], box)[0]
+
+    graphs: dict[str, Any] = {"cudaGraphs": True, "neighbours": 60}
+    assert needed(2, None, **graphs) == needed(2, None)
+    assert needed(30, None, **graphs) > 1.2 * needed(30, None)
+    assert needed(8, WIDE, **graphs) > 1.2 * needed(8, WIDE)
+
+
+def test_positions_that_are_no_numbers(model: Path) -> None:
+    topology, positions = boxed(8, WIDE)
+    system = SE3Potential(model, cudaGraphs=True).createSystem(topology)
+    evaluator = Evaluator(system)
+    energy, _ = evaluator(positions)
+    broken = positions.copy()
+    broken[3, 1] = np.nan
+    with pytest.raises(openmm.OpenMMException, match="NaN"):
+        evaluator(broken)
+    assert evaluator(positions)[0] == energy

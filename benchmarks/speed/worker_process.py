@@ -35,7 +35,7 @@ class WorkerError(Exception):
 
 
 class OverLimitError(WorkerError):
-    """A worker took too much and was ended; the message says of what."""
+    """A worker took too much, or found too little; the message says of what."""
 
 
 class Worker:

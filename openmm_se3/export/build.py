@@ -27,7 +27,7 @@ from openmm_se3.export.modules import (
     ScaledPeriodicForce,
     specialise,
 )
-from openmm_se3.graph import Capacity, neighbour_pairs
+from openmm_se3.graph import Capacity, fixed_pairs, neighbour_pairs
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.modelfile import PRECISIONS, ModelFile
 from openmm_se3.threads import threads_for
@@ -103,6 +103,7 @@ def build_module(settings: ForceSettings) -> torch.jit.ScriptModule:
     Raises:
         CompileError: It is to be compiled, and that does not work here.
         ExportError: The module does not reproduce the network.
+        ValueError: There is too little room for neighbours.
     """
     engine = resolve_engine(settings.engine, settings.model, settings.precision)
     if engine == "compiled":
@@ -194,6 +195,13 @@ def _module_with_room(
     example[atoms] = own
     cell = None if box is None else box * NM_TO_ANGSTROM
     capacity = Capacity.of(n_atoms, cutoff, cell, graphs.neighbours)
+    most = int(fixed_pairs(NM_TO_ANGSTROM * own, cutoff, cell, capacity)[3][0])
+    if most > capacity.neighbours:
+        raise ValueError(
+            f"atoms spread evenly have up to {most} neighbours within the cutoff, and "
+            f"there is room for {capacity.neighbours}: give SE3Potential a larger "
+            f"neighbours, such as {most + most // 4}"
+        )
     module = specialise(
         network,
         species,

@@ -37,7 +37,8 @@ def random_positions(n_atoms: int, cutoff: float = 7.0) -> Tensor:
     data would let a network amplify rounding a thousandfold: two atoms alone at 1.7 A
     are no part of any molecule.
     """
-    return 0.5 * cutoff / NM_TO_ANGSTROM * _uneven_grid(n_atoms)
+    side = _side(n_atoms)
+    return 0.5 * cutoff / NM_TO_ANGSTROM * _uneven_grid(torch.arange(n_atoms), side)
 
 
 def positions_in_box(n_atoms: int, box: Tensor) -> Tensor:
@@ -47,7 +48,9 @@ def positions_in_box(n_atoms: int, box: Tensor) -> Tensor:
         n_atoms: Number of atoms.
         box: Box vectors as rows [3, 3], nm, float64.
     """
-    return _uneven_grid(n_atoms) / _side(n_atoms) @ box
+    side = _side(n_atoms)
+    cells = torch.arange(n_atoms) * side**3 // n_atoms
+    return _uneven_grid(cells, side) / side @ box
 
 
 def _side(n_atoms: int) -> int:
@@ -58,13 +61,11 @@ def _side(n_atoms: int) -> int:
     return side
 
 
-def _uneven_grid(n_atoms: int) -> Tensor:
-    """Return points near those of a cubic grid of spacing 1 [n_atoms, 3], float64."""
-    generator = torch.Generator().manual_seed(n_atoms)
-    side = _side(n_atoms)
-    index = torch.arange(n_atoms)
+def _uneven_grid(index: Tensor, side: int) -> Tensor:
+    """Return points near cells of a cube of cells [n_atoms, 3], float64."""
+    generator = torch.Generator().manual_seed(len(index))
     grid = torch.stack([index % side, index // side % side, index // side**2], dim=1)
-    jitter = torch.rand((n_atoms, 3), generator=generator, dtype=torch.float64)
+    jitter = torch.rand(grid.shape, generator=generator, dtype=torch.float64)
     return grid + 0.2 * jitter
 
 

@@ -12,7 +12,12 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from openmm_se3.export.build import CUDAGraphs, ForceSettings, resolve_engine
+from openmm_se3.export.build import (
+    DENSE_ATOMS,
+    CUDAGraphs,
+    ForceSettings,
+    resolve_engine,
+)
 from openmm_se3.force.atoms import (
     atom_indices,
     free_molecule,
@@ -62,9 +67,10 @@ class SE3Potential:
             GPUs; or "auto": compiled where that works and there is no GPU.
         cudaGraphs: On platform CUDA let TorchForce record a step as a CUDA graph, for
             up to 1,000 atoms; needs TorchForce and TorchScript.
-        neighbours: With ``cudaGraphs``, room for so many neighbours of an atom; one
-            with more gives an error, on a GPU energy and forces that are NaN.  None
-            has room for 0.15 atoms an A^3, half as many again as water has.
+        neighbours: With ``cudaGraphs``, in a box or for more than 64 atoms: room for so
+            many neighbours of an atom.  One with more gives an error, on a GPU energy
+            and forces that are NaN.  None has room for 0.15 atoms an A^3, half as many
+            again as water has.
 
     Attributes:
         config: Shape of the network.
@@ -219,10 +225,12 @@ class SE3Potential:
         warn_of_missing_atoms(self.model, topology, chosen)
         warn_of_other_box(system, topology)
         volume = box_volume(system, topology)
+        n_edges = self._recorded_edges(len(chosen), volume is not None)
         if volume is not None:
-            self._require_memory(
-                len(chosen), expected_edges(len(chosen), volume, self.config.cutoff)
-            )
+            evenly = expected_edges(len(chosen), volume, self.config.cutoff)
+            n_edges = max(n_edges, evenly)
+        if n_edges:
+            self._require_memory(len(chosen), n_edges)
         force = self.makeForce(
             topology,
             chosen,
@@ -382,12 +390,19 @@ class SE3Potential:
             # The edges themselves may be too many to be counted.
             expected = expected_edges(len(positions), volume, cutoff)
             self._require_memory(len(positions), expected)
-        n_edges = count_edges(positions, box, cutoff)
+        n_edges = max(
+            count_edges(positions, box, cutoff),
+            self._recorded_edges(len(positions), box is not None),
+        )
         return self._require_memory(len(positions), n_edges)
 
+    def _recorded_edges(self, n_atoms: int, periodic: bool) -> int:
+        """Return the edges that a CUDA graph has room for; empty ones cost as much."""
+        if self._room is None or (not periodic and n_atoms <= DENSE_ATOMS):
+            return 0
+        return n_atoms * (self._room if periodic else min(self._room, n_atoms - 1))
+
     def _require_memory(self, n_atoms: int, n_edges: int) -> tuple[float, float]:
-        if self._room is not None:  # room that stays empty is computed too
-            n_edges = max(n_edges, n_atoms * self._room)
         return require_memory(
             self._network, self.engine, self.precision, n_atoms, n_edges
         )
@@ -459,8 +474,8 @@ def _fit_for_cuda_graphs(
     Raises:
         ValueError: Others were asked for, or no room for neighbours.
     """
-    if neighbours is not None and neighbours < 1:
-        raise ValueError(f"neighbours must be at least 1, got {neighbours}")
+    if neighbours is not None and not (type(neighbours) is int and neighbours > 0):
+        raise ValueError(f"neighbours must be at least 1, got {neighbours!r}")
     if backend not in ("auto", "torchforce"):
         raise ValueError(
             f"cudaGraphs needs backend 'torchforce' or 'auto', got '{backend}'"

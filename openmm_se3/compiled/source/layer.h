@@ -73,6 +73,7 @@ class Layer {
                    const std::int64_t* species, const FirstLayer* known) {
     const int n = pairs.n_atoms;
     features_ = features;
+    few_ = n <= FEW;
     T* queries = queries_.reserve(n * QUERY);
     T* senders = senders_.reserve(n * SENDER);
     in_parallel(n, pairs.threads, [&](int begin, int end) {
@@ -472,7 +473,7 @@ class Layer {
       T* hidden = hidden_.reserve(0) + begin * WIDTH;  // before the activation
       const auto of_atom = [=](int a) { return products + a * Parameters::PRODUCTS; };
       const auto to = [=](int a) { return hidden + a * WIDTH; };
-      if (count <= FEW)
+      if (few_)
         multiply_transposed<1, Parameters::PRODUCTS, WIDTH>(count, of_atom, w.hidden_t,
                                                             w.hidden_bias, to);
       else
@@ -528,7 +529,7 @@ class Layer {
       alignas(64) T hidden_back[ROWS * WIDTH];
       const auto of_atom = [=](int a) { return mixing_back + a * Parameters::MIXING; };
       const auto to = [&](int a) { return hidden_back + a * WIDTH; };
-      if (count <= FEW)
+      if (few_)
         multiply_transposed<Parameters::BLOCKS, CHANNELS, WIDTH>(
             count, of_atom, w.mixing, static_cast<const T*>(nullptr), to);
       else
@@ -625,7 +626,7 @@ class Layer {
     }
     const auto of_atom = [&](int a) { return gates_back[a]; };
     const auto to = [&](int a) { return invariants_back[a]; };
-    if (count <= FEW)
+    if (few_)
       multiply_transposed<1, GATES, GATES>(count, of_atom, w.gate, static_cast<const T*>(nullptr),
                                            to);
     else
@@ -642,6 +643,7 @@ class Layer {
   }
 
   const T* features_ = nullptr;
+  bool few_ = false;
   T* heads_ = nullptr;
   Buffer<T> queries_, senders_, exponents_, bounded_, sums_, heads_memory_, inverse_, update_,
       gates_, result_;

@@ -9,7 +9,7 @@ namespace {
 // sums, whose multiplications need 8 readings, where 8 rows have 8 sums, which need 9.
 constexpr int ROWS = REGISTER_BYTES == 64 ? 8 : 6;
 
-// So many rows at most wait longer for large weights than they multiply with them.
+// So many atoms at most wait longer for large weights than they multiply with them.
 constexpr int FEW = 7;
 
 // Calls work(0) to work(COUNT - 1) with constants, so that what they are indices of can be
@@ -141,7 +141,7 @@ constexpr int outputs_at_once() {
 }
 
 // y[r] = x[r] W^T + bias, where x[r] is [PARTS][IN], and W [PARTS][OUT][IN] as multiply
-// reads it part by part.  With few rows forward and backward pass so share one copy of
+// reads it part by part.  For few atoms forward and backward pass so share one copy of
 // large weights, which then stays in the cache that is next to the core.
 template <int PARTS, int IN, int OUT, class T, class X, class Y>
 void multiply_transposed(int rows, X x, const T* weight, const T* bias, Y y) {

@@ -12,8 +12,9 @@
 // * A thread adds up in arrays of its own, which are then added in a fixed order: the
 //   same number of threads gives the same bits.
 //
-// Lengths are in A, energies in eV, but where an operator says so.  T is the precision of the network (REAL, which the
-// compiler is given); positions and energies are float64 throughout.
+// Lengths are in A, energies in eV, but where an operator says so.  T is the precision of
+// the network (REAL, which the compiler is given); positions and energies are float64
+// throughout.
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -149,14 +150,20 @@ std::tuple<at::Tensor, at::Tensor> energy_and_forces(
     const at::Tensor& atoms, const at::Tensor& weights, const at::Tensor& tables,
     const at::Tensor& constants, double length, double unit, double offset) {
   const int n = atoms.numel();
-  TORCH_CHECK(species.numel() == n, "this is not the network that the operator was compiled for");
+  TORCH_CHECK(n > 0 && species.numel() == n,
+              "this model does not know its atoms: call set_atoms with a species for each");
+  TORCH_CHECK(positions.dim() == 2 && positions.size(1) == 3, "positions must be [n_particles, 3]");
+  TORCH_CHECK(box.numel() == 0 || box.numel() == 9, "the box must be [3, 3]");
   const std::int64_t intervals = check_network(weights, tables);
+  const std::int64_t* kinds = species.const_data_ptr<std::int64_t>();
+  TORCH_CHECK(std::all_of(kinds, kinds + n, [](auto kind) { return 0 <= kind && kind < SPECIES; }),
+              "a species is none of the model's");
   const std::int64_t* index = atoms.const_data_ptr<std::int64_t>();
   const at::Tensor particles = in_memory(positions);
   const double* from = particles.const_data_ptr<double>();
   double* x = workspace.positions.reserve(3 * n);
   for (int i = 0; i < n; ++i) {
-    TORCH_CHECK(index[i] < particles.size(0), "there are fewer particles than atoms of the force");
+    TORCH_CHECK(0 <= index[i] && index[i] < particles.size(0), "there are fewer particles than atoms of the force");
     for (int a = 0; a < 3; ++a) x[3 * i + a] = length * from[3 * index[i] + a];
   }
   check_finite(x, 3 * n);
@@ -170,9 +177,9 @@ std::tuple<at::Tensor, at::Tensor> energy_and_forces(
     fill_pairs(n, search.without_box(x, n), intervals);
   }
   double *energies = workspace.energies.reserve(n), *forces = workspace.forces.reserve(3 * n);
-  workspace.network.energies_and_forces(workspace.pairs, species.const_data_ptr<std::int64_t>(),
-                                        weights.const_data_ptr<T>(), tables.const_data_ptr<T>(),
-                                        constants_in(constants), energies, forces);
+  workspace.network.energies_and_forces(workspace.pairs, kinds, weights.const_data_ptr<T>(),
+                                        tables.const_data_ptr<T>(), constants_in(constants),
+                                        energies, forces);
   at::Tensor energy = at::empty({1}, particles.options()), result = at::zeros_like(particles);
   *energy.mutable_data_ptr<double>() = unit * std::accumulate(energies, energies + n, offset);
   double* to = result.mutable_data_ptr<double>();
