@@ -91,6 +91,7 @@ class Worker:
             raise WorkerError(f"ended with code {code}: {' '.join(last)}; {self._log}")
         answer: dict[str, Any] = json.loads(line)
         if "over" in answer:
+            self.end()
             raise OverLimitError(answer["over"])
         return answer
 
