@@ -24,6 +24,7 @@ from random_model import (
 from torch import Tensor
 
 from openmm_se3 import SE3Potential
+from openmm_se3.export import simplify
 from openmm_se3.export.modules import specialise
 from openmm_se3.graph import (
     Capacity,
@@ -238,6 +239,23 @@ def test_a_gpu_waits_for_nothing(cell: np.ndarray | None) -> None:
     energy, forces, needed = graph.to("meta")(x.to("meta"), box.to("meta"))
     assert {r.device.type for r in (energy, forces, needed)} == {"meta"}
     assert (energy.shape, forces.shape, needed.shape) == ((1,), (9, 3), (2,))
+
+
+def test_large_constants_are_made_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers, in a smaller module, which a GPU can run too."""
+    graph, x, box = recorded(WIDE, 12)
+    expected = graph(x, box)
+    monkeypatch.setattr(simplify, "LARGEST_CONSTANT", 50)
+    small, _, _ = recorded(WIDE, 12)
+    sizes = [
+        sum(value.numel() for value in module.buffers()) for module in (graph, small)
+    ]
+    assert sizes[1] < 0.8 * sizes[0]
+    for found, wanted in zip(small(x, box), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    assert "Device" not in str(small.inlined_graph)
+    energy, _, _ = small.to("meta")(x.to("meta"), box.to("meta"))
+    assert energy.device.type == "meta"
 
 
 def test_a_list_of_changing_length_could_not_be_recorded() -> None:

@@ -33,6 +33,12 @@ RESHAPES = (
 )
 
 
+SHAPE_ONLY = (aten.new_zeros.default, aten.ones_like.default)
+# Zeros and ones up to so many are kept in the module and not made at each call: those
+# for every edge of many would make it one of hundreds of MB.
+LARGEST_CONSTANT = 1_000_000
+
+
 def simplify(graph: fx.GraphModule, *example: Tensor) -> None:
     """Rewrite a graph of ATen operations in place.
 
@@ -118,6 +124,8 @@ def _fold_constants(graph: fx.GraphModule) -> None:
             values[node] = getattr(graph, node.target)
         elif node.op == "call_function":
             # These depend on their argument's shape and precision only.
+            if node.target in SHAPE_ONLY and _shape(node).numel() > LARGEST_CONSTANT:
+                continue
             if node.target is aten.new_zeros.default:
                 values[node] = torch.zeros(node.args[1], dtype=_dtype(node))
             elif node.target is aten.ones_like.default:
