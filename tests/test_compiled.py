@@ -381,7 +381,16 @@ def test_without_a_compiler_only_speed_is_lost(
         build_module(settings_of(3, "single"))
 
 
-@pytest.mark.skipif(shutil.which("clang++") is None, reason="no clang++")
+def clang_with_openmp() -> bool:
+    if shutil.which("clang++") is None:
+        return False
+    command = ["clang++", "-fopenmp", "-fsyntax-only", "-x", "c++", "-"]
+    code = "#include <omp.h>\n"
+    done = subprocess.run(command, input=code, text=True, capture_output=True)
+    return done.returncode == 0
+
+
+@pytest.mark.skipif(not clang_with_openmp(), reason="no clang++, or no libomp-dev")
 def test_clang_compiles_the_same_network(tmp_path: Path) -> None:
     """In a process of its own: one cannot hold two libraries of one shape."""
     model = write_random_weights(tmp_path / "small")
