@@ -9,8 +9,8 @@ import pytest
 from openmm import app, unit
 from random_model import topology_of
 
+from openmm_se3.box import box_of
 from openmm_se3.simulation import read_structure, water_start, water_topology
-from openmm_se3.simulation.contacts import box_of
 from openmm_se3.simulation.structure import whole_molecules
 
 POSITIONS = water_start(3, 5)

@@ -53,11 +53,16 @@ class CUDAGraphs:
 
     Attributes:
         neighbours: Room for so many neighbours of an atom.
-        box: Box vectors as rows, nm; None without a box.
+        box: Box vectors as rows, A; None without a box.
     """
 
     neighbours: int
     box: tuple[tuple[float, float, float], ...] | None
+
+
+def takes_all_pairs(n_atoms: int, periodic: bool) -> bool:
+    """Tell whether TorchScript takes all pairs of atoms instead of a neighbour list."""
+    return not periodic and n_atoms <= DENSE_ATOMS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +99,7 @@ class ForceSettings:
     @property
     def static(self) -> bool:
         """Tell whether the force is recorded for exactly these atoms, all pairs."""
-        return not self.periodic and len(self.atoms) <= DENSE_ATOMS
+        return takes_all_pairs(len(self.atoms), self.periodic)
 
 
 def build_module(settings: ForceSettings) -> torch.jit.ScriptModule:
@@ -112,11 +117,9 @@ def build_module(settings: ForceSettings) -> torch.jit.ScriptModule:
         module = _for_atoms(compiled, network, settings)
     else:
         network = settings.model.network(PRECISIONS[settings.precision])
-        if settings.static:
+        if settings.static or settings.cuda_graphs is not None:
             with threads_for(len(settings.atoms)):
-                module = _static_module(network, settings)
-        elif settings.cuda_graphs is not None:
-            module = _module_with_room(network, settings, settings.cuda_graphs)
+                module = _recorded_module(network, settings)
         else:
             generic = torch.jit.script(GenericForce(network).eval())
             module = _for_atoms(generic, network, settings)
@@ -167,41 +170,25 @@ def _few_atoms(settings: ForceSettings) -> ForceSettings:
     )
 
 
-def _static_module(
+def _recorded_module(
     network: SE3Transformer, settings: ForceSettings
 ) -> torch.jit.ScriptModule:
     species, atoms = torch.tensor(settings.species), torch.tensor(settings.atoms)
-    example = torch.zeros(settings.n_particles, 3, dtype=torch.float64)
-    example[atoms] = random_positions(len(atoms), settings.model.config.cutoff)
-    module = specialise(
-        network, species, atoms, settings.n_particles, settings.offset, example
-    )
-    require_equal(module, eager_force(network, settings), example, settings.precision)
-    return module
-
-
-def _module_with_room(
-    network: SE3Transformer, settings: ForceSettings, graphs: CUDAGraphs
-) -> torch.jit.ScriptModule:
-    species, atoms = torch.tensor(settings.species), torch.tensor(settings.atoms)
-    cutoff = network.config.cutoff
-    n_atoms = len(atoms)
-    box = None
-    own = random_positions(n_atoms, cutoff)
-    if graphs.box is not None:
-        box = torch.tensor(graphs.box, dtype=torch.float64)
-        own = positions_in_box(n_atoms, box)
+    cutoff, n_atoms = network.config.cutoff, len(atoms)
+    graphs = settings.cuda_graphs
+    own, box, capacity, calls = random_positions(n_atoms, cutoff), None, None, CALLS
+    if graphs is not None and not settings.static:
+        cell = None
+        if graphs.box is not None:
+            cell = torch.tensor(graphs.box, dtype=torch.float64)
+            box = cell / NM_TO_ANGSTROM
+            own = positions_in_box(n_atoms, box)
+        capacity = Capacity.of(n_atoms, cutoff, cell, graphs.neighbours)
+        _require_room(NM_TO_ANGSTROM * own, cutoff, cell, capacity)
+        if n_atoms * capacity.neighbours >= MANY_EDGES:
+            calls = FEW_CALLS
     example = torch.zeros(settings.n_particles, 3, dtype=torch.float64)
     example[atoms] = own
-    cell = None if box is None else box * NM_TO_ANGSTROM
-    capacity = Capacity.of(n_atoms, cutoff, cell, graphs.neighbours)
-    most = int(fixed_pairs(NM_TO_ANGSTROM * own, cutoff, cell, capacity)[3][0])
-    if most > capacity.neighbours:
-        raise ValueError(
-            f"atoms spread evenly have up to {most} neighbours within the cutoff, and "
-            f"there is room for {capacity.neighbours}: give SE3Potential a larger "
-            f"neighbours, such as {most + most // 4}"
-        )
     module = specialise(
         network,
         species,
@@ -212,14 +199,29 @@ def _module_with_room(
         box,
         capacity,
     )
-    require_equal(
-        partial(module, box=box),
-        partial(eager_force(network, settings), box=box),
-        example,
-        settings.precision,
-        FEW_CALLS if n_atoms * capacity.neighbours >= MANY_EDGES else CALLS,
+    eager = eager_force(network, settings)
+    found, expected = (
+        f if box is None else partial(f, box=box) for f in (module, eager)
     )
+    require_equal(found, expected, example, settings.precision, calls)
     return module
+
+
+def _require_room(
+    positions: Tensor, cutoff: float, cell: Tensor | None, capacity: Capacity
+) -> None:
+    """Refuse a capacity that does not suffice for atoms that are spread evenly.
+
+    Raises:
+        ValueError: It does not.
+    """
+    most = int(fixed_pairs(positions, cutoff, cell, capacity)[3][0])
+    if most > capacity.neighbours:
+        raise ValueError(
+            f"atoms spread evenly have up to {most} neighbours within the cutoff, and "
+            f"there is room for {capacity.neighbours}: give SE3Potential a larger "
+            f"neighbours, such as {most + most // 4}"
+        )
 
 
 def _for_atoms(

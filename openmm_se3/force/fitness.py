@@ -12,6 +12,7 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
+from openmm_se3.box import box_of, rows_of
 from openmm_se3.force.names import atoms_with_model
 from openmm_se3.modelfile import ModelFile
 
@@ -39,13 +40,10 @@ def refuse_unfit(system: openmm.System, chosen: list[int]) -> None:
 
 def box_volume(system: openmm.System, topology: app.Topology) -> float | None:
     """Return the volume of the box, A^3; None without a box."""
-    vectors = topology.getPeriodicBoxVectors()
-    if vectors is None and system.usesPeriodicBoundaryConditions():
-        vectors = system.getDefaultPeriodicBoxVectors()
-    if vectors is None:
-        return None
-    rows = [vector.value_in_unit(unit.angstrom) for vector in vectors]
-    return abs(float(np.linalg.det(rows)))
+    box = box_of(topology)
+    if box is None and system.usesPeriodicBoundaryConditions():
+        box = rows_of(system.getDefaultPeriodicBoxVectors())
+    return None if box is None else abs(float(np.linalg.det(box)))
 
 
 def warn_of_other_box(system: openmm.System, topology: app.Topology) -> None:

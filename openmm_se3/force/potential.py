@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,14 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import openmm
-from openmm import app, unit
+from openmm import app
 
-from openmm_se3.export.build import (
-    DENSE_ATOMS,
-    CUDAGraphs,
-    ForceSettings,
-    resolve_engine,
-)
+from openmm_se3.export.build import ForceSettings, resolve_engine
 from openmm_se3.force.atoms import (
     atom_indices,
     free_molecule,
@@ -25,6 +19,12 @@ from openmm_se3.force.atoms import (
     species_of,
 )
 from openmm_se3.force.backends import make_force, resolve
+from openmm_se3.force.cuda_graphs import (
+    cuda_graphs_for,
+    default_room,
+    fit_for_cuda_graphs,
+    recorded_edges,
+)
 from openmm_se3.force.fitness import (
     box_volume,
     refuse_unfit,
@@ -42,12 +42,6 @@ from openmm_se3.single_point import evaluate, force_disagreement
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
-
-
-# Room for neighbours of atoms half as dense again as those of water, in an A^3.
-DENSITY_OF_ROOM = 0.15
-# Of more atoms than this the arithmetic takes longer than starting it.
-MOST_RECORDED_ATOMS = 1000
 
 
 class SE3Potential:
@@ -104,7 +98,7 @@ class SE3Potential:
             )
         self.precision = precision
         if cudaGraphs:
-            backend, engine = _fit_for_cuda_graphs(backend, engine, neighbours)
+            backend, engine = fit_for_cuda_graphs(backend, engine, neighbours)
         elif neighbours is not None:
             raise ValueError("neighbours is what cudaGraphs=True has room for")
         self.backend = resolve(backend)
@@ -117,9 +111,7 @@ class SE3Potential:
         # For neighbours of an atom in a CUDA graph.
         self._room: int | None = None
         if cudaGraphs:
-            sphere = 4.0 / 3.0 * math.pi * self.config.cutoff**3
-            evenly = math.ceil(DENSITY_OF_ROOM * sphere)
-            self._room = evenly if neighbours is None else neighbours
+            self._room = neighbours or default_room(self.config.cutoff)
         self._network = self.model.network(PRECISIONS[precision])
         if self.config.force_mode == "direct":
             warnings.warn(
@@ -225,7 +217,7 @@ class SE3Potential:
         warn_of_missing_atoms(self.model, topology, chosen)
         warn_of_other_box(system, topology)
         volume = box_volume(system, topology)
-        n_edges = self._recorded_edges(len(chosen), volume is not None)
+        n_edges = recorded_edges(self._room, len(chosen), volume is not None)
         if volume is not None:
             evenly = expected_edges(len(chosen), volume, self.config.cutoff)
             n_edges = max(n_edges, evenly)
@@ -341,33 +333,13 @@ class SE3Potential:
                 offset=offset,
                 engine=self._asked_engine,
                 scale=scale,
-                cuda_graphs=self._graphs_for(topology, chosen, is_periodic),
+                cuda_graphs=cuda_graphs_for(
+                    self._room, topology, len(chosen), is_periodic
+                ),
             ),
         )
         force.setForceGroup(forceGroup)
         return force
-
-    def _graphs_for(
-        self, topology: app.Topology, chosen: list[int], periodic: bool
-    ) -> CUDAGraphs | None:
-        """Return what a force needs to know for CUDA graphs; None if not asked for."""
-        if self._room is None:
-            return None
-        if len(chosen) > MOST_RECORDED_ATOMS:
-            raise ValueError(
-                f"cudaGraphs serves up to {MOST_RECORDED_ATOMS} atoms, got "
-                f"{len(chosen)}: of more the arithmetic takes longer than starting it"
-            )
-        vectors = topology.getPeriodicBoxVectors()
-        if not periodic:
-            return CUDAGraphs(self._room, None)
-        if vectors is None:
-            raise ValueError(
-                "cudaGraphs needs the box: topology.setPeriodicBoxVectors("
-                "system.getDefaultPeriodicBoxVectors())"
-            )
-        x, y, z = (tuple(row.value_in_unit(unit.nanometer)) for row in vectors)
-        return CUDAGraphs(self._room, (x, y, z))
 
     def memory(
         self, positions: np.ndarray, box: np.ndarray | None = None
@@ -392,15 +364,9 @@ class SE3Potential:
             self._require_memory(len(positions), expected)
         n_edges = max(
             count_edges(positions, box, cutoff),
-            self._recorded_edges(len(positions), box is not None),
+            recorded_edges(self._room, len(positions), box is not None),
         )
         return self._require_memory(len(positions), n_edges)
-
-    def _recorded_edges(self, n_atoms: int, periodic: bool) -> int:
-        """Return the edges that a CUDA graph has room for; empty ones cost as much."""
-        if self._room is None or (not periodic and n_atoms <= DENSE_ATOMS):
-            return 0
-        return n_atoms * (self._room if periodic else min(self._room, n_atoms - 1))
 
     def _require_memory(self, n_atoms: int, n_edges: int) -> tuple[float, float]:
         return require_memory(
@@ -464,24 +430,3 @@ class SE3Potential:
             raise ImportError(f'{error}; fix: pip install "openmm-se3[ase]"') from error
 
         return SE3Calculator(self)
-
-
-def _fit_for_cuda_graphs(
-    backend: str, engine: str, neighbours: int | None
-) -> tuple[str, str]:
-    """Return backend and engine that work with CUDA graphs.
-
-    Raises:
-        ValueError: Others were asked for, or no room for neighbours.
-    """
-    if neighbours is not None and not (type(neighbours) is int and neighbours > 0):
-        raise ValueError(f"neighbours must be at least 1, got {neighbours!r}")
-    if backend not in ("auto", "torchforce"):
-        raise ValueError(
-            f"cudaGraphs needs backend 'torchforce' or 'auto', got '{backend}'"
-        )
-    if engine not in ("auto", "torchscript"):
-        raise ValueError(
-            f"cudaGraphs needs engine 'torchscript' or 'auto', got '{engine}'"
-        )
-    return "torchforce", "torchscript"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from openmm import app, unit
+from openmm import app
 from scipy.spatial import cKDTree
 
 from openmm_se3.elements import COVALENT_RADII
@@ -16,14 +16,6 @@ LEAST_BETWEEN = 1.2  # the same of atoms of two molecules, which have no bond
 # Elements that this holds for: metals come as near without a bond in the topology.
 NONMETALS = frozenset(("H", "C", "N", "O", "F", "P", "S", "Cl", "Br", "I"))
 PERIODIC_SEARCH = 2.5  # A; a list of many tiny cells would take longer
-
-
-def box_of(topology: app.Topology) -> np.ndarray | None:
-    """Return the box vectors of a topology as rows [3, 3], A; None without a box."""
-    vectors = topology.getPeriodicBoxVectors()
-    if vectors is None:
-        return None
-    return np.array([vector.value_in_unit(unit.angstrom) for vector in vectors])
 
 
 def closest_contact(

@@ -8,8 +8,8 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from openmm_se3.box import minimum_image
-from openmm_se3.simulation.contacts import box_of, closest_contact, molecules_of
+from openmm_se3.box import box_of, minimum_image
+from openmm_se3.simulation.contacts import closest_contact, molecules_of
 from openmm_se3.simulation.guard import MAX_STRETCH
 from openmm_se3.units import ANGSTROM_TO_NM, NM_TO_ANGSTROM
 

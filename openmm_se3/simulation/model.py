@@ -12,8 +12,8 @@ import numpy as np
 from openmm import app
 from rich.console import Console
 
+from openmm_se3.box import box_of
 from openmm_se3.config import to_dict
-from openmm_se3.simulation.contacts import box_of
 from openmm_se3.simulation.ensemble import refuse_npt_without_box
 from openmm_se3.simulation.folder import refuse_results
 from openmm_se3.simulation.options import RunOptions

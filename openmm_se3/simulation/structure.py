@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from openmm import app, unit
 
-from openmm_se3.box import minimum_image
-from openmm_se3.simulation.contacts import box_of, closest_contact
+from openmm_se3.box import box_of, minimum_image
+from openmm_se3.simulation.contacts import closest_contact
 
 READERS: dict[str, Any] = {
     ".pdb": app.PDBFile,

@@ -433,29 +433,25 @@ class Layer {
     }
   }
 
-  // Adds dE/d(features) from that by the products: the derivative of the product of c and
-  // c' by f_c is f_c', and that by f_c' is f_c.
+  // Adds dE/d(features) from that by the products, as a symmetric matrix of each degree.
   static void multiply_channels_backward(int count, const T* x, const T* products, T* back) {
-    alignas(64) T upper[CHANNELS][CHANNELS] = {}, by_second[(2 * L_QUERY + 1)][CHANNELS];
+    alignas(64) T square[CHANNELS * CHANNELS + N];
     for (int a = 0; a < count; ++a) {
-      const T* row = products + a * Parameters::PRODUCTS;
+      const T* end = products + a * Parameters::PRODUCTS;
       for (int l = 0; l <= L_QUERY; ++l) {
-        for (int c = 0; c < CHANNELS; row += CHANNELS - c, ++c) {
-          const int whole = (c + N - 1) / N * N;
-          for (int e = c; e < whole; ++e) upper[c][e] = row[e - c];
-          for (int e = whole; e < CHANNELS; e += N)
-            store<V>(upper[c] + e, load<V>(row + e - c));
+        end += CHANNELS * (CHANNELS + 1) / 2;
+        const T* from = end;
+        for (int c = CHANNELS - 1; c >= 0; --c) {  // so that what sticks out is overwritten
+          from -= CHANNELS - c;
+          for (int e = c; e < CHANNELS; e += N)
+            store<V>(square + c * CHANNELS + e, load<V>(from + e - c));
+          square[c * CHANNELS + c] *= 2;
+          for (int e = c + 1; e < CHANNELS; ++e) square[e * CHANNELS + c] = from[e - c];
         }
-        const auto f = [=](int m) { return x + a * IN + (l * l + m) * CHANNELS; };
         multiply<CHANNELS, CHANNELS, true>(
-            2 * l + 1, f, upper[0], static_cast<const T*>(nullptr),
+            2 * l + 1, [=](int m) { return x + a * IN + (l * l + m) * CHANNELS; }, square,
+            static_cast<const T*>(nullptr),
             [=](int m) { return back + a * IN + (l * l + m) * CHANNELS; });
-        multiply_transposed<1, CHANNELS, CHANNELS>(2 * l + 1, f, upper[0],
-                                                   static_cast<const T*>(nullptr),
-                                                   [&](int m) { return by_second[m]; });
-        for (int m = 0; m < 2 * l + 1; ++m)
-          for (int c = 0; c < CHANNELS; ++c)
-            back[a * IN + (l * l + m) * CHANNELS + c] += by_second[m][c];
       }
     }
   }
@@ -624,13 +620,9 @@ class Layer {
           count, [&](int a) { return invariants[a]; }, [&](int a) { return gates_back[a]; },
           gradient->gate, gradient->gate_bias);
     }
-    const auto of_atom = [&](int a) { return gates_back[a]; };
-    const auto to = [&](int a) { return invariants_back[a]; };
-    if (few_)
-      multiply_transposed<1, GATES, GATES>(count, of_atom, w.gate, static_cast<const T*>(nullptr),
-                                           to);
-    else
-      multiply<GATES, GATES>(count, of_atom, w.gate_t, static_cast<const T*>(nullptr), to);
+    multiply<GATES, GATES>(
+        count, [&](int a) { return gates_back[a]; }, w.gate_t, static_cast<const T*>(nullptr),
+        [&](int a) { return invariants_back[a]; });
     for (int a = 0; a < count; ++a) {
       for (int c = 0; c < CHANNELS; ++c) back[a * OUT + c] += invariants_back[a][c];
       for (int l = 1; l <= L_MAX; ++l)

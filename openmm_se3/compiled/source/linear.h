@@ -12,17 +12,6 @@ constexpr int ROWS = REGISTER_BYTES == 64 ? 8 : 6;
 // So many atoms at most wait longer for large weights than they multiply with them.
 constexpr int FEW = 7;
 
-// Calls work(0) to work(COUNT - 1) with constants, so that what they are indices of can be
-// in registers.
-template <class Work, int... I>
-INLINE void each(Work work, std::integer_sequence<int, I...>) {
-  (..., work(std::integral_constant<int, I>()));
-}
-template <int COUNT, class Work>
-INLINE void each(Work work) {
-  each(work, std::make_integer_sequence<int, COUNT>());
-}
-
 // Calls work(size, start) for all rows in groups of up to ROWS; size is a constant.
 template <class Work>
 INLINE void in_groups(int rows, Work work) {
@@ -44,7 +33,8 @@ INLINE void in_groups(int rows, Work work) {
 // Sums that are in registers at once: as many as hide the delay of one multiplication.
 constexpr int SUMS = REGISTER_BYTES == 64 ? 24 : 12;
 
-// Columns start to start + COUNT LANES of y[r] (+)= x[r] W + bias, for R rows at once.
+// Columns start to start + COUNT LANES of y[r] (+)= x[r] W + bias, for R rows at once.  More
+// than OUT columns are those of the next matrices [IN][OUT] behind W.
 template <int R, int COUNT, int IN, int OUT, bool ADD, class T>
 INLINE void multiply_columns(const T* const* x, const T* weight, const T* bias, T* const* y,
                              int start) {
@@ -58,7 +48,10 @@ INLINE void multiply_columns(const T* const* x, const T* weight, const T* bias, 
     }
   for (int i = 0; i < IN; ++i) {
     V w[COUNT];
-    for (int c = 0; c < COUNT; ++c) w[c] = load<V>(weight + i * OUT + start + c * LANES<T>);
+    for (int c = 0; c < COUNT; ++c) {
+      const int matrix = c * LANES<T> / OUT, column = start + c * LANES<T> % OUT;
+      w[c] = load<V>(weight + (matrix * IN + i) * OUT + column);
+    }
     for (int r = 0; r < R; ++r)
       for (int c = 0; c < COUNT; ++c) total[r][c] += x[r][i] * w[c];
   }
@@ -102,32 +95,19 @@ constexpr int matrices_at_once() {
 // y[r][k] = x[r] W[k] + bias[k] for matrices W [MATRICES][IN][OUT] and y[r] [MATRICES][OUT].
 template <int MATRICES, int IN, int OUT, class T, class X, class Y>
 void multiply_each(int rows, X x, const T* weight, const T* bias, Y y) {
-  using V = Vec<T>;
   in_groups(rows, [&](auto size, int start) {
-    constexpr int COUNT = matrices_at_once<size, MATRICES, OUT, T>(), COLUMNS = OUT / LANES<T>;
+    constexpr int COUNT = matrices_at_once<size, MATRICES, OUT, T>();
     const T* from[size];
     T* to[size];
     for (int r = 0; r < size; ++r) from[r] = x(start + r);
     for (int k = 0; k < MATRICES; k += COUNT) {
-      const T *matrix = weight + k * IN * OUT, *first = bias + k * OUT;
+      const T *first = weight + k * IN * OUT, *offset = bias + k * OUT;
       for (int r = 0; r < size; ++r) to[r] = y(start + r) + k * OUT;
-      if constexpr (COUNT == 1) {
-        multiply_rows<size, 16, IN, OUT, false>(from, matrix, first, to);
-      } else {
-        V total[size][COUNT * COLUMNS];
-        for (int r = 0; r < size; ++r)
-          for (int c = 0; c < COUNT * COLUMNS; ++c)
-            total[r][c] = load<V>(first + c * LANES<T>);
-        for (int i = 0; i < IN; ++i) {
-          V w[COUNT * COLUMNS];
-          for (int c = 0; c < COUNT * COLUMNS; ++c)
-            w[c] = load<V>(matrix + (c / COLUMNS * IN + i) * OUT + c % COLUMNS * LANES<T>);
-          for (int r = 0; r < size; ++r)
-            for (int c = 0; c < COUNT * COLUMNS; ++c) total[r][c] += from[r][i] * w[c];
-        }
-        for (int r = 0; r < size; ++r)
-          for (int c = 0; c < COUNT * COLUMNS; ++c) store<V>(to[r] + c * LANES<T>, total[r][c]);
-      }
+      if constexpr (COUNT == 1)
+        multiply_rows<size, 16, IN, OUT, false>(from, first, offset, to);
+      else
+        multiply_columns<size, COUNT * (OUT / LANES<T>), IN, OUT, false>(from, first, offset, to,
+                                                                         0);
     }
   });
 }
@@ -158,17 +138,19 @@ void multiply_transposed(int rows, X x, const T* weight, const T* bias, Y y) {
       for (int piece = 0; piece < IN; piece += PIECE)
         for (int o = 0; o < OUT; o += COUNT) {
           V now[R][COUNT];
-          each<R>([&](auto r) { each<COUNT>([&](auto c) { now[r][c] = total[r][o + c]; }); });
+          for (int r = 0; r < R; ++r)
+            for (int c = 0; c < COUNT; ++c) now[r][c] = total[r][o + c];
           for (int p = part; p < std::min(part + TOGETHER, PARTS); ++p)
             for (int i = piece; i < std::min(piece + PIECE, IN); i += LANES<T>) {
               V w[COUNT];
-              each<COUNT>([&](auto c) { w[c] = load<V>(weight + (p * OUT + o + c) * IN + i); });
-              each<R>([&](auto r) {
+              for (int c = 0; c < COUNT; ++c) w[c] = load<V>(weight + (p * OUT + o + c) * IN + i);
+              for (int r = 0; r < R; ++r) {
                 const V value = load<V>(from[r] + p * IN + i);
-                each<COUNT>([&](auto c) { now[r][c] += value * w[c]; });
-              });
+                for (int c = 0; c < COUNT; ++c) now[r][c] += value * w[c];
+              }
             }
-          each<R>([&](auto r) { each<COUNT>([&](auto c) { total[r][o + c] = now[r][c]; }); });
+          for (int r = 0; r < R; ++r)
+            for (int c = 0; c < COUNT; ++c) total[r][o + c] = now[r][c];
         }
     for (int r = 0; r < R; ++r)
       for (int o = 0; o < OUT; o += LANES<T>) {

@@ -1,0 +1,84 @@
+"""What CUDA graphs ask of a force: choices, room for neighbours, and limits."""
+
+from __future__ import annotations
+
+import math
+
+from openmm import app
+
+from openmm_se3.box import box_of
+from openmm_se3.export.build import CUDAGraphs, takes_all_pairs
+
+# Room for neighbours of atoms half as dense again as those of water, in an A^3.
+DENSITY_OF_ROOM = 0.15
+# Of more atoms than this the arithmetic takes longer than starting it.
+MOST_ATOMS = 1000
+
+
+def fit_for_cuda_graphs(
+    backend: str, engine: str, neighbours: int | None
+) -> tuple[str, str]:
+    """Return backend and engine that work with CUDA graphs.
+
+    Raises:
+        ValueError: Others were asked for, or no room for neighbours.
+    """
+    if neighbours is not None and not (type(neighbours) is int and neighbours > 0):
+        raise ValueError(f"neighbours must be at least 1, got {neighbours!r}")
+    if backend not in ("auto", "torchforce"):
+        raise ValueError(
+            f"cudaGraphs needs backend 'torchforce' or 'auto', got '{backend}'"
+        )
+    if engine not in ("auto", "torchscript"):
+        raise ValueError(
+            f"cudaGraphs needs engine 'torchscript' or 'auto', got '{engine}'"
+        )
+    return "torchforce", "torchscript"
+
+
+def default_room(cutoff: float) -> int:
+    """Return room for the neighbours of an atom within a cutoff, A."""
+    return math.ceil(DENSITY_OF_ROOM * 4.0 / 3.0 * math.pi * cutoff**3)
+
+
+def cuda_graphs_for(
+    room: int | None, topology: app.Topology, n_atoms: int, periodic: bool
+) -> CUDAGraphs | None:
+    """Return what a force needs to know for CUDA graphs.
+
+    Args:
+        room: For neighbours of an atom; None where no CUDA graph is asked for.
+        topology: Topology of the whole System.
+        n_atoms: Atoms of the force.
+        periodic: The System has a box.
+
+    Raises:
+        ValueError: There are too many atoms, or the box is not known.
+    """
+    if room is None:
+        return None
+    if n_atoms > MOST_ATOMS:
+        raise ValueError(
+            f"cudaGraphs serves up to {MOST_ATOMS} atoms, got {n_atoms}: of more the "
+            "arithmetic takes longer than starting it"
+        )
+    if not periodic:
+        return CUDAGraphs(room, None)
+    box = box_of(topology)
+    if box is None:
+        raise ValueError(
+            "cudaGraphs needs the box: topology.setPeriodicBoxVectors("
+            "system.getDefaultPeriodicBoxVectors())"
+        )
+    x, y, z = box.tolist()
+    return CUDAGraphs(room, (tuple(x), tuple(y), tuple(z)))
+
+
+def recorded_edges(room: int | None, n_atoms: int, periodic: bool) -> int:
+    """Return the edges that there is room for; empty ones cost as much as others.
+
+    Arguments are those of :func:`cuda_graphs_for`.
+    """
+    if room is None or takes_all_pairs(n_atoms, periodic):
+        return 0
+    return n_atoms * (room if periodic else min(room, n_atoms - 1))
