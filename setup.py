@@ -58,6 +58,12 @@ DFT = [
     "distributed>=2024.8",
 ]
 
+# Structures of molecules from SMILES.
+SAMPLE = [*ASE, "rdkit>=2024.9"]
+
+# AIMNet2's networks are files in the wheel of Auto3D, which is not imported.
+TEACHER = [*SAMPLE, "Auto3D==2.3.1", "h5py>=3.10"]
+
 OPENMM_ML = ["openmmml==1.7", "openmm>=8.5.2,<8.6"]
 
 # OpenMM's CUDA platform and the plugin for it.
@@ -67,6 +73,7 @@ CUDA12 = [f"openmm[cuda12]{OPENMM}", f"openmmtorch[cuda12]==1.5; {HAS_PLUGIN}"]
 TEST = [
     *TRAIN,
     *DFT,
+    *TEACHER,
     *OPENMM_ML,
     "pytest>=8",
     "pytest-xdist>=3",
@@ -102,6 +109,8 @@ setup(
         "ase": ASE,
         "train": TRAIN,
         "dft": DFT,
+        "sample": SAMPLE,
+        "teacher": TEACHER,
         "openmm-ml": OPENMM_ML,
         "cuda12": CUDA12,
         "test": TEST,

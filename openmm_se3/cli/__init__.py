@@ -32,7 +32,7 @@ VERBS = {
     "analyze": "Measure stability, drift, geometry and spectra of a finished run.",
     "validate": "Check a model file: symmetry, forces, drift, backends, precisions.",
     "bench": "Time a model's steps: backends, engines, platforms present.",
-    "sample": "Make structures to label: water monomers and clusters.",
+    "sample": "Make structures to label: of water, or of the molecules of a file.",
     "label": "Compute DFT energies and forces for structures.",
     "data": "Look at files of labels: counts, units, duplicates, outliers.",
     "train": "Train a network on labelled data.",

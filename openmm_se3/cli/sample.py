@@ -1,19 +1,50 @@
-"""``openmm-se3 sample``: make structures to label."""
+"""``openmm-se3 sample``: make structures to label.
+
+``sample water`` makes water; ``sample FILE`` makes structures of the molecules of a
+file.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from openmm_se3.cli.command_line import command_line
+from openmm_se3.elements import numbers_of
 from openmm_se3.files import atomic_write, require_new_file
 
+if TYPE_CHECKING:
+    from ase import Atoms
 
-@click.group()
+NO_RESULT = ("workers", "overwrite")  # options that change nothing in the result
+REJECTED_SHOWN = 20
+
+
+class _ByFile(click.Group):
+    """A group whose first argument is a verb of its own, or else a file."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Take what is no verb as a file of molecules."""
+        if args and self.get_command(ctx, args[0]) is None:
+            return FILE, self.get_command(ctx, FILE), args
+        return super().resolve_command(ctx, args)
+
+
+FILE = "molecules"
+
+
+@click.group(cls=_ByFile)
 def command() -> None:
-    """Make structures to label with DFT."""
+    """Make structures to label: of water, or of the molecules of a file.
+
+    "sample water" makes water.  "sample FILE" makes structures of the molecules of a
+    SMILES, SDF, PDB or XYZ file; its options: "openmm-se3 sample molecules --help".
+    """
 
 
 @command.command()
@@ -60,20 +91,176 @@ def water(
     """
     require_new_file(output, overwrite)
 
-    from ase.io import write
-
     from openmm_se3.cli.progress_bar import progress_bar
     from openmm_se3.reference.executor import LocalExecutor
-    from openmm_se3.reference.provenance import write_provenance
     from openmm_se3.reference.water_sampler import sample_water
 
     with progress_bar("Sampling") as progress:
         structures = sample_water(
             molecules, seed, LocalExecutor(workers), progress=progress
         )
+    _write(output, structures, command_line(context, "sample water", NO_RESULT), seed)
+
+
+@command.command(FILE)
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+@click.option(
+    "--conformers",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Most conformers of a molecule.",
+)
+@click.option(
+    "--modes",
+    type=click.IntRange(min=0),
+    default=4,
+    show_default=True,
+    help="Thermally displaced normal modes per molecule.",
+)
+@click.option(
+    "--md",
+    type=click.IntRange(min=0),
+    default=6,
+    show_default=True,
+    help="Frames of Langevin dynamics per molecule.",
+)
+@click.option(
+    "--torsions",
+    type=click.IntRange(min=0),
+    default=4,
+    show_default=True,
+    help="Turned rotatable bonds per molecule.",
+)
+@click.option(
+    "--stretches",
+    type=click.IntRange(min=0),
+    default=2,
+    show_default=True,
+    help="Stretched or compressed bonds per molecule.",
+)
+@click.option(
+    "--complexes",
+    type=click.IntRange(min=0),
+    default=4,
+    show_default=True,
+    help="Contacts with water or other molecules of the file, per molecule.",
+)
+@click.option(
+    "--temperature",
+    "temperatures",
+    type=click.FloatRange(min=0, min_open=True),
+    multiple=True,
+    help="Temperature of modes and dynamics, K; may be given several times.  "
+    "[default: 200 to 1,000 K]",
+)
+@click.option(
+    "--max-atoms",
+    type=click.IntRange(min=1),
+    help="Leave out larger molecules (hydrogens count).",
+)
+@click.option("--elements", help="Leave out molecules of others, such as H,C,N,O.")
+@click.option("--neutral", is_flag=True, help="Leave out molecules with a charge.")
+@click.option(
+    "--exclude",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="List of molecules to leave out: SHA-256 of the first block of the InChIKey, "
+    "one a line.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=2026,
+    show_default=True,
+    help="Random seed.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="Extended XYZ file to write.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Worker processes.  [default: one per core]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@click.pass_context
+def molecules(
+    context: click.Context,
+    file: Path,
+    conformers: int,
+    modes: int,
+    md: int,
+    torsions: int,
+    stretches: int,
+    complexes: int,
+    temperatures: tuple[float, ...],
+    max_atoms: int | None,
+    elements: str | None,
+    neutral: bool,
+    exclude: Path | None,
+    seed: int,
+    output: Path,
+    workers: int | None,
+    overwrite: bool,
+) -> None:
+    """Make structures of the molecules of a SMILES, SDF, PDB or XYZ file.
+
+    Conformers, thermal distortions, turned and stretched bonds, and complexes.
+    Protonation, tautomers and stereochemistry stay as given.  All structures of a
+    molecule are in one split; entries that are left out are listed with the reason.
+    """
+    require_new_file(output, overwrite)
+    chosen = None
+    if elements is not None:
+        chosen = frozenset(part.strip() for part in elements.split(","))
+        numbers_of(chosen)
+
+    from openmm_se3.cli.progress_bar import progress_bar
+    from openmm_se3.reference.executor import LocalExecutor
+    from openmm_se3.reference.molecule_files import read_excluded, read_molecules
+    from openmm_se3.reference.molecule_sampler import Plan, sample_molecules
+
+    plan = Plan(
+        conformers=conformers,
+        modes=modes,
+        dynamics=md,
+        torsions=torsions,
+        stretches=stretches,
+        complexes=complexes,
+        temperatures=temperatures or Plan().temperatures,
+    )
+    found, rejected = read_molecules(
+        file,
+        max_atoms=max_atoms,
+        elements=chosen,
+        neutral=neutral,
+        excluded=frozenset() if exclude is None else read_excluded(exclude),
+    )
+    with progress_bar("Sampling") as progress:
+        sampled = sample_molecules(
+            found, seed, LocalExecutor(workers), plan, progress=progress
+        )
+    made_by = command_line(context, "sample", NO_RESULT)
+    _write(output, sampled.structures, made_by, seed)
+    left_out = [(one.origin, one.reason) for one in rejected] + sampled.failures
+    click.echo(f"{len(found) - len(sampled.failures)} molecules, {len(left_out)} not")
+    for origin, reason in left_out[:REJECTED_SHOWN]:
+        click.echo(f"  {origin}: {reason}")
+    if len(left_out) > REJECTED_SHOWN:
+        click.echo(f"  and {len(left_out) - REJECTED_SHOWN} more")
+
+
+def _write(output: Path, structures: list[Atoms], made_by: str, seed: int) -> None:
+    from ase.io import write
+
+    from openmm_se3.reference.provenance import write_provenance
+
     with atomic_write(output) as temporary:
         write(temporary, structures, format="extxyz")
-    made_by = command_line(context, "sample water", ("workers", "overwrite"))
     write_provenance(output, made_by, seed)
     counts = Counter((a.info["kind"], a.info["split"]) for a in structures)
     click.echo(f"{len(structures)} structures: {output}")

@@ -1,0 +1,155 @@
+"""Labels from fast potentials: AIMNet2, GFN2-xTB, TorchScript, ASE calculators."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from ase.build import molecule
+
+from openmm_se3.reference import labelers
+from openmm_se3.reference.batch_labeling import label_in_batches
+from openmm_se3.reference.frames import Structure
+from openmm_se3.reference.labelers import LabelerError, labeler
+
+
+class Serial:
+    """Runs tasks one after the other in this process."""
+
+    def __init__(self):
+        self.tasks = 0
+
+    def run(self, function, tasks):
+        for index, task in enumerate(tasks):
+            self.tasks += 1
+            yield index, function(task)
+
+
+class Springs(torch.nn.Module):
+    """Springs of length 1 between all pairs, plus the charge; AIMNet2's interface."""
+
+    def forward(self, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        coord = data["coord"]
+        r = torch.cdist(coord, coord, compute_mode="donot_use_mm_for_euclid_dist")
+        energy = 0.25 * ((r - 1.0) ** 2 * (r > 1e-6)).sum((1, 2)) + data["charge"]
+        return {"energy": energy.double()}
+
+
+@pytest.fixture
+def springs(tmp_path):
+    path = tmp_path / "springs.pt"
+    torch.jit.script(Springs()).save(str(path))
+    return f"torchscript:{path}"
+
+
+def structures_of(*names):
+    rng = np.random.default_rng(0)
+    structures = []
+    for name in names:
+        atoms = molecule(name)
+        positions = atoms.positions + 0.02 * rng.normal(size=atoms.positions.shape)
+        structures.append(Structure(atoms.numbers, positions, name))
+    return structures
+
+
+def test_aimnet2_gives_forces_that_fit_its_energies():
+    teacher = labeler("aimnet2")
+    atoms = molecule("CH3CH2OH")
+    rng = np.random.default_rng(1)
+    positions = atoms.positions + 0.05 * rng.normal(size=atoms.positions.shape)
+    direction = rng.normal(size=positions.shape)
+    direction /= np.linalg.norm(direction)
+    h = 0.02  # large, because the networks are in float32
+    frames = np.stack([positions, positions + h * direction, positions - h * direction])
+    labels = teacher.label(np.tile(atoms.numbers, (3, 1)), frames, 0)
+    slope = (labels.energy[1] - labels.energy[2]) / (2 * h)
+    assert -np.sum(labels.forces[0] * direction) == pytest.approx(slope, abs=0.03)
+    assert np.abs(labels.forces[0]).max() > 0.5
+    assert labels.energy[0] == pytest.approx(-155.0 * 27.2114, abs=5.0)
+    assert 0.0 < labels.energy_std[0] < 0.5
+    assert labels.forces_std.shape == (3, 9, 3)
+
+
+def test_aimnet2_refuses_elements_that_it_does_not_know():
+    with pytest.raises(LabelerError, match="Na"):
+        labeler("aimnet2").require(np.array([11, 17]), 0)
+
+
+def test_another_file_in_place_of_aimnet2_is_refused(monkeypatch):
+    monkeypatch.setattr(labelers, "AIMNET2_SHA256", "0" * 64)
+    with pytest.raises(LabelerError, match="SHA-256"):
+        labelers.aimnet2_file()
+
+
+def test_without_auto3d_the_fix_is_named(monkeypatch):
+    monkeypatch.setattr(labelers.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(LabelerError, match="teacher"):
+        labelers.aimnet2_file()
+
+
+def test_a_torchscript_file_labels_as_it_computes(springs):
+    (structure,) = structures_of("CH4")
+    labels = labeler(springs).label(
+        structure.numbers[None], structure.positions[None], 2
+    )
+    r = np.linalg.norm(structure.positions[:, None] - structure.positions, axis=-1)
+    pairs = r[np.triu_indices(5, 1)]
+    assert labels.energy[0] == pytest.approx(0.5 * np.sum((pairs - 1) ** 2) + 2, 1e-5)
+    vectors = structure.positions[0] - structure.positions[1:]
+    expected = -((r[0, 1:] - 1) / r[0, 1:]) @ vectors
+    assert labels.forces[0, 0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_gfn2_labels_with_the_charge():
+    (water,) = structures_of("H2O")
+    neutral = labeler("gfn2").label(water.numbers[None], water.positions[None], 0)
+    anion = labeler("gfn2").label(water.numbers[None], water.positions[None], -2)
+    assert neutral.energy[0] == pytest.approx(-5.07 * 27.2114, abs=0.5)
+    assert abs(neutral.energy[0] - anion.energy[0]) > 1.0
+    assert np.abs(neutral.forces.sum(axis=1)).max() < 1e-3
+
+
+def test_an_ase_calculator_is_made_by_name():
+    (water,) = structures_of("H2O")
+    labels = labeler("ase:ase.calculators.lj:LennardJones").label(
+        water.numbers[None], water.positions[None], 0
+    )
+    assert np.isfinite(labels.forces).all()
+
+
+@pytest.mark.parametrize(
+    "spec", ["aimnet", "torchscript:none.pt", "ase:no.module:Name", "model:nothing"]
+)
+def test_an_unknown_labeler_is_refused(spec):
+    with pytest.raises((LabelerError, FileNotFoundError, ValueError)) as error:
+        labeler(spec)
+    assert spec.split(":")[-1].split(".")[0] in str(error.value)
+
+
+def test_batches_give_each_frame_its_own_labels(springs, tmp_path):
+    structures = structures_of("H2O", "CH4", "NH3", "H2O", "CH3OH", "CH4")
+    charges = [0, 0, 0, 1, 0, 0]
+    executor = Serial()
+    found = label_in_batches(structures, charges, springs, tmp_path / "b", executor)
+    for structure, charge, labels in zip(structures, charges, found, strict=True):
+        alone = labeler(springs).label(
+            structure.numbers[None], structure.positions[None], charge
+        )
+        assert labels.energy == pytest.approx(alone.energy[0], abs=1e-6)
+        assert labels.forces == pytest.approx(alone.forces[0], abs=1e-6)
+    # All batches are there: nothing is computed again, and nothing is mixed up.
+    again = Serial()
+    repeated = label_in_batches(structures, charges, springs, tmp_path / "b", again)
+    assert again.tasks == 0
+    assert [x.energy for x in repeated] == [x.energy for x in found]
+
+
+def test_other_structures_do_not_get_the_labels_of_these(springs, tmp_path):
+    structures = structures_of("H2O", "CH4")
+    label_in_batches(structures, [0, 0], springs, tmp_path / "b", Serial())
+    moved = [dataclasses.replace(s, positions=1.01 * s.positions) for s in structures]
+    executor = Serial()
+    labels = label_in_batches(moved, [0, 0], springs, tmp_path / "b", executor)
+    assert executor.tasks > 0
+    alone = labeler(springs).label(moved[0].numbers[None], moved[0].positions[None], 0)
+    assert labels[0].energy == pytest.approx(alone.energy[0], abs=1e-6)
