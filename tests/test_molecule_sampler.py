@@ -10,6 +10,7 @@ from rdkit import Chem
 from rdkit.Chem import rdMolTransforms
 
 from openmm_se3.cli import main
+from openmm_se3.reference import molecule_sampler
 from openmm_se3.reference.complexes import Body, approach, contact
 from openmm_se3.reference.conformers import MMFF, conformers, set_positions
 from openmm_se3.reference.distortions import (
@@ -30,6 +31,7 @@ from openmm_se3.reference.molecule_files import (
     read_molecules,
 )
 from openmm_se3.reference.molecule_sampler import Plan, sample_molecules, split_of
+from openmm_se3.reference.sample_file import groups_folder, sample_to_file
 
 EXCLUDED = Path(__file__).parents[2] / "shared/data/excluded_molecules.sha256"
 
@@ -39,6 +41,11 @@ class Serial:
 
     def run(self, function, tasks):
         yield from ((index, function(task)) for index, task in enumerate(tasks))
+
+
+def structures_of(molecules, seed, plan):
+    groups = dict(sample_molecules(molecules, seed, Serial(), plan))
+    return [atoms for index in sorted(groups) for atoms in groups[index].structures]
 
 
 def molecule_and_field(smiles):
@@ -179,9 +186,9 @@ def test_hydrogen_bonds_are_nearly_straight():
 def test_sampling_depends_on_the_molecule_and_the_seed_only():
     molecules = [molecule_from_smiles(s) for s in ("CCO", "CC(=O)N")]
     plan = Plan(conformers=1, modes=1, dynamics=1, torsions=1, stretches=1, complexes=0)
-    both = sample_molecules(molecules, 5, Serial(), plan).structures
-    alone = sample_molecules(molecules[1:], 5, Serial(), plan).structures
-    other = sample_molecules(molecules[1:], 6, Serial(), plan).structures
+    both = structures_of(molecules, 5, plan)
+    alone = structures_of(molecules[1:], 5, plan)
+    other = structures_of(molecules[1:], 6, plan)
     assert [a.info["kind"] for a in alone] == [
         "minimum",
         "modes",
@@ -198,7 +205,7 @@ def test_sampling_depends_on_the_molecule_and_the_seed_only():
 def test_structures_say_what_they_are():
     molecules = [molecule_from_smiles(s) for s in ("C[NH3+]", "CC(=O)O")]
     plan = Plan(conformers=1, modes=1, dynamics=1, torsions=0, stretches=0, complexes=3)
-    for atoms in sample_molecules(molecules, 1, Serial(), plan).structures:
+    for atoms in structures_of(molecules, 1, plan):
         info = atoms.info
         first = info["inchikey"].split("+")[0]
         assert info["trajectory"] == first[:14]
@@ -301,3 +308,37 @@ def test_the_command_writes_what_label_reads(tmp_path):
     structures = read_structures(output)
     assert {s.kind for s in structures} >= {"minimum", "modes", "md", "complex"}
     assert (tmp_path / "frames.xyz.json").is_file()
+
+
+class Interrupted(Serial):
+    """Stops before the second task, as a kill would."""
+
+    def run(self, function, tasks):
+        yield 0, function(tasks[0])
+        raise KeyboardInterrupt
+
+
+def test_a_stopped_run_resumes_to_the_same_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(molecule_sampler, "MOLECULES_PER_GROUP", 1)
+    molecules = [molecule_from_smiles(s) for s in ("CCO", "CC(=O)N", "O")]
+    plan = Plan(conformers=1, modes=1, dynamics=1, torsions=0, stretches=1, complexes=1)
+    whole, stopped = tmp_path / "whole.xyz", tmp_path / "stopped.xyz"
+    sample_to_file(molecules, whole, 1, Serial(), plan)
+    with pytest.raises(KeyboardInterrupt):
+        sample_to_file(molecules, stopped, 1, Interrupted(), plan)
+    assert not stopped.exists()
+    # Of another seed nothing is taken.
+    done = []
+    sample_to_file(molecules, stopped, 2, Serial(), plan, lambda d, _: done.append(d))
+    assert done[0] == 0
+    assert stopped.read_bytes() != whole.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        sample_to_file(molecules, stopped, 1, Interrupted(), plan)
+    done = []
+    summary = sample_to_file(
+        molecules, stopped, 1, Serial(), plan, lambda d, _: done.append(d)
+    )
+    assert done[0] == 1
+    assert stopped.read_bytes() == whole.read_bytes()
+    assert summary.counts.total() == len(read_structures(whole))
+    assert not groups_folder(stopped).exists()

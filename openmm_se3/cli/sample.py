@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from openmm_se3.cli.command_line import command_line
 from openmm_se3.elements import numbers_of
 from openmm_se3.files import atomic_write, require_new_file
-
-if TYPE_CHECKING:
-    from ase import Atoms
 
 NO_RESULT = ("workers", "overwrite")  # options that change nothing in the result
 REJECTED_SHOWN = 20
@@ -91,6 +87,8 @@ def water(
     """
     require_new_file(output, overwrite)
 
+    from ase.io import write
+
     from openmm_se3.cli.progress_bar import progress_bar
     from openmm_se3.reference.executor import LocalExecutor
     from openmm_se3.reference.water_sampler import sample_water
@@ -99,7 +97,10 @@ def water(
         structures = sample_water(
             molecules, seed, LocalExecutor(workers), progress=progress
         )
-    _write(output, structures, command_line(context, "sample water", NO_RESULT), seed)
+    with atomic_write(output) as temporary:
+        write(temporary, structures, format="extxyz")
+    counts = Counter((a.info["kind"], a.info["split"]) for a in structures)
+    _report(output, counts, command_line(context, "sample water", NO_RESULT), seed)
 
 
 @command.command(FILE)
@@ -222,7 +223,8 @@ def molecules(
     from openmm_se3.cli.progress_bar import progress_bar
     from openmm_se3.reference.executor import LocalExecutor
     from openmm_se3.reference.molecule_files import read_excluded, read_molecules
-    from openmm_se3.reference.molecule_sampler import Plan, sample_molecules
+    from openmm_se3.reference.molecule_sampler import Plan
+    from openmm_se3.reference.sample_file import sample_to_file
 
     plan = Plan(
         conformers=conformers,
@@ -241,28 +243,25 @@ def molecules(
         excluded=frozenset() if exclude is None else read_excluded(exclude),
     )
     with progress_bar("Sampling") as progress:
-        sampled = sample_molecules(
-            found, seed, LocalExecutor(workers), plan, progress=progress
+        summary = sample_to_file(
+            found, output, seed, LocalExecutor(workers), plan, progress
         )
-    made_by = command_line(context, "sample", NO_RESULT)
-    _write(output, sampled.structures, made_by, seed)
-    left_out = [(one.origin, one.reason) for one in rejected] + sampled.failures
-    click.echo(f"{len(found) - len(sampled.failures)} molecules, {len(left_out)} not")
+    _report(output, summary.counts, command_line(context, "sample", NO_RESULT), seed)
+    left_out = [(one.origin, one.reason) for one in rejected] + summary.failures
+    sampled = len(found) - len(summary.failures)
+    click.echo(f"{sampled} molecules sampled, {len(left_out)} left out")
     for origin, reason in left_out[:REJECTED_SHOWN]:
         click.echo(f"  {origin}: {reason}")
     if len(left_out) > REJECTED_SHOWN:
         click.echo(f"  and {len(left_out) - REJECTED_SHOWN} more")
 
 
-def _write(output: Path, structures: list[Atoms], made_by: str, seed: int) -> None:
-    from ase.io import write
-
+def _report(
+    output: Path, counts: Counter[tuple[str, str]], made_by: str, seed: int
+) -> None:
     from openmm_se3.reference.provenance import write_provenance
 
-    with atomic_write(output) as temporary:
-        write(temporary, structures, format="extxyz")
     write_provenance(output, made_by, seed)
-    counts = Counter((a.info["kind"], a.info["split"]) for a in structures)
-    click.echo(f"{len(structures)} structures: {output}")
+    click.echo(f"{counts.total()} structures: {output}")
     for (kind, split), count in sorted(counts.items()):
         click.echo(f"  {kind}, {split}: {count}")

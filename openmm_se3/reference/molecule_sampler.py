@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,8 @@ from openmm_se3.reference.distortions import (
 from openmm_se3.reference.executor import Executor
 from openmm_se3.reference.molecule_files import Molecule, molecule_from_smiles
 
-MOLECULES_PER_TASK = 20
+MOLECULES_PER_GROUP = 20
+MOST_PARTNERS = 200  # of each split, that travel with each group
 VALIDATION_SHARE, TEST_SHARE = 0.02, 0.02
 SCAN_TEMPERATURE = 300.0  # K, of the distortions of turned and stretched molecules
 CLOSEST_ATOMS = 0.55  # A; nothing closer is labeled
@@ -74,7 +75,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Sampled:
-    """What sampling gave.
+    """What sampling some molecules gave.
 
     Attributes:
         structures: The structures, by molecule in the order of the input.
@@ -99,42 +100,38 @@ def sample_molecules(
     seed: int,
     executor: Executor,
     plan: Plan | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Sampled:
-    """Return structures of molecules in a reproducible order, with their splits.
+    skip: Callable[[int], bool] = lambda index: False,
+) -> Iterator[tuple[int, Sampled]]:
+    """Yield (index of the group, its structures) as groups of molecules finish.
 
-    The structures of a molecule depend on the seed, the plan and the molecule; its
-    complexes also on the other molecules.
+    A group is ``MOLECULES_PER_GROUP`` molecules of the input.  The structures of a
+    molecule depend on the seed, the plan and the molecule; its complexes also on the
+    other molecules.
 
     Args:
         molecules: The molecules.
         seed: Seed of everything random here.
-        executor: Runs groups of molecules.
+        executor: Runs the groups.
         plan: How many of what.
-        progress: Called with the number of finished molecules, and of all.
+        skip: Tells which groups are not wanted.
     """
     plan = plan or Plan()
-    groups = [
-        list(molecules[start : start + MOLECULES_PER_TASK])
-        for start in range(0, len(molecules), MOLECULES_PER_TASK)
-    ]
     partners = _partners(molecules)
-    tasks = [(group, partners, plan, seed) for group in groups]
-    results: dict[int, Sampled] = {}
-    done = 0
-    progress(0, len(molecules))
-    for index, result in executor.run(_sample_group, tasks):
-        results[index] = result
-        done += len(groups[index])
-        progress(done, len(molecules))
-    ordered = [results[index] for index in range(len(tasks))]
-    return Sampled(
-        [atoms for result in ordered for atoms in result.structures],
-        [failure for result in ordered for failure in result.failures],
-    )
+    wanted = [index for index in range(group_count(molecules)) if not skip(index)]
+    tasks = [(group_of(molecules, index), partners, plan, seed) for index in wanted]
+    for place, sampled in executor.run(_sample_group, tasks):
+        yield wanted[place], sampled
 
 
-MOST_PARTNERS = 200  # that travel with each task
+def group_count(molecules: Sequence[Molecule]) -> int:
+    """Return the number of groups that molecules are sampled in."""
+    return -(-len(molecules) // MOLECULES_PER_GROUP)
+
+
+def group_of(molecules: Sequence[Molecule], index: int) -> list[Molecule]:
+    """Return the molecules of one group."""
+    start = index * MOLECULES_PER_GROUP
+    return list(molecules[start : start + MOLECULES_PER_GROUP])
 
 
 def _partners(molecules: Sequence[Molecule]) -> dict[str, list[Molecule]]:
