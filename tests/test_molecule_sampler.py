@@ -85,7 +85,7 @@ def test_modes_of_hydrogen_chloride_are_those_of_its_bond():
     lengths = []
     for _ in range(2000):
         places = minimum + thermal_displacements(
-            (np.array([energy]), directions), masses, 10.0, rng
+            (np.array([energy]), directions), masses, 10.0, rng, quantum=True
         )
         lengths.append(np.linalg.norm(places[1] - places[0]))
     expected = np.sqrt(hbar / (2.0 * np.sqrt(k * reduced)))
@@ -342,3 +342,16 @@ def test_a_stopped_run_resumes_to_the_same_file(tmp_path, monkeypatch):
     assert stopped.read_bytes() == whole.read_bytes()
     assert summary.counts.total() == len(read_structures(whole))
     assert not groups_folder(stopped).exists()
+
+
+def test_classical_displacements_have_kt_in_each_mode():
+    _, minimum, masses, field = molecule_and_field("CC#N")
+    modes = normal_modes(minimum, masses, field)
+    rng = np.random.default_rng(4)
+    energies = []
+    for _ in range(100):
+        # Cold, so that the potential is harmonic.
+        moved = minimum + thermal_displacements(modes, masses, 5.0, rng)
+        energies.append(field.energy(moved) - field.energy(minimum))
+    expected = len(modes[0]) * units.kB * 5.0 / 2.0
+    assert np.mean(energies) == pytest.approx(expected, rel=0.15)

@@ -115,14 +115,14 @@ def water(
 @click.option(
     "--modes",
     type=click.IntRange(min=0),
-    default=4,
+    default=2,
     show_default=True,
-    help="Thermally displaced normal modes per molecule.",
+    help="Normal modes displaced by thermal and zero-point motion, per molecule.",
 )
 @click.option(
     "--md",
     type=click.IntRange(min=0),
-    default=6,
+    default=8,
     show_default=True,
     help="Frames of Langevin dynamics per molecule.",
 )

@@ -86,22 +86,26 @@ def thermal_displacements(
     masses: np.ndarray,
     temperature: float,
     rng: np.random.Generator,
+    quantum: bool = False,
 ) -> np.ndarray:
     """Return displacements [n_atoms, 3] (A) of harmonic oscillators at a temperature.
 
-    The variance of a mass-weighted coordinate is hbar / (2 omega) coth(hbar omega /
-    2 k T), zero-point motion included.
+    The variance of a mass-weighted coordinate is k T / omega^2, or with zero-point
+    motion hbar / (2 omega) coth(hbar omega / 2 k T).
 
     Args:
         modes: What :func:`normal_modes` returns.
         masses: Dalton [n_atoms].
         temperature: K.
         rng: Draws the displacements.
+        quantum: Include zero-point motion.
     """
     energies, directions = modes
     hbar = units._hbar * units.J * units.s
-    variance = hbar**2 / (2.0 * energies)
-    variance = variance / np.tanh(energies / (2.0 * units.kB * temperature))
+    thermal = units.kB * temperature
+    if quantum:
+        thermal = energies / (2.0 * np.tanh(energies / (2.0 * thermal)))
+    variance = thermal * (hbar / energies) ** 2
     amplitudes = np.sqrt(variance) * rng.normal(size=len(variance))
     weighted = np.tensordot(amplitudes, directions, 1)
     return weighted / np.sqrt(masses)[:, np.newaxis]

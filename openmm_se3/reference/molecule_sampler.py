@@ -52,7 +52,7 @@ class Plan:
 
     Attributes:
         conformers: Most conformers; each is a structure of the kind "minimum".
-        modes: Thermally displaced normal modes.
+        modes: Normal modes displaced by thermal and zero-point motion.
         dynamics: Frames of Langevin dynamics.
         torsions: Turned rotatable bonds, every second one with thermal displacements.
         stretches: Stretched or compressed bonds.
@@ -63,8 +63,8 @@ class Plan:
     """
 
     conformers: int = 2
-    modes: int = 4
-    dynamics: int = 6
+    modes: int = 2
+    dynamics: int = 8
     torsions: int = 4
     stretches: int = 2
     complexes: int = 4
@@ -188,16 +188,17 @@ def _sample_one(
     def modes(index: int) -> tuple[np.ndarray, np.ndarray]:
         return normal_modes(minima[index], masses, field)
 
-    def displaced_minimum(temperature: float) -> np.ndarray:
+    def displaced_minimum(temperature: float, quantum: bool = False) -> np.ndarray:
         index = int(rng.integers(len(minima)))
         return minima[index] + thermal_displacements(
-            modes(index), masses, temperature, rng
+            modes(index), masses, temperature, rng, quantum
         )
 
     if len(numbers) > 1:
         for _ in range(plan.modes):
             temperature = float(rng.choice(plan.temperatures))
-            made.append(("modes", displaced_minimum(temperature), temperature))
+            positions = displaced_minimum(temperature, quantum=True)
+            made.append(("modes", positions, temperature))
         runs = max(1, plan.dynamics // 3)
         for run in range(min(runs, plan.dynamics)):
             temperature = float(rng.choice(plan.temperatures))
