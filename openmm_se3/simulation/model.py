@@ -94,9 +94,11 @@ def run_model(
         named_platform(options.platform)
     if not (options.overwrite or options.resume):
         refuse_results(options.out)
-    refuse_npt_without_box(options, topology.getPeriodicBoxVectors() is not None)
     from openmm_se3 import SE3Potential
+    from openmm_se3.force.atoms import require_topology
 
+    require_topology(topology)
+    refuse_npt_without_box(options, topology.getPeriodicBoxVectors() is not None)
     with threads_for(len(positions)):
         potential = SE3Potential(
             options.model,
