@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def command(structure: Path, length_ps: float, out: str | None, **options: Any) 
         f"{record.status.capitalize()} after {record.time_ps:g} ps, "
         f"{record.ns_per_day:.2f} ns/day",
         f"Results in {record.folder}; to measure them: "
-        f"openmm-se3 analyze {record.folder}",
+        + shlex.join(["openmm-se3", "analyze", str(record.folder)]),
     ]
     if record.reason:
         lines.insert(1, f"Reason: {record.reason}")

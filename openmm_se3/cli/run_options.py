@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +103,8 @@ def advised(options: RunOptions, console: Console) -> Iterator[None]:
     except KeyboardInterrupt:
         lines = []
         if was_cut_short(options.out):
-            lines = [f"Ended early; what there is: openmm-se3 analyze {options.out}"]
+            analyze = shlex.join(["openmm-se3", "analyze", str(options.out)])
+            lines = [f"Ended early; what there is: {analyze}"]
         if Path(options.out).exists():
             lines.append("To go on, give the same command with --resume.")
         for line in lines:

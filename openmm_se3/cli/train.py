@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -75,14 +76,14 @@ def command(
             f"and source: {folder / REPORT}"
         )
         exported = folder.with_name(f"{folder.name}-model")
-        click.echo(
-            f"To use the model: openmm-se3 export {folder / BEST} --out {exported}"
-        )
+        words = ["openmm-se3", "export", str(folder / BEST), "--out", str(exported)]
+        click.echo(f"To use the model: {shlex.join(words)}")
         return
     total = settings.training.steps
     click.echo(
         f"Stopped at step {outcome.step} of {total}, nothing is lost. Go on with"
     )
-    click.echo(f"  openmm-se3 train {config} --out {folder} --resume")
+    words = ["openmm-se3", "train", str(config), "--out", str(folder), "--resume"]
+    click.echo(f"  {shlex.join(words)}")
     if outcome.signal is not None:
         raise click.exceptions.Exit(128 + outcome.signal)
