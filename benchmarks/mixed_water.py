@@ -39,6 +39,7 @@ from openmm_se3.benchmark import machine
 from openmm_se3.files import atomic_write
 from openmm_se3.force import SE3Potential
 from openmm_se3.plot_style import BLUE, GREY, STYLE, few_ticks, legend_above, save
+from openmm_se3.quantities import in_angstrom
 from openmm_se3.simulation import RunOptions, run_dynamics, water_start, water_topology
 from openmm_se3.simulation.drift import block_error
 from openmm_se3.units import (
@@ -89,7 +90,7 @@ SHORT = Setting(1.1, 0.45, 1e-3, 1, 0.01, 0.03, 0.03)
 
 def water_box(setting: Setting, seed: int) -> tuple[app.Topology, np.ndarray]:
     """Return a box of water, one molecule first, and positions [n_atoms, 3], A."""
-    start = water_start(1, seed) + 0.5 * setting.edge * NM_TO_ANGSTROM
+    start = in_angstrom(water_start(1, seed)) + 0.5 * setting.edge * NM_TO_ANGSTROM
     modeller = app.Modeller(water_topology(1), start * unit.angstrom)
     box = openmm.Vec3(1, 1, 1) * setting.edge * unit.nanometer
     modeller.addSolvent(app.ForceField("amber14/tip3p.xml"), boxSize=box)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import io
 import json
 import shutil
@@ -12,7 +13,7 @@ import mdtraj
 import numpy as np
 import openmm
 import pytest
-from analytic_water import exact_wavenumbers, harmonic_water
+from analytic_water import exact_wavenumbers, harmonic_water, water_positions
 from click.testing import CliRunner
 from openmm import app, unit
 from rich.console import Console
@@ -36,18 +37,21 @@ from openmm_se3.analysis import (
 )
 from openmm_se3.analysis.figure import draw
 from openmm_se3.analysis.read import read_log
-from openmm_se3.analysis.spectrum import internal_velocities
+from openmm_se3.analysis.spectrum import (
+    HIGHEST_VIBRATION,
+    internal_velocities,
+    nyquist,
+)
 from openmm_se3.cli import main
 from openmm_se3.simulation import (
     RunOptions,
     run_dynamics,
-    water_start,
     water_topology,
 )
 from openmm_se3.simulation import folder as names
 
 SPEED_OF_LIGHT = 2.99792458e-5  # cm/fs
-WATER = water_start(1)  # O-H 0.9572 A, 104.52 degrees
+WATER = water_positions(1)  # O-H 0.9572 A, 104.52 degrees
 
 
 def shifted(*offsets: tuple[float, float, float]) -> np.ndarray:
@@ -88,9 +92,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "dimer"
     system, topology = harmonic_water(2)
     options = RunOptions(
-        out=out, steps=4000, equilibration_ps=0.2, platform="Reference", temperature=100
+        out=out,
+        seed=1,
+        steps=4000,
+        equilibration_ps=0.2,
+        platform="Reference",
+        temperature=100,
     )
-    run_dynamics(system, topology, water_start(2, 1), options)
+    run_dynamics(system, topology, water_positions(2, 1), options)
     return out
 
 
@@ -274,6 +283,53 @@ def test_internal_velocities_of_a_rigid_molecule_vanish() -> None:
     assert np.abs(internal_velocities(positions, velocities, masses, WATER)).max() > 0.1
 
 
+@pytest.mark.parametrize("interval", [3.98, 10.0, 50.0])
+def test_frames_too_far_apart_give_no_spectrum(interval: float) -> None:
+    time = interval * np.arange(2000)
+    velocities = np.zeros((2000, 1, 3))
+    velocities[:, 0, 0] = np.cos(2 * np.pi * SPEED_OF_LIGHT * 3742.0 * time)
+    with pytest.raises(ValueError, match=f"{interval:g} fs"):
+        spectrum(velocities, np.ones(1), interval, 0.5)
+
+
+def test_frames_near_enough_show_the_fastest_vibration() -> None:
+    time = 3.96 * np.arange(4000)
+    velocities = np.zeros((4000, 1, 3))
+    velocities[:, 0, 0] = np.cos(2 * np.pi * SPEED_OF_LIGHT * 4150.0 * time)
+    found = spectrum(velocities, np.ones(1), 3.96, 0.001)
+    assert found is not None
+    assert found.peaks.tolist() == pytest.approx([4150.0], abs=3.0)
+
+
+@pytest.mark.parametrize("verb", ["run", "water"])
+def test_shell_and_python_have_the_same_defaults(verb: str) -> None:
+    assert nyquist(RunOptions.frame_fs) > HIGHEST_VIBRATION
+    module = importlib.import_module(f"openmm_se3.cli.{verb}")
+    defaults = {
+        p.name: p.default
+        for p in module.command.params
+        if not getattr(p, "is_flag", False)
+    }
+    shared = [f for f in dataclasses.fields(RunOptions) if f.name in defaults]
+    assert len(shared) > 6
+    for field in shared:
+        if field.name != "out" and field.default is not None:
+            assert defaults[field.name] == field.default, field.name
+
+
+def test_a_run_with_few_frames_names_the_option_for_a_spectrum(tmp_path: Path) -> None:
+    system, topology = harmonic_water()
+    options = RunOptions(
+        out=tmp_path / "a", seed=1, steps=4000, frame_fs=10.0, equilibration_ps=0.0
+    )
+    run_dynamics(system, topology, WATER, options)
+    analysis = analyze_folder(tmp_path / "a")
+    assert analysis.spectrum is None and analysis.whole_spectrum is None
+    (reason,) = [line for line in analysis.missing if "spectrum" in line]
+    assert "--frame-interval 2.5" in reason and "frame_fs=2.5" in reason
+    assert "1668 cm^-1" in reason
+
+
 def test_too_few_frames_give_no_spectrum() -> None:
     assert spectrum(np.zeros((100, 3, 3)), np.ones(3), 2.0, 0.5) is None
 
@@ -320,7 +376,9 @@ def test_a_run_that_the_guard_stopped_is_unstable(tmp_path: Path) -> None:
 
 def test_a_run_stopped_in_equilibration_can_be_analysed(tmp_path: Path) -> None:
     system, topology = harmonic_water()
-    options = RunOptions(out=tmp_path / "a", steps=400, dt_fs=4.0, equilibration_ps=1.0)
+    options = RunOptions(
+        out=tmp_path / "a", seed=1, steps=400, dt_fs=4.0, equilibration_ps=1.0
+    )
     run_dynamics(system, topology, WATER, options)
     analysis = analyze_folder(tmp_path / "a")
     assert not analysis.stability.stable
@@ -334,7 +392,7 @@ def test_a_run_stopped_in_equilibration_can_be_analysed(tmp_path: Path) -> None:
 
 def test_a_very_short_run_says_what_it_cannot_give(tmp_path: Path) -> None:
     system, topology = harmonic_water()
-    options = RunOptions(out=tmp_path / "a", steps=1, equilibration_ps=0.0)
+    options = RunOptions(out=tmp_path / "a", seed=1, steps=1, equilibration_ps=0.0)
     run_dynamics(system, topology, WATER, options)
     analysis = analyze_folder(tmp_path / "a")
     assert analysis.stability.stable
@@ -345,7 +403,7 @@ def test_a_very_short_run_says_what_it_cannot_give(tmp_path: Path) -> None:
 def test_nvt_has_no_drift(tmp_path: Path) -> None:
     system, topology = harmonic_water()
     options = RunOptions(
-        out=tmp_path / "a", steps=2000, ensemble="nvt", equilibration_ps=0.0
+        out=tmp_path / "a", seed=1, steps=2000, ensemble="nvt", equilibration_ps=0.0
     )
     run_dynamics(system, topology, WATER, options)
     analysis = analyze_folder(tmp_path / "a")
@@ -363,7 +421,7 @@ def test_the_note_of_nve_fits_its_start(
 ) -> None:
     system, topology = harmonic_water()
     options = RunOptions(
-        out=tmp_path / "a", steps=100, equilibration_ps=equilibration_ps
+        out=tmp_path / "a", seed=1, steps=100, equilibration_ps=equilibration_ps
     )
     run_dynamics(system, topology, WATER, options)
     console = Console(file=io.StringIO(), width=200)
@@ -470,7 +528,7 @@ def test_density_and_ideal_pair_distribution_of_a_triclinic_box() -> None:
 
 def test_pair_distribution_finds_a_distance_and_density_its_change() -> None:
     lattice = 3.02 * np.array(list(np.ndindex(4, 4, 4)), float)
-    frames = (lattice[:, None] + water_start(1)).reshape(1, -1, 3)
+    frames = (lattice[:, None] + water_positions(1)).reshape(1, -1, 3)
     frames = np.repeat(frames, 10, axis=0)
     scale = np.linspace(1.0, 1.05, 10)[:, None, None]
     found = liquid(boxed(frames, 12.08 * scale * np.eye(3)))
@@ -483,7 +541,9 @@ def test_pair_distribution_finds_a_distance_and_density_its_change() -> None:
 
 def test_a_box_adds_density_and_pair_distribution_to_the_report() -> None:
     lattice = 3.5 * np.array(list(np.ndindex(2, 2, 2)), float)
-    frames = np.repeat((lattice[:, None] + water_start(1)).reshape(1, -1, 3), 5, axis=0)
+    frames = np.repeat(
+        (lattice[:, None] + water_positions(1)).reshape(1, -1, 3), 5, axis=0
+    )
     free = analyze(recording(frames))
     assert free.liquid is None and "density_g_per_cm3" not in summary(free)
     box = dataclasses.replace(

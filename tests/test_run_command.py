@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import openmm
 import pytest
-from analytic_water import harmonic_water
+from analytic_water import harmonic_water, water_positions
 from click.testing import CliRunner, Result
 from openmm import app, unit
 from random_model import small_config
@@ -19,7 +19,7 @@ from random_model import small_config
 import openmm_se3
 from openmm_se3.cli import main
 from openmm_se3.force.memory import NotEnoughMemoryError
-from openmm_se3.simulation import ModelRun, run_structure, water_start, water_topology
+from openmm_se3.simulation import ModelRun, run_structure, water_topology
 from openmm_se3.simulation import folder as names
 from openmm_se3.simulation.progress import ProgressReporter
 
@@ -64,7 +64,7 @@ def two(tmp_path: Path) -> Path:
     path = tmp_path / "two waters.pdb"
     with open(path, "w") as file:
         app.PDBFile.writeFile(
-            water_topology(2), water_start(2, 1) * unit.angstrom, file
+            water_topology(2), water_positions(2, 1) * unit.angstrom, file
         )
     return path
 
@@ -100,7 +100,7 @@ def test_npt_of_a_box_from_the_file(tmp_path: Path, suffix: str) -> None:
     topology = water_topology(8)
     topology.setUnitCellDimensions(openmm.Vec3(EDGE, EDGE, EDGE) * unit.angstrom)
     grid = np.stack(np.meshgrid(*[[0.0, EDGE / 2]] * 3), axis=-1).reshape(8, 1, 3)
-    start = (grid + water_start(1)).reshape(-1, 3)
+    start = (grid + water_positions(1)).reshape(-1, 3)
     writer = app.PDBFile if suffix == "pdb" else app.PDBxFile
     with open(f"box.{suffix}", "w") as file:
         writer.writeFile(topology, start % EDGE * unit.angstrom, file)

@@ -9,6 +9,7 @@ import mdtraj
 import numpy as np
 import pytest
 import torch
+from analytic_water import water_positions
 from openmm import app, unit
 from random_model import topology_of
 
@@ -20,13 +21,12 @@ from openmm_se3.simulation import (
     ModelRun,
     read_structure,
     run_model,
-    water_start,
     water_topology,
 )
 from openmm_se3.simulation.structure import whole_molecules
 from openmm_se3.simulation.structure_checks import LEAST_HYDROGENS
 
-POSITIONS = water_start(3, 5)
+POSITIONS = water_positions(3, 5)
 BOX = np.array([[9.0, 0.0, 0.0], [2.0, 8.0, 0.0], [-1.0, 1.5, 8.5]])  # A
 
 
@@ -163,7 +163,7 @@ def test_alternate_locations_of_mmcif_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_box_too_small_is_named(tmp_path: Path) -> None:
-    path = write(tmp_path / "small.pdb", water_start(1), 1.2 * np.eye(3))
+    path = write(tmp_path / "small.pdb", water_positions(1), 1.2 * np.eye(3))
     with pytest.raises(ValueError, match=r"Å apart.*box too small .1.20 x 1.20 x 1.20"):
         read_structure(path)
     topology = topology_of(["O"], np.diag([0.5, 9.0, 9.0]))

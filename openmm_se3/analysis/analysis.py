@@ -100,9 +100,15 @@ def analyze(recording: Recording) -> Analysis:
             missing.append("No energy drift: the run is too short for block means.")
     inside = whole = None
     if recording.velocities is not None:
-        inside, whole = _spectra(recording, stability.frames)
-        if inside is None:
-            missing.append("No vibrational spectrum: too few frames.")
+        try:
+            inside, whole = _spectra(recording, stability.frames)
+            if inside is None:
+                missing.append("No vibrational spectrum: too few frames.")
+        except ValueError as error:
+            missing.append(
+                f"No vibrational spectrum: {error}; a run with --frame-interval 2.5 "
+                "(in Python frame_fs=2.5) gives one."
+            )
     return Analysis(
         recording=recording,
         stability=stability,

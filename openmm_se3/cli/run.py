@@ -20,7 +20,6 @@ from openmm_se3.simulation.options import (
 
 BACKENDS = ("auto", "torchforce", "pythonforce")
 LENGTH_PS = 20.0
-FRAME_FS = 50.0
 
 
 @click.command()
@@ -65,9 +64,10 @@ FRAME_FS = 50.0
     "--frame-interval",
     "frame_fs",
     type=POSITIVE,
-    default=FRAME_FS,
+    default=RunOptions.frame_fs,
     show_default=True,
-    help="Time between saved frames and velocities, fs.  2.5 resolves vibrations.",
+    help="Time between saved frames and velocities, fs; above 3.9 there is no "
+    "vibrational spectrum.",
 )
 @click.option(
     "--trajectory",

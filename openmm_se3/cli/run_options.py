@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from openmm_se3.simulation.options import PRECISIONS, RunOptions
+from openmm_se3.simulation.options import MAX_SEED, PRECISIONS, RunOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,10 +63,8 @@ OPTIONS = (
     ),
     click.option(
         "--seed",
-        type=click.IntRange(min=1, max=2**31 - 1),
-        default=RunOptions.seed,
-        show_default=True,
-        help="Seed of everything random.",
+        type=click.IntRange(min=1, max=MAX_SEED),
+        help="Seed of everything random.  [default: a new one, which is printed]",
     ),
     click.option(
         "--overwrite", is_flag=True, help="Replace the results of an earlier run."
