@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from openmm_se3.analysis.energies import energies
-from openmm_se3.analysis.geometry import water_geometry
+from openmm_se3.analysis.geometry import geometry
 from openmm_se3.analysis.liquid import density, narrowest, pair_distribution
 from openmm_se3.analysis.read import Recording, read_folder
 from openmm_se3.benchmark import machine
@@ -218,16 +218,17 @@ def of_npt(recording: Recording, of_all: bool) -> dict[str, Any]:
         return result
     densities = density(frames)
     r, g = radial_distribution(recording, of_all)
-    first = water_geometry(frames.atom_slice(MOLECULE))
+    first = geometry(frames.atom_slice(MOLECULE))
     assert first is not None
+    lengths, angles = first.lengths["O-H"], first.angles["H-O-H"]
     return {
         **result,
         "frames": frames.n_frames,
         "temperature": float(np.mean(recording.log["temperature_k"])),
         "density": float(densities.mean()),
         "density_error": block_error(densities, blocks=5),
-        "oh": [float(first.lengths.mean()), float(first.lengths.std())],
-        "angle": [float(first.angles.mean()), float(first.angles.std())],
+        "oh": [float(lengths.mean()), float(lengths.std())],
+        "angle": [float(angles.mean()), float(angles.std())],
         "rdf": {"r": np.round(r, 3).tolist(), "g": np.round(g, 3).tolist()},
     }
 

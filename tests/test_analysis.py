@@ -23,6 +23,8 @@ from openmm_se3.analysis import (
     analyze,
     analyze_folder,
     cluster,
+    conformations,
+    geometry,
     judge,
     liquid,
     print_report,
@@ -32,7 +34,6 @@ from openmm_se3.analysis import (
     summary,
     verdict,
     verlet_corrected,
-    water_geometry,
     write_results,
 )
 from openmm_se3.analysis.figure import draw
@@ -107,11 +108,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_geometry_of_known_structures() -> None:
-    found = water_geometry(recording(shifted((0, 0, 0), (3, 0, 0))[None]).trajectory)
+    found = geometry(recording(shifted((0, 0, 0), (3, 0, 0))[None]).trajectory)
     assert found is not None
-    assert found.lengths.shape == (1, 2, 2)
-    assert np.abs(found.lengths - 0.9572).max() < 1e-6
-    assert np.abs(found.angles - 104.52).max() < 1e-3
+    assert set(found.lengths) == {"O-H"} and set(found.angles) == {"H-O-H"}
+    assert found.lengths["O-H"].shape == (1, 4) and not found.torsions
+    assert np.abs(found.lengths["O-H"] - 0.9572).max() < 1e-6
+    assert np.abs(found.angles["H-O-H"] - 104.52).max() < 1e-3
 
 
 def hydrogen_bonded(distance: float, tilt: float) -> np.ndarray:
@@ -137,6 +139,134 @@ def test_hydrogen_bond_criterion(distance: float, tilt: float, bonds: int) -> No
 
 def test_one_molecule_has_no_hydrogen_bonds() -> None:
     assert cluster(recording(WATER[None]).trajectory) is None
+
+
+# Other molecules
+
+# C-C-O and their hydrogens, A.
+ETHANOL = np.array(
+    [
+        [0.901, -0.075, 0.014],
+        [-0.584, -0.368, 0.056],
+        [-1.306, 0.822, 0.34],
+        [1.237, 0.351, 0.966],
+        [1.128, 0.663, -0.762],
+        [1.472, -0.985, -0.187],
+        [-0.809, -1.098, 0.839],
+        [-0.932, -0.77, -0.9],
+        [-1.107, 1.461, -0.366],
+    ]
+)
+ETHANOL_BONDS = [(0, 1), (1, 2), (0, 3), (0, 4), (0, 5), (1, 6), (1, 7), (2, 8)]
+
+
+def ethanol_topology(n_molecules: int) -> app.Topology:
+    """Return a topology of ethanol with its bonds."""
+    topology = app.Topology()
+    chain = topology.addChain()
+    for _ in range(n_molecules):
+        residue = topology.addResidue("EOH", chain)
+        atoms = [
+            topology.addAtom(f"{symbol}{i}", app.Element.getBySymbol(symbol), residue)
+            for i, symbol in enumerate("CCOHHHHHH")
+        ]
+        for i, j in ETHANOL_BONDS:
+            topology.addBond(atoms[i], atoms[j])
+    return topology
+
+
+def ethanol(frames: np.ndarray, reference: np.ndarray = ETHANOL) -> Recording:
+    """Return frames [n_frames, 9 n_molecules, 3], A, of ethanol as a recording."""
+    topology = mdtraj.Topology.from_openmm(ethanol_topology(frames.shape[1] // 9))
+    trajectory = mdtraj.Trajectory(frames / 10.0, topology)
+    empty = recording(WATER[None])
+    return dataclasses.replace(
+        empty, trajectory=trajectory, reference=reference, times=None
+    )
+
+
+def turned(angle: float) -> np.ndarray:
+    """Return ethanol with its hydroxyl hydrogen turned about C-O by degrees."""
+    axis = ETHANOL[2] - ETHANOL[1]
+    axis = axis / np.linalg.norm(axis)
+    x, phi = ETHANOL[8] - ETHANOL[2], np.radians(angle)
+    x = (
+        x * np.cos(phi)
+        + np.cross(axis, x) * np.sin(phi)
+        + axis * (axis @ x) * (1.0 - np.cos(phi))
+    )
+    return np.concatenate([ETHANOL[:8], [ETHANOL[2] + x]])
+
+
+def test_geometry_of_any_molecule_by_type() -> None:
+    found = geometry(ethanol(np.stack([ETHANOL, turned(120.0)])).trajectory)
+    assert found is not None
+    lengths = {name: values.shape for name, values in found.lengths.items()}
+    assert lengths == {"C-C": (2, 1), "C-H": (2, 5), "C-O": (2, 1), "O-H": (2, 1)}
+    assert found.lengths["C-C"][0, 0] == pytest.approx(
+        np.linalg.norm(ETHANOL[0] - ETHANOL[1]), abs=1e-5
+    )
+    angles = {name: values.shape[1] for name, values in found.angles.items()}
+    assert angles == {"C-C-H": 5, "C-C-O": 1, "H-C-H": 4, "O-C-H": 2, "C-O-H": 1}
+    assert set(found.torsions) == {"C-C-O-H", "O-C-C-H"}
+    assert found.torsions["C-C-O-H"][:, 0] == pytest.approx([59.8, 179.8], abs=0.1)
+
+
+def test_conformations_are_shares() -> None:
+    values = np.array([[-179.0, 180.0, -65.0, 61.0], [29.0, -120.0, np.nan, 60.0]])
+    found = conformations(values)
+    assert found == {
+        "syn": pytest.approx(1 / 7),
+        "gauche": pytest.approx(3 / 7),
+        "anticlinal": pytest.approx(1 / 7),
+        "trans": pytest.approx(2 / 7),
+    }
+
+
+def test_a_report_of_any_molecule(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    frames = np.stack([turned(angle) for angle in np.linspace(0.0, 240.0, 50)])
+    analysis = analyze(ethanol(frames + rng.normal(scale=0.01, size=frames.shape)))
+    assert analysis.stability.stable
+    assert analysis.formulas == {"C2H6O": 1}
+    assert not [line for line in analysis.missing if "geometry" in line]
+    found = summary(analysis)
+    assert found["molecules"] == 1
+    assert found["lengths_angstrom"]["C-C"]["mean"] == pytest.approx(1.51, abs=0.01)
+    assert found["angles_degrees"]["C-C-O"]["mean"] == pytest.approx(108.0, abs=2.0)
+    shares = found["torsions"]["C-C-O-H"]
+    assert sum(shares.values()) == pytest.approx(1.0) and shares["trans"] > 0.1
+    write_results(analysis, tmp_path)
+    report = (tmp_path / names.REPORT).read_text()
+    for word in ("C-C length", "C-C-O angle", "C-C-O-H torsion", "gauche"):
+        assert word in report
+    titles = {axis.get_title() for axis in draw(analysis).axes}
+    assert len([title for title in titles if "distribution" in title]) == 3
+
+
+def test_an_alcohol_that_loses_its_hydrogen_is_unstable() -> None:
+    direction = (ETHANOL[8] - ETHANOL[2]) / np.linalg.norm(ETHANOL[8] - ETHANOL[2])
+    pair = np.concatenate([ETHANOL, ETHANOL + 20.0])
+    frames = np.repeat(pair[None], 20, axis=0)
+    # 1.30 A long, which is no broken bond; the oxygen of the other one is 1.10 A away.
+    frames[12:, 8] = ETHANOL[2] + 1.30 * direction
+    frames[15:, 9:] += frames[15, 8] + 1.10 * direction - frames[15, 11]
+    judged = judge(ethanol(frames, pair))
+    assert not judged.stable and judged.frames == 15
+    assert "EOH1-H8" in judged.reason and "EOH2-O2" in judged.reason
+    assert "from its own oxygen" in judged.reason
+
+
+@pytest.mark.parametrize(("bond", "factor"), [(0, 1.8), (1, 0.5), (2, 1.4), (7, 0.8)])
+def test_an_unrelaxed_reference_of_any_molecule_is_refused(
+    bond: int, factor: float
+) -> None:
+    i, j = ETHANOL_BONDS[bond]
+    reference = ETHANOL.copy()
+    reference[j] = ETHANOL[i] + factor * (ETHANOL[j] - ETHANOL[i])
+    with pytest.raises(ValueError, match=f"atoms {i} and {j}"):
+        judge(ethanol(ETHANOL[None], reference))
+    assert judge(ethanol(ETHANOL[None])).stable
 
 
 # Verdict
