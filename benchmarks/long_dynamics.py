@@ -28,6 +28,7 @@ from rich.table import Table
 from openmm_se3.benchmark import machine
 from openmm_se3.files import atomic_write
 from openmm_se3.force import SE3Potential
+from openmm_se3.quantities import in_angstrom
 from openmm_se3.simulation import water_start, water_topology
 from openmm_se3.simulation.guard import MAX_STRETCH
 from openmm_se3.units import ANGSTROM_TO_NM, FS_TO_PS
@@ -120,7 +121,7 @@ def run(name: str, potential: SE3Potential, ps: float, seed: int) -> dict[str, A
     """Run one row; return how far it came and the largest stretch, A."""
     n_molecules, dynamics = RUNS[name]
     system = system_of(n_molecules, dynamics, potential)
-    start = minimum(system, np.asarray(water_start(n_molecules, seed)))
+    start = minimum(system, in_angstrom(water_start(n_molecules, seed)))
     bonds = bonds_of(n_molecules)
     reference = lengths(start, bonds)
     looks = max(1, round(ps / (LOOK * DT * FS_TO_PS)))

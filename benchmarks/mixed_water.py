@@ -32,13 +32,14 @@ from rich.console import Console
 from rich.table import Table
 
 from openmm_se3.analysis.energies import energies
-from openmm_se3.analysis.geometry import water_geometry
+from openmm_se3.analysis.geometry import geometry
 from openmm_se3.analysis.liquid import density, narrowest, pair_distribution
 from openmm_se3.analysis.read import Recording, read_folder
 from openmm_se3.benchmark import machine
 from openmm_se3.files import atomic_write
 from openmm_se3.force import SE3Potential
 from openmm_se3.plot_style import BLUE, GREY, STYLE, few_ticks, legend_above, save
+from openmm_se3.quantities import in_angstrom
 from openmm_se3.simulation import RunOptions, run_dynamics, water_start, water_topology
 from openmm_se3.simulation.drift import block_error
 from openmm_se3.units import (
@@ -89,7 +90,7 @@ SHORT = Setting(1.1, 0.45, 1e-3, 1, 0.01, 0.03, 0.03)
 
 def water_box(setting: Setting, seed: int) -> tuple[app.Topology, np.ndarray]:
     """Return a box of water, one molecule first, and positions [n_atoms, 3], A."""
-    start = water_start(1, seed) + 0.5 * setting.edge * NM_TO_ANGSTROM
+    start = in_angstrom(water_start(1, seed)) + 0.5 * setting.edge * NM_TO_ANGSTROM
     modeller = app.Modeller(water_topology(1), start * unit.angstrom)
     box = openmm.Vec3(1, 1, 1) * setting.edge * unit.nanometer
     modeller.addSolvent(app.ForceField("amber14/tip3p.xml"), boxSize=box)
@@ -217,16 +218,17 @@ def of_npt(recording: Recording, of_all: bool) -> dict[str, Any]:
         return result
     densities = density(frames)
     r, g = radial_distribution(recording, of_all)
-    first = water_geometry(frames.atom_slice(MOLECULE))
+    first = geometry(frames.atom_slice(MOLECULE))
     assert first is not None
+    lengths, angles = first.lengths["O-H"], first.angles["H-O-H"]
     return {
         **result,
         "frames": frames.n_frames,
         "temperature": float(np.mean(recording.log["temperature_k"])),
         "density": float(densities.mean()),
         "density_error": block_error(densities, blocks=5),
-        "oh": [float(first.lengths.mean()), float(first.lengths.std())],
-        "angle": [float(first.angles.mean()), float(first.angles.std())],
+        "oh": [float(lengths.mean()), float(lengths.std())],
+        "angle": [float(angles.mean()), float(angles.std())],
         "rdf": {"r": np.round(r, 3).tolist(), "g": np.round(g, 3).tolist()},
     }
 

@@ -135,7 +135,7 @@ def try_system(kind: type) -> Outcome:
 def molecule() -> tuple[openmm.System, unit.Quantity]:
     """Return a free molecule on the model, and positions near its minimum."""
     system = SE3Potential(MODEL).createSystem(water_topology(1))
-    return system, water_start(1, seed=1) * unit.angstrom
+    return system, water_start(1, seed=1)
 
 
 def stretch(positions: unit.Quantity) -> float:

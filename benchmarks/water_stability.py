@@ -34,6 +34,7 @@ from openmm_se3.files import atomic_write
 from openmm_se3.force import SE3Potential
 from openmm_se3.integrators import run_verlet
 from openmm_se3.modelfile import load_model
+from openmm_se3.quantities import in_angstrom
 from openmm_se3.reference.executor import LocalExecutor
 from openmm_se3.rotation import random_rotation
 from openmm_se3.simulation import RunOptions, run_dynamics, water_start, water_topology
@@ -112,7 +113,9 @@ def separated_pair(seed: int, cutoff: float) -> np.ndarray:
     """
     rng = np.random.default_rng(seed)
     while True:
-        one, other = (water_start(1) @ random_rotation(rng).T for _ in range(2))
+        one, other = (
+            in_angstrom(water_start(1)) @ random_rotation(rng).T for _ in range(2)
+        )
         other = other + [0.0, 0.0, cutoff + COLLISION_SEPARATION]
         if np.linalg.norm(one[:, None] - other, axis=-1).min() > cutoff:
             return np.concatenate([one, other])
@@ -181,7 +184,7 @@ def run_row(task: tuple[Row, str, Path, str]) -> dict[str, Any]:
         positions = separated_pair(row.seed, cutoff)
         add_track(system, cutoff)
     else:
-        positions = water_start(row.molecules, row.seed)
+        positions = in_angstrom(water_start(row.molecules, row.seed))
     options = RunOptions(
         steps=round(row.picoseconds / (DT * FS_TO_PS)),
         dt_fs=DT,

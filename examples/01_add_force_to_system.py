@@ -24,7 +24,7 @@ torch.set_num_threads(1)
 
 # Any Topology whose atoms have elements will do, for example app.PDBFile(...).topology.
 topology = water_topology(2)
-positions = water_start(2, seed=1) * unit.angstrom
+positions = water_start(2, seed=1)
 
 # A System of the caller's own: particles, and a restraint between atoms 0 and 3.
 system = openmm.System()

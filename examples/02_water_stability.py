@@ -38,7 +38,8 @@ print(f"{record.steps} steps on {record.platform}, {record.ns_per_day:.1f} ns/da
 analysis = analyze_folder(arguments.out)
 print(verdict(analysis))
 
-lengths, angles = analysis.geometry.lengths, analysis.geometry.angles
+lengths = analysis.geometry.lengths["O-H"]
+angles = analysis.geometry.angles["H-O-H"]
 print(
     f"O-H length   {lengths.mean():.3f} A ({lengths.min():.3f} to {lengths.max():.3f})"
 )

@@ -36,7 +36,7 @@ def simulation_of(system: openmm.System) -> app.Simulation:
     """Return a simulation that has come to its temperature."""
     integrator = openmm.LangevinMiddleIntegrator(TEMPERATURE, 2.0, 0.0005)
     simulation = app.Simulation(topology, system, integrator, REFERENCE)
-    simulation.context.setPositions(water_start(2, seed=1) * unit.angstrom)
+    simulation.context.setPositions(water_start(2, seed=1))
     simulation.minimizeEnergy()
     simulation.step(STEPS // 20)
     return simulation

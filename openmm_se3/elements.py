@@ -6,6 +6,7 @@ Mn, Fe and Co in low spin).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 _TABLE = """
@@ -53,3 +54,12 @@ def numbers_of(symbols: Iterable[str]) -> list[int]:
             f"{unknown} are no symbols of elements from {SYMBOLS[0]} to {SYMBOLS[-1]}"
         )
     return [ATOMIC_NUMBERS[symbol] for symbol in symbols]
+
+
+def hill_formula(symbols: Iterable[str]) -> str:
+    """Return a formula in Hill's order, such as C2H6O: carbon, hydrogen, the others."""
+    counts = Counter(symbols)
+    first = ("C", "H") if "C" in counts else ()
+    order = [s for s in first if s in counts]
+    order += sorted(s for s in counts if s not in first)
+    return "".join(f"{s}{counts[s] if counts[s] > 1 else ''}" for s in order)

@@ -6,13 +6,19 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from openmm_se3.simulation import water_topology
+from openmm_se3.quantities import in_angstrom
+from openmm_se3.simulation import water_start, water_topology
 
 OH_LENGTH = 0.9572  # A
 HOH_ANGLE = 104.52  # degrees
 BOND = 490_000.0  # kJ/mol/nm^2; stretches near 3900 cm^-1
 ANGLE = 420.0  # kJ/mol/rad^2; bend near 1600 cm^-1
 CHARGE = -0.8  # of oxygen
+
+
+def water_positions(n_molecules: int, seed: int | None = None) -> np.ndarray:
+    """Return the positions of ``water_start`` as numbers [n_atoms, 3], A."""
+    return in_angstrom(water_start(n_molecules, seed))
 
 
 def harmonic_water(

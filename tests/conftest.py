@@ -62,8 +62,10 @@ def engine_and_model(
 @pytest.fixture(scope="session")
 def waters() -> tuple[Any, np.ndarray]:
     """Topology of three water molecules and distorted positions [9, 3], A."""
-    from openmm_se3.simulation import water_start, water_topology
+    from analytic_water import water_positions
+
+    from openmm_se3.simulation import water_topology
 
     rng = np.random.default_rng(2)
-    positions = water_start(3, seed=5)
+    positions = water_positions(3, seed=5)
     return water_topology(3), positions + rng.normal(scale=0.03, size=positions.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import io
 import json
 import shutil
@@ -12,7 +13,7 @@ import mdtraj
 import numpy as np
 import openmm
 import pytest
-from analytic_water import exact_wavenumbers, harmonic_water
+from analytic_water import exact_wavenumbers, harmonic_water, water_positions
 from click.testing import CliRunner
 from openmm import app, unit
 from rich.console import Console
@@ -22,6 +23,8 @@ from openmm_se3.analysis import (
     analyze,
     analyze_folder,
     cluster,
+    conformations,
+    geometry,
     judge,
     liquid,
     print_report,
@@ -31,23 +34,25 @@ from openmm_se3.analysis import (
     summary,
     verdict,
     verlet_corrected,
-    water_geometry,
     write_results,
 )
 from openmm_se3.analysis.figure import draw
 from openmm_se3.analysis.read import read_log
-from openmm_se3.analysis.spectrum import internal_velocities
+from openmm_se3.analysis.spectrum import (
+    HIGHEST_VIBRATION,
+    internal_velocities,
+    nyquist,
+)
 from openmm_se3.cli import main
 from openmm_se3.simulation import (
     RunOptions,
     run_dynamics,
-    water_start,
     water_topology,
 )
 from openmm_se3.simulation import folder as names
 
 SPEED_OF_LIGHT = 2.99792458e-5  # cm/fs
-WATER = water_start(1)  # O-H 0.9572 A, 104.52 degrees
+WATER = water_positions(1)  # O-H 0.9572 A, 104.52 degrees
 
 
 def shifted(*offsets: tuple[float, float, float]) -> np.ndarray:
@@ -88,9 +93,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "dimer"
     system, topology = harmonic_water(2)
     options = RunOptions(
-        out=out, steps=4000, equilibration_ps=0.2, platform="Reference", temperature=100
+        out=out,
+        seed=1,
+        steps=4000,
+        equilibration_ps=0.2,
+        platform="Reference",
+        temperature=100,
     )
-    run_dynamics(system, topology, water_start(2, 1), options)
+    run_dynamics(system, topology, water_positions(2, 1), options)
     return out
 
 
@@ -98,11 +108,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_geometry_of_known_structures() -> None:
-    found = water_geometry(recording(shifted((0, 0, 0), (3, 0, 0))[None]).trajectory)
+    found = geometry(recording(shifted((0, 0, 0), (3, 0, 0))[None]).trajectory)
     assert found is not None
-    assert found.lengths.shape == (1, 2, 2)
-    assert np.abs(found.lengths - 0.9572).max() < 1e-6
-    assert np.abs(found.angles - 104.52).max() < 1e-3
+    assert set(found.lengths) == {"O-H"} and set(found.angles) == {"H-O-H"}
+    assert found.lengths["O-H"].shape == (1, 4) and not found.torsions
+    assert np.abs(found.lengths["O-H"] - 0.9572).max() < 1e-6
+    assert np.abs(found.angles["H-O-H"] - 104.52).max() < 1e-3
 
 
 def hydrogen_bonded(distance: float, tilt: float) -> np.ndarray:
@@ -128,6 +139,134 @@ def test_hydrogen_bond_criterion(distance: float, tilt: float, bonds: int) -> No
 
 def test_one_molecule_has_no_hydrogen_bonds() -> None:
     assert cluster(recording(WATER[None]).trajectory) is None
+
+
+# Other molecules
+
+# C-C-O and their hydrogens, A.
+ETHANOL = np.array(
+    [
+        [0.901, -0.075, 0.014],
+        [-0.584, -0.368, 0.056],
+        [-1.306, 0.822, 0.34],
+        [1.237, 0.351, 0.966],
+        [1.128, 0.663, -0.762],
+        [1.472, -0.985, -0.187],
+        [-0.809, -1.098, 0.839],
+        [-0.932, -0.77, -0.9],
+        [-1.107, 1.461, -0.366],
+    ]
+)
+ETHANOL_BONDS = [(0, 1), (1, 2), (0, 3), (0, 4), (0, 5), (1, 6), (1, 7), (2, 8)]
+
+
+def ethanol_topology(n_molecules: int) -> app.Topology:
+    """Return a topology of ethanol with its bonds."""
+    topology = app.Topology()
+    chain = topology.addChain()
+    for _ in range(n_molecules):
+        residue = topology.addResidue("EOH", chain)
+        atoms = [
+            topology.addAtom(f"{symbol}{i}", app.Element.getBySymbol(symbol), residue)
+            for i, symbol in enumerate("CCOHHHHHH")
+        ]
+        for i, j in ETHANOL_BONDS:
+            topology.addBond(atoms[i], atoms[j])
+    return topology
+
+
+def ethanol(frames: np.ndarray, reference: np.ndarray = ETHANOL) -> Recording:
+    """Return frames [n_frames, 9 n_molecules, 3], A, of ethanol as a recording."""
+    topology = mdtraj.Topology.from_openmm(ethanol_topology(frames.shape[1] // 9))
+    trajectory = mdtraj.Trajectory(frames / 10.0, topology)
+    empty = recording(WATER[None])
+    return dataclasses.replace(
+        empty, trajectory=trajectory, reference=reference, times=None
+    )
+
+
+def turned(angle: float) -> np.ndarray:
+    """Return ethanol with its hydroxyl hydrogen turned about C-O by degrees."""
+    axis = ETHANOL[2] - ETHANOL[1]
+    axis = axis / np.linalg.norm(axis)
+    x, phi = ETHANOL[8] - ETHANOL[2], np.radians(angle)
+    x = (
+        x * np.cos(phi)
+        + np.cross(axis, x) * np.sin(phi)
+        + axis * (axis @ x) * (1.0 - np.cos(phi))
+    )
+    return np.concatenate([ETHANOL[:8], [ETHANOL[2] + x]])
+
+
+def test_geometry_of_any_molecule_by_type() -> None:
+    found = geometry(ethanol(np.stack([ETHANOL, turned(120.0)])).trajectory)
+    assert found is not None
+    lengths = {name: values.shape for name, values in found.lengths.items()}
+    assert lengths == {"C-C": (2, 1), "C-H": (2, 5), "C-O": (2, 1), "O-H": (2, 1)}
+    assert found.lengths["C-C"][0, 0] == pytest.approx(
+        np.linalg.norm(ETHANOL[0] - ETHANOL[1]), abs=1e-5
+    )
+    angles = {name: values.shape[1] for name, values in found.angles.items()}
+    assert angles == {"C-C-H": 5, "C-C-O": 1, "H-C-H": 4, "O-C-H": 2, "C-O-H": 1}
+    assert set(found.torsions) == {"C-C-O-H", "O-C-C-H"}
+    assert found.torsions["C-C-O-H"][:, 0] == pytest.approx([59.8, 179.8], abs=0.1)
+
+
+def test_conformations_are_shares() -> None:
+    values = np.array([[-179.0, 180.0, -65.0, 61.0], [29.0, -120.0, np.nan, 60.0]])
+    found = conformations(values)
+    assert found == {
+        "syn": pytest.approx(1 / 7),
+        "gauche": pytest.approx(3 / 7),
+        "anticlinal": pytest.approx(1 / 7),
+        "trans": pytest.approx(2 / 7),
+    }
+
+
+def test_a_report_of_any_molecule(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    frames = np.stack([turned(angle) for angle in np.linspace(0.0, 240.0, 50)])
+    analysis = analyze(ethanol(frames + rng.normal(scale=0.01, size=frames.shape)))
+    assert analysis.stability.stable
+    assert analysis.formulas == {"C2H6O": 1}
+    assert not [line for line in analysis.missing if "geometry" in line]
+    found = summary(analysis)
+    assert found["molecules"] == 1
+    assert found["lengths_angstrom"]["C-C"]["mean"] == pytest.approx(1.51, abs=0.01)
+    assert found["angles_degrees"]["C-C-O"]["mean"] == pytest.approx(108.0, abs=2.0)
+    shares = found["torsions"]["C-C-O-H"]
+    assert sum(shares.values()) == pytest.approx(1.0) and shares["trans"] > 0.1
+    write_results(analysis, tmp_path)
+    report = (tmp_path / names.REPORT).read_text()
+    for word in ("C-C length", "C-C-O angle", "C-C-O-H torsion", "gauche"):
+        assert word in report
+    titles = {axis.get_title() for axis in draw(analysis).axes}
+    assert len([title for title in titles if "distribution" in title]) == 3
+
+
+def test_an_alcohol_that_loses_its_hydrogen_is_unstable() -> None:
+    direction = (ETHANOL[8] - ETHANOL[2]) / np.linalg.norm(ETHANOL[8] - ETHANOL[2])
+    pair = np.concatenate([ETHANOL, ETHANOL + 20.0])
+    frames = np.repeat(pair[None], 20, axis=0)
+    # 1.30 A long, which is no broken bond; the oxygen of the other one is 1.10 A away.
+    frames[12:, 8] = ETHANOL[2] + 1.30 * direction
+    frames[15:, 9:] += frames[15, 8] + 1.10 * direction - frames[15, 11]
+    judged = judge(ethanol(frames, pair))
+    assert not judged.stable and judged.frames == 15
+    assert "EOH1-H8" in judged.reason and "EOH2-O2" in judged.reason
+    assert "from its own oxygen" in judged.reason
+
+
+@pytest.mark.parametrize(("bond", "factor"), [(0, 1.8), (1, 0.5), (2, 1.4), (7, 0.8)])
+def test_an_unrelaxed_reference_of_any_molecule_is_refused(
+    bond: int, factor: float
+) -> None:
+    i, j = ETHANOL_BONDS[bond]
+    reference = ETHANOL.copy()
+    reference[j] = ETHANOL[i] + factor * (ETHANOL[j] - ETHANOL[i])
+    with pytest.raises(ValueError, match=f"atoms {i} and {j}"):
+        judge(ethanol(ETHANOL[None], reference))
+    assert judge(ethanol(ETHANOL[None])).stable
 
 
 # Verdict
@@ -274,6 +413,53 @@ def test_internal_velocities_of_a_rigid_molecule_vanish() -> None:
     assert np.abs(internal_velocities(positions, velocities, masses, WATER)).max() > 0.1
 
 
+@pytest.mark.parametrize("interval", [3.98, 10.0, 50.0])
+def test_frames_too_far_apart_give_no_spectrum(interval: float) -> None:
+    time = interval * np.arange(2000)
+    velocities = np.zeros((2000, 1, 3))
+    velocities[:, 0, 0] = np.cos(2 * np.pi * SPEED_OF_LIGHT * 3742.0 * time)
+    with pytest.raises(ValueError, match=f"{interval:g} fs"):
+        spectrum(velocities, np.ones(1), interval, 0.5)
+
+
+def test_frames_near_enough_show_the_fastest_vibration() -> None:
+    time = 3.96 * np.arange(4000)
+    velocities = np.zeros((4000, 1, 3))
+    velocities[:, 0, 0] = np.cos(2 * np.pi * SPEED_OF_LIGHT * 4150.0 * time)
+    found = spectrum(velocities, np.ones(1), 3.96, 0.001)
+    assert found is not None
+    assert found.peaks.tolist() == pytest.approx([4150.0], abs=3.0)
+
+
+@pytest.mark.parametrize("verb", ["run", "water"])
+def test_shell_and_python_have_the_same_defaults(verb: str) -> None:
+    assert nyquist(RunOptions.frame_fs) > HIGHEST_VIBRATION
+    module = importlib.import_module(f"openmm_se3.cli.{verb}")
+    defaults = {
+        p.name: p.default
+        for p in module.command.params
+        if not getattr(p, "is_flag", False)
+    }
+    shared = [f for f in dataclasses.fields(RunOptions) if f.name in defaults]
+    assert len(shared) > 6
+    for field in shared:
+        if field.name != "out" and field.default is not None:
+            assert defaults[field.name] == field.default, field.name
+
+
+def test_a_run_with_few_frames_names_the_option_for_a_spectrum(tmp_path: Path) -> None:
+    system, topology = harmonic_water()
+    options = RunOptions(
+        out=tmp_path / "a", seed=1, steps=4000, frame_fs=10.0, equilibration_ps=0.0
+    )
+    run_dynamics(system, topology, WATER, options)
+    analysis = analyze_folder(tmp_path / "a")
+    assert analysis.spectrum is None and analysis.whole_spectrum is None
+    (reason,) = [line for line in analysis.missing if "spectrum" in line]
+    assert "--frame-interval 2.5" in reason and "frame_fs=2.5" in reason
+    assert "1668 cm^-1" in reason
+
+
 def test_too_few_frames_give_no_spectrum() -> None:
     assert spectrum(np.zeros((100, 3, 3)), np.ones(3), 2.0, 0.5) is None
 
@@ -320,7 +506,9 @@ def test_a_run_that_the_guard_stopped_is_unstable(tmp_path: Path) -> None:
 
 def test_a_run_stopped_in_equilibration_can_be_analysed(tmp_path: Path) -> None:
     system, topology = harmonic_water()
-    options = RunOptions(out=tmp_path / "a", steps=400, dt_fs=4.0, equilibration_ps=1.0)
+    options = RunOptions(
+        out=tmp_path / "a", seed=1, steps=400, dt_fs=4.0, equilibration_ps=1.0
+    )
     run_dynamics(system, topology, WATER, options)
     analysis = analyze_folder(tmp_path / "a")
     assert not analysis.stability.stable
@@ -334,7 +522,7 @@ def test_a_run_stopped_in_equilibration_can_be_analysed(tmp_path: Path) -> None:
 
 def test_a_very_short_run_says_what_it_cannot_give(tmp_path: Path) -> None:
     system, topology = harmonic_water()
-    options = RunOptions(out=tmp_path / "a", steps=1, equilibration_ps=0.0)
+    options = RunOptions(out=tmp_path / "a", seed=1, steps=1, equilibration_ps=0.0)
     run_dynamics(system, topology, WATER, options)
     analysis = analyze_folder(tmp_path / "a")
     assert analysis.stability.stable
@@ -345,7 +533,7 @@ def test_a_very_short_run_says_what_it_cannot_give(tmp_path: Path) -> None:
 def test_nvt_has_no_drift(tmp_path: Path) -> None:
     system, topology = harmonic_water()
     options = RunOptions(
-        out=tmp_path / "a", steps=2000, ensemble="nvt", equilibration_ps=0.0
+        out=tmp_path / "a", seed=1, steps=2000, ensemble="nvt", equilibration_ps=0.0
     )
     run_dynamics(system, topology, WATER, options)
     analysis = analyze_folder(tmp_path / "a")
@@ -363,7 +551,7 @@ def test_the_note_of_nve_fits_its_start(
 ) -> None:
     system, topology = harmonic_water()
     options = RunOptions(
-        out=tmp_path / "a", steps=100, equilibration_ps=equilibration_ps
+        out=tmp_path / "a", seed=1, steps=100, equilibration_ps=equilibration_ps
     )
     run_dynamics(system, topology, WATER, options)
     console = Console(file=io.StringIO(), width=200)
@@ -470,7 +658,7 @@ def test_density_and_ideal_pair_distribution_of_a_triclinic_box() -> None:
 
 def test_pair_distribution_finds_a_distance_and_density_its_change() -> None:
     lattice = 3.02 * np.array(list(np.ndindex(4, 4, 4)), float)
-    frames = (lattice[:, None] + water_start(1)).reshape(1, -1, 3)
+    frames = (lattice[:, None] + water_positions(1)).reshape(1, -1, 3)
     frames = np.repeat(frames, 10, axis=0)
     scale = np.linspace(1.0, 1.05, 10)[:, None, None]
     found = liquid(boxed(frames, 12.08 * scale * np.eye(3)))
@@ -483,7 +671,9 @@ def test_pair_distribution_finds_a_distance_and_density_its_change() -> None:
 
 def test_a_box_adds_density_and_pair_distribution_to_the_report() -> None:
     lattice = 3.5 * np.array(list(np.ndindex(2, 2, 2)), float)
-    frames = np.repeat((lattice[:, None] + water_start(1)).reshape(1, -1, 3), 5, axis=0)
+    frames = np.repeat(
+        (lattice[:, None] + water_positions(1)).reshape(1, -1, 3), 5, axis=0
+    )
     free = analyze(recording(frames))
     assert free.liquid is None and "density_g_per_cm3" not in summary(free)
     box = dataclasses.replace(

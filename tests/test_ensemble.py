@@ -9,7 +9,7 @@ import mdtraj
 import numpy as np
 import openmm
 import pytest
-from analytic_water import harmonic_water
+from analytic_water import harmonic_water, water_positions
 from openmm import unit
 
 from openmm_se3.analysis import read_folder
@@ -19,7 +19,6 @@ from openmm_se3.simulation import (
     RunRecord,
     degrees_of_freedom,
     run_dynamics,
-    water_start,
 )
 from openmm_se3.simulation import folder as names
 from openmm_se3.simulation.ensemble import add_ensemble_forces, make_integrator
@@ -36,7 +35,7 @@ def gas(edge: float, n_molecules: int = 8) -> tuple[openmm.System, Any, np.ndarr
     system.removeForce(kinds.index(openmm.NonbondedForce))
     system.getForce(0).setUsesPeriodicBoundaryConditions(True)
     places = np.random.default_rng(0).uniform(0.0, edge, (n_molecules, 1, 3))
-    return system, topology, (places + water_start(1)).reshape(-1, 3)
+    return system, topology, (places + water_positions(1)).reshape(-1, 3)
 
 
 def run(out: Path, system: openmm.System, *start: Any, **changes: Any) -> RunRecord:
@@ -44,6 +43,7 @@ def run(out: Path, system: openmm.System, *start: Any, **changes: Any) -> RunRec
         "platform": "Reference",
         "equilibration_ps": 0.5,
         "frame_fs": 10.0,
+        "seed": 1,
         **changes,
     }
     return run_dynamics(system, *start, RunOptions(out=out, **settings))
@@ -73,7 +73,7 @@ def test_volume_of_an_ideal_gas_of_molecules() -> None:
 def test_molecules_stay_whole_in_npt(tmp_path: Path) -> None:
     system, topology = harmonic_water(8, EDGE)
     grid = np.meshgrid(*[[0.0, EDGE / 2]] * 3)
-    start = np.stack(grid, axis=-1).reshape(8, 1, 3) + water_start(1)
+    start = np.stack(grid, axis=-1).reshape(8, 1, 3) + water_positions(1)
     start = start.reshape(-1, 3)
     options = {"ensemble": "npt", "pressure_bar": 1000.0, "steps": 2000}
     record = run(tmp_path / "a", system, topology, start, **options)
@@ -96,7 +96,7 @@ def test_molecules_stay_whole_in_npt(tmp_path: Path) -> None:
 def test_temperature_of_the_thermostats(tmp_path: Path, thermostat: str) -> None:
     system, topology = harmonic_water(3)
     options = {"ensemble": "nvt", "thermostat": thermostat, "steps": 20_000}
-    record = run(tmp_path / "a", system, topology, water_start(3, 1), **options)
+    record = run(tmp_path / "a", system, topology, water_positions(3, 1), **options)
     temperature = read_log(record.folder / names.LOG)["temperature_k"]
     blocks = temperature[-1000:].reshape(20, -1).mean(axis=1)
     error = blocks.std(ddof=1) / np.sqrt(20)
@@ -115,7 +115,7 @@ def test_saved_velocities_of_nose_hoover_are_half_a_step_before(
 ) -> None:
     system, topology = harmonic_water(1)
     options = {"ensemble": "nvt", "thermostat": "nose-hoover", "steps": 100}
-    run(tmp_path / "a", system, topology, water_start(1), frame_fs=0.5, **options)
+    run(tmp_path / "a", system, topology, water_positions(1), frame_fs=0.5, **options)
     recording = read_folder(tmp_path / "a")
     assert recording.velocities is not None
     positions = 10.0 * recording.trajectory.xyz
@@ -149,7 +149,7 @@ def test_pressure_and_temperature_reach_openmm() -> None:
     )
     system, topology = harmonic_water(8, EDGE)
     energy = openmm.Context(system, openmm.VerletIntegrator(0.001))
-    energy.setPositions(0.1 * water_start(8, 1))
+    energy.setPositions(0.1 * water_positions(8, 1))
     before = energy.getState(energy=True).getPotentialEnergy()
     add_ensemble_forces(system, topology, options, 5)
     (barostat,) = (
@@ -164,7 +164,7 @@ def test_pressure_and_temperature_reach_openmm() -> None:
     assert degrees_of_freedom(system, "npt") == 69
     # The bonds that tell the molecules have no strength.
     context = openmm.Context(system, integrator)
-    context.setPositions(0.1 * water_start(8, 1))
+    context.setPositions(0.1 * water_positions(8, 1))
     assert context.getState(energy=True).getPotentialEnergy() == before
 
 
@@ -198,5 +198,5 @@ def test_what_belongs_to_another_ensemble_is_refused() -> None:
 def test_npt_without_a_box_is_refused(tmp_path: Path) -> None:
     system, topology = harmonic_water(2)
     with pytest.raises(ValueError, match="NPT needs a periodic box .*CRYST1"):
-        run(tmp_path / "a", system, topology, water_start(2), ensemble="npt")
+        run(tmp_path / "a", system, topology, water_positions(2), ensemble="npt")
     assert not (tmp_path / "a").exists()

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from openmm import app, unit
+from openmm import app
 
 from openmm_se3.simulation import WaterRun, water_start, water_topology
 from openmm_se3.simulation.folder import TOPOLOGY
@@ -62,7 +62,7 @@ def test_the_lines_of_the_readme_run(tmp_path: Path) -> None:
     folder = tmp_path / WaterRun.out
     folder.mkdir()
     with open(folder / TOPOLOGY, "w") as file:
-        start = water_start(1) * unit.angstrom
+        start = water_start(1)
         app.PDBFile.writeFile(water_topology(1), start, file)
     assert "simulation.step(1000)" in lines
     short = lines.replace("step(1000)", "step(10)")

@@ -33,6 +33,7 @@ import networks  # noqa: E402
 import nvidia_network  # noqa: E402
 import throughput  # noqa: E402
 import train_nvidia  # noqa: E402
+from analytic_water import water_positions  # noqa: E402
 from errors import errors  # noqa: E402
 from graphs import labels_of, read_graphs  # noqa: E402
 from labels import Labels  # noqa: E402
@@ -41,7 +42,6 @@ from train_ours import Ours  # noqa: E402
 from openmm_se3.reference.dataset import Dataset  # noqa: E402
 from openmm_se3.reference.frames import SPLITS, Frame, Frames  # noqa: E402
 from openmm_se3.reference.level import PublishedLevel  # noqa: E402
-from openmm_se3.simulation import water_start  # noqa: E402
 from openmm_se3.training.data import import_dgl  # noqa: E402
 
 KCAL = 23.060548
@@ -55,7 +55,8 @@ def some_frames(split: str, box: np.ndarray | None, rng: np.random.Generator) ->
         Frame(
             numbers=np.tile(WATER, n),
             positions=(
-                x := water_start(n, seed=1) + rng.normal(scale=0.05, size=(3 * n, 3))
+                x := water_positions(n, seed=1)
+                + rng.normal(scale=0.05, size=(3 * n, 3))
             ),
             energy=-2000.0 * n + rng.normal(),
             forces=rng.normal(size=x.shape),

@@ -48,7 +48,7 @@ from openmm_se3.reference.frames import Frame, Frames, Structure
 from openmm_se3.reference.hdf5 import read_hdf5, write_hdf5
 from openmm_se3.reference.journal import Journal
 from openmm_se3.reference.labelling import label, read_structures
-from openmm_se3.reference.level import LevelOfTheory
+from openmm_se3.reference.level import NAMED_LEVELS, LevelOfTheory
 from openmm_se3.reference.provenance import read_provenance
 from openmm_se3.reference.sources import Source, read_datasets, read_sources
 from openmm_se3.reference.water_sampler import (
@@ -108,6 +108,131 @@ def write_xyz(path: Path, structures: Sequence[Structure]) -> Path:
 
 
 # Values of the labels
+
+
+@pytest.mark.parametrize(
+    ("basis", "cartesian"),
+    [
+        ("6-31g*", True),
+        ("6-31G(d)", True),
+        ("6-31+G**", True),
+        ("6-31++g**", True),
+        ("631gs", True),
+        ("3-21G", True),
+        ("4-31g", True),
+        ("def2-SVP", False),
+        ("def2-tzvppd", False),
+        ("cc-pVDZ", False),
+        ("aug-cc-pvtz", False),
+        ("6-311G**", False),
+        ("6-311+g(2df,2p)", False),
+        ("sto-3g", False),
+        ("pc-1", False),
+    ],
+)
+def test_d_functions_are_those_of_the_basis_set(basis: str, cartesian: bool) -> None:
+    level = LevelOfTheory(basis=basis)
+    assert level.cartesian is cartesian
+    # Stored levels say it, and one that says otherwise is another level.
+    assert json.loads(level.to_json())["cartesian"] is cartesian
+    assert LevelOfTheory.from_json(level.to_json()) == level
+    other = LevelOfTheory(basis=basis, cartesian=not cartesian)
+    assert other.cartesian is not cartesian
+    assert LevelOfTheory.from_json(other.to_json()) == other != level
+
+
+def test_the_default_level_is_stored_as_it_always_was() -> None:
+    stored = (
+        '{"basis": "6-31g*", "cartesian": true, "charge": 0, "density_fit": true, '
+        '"grid_level": 4, "grid_response": true, "max_cycles": 100, '
+        '"method": "wb97x", "scf_tolerance": 1e-10, "spin": 0}'
+    )
+    assert LevelOfTheory().to_json() == stored
+
+
+@pytest.mark.parametrize(("basis", "d_functions"), [("6-31g*", 6), ("def2-svp", 5)])
+def test_pyscf_gets_the_d_functions_of_the_basis_set(
+    basis: str, d_functions: int
+) -> None:
+    molecule = build_molecule(
+        np.array([10]), np.zeros((1, 3)), LevelOfTheory("pbe", basis)
+    )
+    d_shells = sum(molecule.bas_angular(i) == 2 for i in range(molecule.nbas))
+    others = sum(
+        (2 * molecule.bas_angular(i) + 1) * molecule.bas_nctr(i)
+        for i in range(molecule.nbas)
+        if molecule.bas_angular(i) < 2
+    )
+    assert d_shells == 1
+    assert molecule.nao - others == d_functions
+
+
+@pytest.mark.parametrize("method", ["pbe", "wb97m"])
+def test_dispersion_is_in_energy_and_forces(method: str) -> None:
+    from pyscf.dispersion.dftd3 import DFTD3Dispersion
+
+    # Two waters, 3 A apart.
+    one = np.array([[0.0, 0.0, 0.0], [0.76, 0.0, 0.59], [-0.76, 0.0, 0.59]])
+    positions = np.concatenate([one, one + [0.3, 3.0, 0.2]])
+    numbers = np.tile(WATER, 2)
+    level = LevelOfTheory(f"{method}-d3bj", "sto-3g", grid_level=0, grid_response=False)
+    with_it = label_frame(numbers, positions, level)
+    scf = converge(build_molecule(numbers, positions, level), level)
+    assert not scf.do_nlc()
+    # The same functional without D3 and without nonlocal correlation.
+    plain = scf.copy()
+    plain.disp = None
+    plain.xc, plain.nlc = {"pbe": "pbe", "wb97m": "wb97m-v"}[method], 0
+    energy = float(plain.kernel(scf.make_rdm1())) * HARTREE_TO_EV
+    gradient = plain.nuc_grad_method()
+    forces = -gradient.kernel() * HARTREE_PER_BOHR_TO_EV_PER_ANGSTROM
+    d3 = DFTD3Dispersion(scf.mol, xc=method, version="d3bj").get_dispersion(grad=True)
+    assert with_it.energy - energy == pytest.approx(
+        float(d3["energy"]) * HARTREE_TO_EV, abs=1e-6
+    )
+    expected = -d3["gradient"] * HARTREE_PER_BOHR_TO_EV_PER_ANGSTROM
+    assert np.abs(with_it.forces - forces - expected).max() < 1e-5
+    assert np.abs(expected).max() > 1e-3 and float(d3["energy"]) < -1e-4
+
+
+def test_levels_of_public_data_have_names() -> None:
+    spice = NAMED_LEVELS["spice"]
+    assert (spice.method, spice.basis) == ("wb97m-d3bj", "def2-tzvppd")
+    assert spice.cartesian is False
+    assert NAMED_LEVELS["ani"] == LevelOfTheory()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], LevelOfTheory()),
+        (["--level", "SPICE"], NAMED_LEVELS["spice"]),
+        (["--basis", "def2-svp"], LevelOfTheory("wb97x", "def2-svp", False)),
+        (
+            ["--basis", "cc-pvdz", "--cartesian"],
+            LevelOfTheory("wb97x", "cc-pvdz", True),
+        ),
+        (["--level", "spice", "--method", "pbe"], None),
+    ],
+)
+def test_the_command_labels_at_the_level_of_its_options(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    expected: LevelOfTheory | None,
+) -> None:
+    levels = []
+
+    def stop(structures: Any, output: Any, level: Any, *_: Any, **__: Any) -> None:
+        levels.append(level)
+        raise ValueError("seen")
+
+    monkeypatch.setattr("openmm_se3.reference.labelling.label", stop)
+    xyz = tmp_path / "a.xyz"
+    xyz.write_text("3\n\nO 0 0 0\nH 0.96 0 0\nH -0.24 0.93 0\n")
+    command = ["label", str(xyz), "-o", str(tmp_path / "a.h5"), *options]
+    assert CliRunner().invoke(main, command).exit_code == 2
+    assert levels == ([] if expected is None else [expected])
 
 
 def reference_molecules() -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -18,8 +19,9 @@ import mdtraj
 import numpy as np
 import openmm
 import pytest
-from analytic_water import harmonic_water
+from analytic_water import harmonic_water, water_positions
 from openmm import app
+from rich.console import Console
 
 from openmm_se3.analysis.read import read_log
 from openmm_se3.signals import Terminated
@@ -28,7 +30,6 @@ from openmm_se3.simulation import (
     RunOptions,
     RunRecord,
     run_dynamics,
-    water_start,
 )
 from openmm_se3.simulation import folder as names
 from openmm_se3.simulation.ensemble import EQUILIBRATION, PRODUCTION
@@ -46,7 +47,12 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def run(out: Path, about: dict[str, Any] | None = None, **changes: Any) -> RunRecord:
+def run(
+    out: Path,
+    about: dict[str, Any] | None = None,
+    console: Console | None = None,
+    **changes: Any,
+) -> RunRecord:
     """Run harmonic water: two molecules, or eight in a box for NPT."""
     settings: dict[str, Any] = {
         "steps": STEPS,
@@ -54,6 +60,7 @@ def run(out: Path, about: dict[str, Any] | None = None, **changes: Any) -> RunRe
         "equilibration_ps": 0.2,
         "frame_fs": 2.0,
         "checkpoint_ps": 0.1,
+        "seed": 1,
         **changes,
     }
     if settings.get("ensemble") == "npt":
@@ -61,11 +68,13 @@ def run(out: Path, about: dict[str, Any] | None = None, **changes: Any) -> RunRe
         corners = np.stack(np.meshgrid(*[[0.0, EDGE / 2]] * 3), axis=-1).reshape(
             8, 1, 3
         )
-        start = (water_start(1) + corners).reshape(-1, 3)
+        start = (water_positions(1) + corners).reshape(-1, 3)
     else:
         system, topology = harmonic_water(2)
-        start = water_start(2, 1)
-    return run_dynamics(system, topology, start, RunOptions(out=out, **settings), about)
+        start = water_positions(2, 1)
+    return run_dynamics(
+        system, topology, start, RunOptions(out=out, **settings), about, console
+    )
 
 
 def content(folder: Path) -> dict[str, Any]:
@@ -190,6 +199,29 @@ def test_killed_at_random_moments_it_records_the_same(
         steps.append(newest_step(out))
     assert len(set(steps)) > 2, "no kill came in the middle"
     assert_same(content(out), uninterrupted(kind))
+
+
+def test_without_a_seed_each_run_has_its_own_which_is_kept(tmp_path: Path) -> None:
+    printed = io.StringIO()
+    seeds = []
+    common = {"steps": 200, "equilibration_ps": 0.05, "checkpoint_ps": 0.05}
+    for name in ("a", "b"):
+        console = Console(file=printed, width=80)
+        run(tmp_path / name, console=console, seed=None, **common)
+        facts = json.loads((tmp_path / name / names.RUN).read_text())
+        seeds.append(facts["options"]["seed"])
+        assert f"Seed {seeds[-1]}\n" in printed.getvalue()
+    assert seeds[0] != seeds[1]
+    a, b = (content(tmp_path / name)["velocities"] for name in ("a", "b"))
+    assert not np.array_equal(a, b)
+    # Given, it gives the same run.
+    run(tmp_path / "c", seed=seeds[0], **common)
+    assert np.array_equal(a, content(tmp_path / "c")["velocities"])
+    # A resumed run keeps it.
+    run(tmp_path / "b", seed=None, resume=True, **{**common, "steps": 300})
+    facts = json.loads((tmp_path / "b" / names.RUN).read_text())
+    assert (facts["options"]["seed"], facts["steps"]) == (seeds[1], 300)
+    assert np.array_equal(content(tmp_path / "b")["velocities"][: len(b)], b)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -325,6 +357,7 @@ def test_another_run_is_refused_and_the_difference_named(
 def test_another_force_or_start_is_refused(tmp_path: Path, half: Path) -> None:
     out = shutil.copytree(half, tmp_path / "a")
     options = RunOptions(
+        seed=1,
         out=out,
         steps=STEPS,
         platform="Reference",
@@ -336,10 +369,10 @@ def test_another_force_or_start_is_refused(tmp_path: Path, half: Path) -> None:
     system, topology = harmonic_water(2)
     system.getForce(0).setBondParameters(0, 0, 1, 0.1, 1000.0)
     with pytest.raises(ValueError, match=r"system.sha256: \w+ in the checkpoint"):
-        run_dynamics(system, topology, water_start(2, 1), options)
+        run_dynamics(system, topology, water_positions(2, 1), options)
     system, topology = harmonic_water(2)
     with pytest.raises(ValueError, match=r"system.start_sha256: \w+ in the checkpoint"):
-        run_dynamics(system, topology, water_start(2, 2), options)
+        run_dynamics(system, topology, water_positions(2, 2), options)
 
 
 def test_on_another_platform_it_goes_on_from_the_state_and_says_so(

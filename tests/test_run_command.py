@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import openmm
 import pytest
-from analytic_water import harmonic_water
+from analytic_water import harmonic_water, water_positions
 from click.testing import CliRunner, Result
 from openmm import app, unit
 from random_model import small_config
@@ -19,7 +19,7 @@ from random_model import small_config
 import openmm_se3
 from openmm_se3.cli import main
 from openmm_se3.force.memory import NotEnoughMemoryError
-from openmm_se3.simulation import ModelRun, run_structure, water_start, water_topology
+from openmm_se3.simulation import ModelRun, run_structure, water_topology
 from openmm_se3.simulation import folder as names
 from openmm_se3.simulation.progress import ProgressReporter
 
@@ -64,7 +64,7 @@ def two(tmp_path: Path) -> Path:
     path = tmp_path / "two waters.pdb"
     with open(path, "w") as file:
         app.PDBFile.writeFile(
-            water_topology(2), water_start(2, 1) * unit.angstrom, file
+            water_topology(2), water_positions(2, 1) * unit.angstrom, file
         )
     return path
 
@@ -78,7 +78,7 @@ def test_it_runs_records_and_says_where(two: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "Completed after 0.1 ps" in result.output
     assert "Memory: about 0.25 GB of 16 GB" in result.output
-    assert "openmm-se3 analyze two waters-run" in result.output
+    assert "openmm-se3 analyze 'two waters-run'" in result.output
     assert "left" in result.output
     out = Path("two waters-run")
     facts = json.loads((out / names.RUN).read_text())
@@ -100,7 +100,7 @@ def test_npt_of_a_box_from_the_file(tmp_path: Path, suffix: str) -> None:
     topology = water_topology(8)
     topology.setUnitCellDimensions(openmm.Vec3(EDGE, EDGE, EDGE) * unit.angstrom)
     grid = np.stack(np.meshgrid(*[[0.0, EDGE / 2]] * 3), axis=-1).reshape(8, 1, 3)
-    start = (grid + water_start(1)).reshape(-1, 3)
+    start = (grid + water_positions(1)).reshape(-1, 3)
     writer = app.PDBFile if suffix == "pdb" else app.PDBxFile
     with open(f"box.{suffix}", "w") as file:
         writer.writeFile(topology, start % EDGE * unit.angstrom, file)
@@ -234,9 +234,11 @@ def test_the_guide_names_what_there_is() -> None:
 
 
 def test_the_function_for_scripts_is_the_same(two: Path) -> None:
-    assert call(two, "--model", "water", *SHORT, "--out", "a").exit_code == 0
+    assert (
+        call(two, "--model", "water", *SHORT, "--seed", 3, "--out", "a").exit_code == 0
+    )
     options: dict[str, Any] = {"platform": "Reference", "equilibration_ps": 0.02}
-    record = run_structure(two, ModelRun(steps=200, frame_fs=50.0, out="b", **options))
+    record = run_structure(two, ModelRun(steps=200, seed=3, out="b", **options))
     assert (record.status, record.steps, record.folder) == ("completed", 200, Path("b"))
     same = [Path(out, names.VELOCITIES).read_bytes() for out in "ab"]
     assert same[0] == same[1]

@@ -17,7 +17,7 @@ import mdtraj
 import numpy as np
 import openmm
 import pytest
-from analytic_water import harmonic_water
+from analytic_water import harmonic_water, water_positions
 from openmm import app, unit
 from rich.console import Console
 
@@ -34,7 +34,6 @@ from openmm_se3.simulation import (
     degrees_of_freedom,
     energy_drift,
     run_dynamics,
-    water_start,
     water_topology,
 )
 from openmm_se3.simulation import folder as names
@@ -54,10 +53,11 @@ def run(out: Path, n_molecules: int = 1, **options: object) -> RunRecord:
         "platform": "Reference",
         "equilibration_ps": 0.2,
         "frame_fs": 2.0,
+        "seed": 1,
         **options,
     }
     chosen = RunOptions(out=out, **settings)  # type: ignore[arg-type]
-    return run_dynamics(system, topology, water_start(n_molecules, 1), chosen)
+    return run_dynamics(system, topology, water_positions(n_molecules, 1), chosen)
 
 
 class BreakingForce:
@@ -90,9 +90,14 @@ def run_breaking(out: Path, step: int, force: float, platform: str) -> RunRecord
     system, topology = harmonic_water()
     system.addForce(openmm.PythonForce(BreakingForce(step, force)))
     options = RunOptions(
-        out=out, steps=2000, equilibration_ps=0.0, platform=platform, frame_fs=2.0
+        seed=1,
+        out=out,
+        steps=2000,
+        equilibration_ps=0.0,
+        platform=platform,
+        frame_fs=2.0,
     )
-    return run_dynamics(system, topology, water_start(1), options)
+    return run_dynamics(system, topology, water_positions(1), options)
 
 
 # Drift
@@ -225,7 +230,7 @@ def test_what_is_tied_to_its_place_conserves_no_momentum(tmp_path: Path) -> None
     cage = openmm.CustomExternalForce("500*((x-x0)^2+(y-y0)^2+(z-z0)^2)")
     for name in ("x0", "y0", "z0"):
         cage.addPerParticleParameter(name)
-    start = water_start(2, 1) + 20.0  # A, far from the origin
+    start = water_positions(2, 1) + 20.0  # A, far from the origin
     for index, place in enumerate(0.1 * start):
         cage.addParticle(index, place)
     around = openmm.CustomCVForce("cage")
@@ -233,7 +238,11 @@ def test_what_is_tied_to_its_place_conserves_no_momentum(tmp_path: Path) -> None
     system.addForce(around)
     assert degrees_of_freedom(system, "nve") == 18
     options = RunOptions(
-        steps=100, platform="Reference", equilibration_ps=0.1, out=tmp_path / "a"
+        seed=1,
+        steps=100,
+        platform="Reference",
+        equilibration_ps=0.1,
+        out=tmp_path / "a",
     )
     record = run_dynamics(system, topology, start, options)
     assert record.status == "completed"
@@ -297,13 +306,14 @@ def test_a_stop_before_the_first_frame_counts_no_step_of_the_equilibration(
     system, topology = harmonic_water()
     system.addForce(openmm.PythonForce(BreakingInProduction(10**9, float("nan"))))
     options = RunOptions(
+        seed=1,
         out=tmp_path / "a",
         steps=400,
         equilibration_ps=0.2,
         frame_fs=2.0,
         platform="Reference",
     )
-    record = run_dynamics(system, topology, water_start(1), options)
+    record = run_dynamics(system, topology, water_positions(1), options)
     assert record.status == "stopped"
     assert (record.steps, record.time_ps) == (0, 0.0)
     assert (tmp_path / "a" / names.LAST_GOOD_FRAME).exists()
@@ -355,7 +365,7 @@ def stopped_by(guard: GuardReporter, state: openmm.State, step: int) -> str:
 
 
 def test_guard_names_two_atoms_too_near_each_other() -> None:
-    start = water_start(2, 1)
+    start = water_positions(2, 1)
     guard = make_guard(start)
     guard.report(SimpleNamespace(currentStep=4), guarded_state(start, guard))  # type: ignore[arg-type]
     near = start.copy()
@@ -370,7 +380,7 @@ def test_guard_names_two_atoms_too_near_each_other() -> None:
 
 
 def test_guard_names_the_atom_with_a_force_beyond_all_others() -> None:
-    start = water_start(2, 1)
+    start = water_positions(2, 1)
     guard = make_guard(start)
     # 100 eV/A are 96485 kJ/mol/nm.
     guard.report(
@@ -391,7 +401,7 @@ def test_guard_names_the_atom_with_a_force_beyond_all_others() -> None:
 
 
 def test_guard_names_a_jump_of_the_energy() -> None:
-    start = water_start(2, 1)
+    start = water_positions(2, 1)
     guard = make_guard(start)
     thermal = 2.4943  # kJ/mol, kT at 300 K
     limit = thermal * (18 + 10 * np.sqrt(18))
@@ -409,7 +419,7 @@ def test_guard_names_a_jump_of_the_energy() -> None:
 def test_guard_takes_a_bond_across_the_box_for_what_it_is() -> None:
     topology = water_topology(1)
     topology.setUnitCellDimensions(openmm.Vec3(1, 1, 1) * unit.nanometer)
-    start = water_start(1)
+    start = water_positions(1)
     guard = GuardReporter(4, topology, MASSES, start, 300.0, 0.5)
     system, _ = harmonic_water(1)
     system.setDefaultPeriodicBoxVectors(*topology.getPeriodicBoxVectors())
@@ -425,7 +435,7 @@ def test_guard_takes_a_bond_across_the_box_for_what_it_is() -> None:
 
 
 def test_forces_are_asked_for_only_where_they_are_checked(tmp_path: Path) -> None:
-    guard = make_guard(water_start(2, 1))
+    guard = make_guard(water_positions(2, 1))
     guard.force_interval = 12
     for step, expected in ((0, False), (4, False), (8, True), (9, True), (12, False)):
         report = guard.describeNextReport(SimpleNamespace(currentStep=step))  # type: ignore[arg-type]
@@ -449,7 +459,7 @@ def test_a_failing_start_keeps_the_old_results(tmp_path: Path) -> None:
     out = tmp_path / "a"
     run(out, steps=40)
     system, topology = harmonic_water()
-    options = RunOptions(out=out, overwrite=True, platform="Reference")
+    options = RunOptions(seed=1, out=out, overwrite=True, platform="Reference")
     with pytest.raises(ValueError, match="cannot be minimised"):
         run_dynamics(system, topology, np.zeros((3, 3)), options)
     assert len(np.load(out / names.VELOCITIES)) == 10
@@ -460,9 +470,9 @@ def test_a_start_that_the_minimiser_tears_apart_is_refused(tmp_path: Path) -> No
     repulsion = openmm.CustomBondForce("-1e5*r")  # stronger than the bond
     repulsion.addBond(0, 1)
     system.addForce(repulsion)
-    options = RunOptions(out=tmp_path / "a", platform="Reference")
+    options = RunOptions(seed=1, out=tmp_path / "a", platform="Reference")
     with pytest.raises(BadMinimumError, match="tore a molecule.* bond of O and H"):
-        run_dynamics(system, topology, water_start(1, 1), options)
+        run_dynamics(system, topology, water_positions(1, 1), options)
     assert not (tmp_path / "a" / names.TRAJECTORY).exists()
 
 
@@ -471,9 +481,9 @@ def test_a_start_whose_molecules_fuse_is_refused(tmp_path: Path) -> None:
     attraction = openmm.CustomBondForce("1e6*(r-0.12)^2")  # kJ/mol, nm
     attraction.addBond(0, 3)
     system.addForce(attraction)
-    options = RunOptions(out=tmp_path / "a", platform="Reference")
+    options = RunOptions(seed=1, out=tmp_path / "a", platform="Reference")
     with pytest.raises(BadMinimumError, match="are fused: .* below the limit"):
-        run_dynamics(system, topology, water_start(2, 1), options)
+        run_dynamics(system, topology, water_positions(2, 1), options)
 
 
 def test_contacts_between_molecules_and_inside_them() -> None:
@@ -482,7 +492,7 @@ def test_contacts_between_molecules_and_inside_them() -> None:
     molecules = molecules_of(topology)
     assert molecules.tolist() == [molecules[0]] * 3 + [molecules[3]] * 3
     assert molecules[0] != molecules[3]
-    water = water_start(1)
+    water = water_positions(1)
     for distance, fused in ((1.5, True), (1.7, False)):
         # The hydrogens of both point away from each other.
         up = water - water[0]
@@ -600,11 +610,11 @@ def test_bad_options_are_refused_by_name(
 
 def test_bad_starts_are_refused(tmp_path: Path) -> None:
     system, topology = harmonic_water()
-    options = RunOptions(out=tmp_path / "a", platform="Reference")
+    options = RunOptions(seed=1, out=tmp_path / "a", platform="Reference")
     with pytest.raises(ValueError, match="must agree"):
         run_dynamics(system, topology, np.zeros((4, 3)), options)
     with pytest.raises(ValueError, match="atom 1 is not a finite number"):
-        start = water_start(1)
+        start = water_positions(1)
         start[1, 0] = np.nan
         run_dynamics(system, topology, start, options)
     assert not (tmp_path / "a").exists()
@@ -665,8 +675,8 @@ def test_progress_fits_into_the_terminal(width: int) -> None:
 
 @pytest.mark.parametrize("n_molecules", [1, 2, 6, 20])
 def test_start_is_a_connected_cluster_without_overlaps(n_molecules: int) -> None:
-    positions = water_start(n_molecules, 3)
-    assert (positions == water_start(n_molecules, 3)).all()
+    positions = water_positions(n_molecules, 3)
+    assert (positions == water_positions(n_molecules, 3)).all()
     assert positions.shape == (3 * n_molecules, 3)
     assert water_topology(n_molecules).getNumAtoms() == 3 * n_molecules
     oxygens = positions[::3]
@@ -682,11 +692,11 @@ def test_start_is_a_connected_cluster_without_overlaps(n_molecules: int) -> None
 
 def test_best_platform_runs_and_says_why() -> None:
     system, _ = harmonic_water()
-    platform, why = best_platform(system, water_start(1))
+    platform, why = best_platform(system, water_positions(1))
     assert platform.getName() in ("CUDA", "Reference", "CPU")
     assert why
     context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
-    context.setPositions(water_start(1) * unit.angstrom)
+    context.setPositions(water_positions(1) * unit.angstrom)
     assert named_platform("reference").getName() == "Reference"
     with pytest.raises(ValueError, match="no platform 'Abacus' here; choose from"):
         named_platform("Abacus")

@@ -5,7 +5,7 @@ from pathlib import Path
 from openmm_se3.analysis.analysis import Analysis, analyze
 from openmm_se3.analysis.energies import Energies
 from openmm_se3.analysis.figure import write_figure
-from openmm_se3.analysis.geometry import water_geometry
+from openmm_se3.analysis.geometry import Geometry, conformations, geometry
 from openmm_se3.analysis.hydrogen_bonds import cluster
 from openmm_se3.analysis.liquid import Liquid, liquid, pair_distribution
 from openmm_se3.analysis.read import Recording, read_files, read_folder
@@ -17,6 +17,7 @@ from openmm_se3.simulation import folder as names
 __all__ = [
     "Analysis",
     "Energies",
+    "Geometry",
     "Liquid",
     "Recording",
     "Spectrum",
@@ -24,6 +25,8 @@ __all__ = [
     "analyze",
     "analyze_folder",
     "cluster",
+    "conformations",
+    "geometry",
     "judge",
     "liquid",
     "pair_distribution",
@@ -34,7 +37,6 @@ __all__ = [
     "summary",
     "verdict",
     "verlet_corrected",
-    "water_geometry",
     "write_results",
 ]
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 import numpy as np
 
 from openmm_se3.analysis.energies import Energies, energies
-from openmm_se3.analysis.geometry import (
-    WaterGeometry,
-    bonds,
-    water_geometry,
-    water_molecules,
-)
+from openmm_se3.analysis.geometry import Geometry, bonds, geometry, water_molecules
 from openmm_se3.analysis.hydrogen_bonds import MAX_MOLECULES, Cluster, cluster
 from openmm_se3.analysis.liquid import Liquid, liquid
 from openmm_se3.analysis.read import Recording
@@ -22,6 +18,7 @@ from openmm_se3.analysis.spectrum import (
     spectrum,
 )
 from openmm_se3.analysis.stability import Stability, judge
+from openmm_se3.elements import hill_formula
 from openmm_se3.molecules import molecules_by_bonds
 
 # Runs that the guard stopped have come to their end.
@@ -39,7 +36,7 @@ class Analysis:
     Attributes:
         recording: What was analysed.
         stability: The verdict.
-        geometry: O-H lengths and H-O-H angles, of the good frames.
+        geometry: Bond lengths, angles and torsions, of the good frames.
         cluster: O-O distances and hydrogen bonds, of the good frames.
         liquid: Density and pair distributions of a box, of the good frames.
         energies: Drift and temperature.
@@ -50,7 +47,7 @@ class Analysis:
 
     recording: Recording
     stability: Stability
-    geometry: WaterGeometry | None
+    geometry: Geometry | None
     cluster: Cluster | None
     liquid: Liquid | None
     energies: Energies | None
@@ -59,14 +56,18 @@ class Analysis:
     missing: tuple[str, ...]
 
     @property
-    def molecules(self) -> int:
-        """Number of water molecules."""
-        return len(water_molecules(self.recording.trajectory.topology))
+    def formulas(self) -> dict[str, int]:
+        """Number of molecules by formula, of those with bonds."""
+        topology = self.recording.trajectory.topology
+        symbols = np.array([atom.element.symbol for atom in topology.atoms])
+        molecules = molecules_by_bonds(topology.n_atoms, bonds(topology))
+        return dict(Counter(hill_formula(symbols[atoms]) for atoms in molecules))
 
     @property
     def is_water(self) -> bool:
         """Whether every atom is one of a water molecule."""
-        return 3 * self.molecules == self.recording.trajectory.n_atoms
+        topology = self.recording.trajectory.topology
+        return 3 * len(water_molecules(topology)) == topology.n_atoms
 
     @property
     def unfinished(self) -> str:
@@ -83,9 +84,9 @@ def analyze(recording: Recording) -> Analysis:
     missing = list(recording.missing)
     run, trajectory = recording.run, recording.trajectory
     good = trajectory if stability.stable else trajectory[: stability.frames]
-    geometry = water_geometry(good)
-    if geometry is None:
-        missing.append("No geometry: there is no good frame of a water molecule.")
+    shapes = geometry(good)
+    if shapes is None:
+        missing.append("No geometry: there is no good frame.")
     if len(water_molecules(trajectory.topology)) > MAX_MOLECULES:
         missing.append(f"No hydrogen bonds: more than {MAX_MOLECULES} molecules.")
     thermal = None
@@ -100,13 +101,19 @@ def analyze(recording: Recording) -> Analysis:
             missing.append("No energy drift: the run is too short for block means.")
     inside = whole = None
     if recording.velocities is not None:
-        inside, whole = _spectra(recording, stability.frames)
-        if inside is None:
-            missing.append("No vibrational spectrum: too few frames.")
+        try:
+            inside, whole = _spectra(recording, stability.frames)
+            if inside is None:
+                missing.append("No vibrational spectrum: too few frames.")
+        except ValueError as error:
+            missing.append(
+                f"No vibrational spectrum: {error}; a run with --frame-interval 2.5 "
+                "(in Python frame_fs=2.5) gives one."
+            )
     return Analysis(
         recording=recording,
         stability=stability,
-        geometry=geometry,
+        geometry=shapes,
         cluster=cluster(good),
         liquid=liquid(good),
         energies=thermal,

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from openmm_se3.analysis.analysis import Analysis
+from openmm_se3.analysis.geometry_panels import geometry_panels
+from openmm_se3.analysis.panels import bins, frame_times, from_zero, marker
 from openmm_se3.analysis.report import verdict
 from openmm_se3.plot_style import BLUE, GREEN, GREY, ORANGE, STYLE, save
 
@@ -23,11 +25,6 @@ COLUMNS = 3
 PANEL_INCHES = (4.2, 3.1)
 TITLE_INCHES = 0.2  # of a line
 TITLE_CHARACTERS = 105  # that have room beside each other
-MAX_FRAMES_AS_LINES = 150
-MAX_BONDS_AS_LINES = 2
-BINS_IN_TIME = 100
-MAX_BINS = 60
-FEW_POINTS = 20
 INSIDE_MOLECULES = 1.9  # A, beyond all pairs inside a water molecule
 
 Panel = Callable[[Axes, Analysis], None]
@@ -72,7 +69,7 @@ def choose_panels(analysis: Analysis) -> list[Panel]:
     """Return the panels for which there is something to draw."""
     panels: list[Panel] = []
     if analysis.geometry is not None:
-        panels += [_lengths_in_time, _length_distribution, _angle_distribution]
+        panels += geometry_panels(analysis.geometry)
     if analysis.cluster is not None:
         panels += [_oxygen_distances, _hydrogen_bonds]
     if analysis.liquid is not None:
@@ -87,103 +84,10 @@ def choose_panels(analysis: Analysis) -> list[Panel]:
     return panels
 
 
-def _frame_times(analysis: Analysis) -> tuple[np.ndarray, str]:
-    times = analysis.recording.times
-    if times is None:
-        return np.arange(analysis.recording.trajectory.n_frames) + 1.0, "frame"
-    return times, "time (ps)"
-
-
-def _from_zero(axis: Axes, times: np.ndarray) -> None:
-    space = 1.03 if len(times) <= FEW_POINTS else 1.0  # for the last marker
-    axis.set_xlim(0.0, space * float(times[-1]))
-    axis.xaxis.set_major_locator(MaxNLocator(6))
-
-
-def _marker(points: int) -> str:
-    """Return the marker of a line, which few points need to be seen."""
-    return "." if points <= FEW_POINTS else ""
-
-
-def _lengths_in_time(axis: Axes, analysis: Analysis) -> None:
-    assert analysis.geometry is not None
-    times, label = _frame_times(analysis)
-    lengths = analysis.geometry.lengths.reshape(len(analysis.geometry.lengths), -1)
-    times = times[: len(lengths)]
-    if len(times) <= MAX_FRAMES_AS_LINES and lengths.shape[1] <= MAX_BONDS_AS_LINES:
-        axis.set_prop_cycle(color=[BLUE, ORANGE])
-        axis.plot(times, lengths, lw=0.7, marker=_marker(len(times)))
-    else:
-        # Vibrations of many cannot be told apart; the span of a bin of frames can.
-        starts = np.arange(0, len(times), max(1, len(times) // BINS_IN_TIME))
-        low = np.minimum.reduceat(lengths.min(axis=1), starts)
-        high = np.maximum.reduceat(lengths.max(axis=1), starts)
-        mean = np.add.reduceat(lengths.mean(axis=1), starts)
-        mean /= np.diff(np.append(starts, len(times)))
-        axis.fill_between(
-            times[starts],
-            low,
-            high,
-            color=BLUE,
-            alpha=0.35,
-            lw=0,
-            label="shortest to longest",
-        )
-        axis.plot(times[starts], mean, lw=1.0, color=BLUE, label="mean")
-        axis.legend(loc="upper right", ncols=2, handlelength=1.2)
-    margin = 0.25 * (lengths.max() - lengths.min()) or 0.01
-    axis.set(
-        title="O-H length",
-        xlabel=label,
-        ylabel="Å",
-        ylim=(lengths.min() - 0.2 * margin, lengths.max() + margin),
-    )
-    _from_zero(axis, times)
-
-
-def _length_distribution(axis: Axes, analysis: Analysis) -> None:
-    assert analysis.geometry is not None
-    _distribution(axis, analysis.geometry.lengths.ravel(), BLUE, "Å", 3)
-    axis.set(title="O-H length, distribution", xlabel="Å")
-
-
-def _angle_distribution(axis: Axes, analysis: Analysis) -> None:
-    assert analysis.geometry is not None
-    _distribution(axis, analysis.geometry.angles.ravel(), GREEN, "°", 1)
-    axis.set(title="H-O-H angle, distribution", xlabel="degrees")
-
-
-def _bins(values: np.ndarray) -> int:
-    """Return a number of bins that leaves some values for each of them."""
-    return int(np.clip(np.sqrt(values.size), 5, MAX_BINS))
-
-
-def _distribution(
-    axis: Axes, values: np.ndarray, color: str, unit: str, digits: int
-) -> None:
-    axis.hist(values, bins=_bins(values), density=True, color=color, alpha=0.8)
-    mean, spread = values.mean(), values.std()
-    axis.axvline(mean, color="black", lw=0.9, ls="--")
-    space = "" if unit == "°" else " "
-    axis.text(
-        0.97,
-        0.97,
-        f"{mean:.{digits}f} ± {spread:.{digits}f}{space}{unit}",
-        transform=axis.transAxes,
-        ha="right",
-        va="top",
-        fontsize=9,
-    )
-    axis.set_yticks([])
-    axis.set_ylim(0.0, 1.15 * axis.get_ylim()[1])
-    axis.xaxis.set_major_locator(MaxNLocator(5))  # labels of many digits have room
-    axis.spines["left"].set_visible(False)
-
-
 def _oxygen_distances(axis: Axes, analysis: Analysis) -> None:
     assert analysis.cluster is not None
     oo = analysis.cluster.oo.ravel()
-    edges = np.histogram_bin_edges(oo, _bins(oo)).tolist()
+    edges = np.histogram_bin_edges(oo, bins(oo)).tolist()
     axis.hist(oo, bins=edges, density=True, color=GREY, alpha=0.6, label="all pairs")
     nearest = analysis.cluster.nearest.ravel()
     axis.hist(
@@ -203,10 +107,10 @@ def _oxygen_distances(axis: Axes, analysis: Analysis) -> None:
 
 def _hydrogen_bonds(axis: Axes, analysis: Analysis) -> None:
     assert analysis.cluster is not None
-    times, label = _frame_times(analysis)
+    times, label = frame_times(analysis)
     count = analysis.cluster.bonds
     at = times[analysis.cluster.frames]
-    axis.plot(at, count, lw=0.5, color=BLUE, alpha=0.45, marker=_marker(len(at)))
+    axis.plot(at, count, lw=0.5, color=BLUE, alpha=0.45, marker=marker(len(at)))
     width = max(1, len(count) // 50)
     smooth = np.convolve(count, np.ones(width) / width, mode="valid")
     offset = (len(count) - len(smooth)) // 2
@@ -225,12 +129,12 @@ def _hydrogen_bonds(axis: Axes, analysis: Analysis) -> None:
         ylim=(-0.3, 1.2 * count.max() + 0.7),
     )
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-    _from_zero(axis, at)
+    from_zero(axis, at)
 
 
 def _density(axis: Axes, analysis: Analysis) -> None:
     assert analysis.liquid is not None
-    times, label = _frame_times(analysis)
+    times, label = frame_times(analysis)
     density = analysis.liquid.density
     axis.plot(times[: len(density)], density, lw=0.8, color=BLUE)
     axis.set(
@@ -238,7 +142,7 @@ def _density(axis: Axes, analysis: Analysis) -> None:
         xlabel=label,
         ylabel="g/cm$^3$",
     )
-    _from_zero(axis, times)
+    from_zero(axis, times)
 
 
 def _pair_distributions(axis: Axes, analysis: Analysis) -> None:
@@ -262,7 +166,7 @@ def _total_energy(axis: Axes, analysis: Analysis) -> None:
     time, total = log["time_ps"], log["total_kj_per_mol"]
     shadow = log["shadow_kj_per_mol"]
     there = np.isfinite(shadow)
-    marker = _marker(len(time))
+    points = marker(len(time))
     # Each about its own mean: what differs between the two is not of interest.
     axis.plot(
         time,
@@ -270,7 +174,7 @@ def _total_energy(axis: Axes, analysis: Analysis) -> None:
         lw=0.4,
         color=BLUE,
         alpha=0.6,
-        marker=marker,
+        marker=points,
         label="total",
     )
     title = "Total energy"
@@ -280,7 +184,7 @@ def _total_energy(axis: Axes, analysis: Analysis) -> None:
             shadow - shadow[there].mean(),
             lw=0.9,
             color=ORANGE,
-            marker=marker,
+            marker=points,
             label="shadow",
         )
     drift = thermal.shadow_drift or thermal.drift
@@ -298,7 +202,7 @@ def _total_energy(axis: Axes, analysis: Analysis) -> None:
     axis.set(title=title, xlabel="time (ps)", ylabel="kJ/mol from the mean")
     low, high = axis.get_ylim()
     axis.set_ylim(low, high + 0.2 * (high - low))
-    _from_zero(axis, time)
+    from_zero(axis, time)
     axis.legend(loc="upper right", ncols=3, handlelength=1.2)
 
 
@@ -307,8 +211,8 @@ def _temperature(axis: Axes, analysis: Analysis) -> None:
     assert thermal is not None
     asked = thermal.temperature_asked
     time, temperature = log["time_ps"], log["temperature_k"]
-    marker = _marker(len(time))
-    axis.plot(time, temperature, lw=0.35, color=GREY, alpha=0.7, marker=marker)
+    points = marker(len(time))
+    axis.plot(time, temperature, lw=0.35, color=GREY, alpha=0.7, marker=points)
     blocks = min(40, len(time) // 10)
     if blocks >= 2:
         size = len(time) // blocks
@@ -325,7 +229,7 @@ def _temperature(axis: Axes, analysis: Analysis) -> None:
         ylabel="K",
         ylim=(0.0, 1.25 * max(float(temperature.max()), asked)),
     )
-    _from_zero(axis, time)
+    from_zero(axis, time)
     axis.legend(loc="upper right", ncols=2, handlelength=1.2)
 
 

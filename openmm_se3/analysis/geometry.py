@@ -1,26 +1,37 @@
-"""Bond lengths and angles of water molecules."""
+"""Bond lengths, angles and torsions of molecules, by type."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections import defaultdict
+from collections.abc import Callable
 
 import mdtraj
 import numpy as np
 
 from openmm_se3.units import NM_TO_ANGSTROM
 
+# Conformations about a bond, by the least size of the torsion, degrees (Klyne and
+# Prelog).
+CONFORMATIONS = {"syn": 0.0, "gauche": 30.0, "anticlinal": 90.0, "trans": 150.0}
+
 
 @dataclasses.dataclass(frozen=True)
-class WaterGeometry:
-    """Internal coordinates of every water molecule in every frame.
+class Geometry:
+    """Internal coordinates in every frame, by type, such as "C-H" or "C-C-O".
 
     Attributes:
-        lengths: O-H lengths [n_frames, n_molecules, 2], A.
-        angles: H-O-H angles [n_frames, n_molecules], degrees.
+        lengths: Bond lengths of each type [n_frames, n_bonds], A.
+        angles: Bond angles of each type [n_frames, n_angles], degrees.
+        torsions: One torsion about each bond that has some, of each type
+            [n_frames, n_torsions], degrees from -180 to 180: that of its heaviest
+            neighbors.
     """
 
-    lengths: np.ndarray
-    angles: np.ndarray
+    lengths: dict[str, np.ndarray]
+    angles: dict[str, np.ndarray]
+    torsions: dict[str, np.ndarray]
 
 
 def water_molecules(topology: mdtraj.Topology) -> np.ndarray:
@@ -55,18 +66,77 @@ def angles(trajectory: mdtraj.Trajectory, triplets: np.ndarray) -> np.ndarray:
     return np.degrees(np.asarray(radians, float))
 
 
+def torsions(trajectory: mdtraj.Trajectory, quartets: np.ndarray) -> np.ndarray:
+    """Return torsions [n_frames, n_quartets], degrees, from -180 to 180."""
+    periodic = has_box(trajectory)
+    radians = mdtraj.compute_dihedrals(trajectory, quartets, periodic=periodic)
+    return np.degrees(np.asarray(radians, float))
+
+
 def has_box(trajectory: mdtraj.Trajectory) -> bool:
     """Tell whether a trajectory is periodic."""
     return trajectory.unitcell_lengths is not None
 
 
-def water_geometry(trajectory: mdtraj.Trajectory) -> WaterGeometry | None:
-    """Return the geometry of all water molecules, or None if there is none."""
-    waters = water_molecules(trajectory.topology)
-    if len(waters) == 0 or trajectory.n_frames == 0:
+def geometry(trajectory: mdtraj.Trajectory) -> Geometry | None:
+    """Return the geometry of all molecules, or None without bonds or frames."""
+    pairs = bonds(trajectory.topology)
+    if len(pairs) == 0 or trajectory.n_frames == 0:
         return None
-    pairs = waters[:, [0, 1, 0, 2]].reshape(-1, 2)
-    return WaterGeometry(
-        lengths=distances(trajectory, pairs).reshape(-1, len(waters), 2),
-        angles=angles(trajectory, waters[:, [1, 0, 2]]),
+    neighbors: dict[int, list[int]] = defaultdict(list)
+    for first, second in pairs:
+        neighbors[int(first)].append(int(second))
+        neighbors[int(second)].append(int(first))
+    bends = [
+        (a, middle, b)
+        for middle, ends in sorted(neighbors.items())
+        for a, b in itertools.combinations(ends, 2)
+    ]
+    atoms = list(trajectory.topology.atoms)
+    twists = []
+    for first, second in pairs:
+        ends = [
+            max((n for n in neighbors[i] if n != j), key=_weight(atoms), default=None)
+            for i, j in ((first, second), (second, first))
+        ]
+        if None not in ends and ends[0] != ends[1]:  # not across a ring of three
+            twists.append((ends[0], first, second, ends[1]))
+    return Geometry(
+        lengths=_by_type(trajectory, pairs, distances),
+        angles=_by_type(trajectory, np.array(bends, dtype=int).reshape(-1, 3), angles),
+        torsions=_by_type(
+            trajectory, np.array(twists, dtype=int).reshape(-1, 4), torsions
+        ),
     )
+
+
+def conformations(values: np.ndarray) -> dict[str, float]:
+    """Return the shares of the conformations of torsions, degrees, that occur."""
+    size = np.abs(values[np.isfinite(values)])
+    counts = np.histogram(size, [*CONFORMATIONS.values(), 180.0])[0] / max(len(size), 1)
+    shares = dict(zip(CONFORMATIONS, counts.tolist(), strict=True))
+    return {name: share for name, share in shares.items() if share > 0.0}
+
+
+def _weight(atoms: list[mdtraj.core.topology.Atom]) -> Callable[[int], tuple[int, int]]:
+    """Return what orders atoms by atomic number, and the first ones after the rest."""
+    return lambda index: (atoms[index].element.number, -index)
+
+
+def _by_type(
+    trajectory: mdtraj.Trajectory,
+    members: np.ndarray,
+    measure: Callable[[mdtraj.Trajectory, np.ndarray], np.ndarray],
+) -> dict[str, np.ndarray]:
+    """Return what is measured of groups of atoms [n_groups, n], by their elements."""
+    types: dict[str, list[int]] = defaultdict(list)
+    for index, group in enumerate(members):
+        symbols = [trajectory.topology.atom(int(i)).element.symbol for i in group]
+        types[_type_name(symbols)].append(index)
+    return {name: measure(trajectory, members[types[name]]) for name in sorted(types)}
+
+
+def _type_name(symbols: list[str]) -> str:
+    """Return the name of a type, read from carbon and towards hydrogen."""
+    order = [(symbol == "H", symbol != "C", symbol) for symbol in symbols]
+    return "-".join(symbols if order <= order[::-1] else symbols[::-1])

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from openmm_se3.analysis import hydrogen_bonds, stability
 from openmm_se3.analysis.analysis import Analysis
+from openmm_se3.analysis.geometry import Geometry, conformations
 from openmm_se3.analysis.liquid import Liquid
 from openmm_se3.files import atomic_write
 from openmm_se3.reference.level import level_name
@@ -19,6 +20,11 @@ from openmm_se3.simulation import folder as names
 from openmm_se3.simulation.drift import Drift, block_error
 from openmm_se3.units import FS_TO_PS
 
+FORMULAS_SHOWN = 4  # kinds of molecules named
+TORSION_NOTE = (
+    "Torsions: about each bond the one of its heaviest neighbors; syn is below 30 "
+    "degrees, gauche 30 to 90, anticlinal 90 to 150, trans beyond."
+)
 SPECTRUM_NOTE = (
     "Vibrations: from the velocity autocorrelation, inside each molecule (Eckart "
     "frame).  Verlet dynamics show a mode too high; the wavenumbers are corrected by "
@@ -78,12 +84,7 @@ def rows(analysis: Analysis) -> list[tuple[str, str]]:
             why = " ".join(run["reason"].split())
             table.append(("Ended early", f"{analysis.unfinished}: {why}"))
     if analysis.geometry is not None:
-        lengths, angles = analysis.geometry.lengths, analysis.geometry.angles
-        span = f"{lengths.min():.3f} to {lengths.max():.3f}"
-        table += [
-            ("O-H length", f"{lengths.mean():.4f} ± {lengths.std():.4f} Å ({span})"),
-            ("H-O-H angle", f"{angles.mean():.2f} ± {angles.std():.2f} degrees"),
-        ]
+        table += _geometry_rows(analysis.geometry)
     if analysis.cluster is not None:
         nearest, count = analysis.cluster.nearest, analysis.cluster.bonds
         table += [
@@ -120,6 +121,22 @@ def rows(analysis: Analysis) -> list[tuple[str, str]]:
     return table
 
 
+def _geometry_rows(geometry: Geometry) -> list[tuple[str, str]]:
+    table = []
+    for name, values in geometry.lengths.items():
+        span = f"{values.min():.3f} to {values.max():.3f}"
+        text = f"{values.mean():.4f} ± {values.std():.4f} Å ({span})"
+        table.append((f"{name} length", text))
+    for name, values in geometry.angles.items():
+        text = f"{values.mean():.2f} ± {values.std():.2f} degrees"
+        table.append((f"{name} angle", text))
+    for name, values in geometry.torsions.items():
+        shares = conformations(values).items()
+        text = ", ".join(f"{kind} {100.0 * share:.0f} %" for kind, share in shares)
+        table.append((f"{name} torsion", text))
+    return table
+
+
 def _density(liquid: Liquid) -> str:
     values = liquid.density
     text = f"{values.mean():.3f}"
@@ -131,10 +148,16 @@ def _density(liquid: Liquid) -> str:
 
 def _contents(analysis: Analysis) -> str:
     atoms = f"{analysis.recording.trajectory.n_atoms} atoms"
-    if not analysis.is_water:
-        return atoms
-    plural = "s" if analysis.molecules > 1 else ""
-    return f"{analysis.molecules} water molecule{plural}, {atoms}"
+    formulas = analysis.formulas
+    if analysis.is_water:
+        (count,) = formulas.values()
+        plural = "s" if count > 1 else ""
+        return f"{count} water molecule{plural}, {atoms}"
+    shown = sorted(formulas.items(), key=lambda item: -item[1])[:FORMULAS_SHOWN]
+    names = [f"{count} {name}" for name, count in shown]
+    if len(formulas) > FORMULAS_SHOWN:
+        names.append("others")
+    return f"{', '.join(names)}; {atoms}"
 
 
 def _reading_notes(analysis: Analysis) -> list[str]:
@@ -143,6 +166,8 @@ def _reading_notes(analysis: Analysis) -> list[str]:
     notes = []
     if analysis.geometry is not None or thermal is not None:
         notes.append(SPREAD_NOTE)
+    if analysis.geometry is not None and analysis.geometry.torsions:
+        notes.append(TORSION_NOTE)
     if thermal is not None and run["options"]["ensemble"] == "nve":
         equilibrated = run["options"]["equilibration_ps"] > 0.0
         notes.append(EQUILIBRATED_NOTE if equilibrated else MINIMUM_NOTE)
@@ -193,11 +218,18 @@ def summary(analysis: Analysis) -> dict[str, Any]:
         "lasted_ps": judged.lasted_ps,
         "good_frames": judged.frames,
         "largest_bond_deviation_angstrom": judged.worst,
-        "molecules": analysis.molecules,
+        "molecules": sum(analysis.formulas.values()),
     }
     if analysis.geometry is not None:
-        result["oh_length_angstrom"] = _statistics(analysis.geometry.lengths)
-        result["hoh_angle_degrees"] = _statistics(analysis.geometry.angles)
+        lengths, angles = analysis.geometry.lengths, analysis.geometry.angles
+        if analysis.is_water:  # the names that earlier versions gave them
+            result["oh_length_angstrom"] = _statistics(lengths["O-H"])
+            result["hoh_angle_degrees"] = _statistics(angles["H-O-H"])
+        result["lengths_angstrom"] = {k: _statistics(v) for k, v in lengths.items()}
+        result["angles_degrees"] = {k: _statistics(v) for k, v in angles.items()}
+        result["torsions"] = {
+            k: conformations(v) for k, v in analysis.geometry.torsions.items()
+        }
     if analysis.cluster is not None:
         result["nearest_oo_angstrom"] = _statistics(analysis.cluster.nearest)
         result["hydrogen_bonds"] = _statistics(analysis.cluster.bonds)

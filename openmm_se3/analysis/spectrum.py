@@ -23,6 +23,8 @@ import numpy as np
 
 from openmm_se3.units import SPEED_OF_LIGHT_CM_PER_FS
 
+# cm^-1; frames too far apart to show it would put it at a wrong place (aliasing).
+HIGHEST_VIBRATION = 4200.0
 MAX_LAG_FS = 10_000.0  # of the autocorrelation; sets the resolution, 3.3 cm^-1
 MIN_FRAMES = 200
 PADDING = 4  # finer grid, for the position of the peaks
@@ -58,6 +60,11 @@ def verlet_corrected(wavenumber: np.ndarray, dt_fs: float) -> np.ndarray:
     return 2.0 / dt_fs * np.sin(seen * dt_fs / 2.0) / to_angular
 
 
+def nyquist(interval_fs: float) -> float:
+    """Return the highest wavenumber (cm^-1) that frames so far apart resolve."""
+    return 0.5 / (interval_fs * SPEED_OF_LIGHT_CM_PER_FS)
+
+
 def spectrum(
     velocities: np.ndarray, masses: np.ndarray, interval_fs: float, dt_fs: float
 ) -> Spectrum | None:
@@ -68,7 +75,18 @@ def spectrum(
         masses: Masses [n_atoms], dalton.
         interval_fs: Time between frames, fs.
         dt_fs: Time step of the dynamics, fs.
+
+    Raises:
+        ValueError: The frames are too far apart to resolve every vibration, so that
+            fast ones would appear as slow ones.
     """
+    highest = nyquist(interval_fs)
+    if highest < HIGHEST_VIBRATION:
+        raise ValueError(
+            f"frames {interval_fs:g} fs apart resolve vibrations up to {highest:.0f} "
+            f"cm^-1 only, and there are some up to {HIGHEST_VIBRATION:.0f}, which "
+            "would appear at lower wavenumbers"
+        )
     n_frames = len(velocities)
     if n_frames < MIN_FRAMES or not np.isfinite(velocities).all():
         return None

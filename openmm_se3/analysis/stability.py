@@ -2,8 +2,8 @@
 
 The criterion is that of Fu et al. 2022 (https://arxiv.org/abs/2210.07237): a trajectory
 is unstable from its first frame in which a bond is more than 0.5 A from its reference
-length.  Numbers that are not finite, and hydrogens that are nearer to the oxygen of
-another molecule than to their own, end it too.
+length.  Numbers that are not finite, and hydrogens that are nearer to another heavy
+atom than to their own, in units of the sum of the covalent radii, end it too.
 """
 
 from __future__ import annotations
@@ -13,20 +13,24 @@ import dataclasses
 import mdtraj
 import numpy as np
 
-from openmm_se3.analysis.geometry import bonds, distances, water_molecules
+from openmm_se3.analysis.geometry import bonds, distances
 from openmm_se3.analysis.read import Recording
+from openmm_se3.elements import COVALENT_RADII, symbols_of
+from openmm_se3.simulation.contacts import NONMETALS
 from openmm_se3.simulation.guard import MAX_STRETCH
 
 CRITERION = (
     f"STABLE means: in every frame all positions are finite, every bond is within "
     f"{MAX_STRETCH} Å of its reference length (that of the topology file, the "
-    "minimum), and every hydrogen is nearer to its own oxygen than to any other (Fu et "
-    "al. 2022, https://arxiv.org/abs/2210.07237)."
+    "minimum), and every hydrogen is nearer to the atom it is bonded to than to any "
+    "other heavy atom, in units of the sum of their covalent radii (Fu et al. 2022, "
+    "https://arxiv.org/abs/2210.07237)."
 )
-# A, an O-H shorter than this cannot belong to a hydrogen nearer to another oxygen.
-SURELY_OWN = 1.15
-# A, range of O-H lengths that can be those of a relaxed structure.
-OH_RANGE = (0.85, 1.15)
+# All in sums of covalent radii.  A bond to hydrogen shorter than this cannot belong to
+# one that is nearer to another heavy atom.
+SURELY_OWN = 1.185
+# Lengths that bonds of a relaxed structure can have: to hydrogen, and of nonmetals.
+HYDROGEN_RANGE, BOND_RANGE = (0.876, 1.2), (0.7, 1.35)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +56,8 @@ def judge(recording: Recording) -> Stability:
     """Return the verdict on a recording.
 
     Raises:
-        ValueError: There are no bonds or no frames, or the reference structure is not
-            that of relaxed water.
+        ValueError: There are no bonds or no frames, or the bonds of the reference
+            structure are not those of a relaxed one.
     """
     trajectory = recording.trajectory
     stopped = recording.run.get("status") == "stopped"
@@ -116,7 +120,7 @@ def first_fault(
         a, b = (trajectory.topology.atom(i) for i in pairs[bond])
         change = deviation[frame, bond]
         found.append((frame, f"the bond {a} {b} is {change:+.2f} Å from its reference"))
-    lost = _first_lost_hydrogen(trajectory)
+    lost = _first_lost_hydrogen(trajectory, pairs)
     if lost is not None:
         found.append(lost)
     return min(found) if found else (trajectory.n_frames, "")
@@ -127,25 +131,44 @@ def _first(mask: np.ndarray) -> tuple[int, int]:
     return frame, int(np.argmax(mask[frame]))
 
 
-def _first_lost_hydrogen(trajectory: mdtraj.Trajectory) -> tuple[int, str] | None:
-    waters = water_molecules(trajectory.topology)
-    if len(waters) < 2 or trajectory.n_frames == 0:
+def _first_lost_hydrogen(
+    trajectory: mdtraj.Trajectory, pairs: np.ndarray
+) -> tuple[int, str] | None:
+    """Return the first frame in which a hydrogen has left its heavy atom, and where to.
+
+    Args:
+        trajectory: Frames.
+        pairs: Bonds [n_bonds, 2].
+    """
+    numbers = np.array([atom.element.number for atom in trajectory.topology.atoms])
+    heavy = np.flatnonzero(numbers > 1)
+    # Heavy atom and hydrogen, of hydrogens with one bond: others may bridge.
+    own = np.array(
+        [sorted(pair, key=lambda i: -numbers[i]) for pair in pairs], dtype=int
+    )
+    own = own[(numbers[own] > 1) @ [1, 1] == 1]
+    once = np.bincount(pairs.ravel(), minlength=len(numbers)) == 1
+    own = own[once[own[:, 1]]] if len(own) else own
+    if len(own) == 0 or len(heavy) < 2 or trajectory.n_frames == 0:
         return None
-    own = waters[:, [0, 1, 0, 2]].reshape(-1, 2)
-    lengths = distances(trajectory, own)
-    for frame in np.flatnonzero((lengths > SURELY_OWN).any(axis=1)):
-        for bond in np.flatnonzero(lengths[frame] > SURELY_OWN):
-            oxygen, hydrogen = own[bond]
-            others = waters[waters[:, 0] != oxygen, 0]
-            pairs = np.stack([others, np.full(len(others), hydrogen)], axis=1)
-            far = distances(trajectory[frame], pairs)[0]
-            if far.min() < lengths[frame, bond]:
+    radii = np.array([COVALENT_RADII[s] for s in symbols_of(numbers)])
+    reach = radii + COVALENT_RADII["H"]  # of a bond of each atom to hydrogen
+    shares = distances(trajectory, own) / reach[own[:, 0]]
+    for frame in np.flatnonzero((shares > SURELY_OWN).any(axis=1)):
+        for bond in np.flatnonzero(shares[frame] > SURELY_OWN):
+            parent, hydrogen = own[bond]
+            others = heavy[heavy != parent]
+            to_others = np.stack([others, np.full(len(others), hydrogen)], axis=1)
+            far = distances(trajectory[frame], to_others)[0]
+            nearest = int(np.argmin(far / reach[others]))
+            if far[nearest] / reach[others[nearest]] < shares[frame, bond]:
                 atoms = trajectory.topology
-                taker = atoms.atom(int(others[np.argmin(far)]))
+                length = shares[frame, bond] * reach[parent]
                 return int(frame), (
-                    f"{atoms.atom(int(oxygen)).residue} lost an atom: "
-                    f"{atoms.atom(int(hydrogen))} is {far.min():.2f} Å from {taker} "
-                    f"and {lengths[frame, bond]:.2f} Å from its own oxygen"
+                    f"{atoms.atom(int(parent)).residue} lost an atom: "
+                    f"{atoms.atom(int(hydrogen))} is {far[nearest]:.2f} Å from "
+                    f"{atoms.atom(int(others[nearest]))} and {length:.2f} Å from its "
+                    f"own {atoms.atom(int(parent)).element.name}"
                 )
     return None
 
@@ -154,10 +177,16 @@ def _check_reference(
     topology: mdtraj.Topology, pairs: np.ndarray, reference: np.ndarray
 ) -> None:
     for (i, j), length in zip(pairs, reference, strict=True):
-        symbols = {topology.atom(int(k)).element.symbol for k in (i, j)}
-        if symbols == {"H", "O"} and not OH_RANGE[0] <= length <= OH_RANGE[1]:
+        symbols = [topology.atom(int(k)).element.symbol for k in (i, j)]
+        if not NONMETALS.issuperset(symbols):
+            continue
+        with_hydrogen = symbols.count("H") == 1
+        least, most = HYDROGEN_RANGE if with_hydrogen else BOND_RANGE
+        share = length / sum(COVALENT_RADII[symbol] for symbol in symbols)
+        if not least <= share <= most:
+            name = "-".join(sorted(symbols, key="H".__eq__))
             raise ValueError(
-                f"the O-H bond of atoms {i} and {j} is {length:.2f} Å long in the "
+                f"the {name} bond of atoms {i} and {j} is {length:.2f} Å long in the "
                 "topology file; its coordinates must be a relaxed structure, because "
                 "its bond lengths are the reference"
             )

@@ -19,6 +19,7 @@ from openmm_se3.compiled.library import CompileError
 from openmm_se3.force import SE3Potential
 from openmm_se3.force.backends import BACKENDS
 from openmm_se3.modelfile import load_model
+from openmm_se3.quantities import in_angstrom
 from openmm_se3.simulation.platforms import named_platform, platform_names
 from openmm_se3.simulation.progress import ns_per_day
 from openmm_se3.simulation.structure import read_structure
@@ -83,7 +84,7 @@ def systems(settings: Settings) -> Iterator[tuple[str, app.Topology, np.ndarray]
             "give a file of its atoms with --structure"
         )
     for n in settings.molecules:
-        yield f"{n} H2O", water_topology(n), water_start(n, seed=1)
+        yield f"{n} H2O", water_topology(n), in_angstrom(water_start(n, seed=1))
 
 
 def bench(settings: Settings, note: Callable[[str], None]) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,7 +83,8 @@ def command(
             overwrite=overwrite,
         )
         click.echo(f"{out}: model '{model.metadata['name']}', equal to its checkpoint")
-        click.echo(f'To use it: SE3Potential("{out}"), or openmm-se3 validate {out}')
+        command = shlex.join(["openmm-se3", "validate", str(out)])
+        click.echo(f"To use it: SE3Potential({str(out)!r}), or {command}")
         return
     require_new_file(out, overwrite)
     if is_checkpoint:
@@ -93,7 +95,7 @@ def command(
     click.echo(f"{out}: for {topology}; to use it:")
     click.echo("  import torch  # before openmm")
     click.echo("  from openmmtorch import TorchForce")
-    click.echo(f'  force = TorchForce("{out}")')
+    click.echo(f"  force = TorchForce({str(out)!r})")
     click.echo("It returns energy and forces: call force.setOutputsForces(True).")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from openmm_se3.cli.command_line import command_line
-from openmm_se3.reference.level import LevelOfTheory
+from openmm_se3.reference.level import NAMED_LEVELS, LevelOfTheory
 
 if TYPE_CHECKING:
     from openmm_se3.reference.dataset import Dataset
@@ -27,22 +27,26 @@ FAILURES_SHOWN = 20
     help="HDF5 file to write.",
 )
 @click.option(
-    "--method",
-    default=DEFAULT.method,
-    show_default=True,
-    help="Exchange-correlation functional, as PySCF names it.",
+    "--level",
+    "named",
+    type=click.Choice(list(NAMED_LEVELS), case_sensitive=False),
+    help="Method and basis of public data: "
+    + ", ".join(f"{name} ({level})" for name, level in NAMED_LEVELS.items())
+    + ".",
 )
 @click.option(
-    "--basis",
-    default=DEFAULT.basis,
-    show_default=True,
-    help="Basis set, as PySCF names it.",
+    "--method",
+    help="Exchange-correlation functional, as PySCF names it; -d3bj at its end adds "
+    f"a dispersion correction.  [default: {DEFAULT.method}]",
+)
+@click.option(
+    "--basis", help=f"Basis set, as PySCF names it.  [default: {DEFAULT.basis}]"
 )
 @click.option(
     "--cartesian/--spherical",
-    default=DEFAULT.cartesian,
-    show_default=True,
-    help="Cartesian or spherical d and f functions.",
+    default=None,
+    help="Cartesian or spherical d and f functions.  [default: Cartesian for 3-21G, "
+    "4-31G, 6-21G and 6-31G sets, spherical for all others]",
 )
 @click.option(
     "--density-fit/--no-density-fit",
@@ -100,9 +104,10 @@ def command(
     context: click.Context,
     structures: Path,
     output: Path,
-    method: str,
-    basis: str,
-    cartesian: bool,
+    named: str | None,
+    method: str | None,
+    basis: str | None,
+    cartesian: bool | None,
     density_fit: bool,
     grid_level: int,
     scf_tolerance: float,
@@ -134,9 +139,12 @@ def command(
     frames = labelling.read_structures(structures)
     if output.exists() and output.samefile(structures):
         raise ValueError(f"{output} is the input; give another name for the output")
+    if named is not None and (method or basis):
+        raise click.UsageError("--level sets method and basis: leave them out")
+    defaults = NAMED_LEVELS[named or "ani"]
     level = LevelOfTheory(
-        method=method,
-        basis=basis,
+        method=method or defaults.method,
+        basis=basis or defaults.basis,
         cartesian=cartesian,
         density_fit=density_fit,
         grid_level=grid_level,

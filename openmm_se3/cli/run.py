@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from openmm_se3.simulation.options import (
 
 BACKENDS = ("auto", "torchforce", "pythonforce")
 LENGTH_PS = 20.0
-FRAME_FS = 50.0
 
 
 @click.command()
@@ -64,9 +64,10 @@ FRAME_FS = 50.0
     "--frame-interval",
     "frame_fs",
     type=POSITIVE,
-    default=FRAME_FS,
+    default=RunOptions.frame_fs,
     show_default=True,
-    help="Time between saved frames and velocities, fs.  2.5 resolves vibrations.",
+    help="Time between saved frames and velocities, fs; above 3.9 there is no "
+    "vibrational spectrum.",
 )
 @click.option(
     "--trajectory",
@@ -136,7 +137,7 @@ def command(structure: Path, length_ps: float, out: str | None, **options: Any) 
         f"{record.status.capitalize()} after {record.time_ps:g} ps, "
         f"{record.ns_per_day:.2f} ns/day",
         f"Results in {record.folder}; to measure them: "
-        f"openmm-se3 analyze {record.folder}",
+        + shlex.join(["openmm-se3", "analyze", str(record.folder)]),
     ]
     if record.reason:
         lines.insert(1, f"Reason: {record.reason}")

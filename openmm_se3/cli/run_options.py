@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from openmm_se3.simulation.options import PRECISIONS, RunOptions
+from openmm_se3.simulation.options import MAX_SEED, PRECISIONS, RunOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,10 +63,8 @@ OPTIONS = (
     ),
     click.option(
         "--seed",
-        type=click.IntRange(min=1, max=2**31 - 1),
-        default=RunOptions.seed,
-        show_default=True,
-        help="Seed of everything random.",
+        type=click.IntRange(min=1, max=MAX_SEED),
+        help="Seed of everything random.  [default: a new one, which is printed]",
     ),
     click.option(
         "--overwrite", is_flag=True, help="Replace the results of an earlier run."
@@ -102,7 +101,8 @@ def advised(options: RunOptions, console: Console) -> Iterator[None]:
     except KeyboardInterrupt:
         lines = []
         if was_cut_short(options.out):
-            lines = [f"Ended early; what there is: openmm-se3 analyze {options.out}"]
+            analyze = shlex.join(["openmm-se3", "analyze", str(options.out)])
+            lines = [f"Ended early; what there is: {analyze}"]
         if Path(options.out).exists():
             lines.append("To go on, give the same command with --resume.")
         for line in lines:

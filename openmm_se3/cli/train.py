@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -19,12 +20,19 @@ import click
 @click.option(
     "--max-minutes",
     type=click.FloatRange(min=0, min_open=True),
-    help="Stop after this time; --resume goes on.",
+    help="Pause after this time; --resume goes on.  The learning rate stays on its way "
+    "to the last of training.steps.",
 )
 @click.option(
     "--max-epochs",
     type=click.FloatRange(min=0, min_open=True),
-    help="Stop when the data were seen this often; --resume goes on.",
+    help="Pause when the data were seen this often; --resume goes on.",
+)
+@click.option(
+    "--time-budget",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Minutes that the whole run is to take on this machine: replaces "
+    "training.steps by as many as fit, so that the learning rate falls to its end.",
 )
 def command(
     config: Path,
@@ -33,14 +41,15 @@ def command(
     overwrite: bool,
     max_minutes: float | None,
     max_epochs: float | None,
+    time_budget: float | None,
 ) -> None:
     """Train the network that CONFIG describes.
 
     CONFIG is a YAML file with the keys model, training and data, and optionally preset,
     the name of settings to start from; docs/training.md lists them.  The run can be
     stopped at any time (Ctrl-C, --max-minutes, a kill) and goes on with --resume as if
-    it had not been.  The limits of a sitting do not change the learning-rate schedule,
-    which spans training.steps.
+    it had not been.  --max-minutes and --max-epochs pause the run; the schedule still
+    spans training.steps.  --time-budget chooses the steps.
     """
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
@@ -64,6 +73,7 @@ def command(
         overwrite=overwrite,
         max_minutes=max_minutes,
         max_epochs=max_epochs,
+        time_budget=time_budget,
         console=console,
     )
     if not is_first():
@@ -75,14 +85,11 @@ def command(
             f"and source: {folder / REPORT}"
         )
         exported = folder.with_name(f"{folder.name}-model")
-        click.echo(
-            f"To use the model: openmm-se3 export {folder / BEST} --out {exported}"
-        )
+        words = ["openmm-se3", "export", str(folder / BEST), "--out", str(exported)]
+        click.echo(f"To use the model: {shlex.join(words)}")
         return
-    total = settings.training.steps
-    click.echo(
-        f"Stopped at step {outcome.step} of {total}, nothing is lost. Go on with"
-    )
-    click.echo(f"  openmm-se3 train {config} --out {folder} --resume")
+    click.echo(f"Stopped at step {outcome.step}, nothing is lost. Go on with")
+    words = ["openmm-se3", "train", str(config), "--out", str(folder), "--resume"]
+    click.echo(f"  {shlex.join(words)}")
     if outcome.signal is not None:
         raise click.exceptions.Exit(128 + outcome.signal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import platform
 from pathlib import Path
 from typing import Any
@@ -172,16 +173,19 @@ def export_topology(
 
     Raises:
         FileNotFoundError: There is no topology file.
-        ValueError: The topology holds unknown elements or has a box.
+        ValueError: The topology holds unknown elements, has a box or cannot be read
+            whole.
         ExportError: The module does not reproduce the network.
     """
     from openmm import app
 
+    from openmm_se3.simulation.structure_checks import read_text, refuse_unread
+
     if not topology_file.is_file():
         raise FileNotFoundError(f"no topology file {topology_file}")
+    text = read_text(topology_file)
     try:
-        with open(topology_file) as file:  # which OpenMM leaves open after an error
-            topology = app.PDBFile(file).topology
+        topology = app.PDBFile(io.StringIO(text)).topology
     except Exception as error:  # OpenMM's reader raises whatever it stumbles over
         raise ValueError(
             f"{topology_file} is not a PDB file, to which the topology must be "
@@ -198,6 +202,7 @@ def export_topology(
             f"{topology_file} holds no atoms: give a PDB file with ATOM or HETATM "
             "records"
         )
+    refuse_unread(topology_file, text, len(atoms))
     symbols = [atom.element.symbol if atom.element else "?" for atom in atoms]
     unknown = sorted(set(symbols) - set(model.config.elements))
     if unknown:

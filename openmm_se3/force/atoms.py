@@ -20,10 +20,13 @@ def require_topology(topology: app.Topology) -> None:
         TypeError: Names what is expected.
     """
     if not isinstance(topology, app.Topology):
-        raise TypeError(
-            "topology must be an openmm.app.Topology, such as PDBFile(...).topology, "
-            f"got {type(topology).__name__}"
-        )
+        kind = f"{type(topology).__module__}.{type(topology).__qualname__}"
+        fix = "such as PDBFile(...).topology"
+        if hasattr(topology, "to_openmm"):  # mdtraj's
+            fix = "which its to_openmm() returns"
+        elif isinstance(getattr(topology, "topology", None), app.Topology):
+            fix = "which is its attribute topology"
+        raise TypeError(f"topology must be an openmm.app.Topology, {fix}; got {kind}")
 
 
 def atom_indices(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -54,6 +55,11 @@ class Label:
 
     energy: float
     forces: np.ndarray
+
+
+def has_dispersion(method: str) -> bool:
+    """Tell whether the name of a functional ends with a dispersion correction."""
+    return re.search(r"-d[34]\w*$", method.lower()) is not None
 
 
 @functools.cache
@@ -115,6 +121,8 @@ def converge(molecule: gto.Mole, level: LevelOfTheory) -> dft.rks.RKS:
 
     scf = dft.UKS(molecule) if molecule.spin else dft.RKS(molecule)
     scf.xc = level.method
+    if has_dispersion(level.method):
+        scf.nlc = 0  # D3 and D4 stand in for the nonlocal correlation of wB97M-V
     if level.density_fit:
         scf = scf.density_fit()
     scf.max_cycle = level.max_cycles

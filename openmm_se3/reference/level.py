@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,14 +13,17 @@ from typing import Any
 class LevelOfTheory:
     """Settings of one DFT calculation.
 
-    The defaults reproduce the labels of ANI-1, ANI-1x and COMP6: wB97X/6-31G(d) with
-    Cartesian d functions.  Grid level 4 with the response of the grid weights makes the
-    net force vanish and keeps the grid's error below 0.01 kcal/mol/A.
+    The defaults reproduce the labels of ANI-1, ANI-1x and COMP6; :data:`NAMED_LEVELS`
+    has those of other public data.  A method with "-d3bj" or another version of D3 or
+    D4 at its end includes that dispersion correction.  Grid level 4 with the response
+    of the grid weights makes the net force vanish and keeps the grid's error below 0.01
+    kcal/mol/A.
 
     Attributes:
         method: Exchange-correlation functional, as PySCF names it.
         basis: Basis set, as PySCF names it.
-        cartesian: Cartesian (True) or spherical (False) d and f functions.
+        cartesian: Cartesian (True) or spherical (False) d and f functions; None takes
+            what the basis set was made for, and becomes True or False at once.
         density_fit: Density fitting of Coulomb and exchange integrals.
         grid_level: PySCF integration grid, 0 (coarse) to 9.
         grid_response: Include the response of the grid weights in the forces.
@@ -34,7 +38,7 @@ class LevelOfTheory:
 
     method: str = "wb97x"
     basis: str = "6-31g*"
-    cartesian: bool = True
+    cartesian: bool | None = None
     density_fit: bool = True
     grid_level: int = 4
     grid_response: bool = True
@@ -46,6 +50,8 @@ class LevelOfTheory:
     def __post_init__(self) -> None:
         if not self.method or not self.basis:
             raise ValueError("method and basis must have a name")
+        if self.cartesian is None:
+            object.__setattr__(self, "cartesian", has_cartesian_d(self.basis))
         if not 0 <= self.grid_level <= 9:
             raise ValueError(f"grid_level must be 0 to 9, got {self.grid_level}")
         if not 0.0 < self.scf_tolerance < 1.0:
@@ -77,6 +83,23 @@ class LevelOfTheory:
 
     def __str__(self) -> str:
         return f"{self.method}/{self.basis}"
+
+
+def has_cartesian_d(basis: str) -> bool:
+    """Tell whether a basis set was made with Cartesian d functions (six of them).
+
+    These are Pople's 3-21G, 4-31G, 6-21G and 6-31G with whatever functions are added.
+    All others, also 6-311G, have five d functions; Gaussian computes them so, too.
+    """
+    name = re.sub(r"[-_ ]", "", basis.lower())
+    return re.match(r"(321|431|621|631)\(?\+{0,2}\)?g", name) is not None
+
+
+# Levels of public data, by the name of the data.
+NAMED_LEVELS = {
+    "ani": LevelOfTheory(),
+    "spice": LevelOfTheory("wb97m-d3bj", "def2-tzvppd"),
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,10 @@
-"""The folder of one run: its files, its lock, and what may be overwritten."""
+"""The folder of one run: its files, its lock, what it says of an earlier run."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,7 @@ from typing import Any
 
 from openmm_se3.files import atomic_write
 from openmm_se3.lock import LockedError, run_lock
+from openmm_se3.simulation.options import MAX_SEED, RunOptions
 
 RUN = "run.json"  # what was asked for, on what it ran and how it ended
 TOPOLOGY = "topology.pdb"  # atoms, with the minimised structure
@@ -127,6 +129,22 @@ def refuse_results(path: str | Path) -> None:
             f"{path} has results of an earlier run ({', '.join(found)}); --resume goes "
             "on with it, --overwrite replaces them, --out names another folder"
         )
+
+
+def chosen_seed(options: RunOptions) -> int:
+    """Return the seed of a run: as asked for, that of the run to resume, or a new one.
+
+    Args:
+        options: What to run, and the folder in which it may have been begun.
+    """
+    if options.seed is not None:
+        return options.seed
+    run = Path(options.out) / RUN
+    if options.resume and run.is_file():
+        facts = json.loads(run.read_text(encoding="utf-8"))
+        if seed := facts["options"]["seed"]:
+            return int(seed)
+    return 1 + secrets.randbelow(MAX_SEED)
 
 
 def was_cut_short(path: str | Path) -> bool:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from openmm import app
+from openmm import app, unit
 from rich.console import Console
 
 from openmm_se3.box import box_of
 from openmm_se3.config import to_dict
+from openmm_se3.quantities import in_angstrom
 from openmm_se3.simulation.ensemble import refuse_npt_without_box
 from openmm_se3.simulation.folder import refuse_results
 from openmm_se3.simulation.options import RunOptions
@@ -75,7 +76,7 @@ def run_structure(
 
 def run_model(
     topology: app.Topology,
-    positions: np.ndarray,
+    positions: np.ndarray | unit.Quantity,
     options: ModelRun,
     about: dict[str, Any] | None = None,
     console: Console | None = None,
@@ -84,7 +85,7 @@ def run_model(
 
     Args:
         topology: Atoms, with an element each; box vectors make the run periodic.
-        positions: Start [n_atoms, 3], A.
+        positions: Start [n_atoms, 3], A, or a Quantity.
         options: What to run.
         about: More facts for ``run.json``.
         console: Shows progress there; None shows nothing.
@@ -94,9 +95,12 @@ def run_model(
         named_platform(options.platform)
     if not (options.overwrite or options.resume):
         refuse_results(options.out)
-    refuse_npt_without_box(options, topology.getPeriodicBoxVectors() is not None)
     from openmm_se3 import SE3Potential
+    from openmm_se3.force.atoms import require_topology
 
+    require_topology(topology)
+    positions = in_angstrom(positions)
+    refuse_npt_without_box(options, topology.getPeriodicBoxVectors() is not None)
     with threads_for(len(positions)):
         potential = SE3Potential(
             options.model,

@@ -11,6 +11,7 @@ ENSEMBLES = ("nve", "nvt", "npt")
 THERMOSTATS = ("langevin", "nose-hoover")
 TRAJECTORIES = ("dcd", "xtc")
 PRECISIONS = ("single", "double")
+MAX_SEED = 2**31 - 1  # OpenMM's seeds are 32-bit integers, and 0 draws one
 
 # What may change when a run is resumed: where it runs and lies, and how long it is.
 CIRCUMSTANCES = (
@@ -42,7 +43,8 @@ class RunOptions:
             draws the starting velocities at the temperature.
         precision: "single" or "double".
         platform: Name of an OpenMM platform; None takes the best one present.
-        seed: Seed of everything random; None draws one and records it.
+        seed: Seed of everything random; None draws one, which is printed and stored
+            in ``run.json``.  A resumed run keeps its seed.
         out: Folder of the results.
         overwrite: Whether results of an earlier run there may be replaced.
         resume: Whether to go on with the run in ``out``, from its newest checkpoint; if
@@ -65,7 +67,7 @@ class RunOptions:
     equilibration_ps: float = 2.0
     precision: str = "single"
     platform: str | None = None
-    seed: int | None = 1
+    seed: int | None = None
     out: str | Path = "md-run"
     overwrite: bool = False
     resume: bool = False
@@ -103,8 +105,8 @@ class RunOptions:
             value = getattr(self, name)
             if value not in choices:
                 raise ValueError(f"{name} is {value!r}; choose from {choices}")
-        if self.seed is not None and not 0 < self.seed < 2**31:
-            raise ValueError(f"seed is {self.seed}; it must be from 1 to 2147483647")
+        if self.seed is not None and not 0 < self.seed <= MAX_SEED:
+            raise ValueError(f"seed is {self.seed}; it must be from 1 to {MAX_SEED}")
         if self.overwrite and self.resume:
             raise ValueError("overwrite and resume exclude each other")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime
 import json
 import platform as machine
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from openmm import app, unit
 from rich.console import Console
 
 from openmm_se3.files import atomic_write
+from openmm_se3.quantities import in_angstrom
 from openmm_se3.simulation import folder as names
 from openmm_se3.simulation.checkpoint import Checkpoint, Checkpoints
 from openmm_se3.simulation.ensemble import (
@@ -25,7 +25,7 @@ from openmm_se3.simulation.ensemble import (
     degrees_of_freedom,
     make_integrator,
 )
-from openmm_se3.simulation.folder import RunFolder
+from openmm_se3.simulation.folder import RunFolder, chosen_seed
 from openmm_se3.simulation.guard import GuardReporter
 from openmm_se3.simulation.identity import environment, identity
 from openmm_se3.simulation.minimum import minimised
@@ -42,12 +42,14 @@ from openmm_se3.version import installed_versions
 PACKAGES = ("openmm-se3", "openmm", "openmmtorch", "torch", "numpy")
 # Facts of ``about`` that may change when a run is resumed.
 CIRCUMSTANCES = ("backend", "engine", "model", "structure")
+BYTES_OF_ATOM = 24  # position and velocity in float32
+SIZE_SHOWN_GB = 0.5  # less is no reason to think about disks
 
 
 def run_dynamics(
     system: openmm.System,
     topology: app.Topology,
-    positions: np.ndarray,
+    positions: np.ndarray | unit.Quantity,
     options: RunOptions,
     about: dict[str, Any] | None = None,
     console: Console | None = None,
@@ -63,7 +65,7 @@ def run_dynamics(
         system: Particles and forces; what the ensemble needs, such as a barostat, is
             added to it.
         topology: Atoms and the bonds that the guard watches.
-        positions: Start [n_atoms, 3], A.
+        positions: Start [n_atoms, 3], A, or a Quantity.
         options: What to run.
         about: More facts for ``run.json``, for example of the model.  A run is resumed
             with the same facts only, but for the names of model, backend and structure.
@@ -83,8 +85,7 @@ def run_dynamics(
     with RunFolder(options.out, options.overwrite or options.resume) as folder:
         checkpoint = _newest_checkpoint(folder, console) if options.resume else None
         before = _facts_before(folder, checkpoint)
-        seed = options.seed or before.get("options", {}).get("seed")
-        seed = seed or 1 + secrets.randbelow(2**31 - 1)
+        seed = chosen_seed(options)
         add_ensemble_forces(system, topology, options, seed)
         dof = degrees_of_freedom(system, options.ensemble)
         settings = {**options.settings(), "seed": seed}
@@ -98,6 +99,8 @@ def run_dynamics(
             return RunRecord.of(folder.path, before)
         platform, why = _choose_platform(system, positions, options, checkpoint)
         console.print(f"Platform {platform.getName()} ({why})", highlight=False)
+        console.print(f"Seed {seed}", highlight=False)
+        _print_size(options, len(positions), console)
         integrator = make_integrator(options, seed)
         properties = platform_properties(platform.getName(), options.precision)
         simulation = app.Simulation(topology, system, integrator, platform, properties)
@@ -142,10 +145,26 @@ def run_dynamics(
         return phases.run()
 
 
+def _print_size(options: RunOptions, n_atoms: int, console: Console) -> None:
+    """Say how much the frames of a run will take, where that is much."""
+    frames = options.steps // options.frame_interval
+    size = frames * n_atoms * BYTES_OF_ATOM / 1e9
+    if size > SIZE_SHOWN_GB:
+        console.print(
+            f"{frames:,} frames will take {size:.2g} GB; a longer --frame-interval "
+            "(frame_fs) takes less, and above 3.9 fs leaves out the vibrational "
+            "spectrum",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
 def _checked_positions(
-    system: openmm.System, topology: app.Topology, positions: np.ndarray
+    system: openmm.System,
+    topology: app.Topology,
+    positions: np.ndarray | unit.Quantity,
 ) -> np.ndarray:
-    positions = np.asarray(positions, float)
+    positions = in_angstrom(positions)
     atoms, particles = topology.getNumAtoms(), system.getNumParticles()
     if not (atoms == particles and positions.shape == (atoms, 3)):
         raise ValueError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import warnings
 from collections import defaultdict, deque
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,14 @@ import numpy as np
 from openmm import app, unit
 
 from openmm_se3.box import box_of, minimum_image
-from openmm_se3.simulation.contacts import closest_contact
+from openmm_se3.simulation.structure_checks import (
+    read_text,
+    refuse_alternates,
+    refuse_contacts,
+    refuse_crystal,
+    refuse_unfit,
+    refuse_unread,
+)
 
 READERS: dict[str, Any] = {
     ".pdb": app.PDBFile,
@@ -21,12 +27,6 @@ READERS: dict[str, Any] = {
     ".cif": app.PDBxFile,
     ".mmcif": app.PDBxFile,
 }
-# Residues that have hydrogens in every state, by the names that OpenMM gives them.
-WITH_HYDROGENS = frozenset(
-    "HOH ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET PHE PRO SER THR TRP TYR "
-    "VAL A C G U I DA DC DG DT DI".split()
-)
-LEAST_START = 0.7  # of the sum of covalent radii; a start is nearer to rest than a run
 NO_CRYSTAL = 1.0  # A, edges of the box that the PDB format writes where there is none
 
 
@@ -45,8 +45,8 @@ def read_structure(path: str | Path) -> tuple[app.Topology, np.ndarray]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It cannot be read, or atoms, elements, hydrogens, positions or box
-            are not fit; names the first atom that is wrong.
+        ValueError: It cannot be read whole, or atoms, elements, hydrogens, positions or
+            box are not fit; names the first atom that is wrong.
     """
     path = Path(path)
     if not path.is_file():
@@ -56,8 +56,9 @@ def read_structure(path: str | Path) -> tuple[app.Topology, np.ndarray]:
         raise ValueError(
             f"{path}: give a PDB or PDBx/mmCIF file ({', '.join(READERS)})"
         )
-    text = path.read_text(encoding="utf-8", errors="replace")
-    _refuse_alternates(path, text)
+    text = read_text(path)
+    refuse_crystal(path, text)
+    refuse_alternates(path, text)
     try:
         with warnings.catch_warnings():
             # OpenMM warns of atoms that it leaves out.
@@ -68,9 +69,9 @@ def read_structure(path: str | Path) -> tuple[app.Topology, np.ndarray]:
         if topology.getNumAtoms() == 0:
             raise ValueError("there are no atoms in it")
     except UserWarning as warning:
-        text = " ".join(str(warning).removeprefix("WARNING:").split())
+        cause = " ".join(str(warning).removeprefix("WARNING:").split())
         raise ValueError(
-            f"{path} cannot be read: {text}; give the atoms of a residue names of "
+            f"{path} cannot be read: {cause}; give the atoms of a residue names of "
             "their own, and each atom once"
         ) from warning
     # OpenMM's readers raise whatever their parsing meets.
@@ -83,8 +84,9 @@ def read_structure(path: str | Path) -> tuple[app.Topology, np.ndarray]:
     if box is not None and (np.diag(box) == NO_CRYSTAL).all():
         topology.setPeriodicBoxVectors(None)
         box = None
-    _refuse_unfit(path, topology, positions)
-    _refuse_contacts(path, topology, positions, box)
+    refuse_unread(path, text, topology.getNumAtoms())
+    refuse_unfit(path, topology, positions)
+    refuse_contacts(path, topology, positions, box)
     return topology, whole_molecules(topology, positions, box)
 
 
@@ -116,79 +118,3 @@ def whole_molecules(
                     placed[other] = True
                     waiting.append(other)
     return whole
-
-
-def _refuse_alternates(path: Path, text: str) -> None:
-    """Refuse a structure in which some atoms stand in two places."""
-    first: dict[str, str] = {}  # the first row of each location
-    for name, row in _alternates(text):
-        first.setdefault(name, row)
-    if len(first) > 1:
-        row = " ".join(first[sorted(first)[1]].split())
-        raise ValueError(
-            f"{path} gives alternate locations ({', '.join(sorted(first))}) of some "
-            f"atoms, such as {row!r}: keep one of each"
-        )
-
-
-def _alternates(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the alternate location and the row of each atom that has one."""
-    columns = [
-        line.strip() for line in text.splitlines() if line.startswith("_atom_site.")
-    ]
-    for line in text.splitlines():
-        if line.startswith(("ATOM", "HETATM")):
-            if not columns:
-                name = line[16:17].strip()
-            elif "_atom_site.label_alt_id" in columns:
-                name = line.split()[columns.index("_atom_site.label_alt_id")]
-            else:
-                return
-            if name not in ("", ".", "?"):
-                yield name, line
-
-
-def _refuse_unfit(path: Path, topology: app.Topology, positions: np.ndarray) -> None:
-    for atom in topology.atoms():
-        name = f"atom {atom.index} ({atom.name} of {atom.residue.name})"
-        if atom.element is None:
-            raise ValueError(
-                f"{path}: {name} has no element that OpenMM knows; write it into "
-                "columns 77-78 of the PDB file, or into type_symbol of the mmCIF file"
-            )
-        if not np.isfinite(positions[atom.index]).all():
-            raise ValueError(f"{path}: the position of {name} is not a finite number")
-    bare = [
-        residue
-        for residue in topology.residues()
-        if residue.name in WITH_HYDROGENS
-        and not any(atom.element.atomic_number == 1 for atom in residue.atoms())
-    ]
-    if bare:
-        raise ValueError(
-            f"{path}: hydrogens are missing in {len(bare)} residues, the first is "
-            f"{bare[0].name} {bare[0].id}; add them, for example with "
-            "openmm.app.Modeller.addHydrogens"
-        )
-
-
-def _refuse_contacts(
-    path: Path, topology: app.Topology, positions: np.ndarray, box: np.ndarray | None
-) -> None:
-    atoms = list(topology.atoms())
-    symbols = [atom.element.symbol for atom in atoms]
-    found = closest_contact(symbols, positions, box, LEAST_START)
-    if found is None:
-        return
-    first, second, distance, limit = found
-    one, other = (f"atom {i} ({atoms[i].name})" for i in (first, second))
-    if first == second:
-        other = "its own image"
-    edges = ""
-    if box is not None:
-        lengths = " x ".join(f"{x:.2f}" for x in np.linalg.norm(box, axis=1))
-        edges = f", or a box too small ({lengths} Å)"
-    raise ValueError(
-        f"{path}: {one} and {other} are {distance:.2f} Å apart, below {limit:.2f} Å; "
-        f"likely cause: positions in other units than Å, atoms given twice{edges}"
-    )

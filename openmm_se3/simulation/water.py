@@ -6,10 +6,11 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from openmm import app
+from openmm import app, unit
 from rich.console import Console
 
 from openmm_se3.rotation import random_rotation
+from openmm_se3.simulation.folder import chosen_seed
 from openmm_se3.simulation.model import ModelRun, run_model
 from openmm_se3.simulation.phases import RunRecord
 
@@ -57,6 +58,7 @@ def run_water(options: WaterRun, console: Console | None = None) -> RunRecord:
         ValueError: There is no such platform.
         FileNotFoundError: There is no such model.
     """
+    options = dataclasses.replace(options, seed=chosen_seed(options))
     topology = water_topology(options.molecules)
     positions = water_start(options.molecules, options.seed)
     about = {"molecules": options.molecules}
@@ -76,8 +78,8 @@ def water_topology(n_molecules: int) -> app.Topology:
     return topology
 
 
-def water_start(n_molecules: int, seed: int | None = None) -> np.ndarray:
-    """Return start positions [n_atoms, 3], A: a hydrogen-bonded cluster.
+def water_start(n_molecules: int, seed: int | None = None) -> unit.Quantity:
+    """Return start positions [n_atoms, 3] with their unit: a hydrogen-bonded cluster.
 
     One molecule has its gas-phase geometry.  Each further one accepts a hydrogen bond
     from a molecule that is there, in a random orientation without bad contacts.  The
@@ -101,7 +103,7 @@ def water_start(n_molecules: int, seed: int | None = None) -> np.ndarray:
             if not _has_bad_contact(molecule, molecules):
                 molecules.append(molecule)
                 break
-    return np.concatenate(molecules)
+    return unit.Quantity(np.concatenate(molecules), unit.angstrom)
 
 
 def _has_bad_contact(molecule: np.ndarray, others: list[np.ndarray]) -> bool:

@@ -25,7 +25,7 @@ from openmm_se3.training.data import (
     GraphTensors,
 )
 from openmm_se3.training.distributed import from_all, rank, total, world_size
-from openmm_se3.training.loss import label_counts, loss_terms
+from openmm_se3.training.loss import LossTerms, label_counts, loss_terms
 from openmm_se3.training.metrics import (
     DIRECT_UNITS,
     UNITS,
@@ -129,30 +129,7 @@ class TrainingModule(lightning.LightningModule):
             DivergedError: Too many steps in a row were not finite.
         """
         tensors, labels = batch
-        direct = None
-        if self.compiled is not None:
-            energies, forces = self.compiled.energy_and_forces(
-                self.network, **vars(tensors)
-            )
-        elif self.config.force_weight > 0.0:
-            energies, forces, direct = self.network.energy_and_both_forces(
-                **vars(tensors), create_graph=True, paired=True
-            )
-        else:
-            energies = energies_only(self.network, tensors)
-            forces = torch.zeros_like(tensors.positions)  # with the weight 0
-        counts = total(label_counts(labels["energy"], labels["forces"]))
-        terms = loss_terms(
-            energies,
-            forces,
-            labels["energy"],
-            labels["forces"],
-            labels["weight"],
-            tensors.molecule,
-            self.config,
-            counts,
-            direct if self.network.both else None,
-        )
+        terms = self.loss(tensors, labels)
         self.optimizer.zero_grad()
         # Gradients are averaged over processes, losses add up.
         self.manual_backward(terms.total * world_size())
@@ -171,6 +148,33 @@ class TrainingModule(lightning.LightningModule):
         else:
             self._skip(labels["frame"])
         self.step += 1
+
+    def loss(self, tensors: GraphTensors, labels: dict[str, Tensor]) -> LossTerms:
+        """Return the loss of a batch, which gradients can be taken of."""
+        direct = None
+        if self.compiled is not None:
+            energies, forces = self.compiled.energy_and_forces(
+                self.network, **vars(tensors)
+            )
+        elif self.config.force_weight > 0.0:
+            energies, forces, direct = self.network.energy_and_both_forces(
+                **vars(tensors), create_graph=True, paired=True
+            )
+        else:
+            energies = energies_only(self.network, tensors)
+            forces = torch.zeros_like(tensors.positions)  # with the weight 0
+        counts = total(label_counts(labels["energy"], labels["forces"]))
+        return loss_terms(
+            energies,
+            forces,
+            labels["energy"],
+            labels["forces"],
+            labels["weight"],
+            tensors.molecule,
+            self.config,
+            counts,
+            direct if self.network.both else None,
+        )
 
     def _limit_gradient(self) -> bool:
         """Clip the gradient; tell whether it is finite."""

@@ -27,6 +27,7 @@ import torch
 import yaml
 from rich.console import Console
 
+from openmm_se3.config import to_dict
 from openmm_se3.elements import symbols_of
 from openmm_se3.files import atomic_write, remove_unfinished
 from openmm_se3.lock import run_lock
@@ -50,6 +51,7 @@ from openmm_se3.training.metrics import (
     frame_groups,
     predict,
 )
+from openmm_se3.training.module import TrainingModule
 from openmm_se3.training.prepare import (
     count_splits,
     list_energies,
@@ -69,13 +71,22 @@ from openmm_se3.training.report import (
 )
 from openmm_se3.training.settings import RunConfig
 from openmm_se3.training.sitting import Sitting
+from openmm_se3.training.speed import choose_threads, fit_to_budget
 from openmm_se3.training.tensorboard import FOLDER as TENSORBOARD
 from openmm_se3.training.tensorboard import TensorBoard
-from openmm_se3.training.trainer import compiled_batches, fit, make_module, on_gpu
+from openmm_se3.training.trainer import (
+    compiled_batches,
+    fit,
+    make_module,
+    on_gpu,
+    processes,
+)
 
 CONFIG, SPLIT, LOCK = "config.yaml", "split.npy", "run.lock"
 ERRORS, REPORT = "errors.json", "report.md"
 CURVE, PARITY = "learning-curve.png", "parity.png"
+# Settings that a time budget decides.
+BUDGETED = ("steps", "warmup_steps", "validate_every")
 FILES = (CONFIG, SPLIT, LAST, PREVIOUS, BEST, HISTORY, ERRORS, REPORT, CURVE, PARITY)
 
 
@@ -104,6 +115,7 @@ def train(
     overwrite: bool = False,
     max_minutes: float | None = None,
     max_epochs: float | None = None,
+    time_budget: float | None = None,
     console: Console | None = None,
 ) -> Outcome:
     """Train a model, or go on with a run, until it is finished or the sitting is over.
@@ -115,6 +127,9 @@ def train(
         overwrite: Start again in a folder that holds a run.
         max_minutes: Stop after this time, with a checkpoint.
         max_epochs: Stop when the run has seen the data this often, with a checkpoint.
+        time_budget: Minutes that the whole run is to take here: it makes as many steps
+            as fit, by a measurement, over which the learning rate falls to its end.
+            A resumed run keeps its steps.
         console: Where to report; by default the terminal.
 
     Raises:
@@ -128,7 +143,14 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     with run_lock(folder / LOCK) if is_first() else contextlib.nullcontext():
         return _train(
-            config, folder, resume, overwrite, max_minutes, max_epochs, console
+            config,
+            folder,
+            resume,
+            overwrite,
+            max_minutes,
+            max_epochs,
+            time_budget,
+            console,
         )
 
 
@@ -139,6 +161,7 @@ def _train(
     overwrite: bool,
     max_minutes: float | None,
     max_epochs: float | None,
+    time_budget: float | None,
     console: Console | None,
 ) -> Outcome:
     started = time.monotonic()
@@ -148,6 +171,8 @@ def _train(
         console = Console(quiet=True)
     if resume and checkpoint is None:
         console.print(f"No checkpoint in {folder}: starting at the beginning.")
+    if checkpoint is not None and "time_budget" in checkpoint:
+        config = with_budgeted_steps(config, checkpoint["training"])
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
     torch.manual_seed(config.training.seed)
@@ -157,6 +182,9 @@ def _train(
     if checkpoint is not None:
         refuse_changes(checkpoint, header, folder)
     module = make_module(config, dataset)
+    config, header = _set_speed(
+        module, config, header, checkpoint, time_budget, started, console
+    )
     if checkpoint is not None:
         module.restore(checkpoint)
         console.print(f"Going on from step {module.step} of {config.training.steps}.")
@@ -190,6 +218,62 @@ def _train(
     console.print("Measuring the errors of the best weights on all frames.")
     errors = finish(folder, config, dataset)
     return Outcome(module.step, True, signals.received, errors)
+
+
+def _set_speed(
+    module: TrainingModule,
+    config: RunConfig,
+    header: dict[str, Any],
+    checkpoint: dict[str, Any] | None,
+    time_budget: float | None,
+    started: float,
+    console: Console,
+) -> tuple[RunConfig, dict[str, Any]]:
+    """Choose threads, and with a time budget the steps of a new run.
+
+    Returns:
+        The settings, and what a checkpoint says of the run.
+
+    Raises:
+        ValueError: The time budget is too short, or not for this run.
+    """
+    new = checkpoint is None
+    devices, nodes = processes(config.training)
+    if on_gpu(config.training) or devices * nodes > 1:
+        if time_budget is not None and new:
+            raise ValueError(
+                "--time-budget is for one process without a GPU; give training.steps"
+            )
+        return config, header
+    before = None if checkpoint is None else checkpoint.get("threads")
+    speed = choose_threads(module, before, time_budget is not None and new)
+    if speed is not None and len(speed.seconds) > 1:
+        console.print(str(speed), highlight=False)
+    told: dict[str, Any] = {"threads": torch.get_num_threads()}
+    if checkpoint is not None and "time_budget" in checkpoint:
+        told["time_budget"] = checkpoint["time_budget"]
+    if time_budget is not None and new:
+        assert speed is not None
+        left = 60.0 * time_budget - (time.monotonic() - started)
+        module.config = fit_to_budget(module, speed, left)
+        config = dataclasses.replace(config, training=module.config)
+        header = {**header, "training": to_dict(module.config)}
+        told["time_budget"] = time_budget
+        text = f"{module.config.steps:,} steps fit into {time_budget:g} minutes"
+        console.print(text, highlight=False)
+    return config, {**header, **told}
+
+
+def with_budgeted_steps(config: RunConfig, before: dict[str, Any]) -> RunConfig:
+    """Return the settings with the steps that a time budget allowed the run.
+
+    Args:
+        config: The settings of the file.
+        before: The training settings of the run that goes on.
+    """
+    steps = {key: before[key] for key in BUDGETED}
+    training = dataclasses.replace(config.training, **steps)
+    return dataclasses.replace(config, training=training)
 
 
 def open_folder(folder: Path, resume: bool, overwrite: bool) -> dict[str, Any] | None:

@@ -85,7 +85,8 @@ class TrainingConfig:
         devices: GPUs of a machine, or CPU processes, that share every batch.  Under
             torchrun or SLURM these decide.
         nodes: Machines.
-        threads: CPU threads; null leaves PyTorch's choice.
+        threads: CPU threads; null measures a few steps with 1, 2, 4, ... and takes the
+            least number that is about as fast as the fastest.  A resumed run keeps it.
         checkpoint_minutes: Longest time without a checkpoint between validations.
     """
 

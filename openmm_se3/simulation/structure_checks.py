@@ -1,0 +1,232 @@
+"""The text of a structure file, and what of it cannot be simulated.
+
+What is refused is refused with the cause and the fix.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from openmm import app
+
+from openmm_se3.simulation.contacts import closest_contact
+
+LEAST_START = 0.7  # of the sum of covalent radii; a start is nearer to rest than a run
+ATOM_ROWS = ("ATOM", "HETATM")
+INVISIBLE = "\ufeff\u200b\u00a0 \t"  # characters that hide the name of a record
+# Names of the extra particles of 4- and 5-site water models, lone pairs, Drude shells.
+EXTRA_PARTICLE = re.compile(r"(M|OM|MW\d?|EPW?\d?|LP\w?\d?|L[AB]|DO[A-Z]?\d?)$", re.I)
+# Residues with a fixed composition, by the names that OpenMM gives them, and the least
+# number of hydrogens that they have at any pH and at any place in a chain.
+LEAST_HYDROGENS = {
+    **{"HOH": 2, "ALA": 5, "ARG": 12, "ASN": 6, "ASP": 4, "CYS": 4, "GLN": 8},
+    **{"GLU": 6, "GLY": 3, "HIS": 6, "ILE": 11, "LEU": 11, "LYS": 12, "MET": 9},
+    **{"PHE": 9, "PRO": 7, "SER": 5, "THR": 7, "TRP": 10, "TYR": 8, "VAL": 9},
+    **{"A": 11, "C": 11, "G": 11, "U": 10, "I": 10},
+    **{"DA": 11, "DC": 11, "DG": 11, "DT": 12, "DI": 10},
+}
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file without the byte-order mark that editors may add."""
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", errors="replace")
+    return content.decode("utf-8-sig", errors="replace")
+
+
+def refuse_crystal(path: Path, text: str) -> None:
+    """Refuse a crystallographic CIF, which shares its suffix with PDBx/mmCIF.
+
+    Raises:
+        ValueError: It is one; says how to convert it.
+    """
+    if re.search(r"^\s*_atom_site_", text, re.M) and "_atom_site." not in text:
+        name = shlex.quote(path.with_suffix(".pdb").name)
+        raise ValueError(
+            f"{path} is a crystallographic CIF (fractional coordinates of the "
+            "asymmetric unit), not PDBx/mmCIF: expand it by its symmetry to all atoms "
+            f"of a cell with molecules and bonds, and write that to {name}; "
+            'docs/running.md, "A crystal structure", has a script'
+        )
+
+
+def refuse_unread(path: Path, text: str, n_atoms: int) -> None:
+    """Refuse a file of which the reader has left out atoms.
+
+    Args:
+        path: The file, for the message.
+        text: Its content.
+        n_atoms: Number of atoms that were read.
+
+    Raises:
+        ValueError: There are more rows of atoms, or models of other sizes.
+    """
+    models = list(_models(text))
+    rows = models[0] if models else []
+    if len(rows) != n_atoms:
+        odd = [row for row in rows if not row.startswith(("ATOM  ", "HETATM"))]
+        example = f", such as {' '.join(odd[0].split())!r}" if odd else ""
+        raise ValueError(
+            f"{path} has {len(rows)} rows of atoms, and {n_atoms} atoms could be read: "
+            f"rows must begin with 'ATOM  ' or 'HETATM'{example}, and the atoms of a "
+            "residue must have its name and names of their own"
+        )
+    for number, other in enumerate(models[1:], start=2):
+        if len(other) != len(rows):
+            raise ValueError(
+                f"{path} has {len(rows)} atoms in its first model and {len(other)} in "
+                f"model {number}: keep one of them, without MODEL and ENDMDL"
+            )
+
+
+def _models(text: str) -> Iterator[list[str]]:
+    """Yield the rows of atoms of each model of a PDB or PDBx/mmCIF file."""
+    columns = _columns(text)
+    rows = [line.lstrip(INVISIBLE) for line in text.splitlines()]
+    if columns:
+        if "group_PDB" not in columns:
+            return
+        number = columns.get("pdbx_PDB_model_num")
+        models: dict[str, list[str]] = {}
+        for row in rows:
+            if row.upper().startswith(ATOM_ROWS):
+                fields = row.split()
+                model = fields[number] if number is not None else ""
+                models.setdefault(model, []).append(row)
+        yield from models.values()
+        return
+    model_rows: list[str] = []
+    for row in [*rows, "ENDMDL"]:
+        if row.upper().startswith(ATOM_ROWS):
+            model_rows.append(row)
+        elif row.startswith("ENDMDL") and model_rows:
+            yield model_rows
+            model_rows = []
+
+
+def _columns(text: str) -> dict[str, int]:
+    """Return the columns of an mmCIF file's atoms by name; empty for PDB."""
+    names = [line.strip() for line in text.splitlines()]
+    sites = [name for name in names if name.startswith("_atom_site.")]
+    return {name.removeprefix("_atom_site."): i for i, name in enumerate(sites)}
+
+
+def refuse_alternates(path: Path, text: str) -> None:
+    """Refuse a structure in which some atoms stand in two places.
+
+    Raises:
+        ValueError: There are alternate locations; names one.
+    """
+    first: dict[str, str] = {}  # the first row of each location
+    for name, row in _alternates(text):
+        first.setdefault(name, row)
+    if len(first) > 1:
+        row = " ".join(first[sorted(first)[1]].split())
+        raise ValueError(
+            f"{path} gives alternate locations ({', '.join(sorted(first))}) of some "
+            f"atoms, such as {row!r}: keep one of each"
+        )
+
+
+def _alternates(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the alternate location and the row of each atom that has one."""
+    columns = _columns(text)
+    if columns and "label_alt_id" not in columns:
+        return
+    for line in text.splitlines():
+        if line.startswith(ATOM_ROWS):
+            place = columns.get("label_alt_id")
+            name = line[16:17].strip() if place is None else line.split()[place]
+            if name not in ("", ".", "?"):
+                yield name, line
+
+
+def refuse_unfit(path: Path, topology: app.Topology, positions: np.ndarray) -> None:
+    """Refuse atoms without an element, positions that are no numbers, odd residues.
+
+    Raises:
+        ValueError: Names the first atom or residue that is wrong.
+    """
+    for atom in topology.atoms():
+        name = f"atom {atom.index} ({atom.name} of {atom.residue.name})"
+        if atom.element is None and EXTRA_PARTICLE.match(atom.name):
+            raise ValueError(
+                f"{path}: {name} is an extra particle of a classical model, such as "
+                "the charge site of TIP4P, and no atom: delete the rows of all "
+                f"{atom.name}, or in OpenMM the atoms whose element is None "
+                "(Modeller.delete)"
+            )
+        if atom.element is None:
+            raise ValueError(
+                f"{path}: {name} has no element that OpenMM knows; write it into "
+                "columns 77-78 of the PDB file, or into type_symbol of the mmCIF file"
+            )
+        if not np.isfinite(positions[atom.index]).all():
+            raise ValueError(f"{path}: the position of {name} is not a finite number")
+    _refuse_compositions(path, topology)
+
+
+def _refuse_compositions(path: Path, topology: app.Topology) -> None:
+    """Refuse water that is not H2O, and standard residues that lack hydrogens."""
+    bonds_out = Counter(
+        atom.residue.index
+        for bond in topology.bonds()
+        for atom in bond
+        if bond[0].residue is not bond[1].residue
+    )
+    bare = []
+    for residue in topology.residues():
+        if residue.name not in LEAST_HYDROGENS:
+            continue
+        numbers = Counter(atom.element.atomic_number for atom in residue.atoms())
+        # A residue with more neighbors than a chain has may have given hydrogens away.
+        expected = LEAST_HYDROGENS[residue.name] - max(0, bonds_out[residue.index] - 2)
+        if numbers[1] < expected:
+            bare.append(residue)
+        elif residue.name == "HOH" and numbers != {8: 1, 1: 2}:
+            atoms = ", ".join(atom.name for atom in residue.atoms())
+            raise ValueError(
+                f"{path}: water {residue.id} ({residue.name}) has the atoms {atoms}: "
+                "it must be one oxygen and two hydrogens; give ions and other "
+                "molecules another residue name"
+            )
+    if bare:
+        raise ValueError(
+            f"{path}: hydrogens are missing in {len(bare)} residues, the first is "
+            f"{bare[0].name} {bare[0].id}; add them, for example with "
+            "openmm.app.Modeller.addHydrogens"
+        )
+
+
+def refuse_contacts(
+    path: Path, topology: app.Topology, positions: np.ndarray, box: np.ndarray | None
+) -> None:
+    """Refuse atoms that are nearer to each other than in any molecule.
+
+    Raises:
+        ValueError: Names the two, their distance and the likely cause.
+    """
+    atoms = list(topology.atoms())
+    symbols = [atom.element.symbol for atom in atoms]
+    found = closest_contact(symbols, positions, box, LEAST_START)
+    if found is None:
+        return
+    first, second, distance, limit = found
+    one, other = (f"atom {i} ({atoms[i].name})" for i in (first, second))
+    if first == second:
+        other = "its own image"
+    edges = ""
+    if box is not None:
+        lengths = " x ".join(f"{x:.2f}" for x in np.linalg.norm(box, axis=1))
+        edges = f", or a box too small ({lengths} Å)"
+    raise ValueError(
+        f"{path}: {one} and {other} are {distance:.2f} Å apart, below {limit:.2f} Å; "
+        f"likely cause: positions in other units than Å, atoms given twice{edges}"
+    )
