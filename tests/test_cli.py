@@ -214,7 +214,10 @@ def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
     ("number", "code", "line"),
     [
         (signal.SIGINT, 130, "openmm-se3: interrupted (Ctrl-C)"),
-        (signal.SIGTERM, 143, "openmm-se3: terminated"),
+        (signal.SIGTERM, 143, "openmm-se3: terminated by SIGTERM"),
+        (signal.SIGHUP, 129, "openmm-se3: terminated by SIGHUP"),
+        (signal.SIGUSR2, 140, "openmm-se3: terminated by SIGUSR2"),
+        (signal.SIGXCPU, 152, "openmm-se3: terminated by SIGXCPU"),
     ],
 )
 def test_signals_end_in_one_line(
