@@ -7,8 +7,10 @@ import torch
 
 from openmm_se3.graph import all_pairs
 from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.torch_state import usual_torch
 
 
+@usual_torch()
 def evaluate(
     network: SE3Transformer, symbols: list[str], positions: np.ndarray
 ) -> tuple[float, np.ndarray]:
@@ -25,6 +27,7 @@ def evaluate(
     return energy.item(), forces.double().numpy()
 
 
+@usual_torch()
 def force_disagreement(
     network: SE3Transformer, symbols: list[str], positions: np.ndarray
 ) -> np.ndarray:

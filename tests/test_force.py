@@ -394,8 +394,9 @@ def test_atoms_out_of_reach_have_no_energy(random_model: Path) -> None:
 DESERIALIZE = """
 import json, sys
 import numpy, openmm
-import openmm_se3.force
+import openmm_se3
 from evaluator import evaluate
+openmm_se3.register_plugins()
 results = []
 for file, positions in json.loads(sys.argv[1]):
     system = openmm.XmlSerializer.deserialize(open(file).read())

@@ -26,6 +26,7 @@ from openmm_se3.modelfile import (
     write_model,
 )
 from openmm_se3.shipped import CHECKSUMS
+from openmm_se3.torch_state import scripted, usual_torch
 from openmm_se3.version import __version__
 
 CHECKED_SIZES = (1, 2, 3, 6, 24)
@@ -71,6 +72,7 @@ def model_of_checkpoint(
     )
 
 
+@usual_torch()
 def export_model(
     checkpoint: dict[str, Any],
     folder: Path,
@@ -117,7 +119,7 @@ def generic_script(model: ModelFile) -> torch.jit.ScriptModule:
         ExportError: It does not reproduce the network.
     """
     network = model.network(torch.float32)
-    script = torch.jit.script(GenericForce(network).eval())
+    script = scripted(GenericForce(network))
     nothing = torch.zeros(0, dtype=torch.int64)
     for n_atoms in CHECKED_SIZES:
         for periodic in (False, True):
@@ -159,6 +161,7 @@ def _check_generic(
     require_equal(call(script), call(eager), positions, "single")
 
 
+@usual_torch()
 def export_topology(
     model: ModelFile, topology_file: Path, output: Path, precision: str = "single"
 ) -> None:

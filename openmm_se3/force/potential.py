@@ -11,7 +11,8 @@ import numpy as np
 import openmm
 from openmm import app
 
-from openmm_se3.export.build import ForceSettings, resolve_engine
+from openmm_se3.export.build import ForceSettings
+from openmm_se3.export.engine import compile_engine
 from openmm_se3.force.atoms import (
     atom_indices,
     free_molecule,
@@ -36,6 +37,7 @@ from openmm_se3.force.fitness import (
 )
 from openmm_se3.force.memory import count_edges, expected_edges, require_memory
 from openmm_se3.force.mixed import without_internal_terms
+from openmm_se3.force.register import register_plugins
 from openmm_se3.modelfile import PRECISIONS, load_model
 from openmm_se3.molecules import keep_molecules
 from openmm_se3.single_point import evaluate, force_disagreement
@@ -101,11 +103,12 @@ class SE3Potential:
             backend, engine = fit_for_cuda_graphs(backend, engine, neighbours)
         elif neighbours is not None:
             raise ValueError("neighbours is what cudaGraphs=True has room for")
+        register_plugins()
         self.backend = resolve(backend)
         self.model = load_model(model)
         # Forces keep what was asked for: another machine may open them.
         self._asked_engine = engine
-        self.engine = resolve_engine(engine, self.model, precision)
+        self.engine = compile_engine(engine, self.model.config, precision)
         self.config = self.model.config
         self.metadata = self.model.metadata
         # For neighbours of an atom in a CUDA graph.
