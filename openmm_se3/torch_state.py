@@ -8,15 +8,17 @@ it puts the usual state back for the length of its calls.
 from __future__ import annotations
 
 import contextlib
+import getpass
+import os
+import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import nn
 
-# Recording and scripting change classes of PyTorch for the whole process while they
-# last: only one thread may do so at a time.
-recording = threading.RLock()
+_recorder = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -34,6 +36,22 @@ def usual_torch() -> Iterator[None]:
         torch.device("cpu"),
         torch.autocast("cpu", enabled=False),
     ):
+        yield
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[None]:
+    """Record or script a network in a block, in one thread at a time.
+
+    PyTorch changes its own classes for the whole process meanwhile.
+    """
+    with _recorder:
+        try:
+            getpass.getuser()
+        except (KeyError, OSError):
+            # PyTorch names a folder by the user, who may have no name in a container.
+            folder = Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}"
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
         yield
 
 
@@ -57,5 +75,5 @@ def scripted(module: nn.Module) -> torch.jit.ScriptModule:
         RuntimeError: TorchScript is turned off.
     """
     require_torchscript()
-    with recording:
+    with recording():
         return torch.jit.script(module.eval())

@@ -210,7 +210,7 @@ def _recorded(
     """Return a function of tensors as a graph of tensor operations."""
     table: Any = get_decompositions(TAKEN_APART)
     # Anomaly mode would put its own checks into the backward pass that is recorded.
-    with recording, torch.autograd.set_detect_anomaly(False):
+    with recording(), torch.autograd.set_detect_anomaly(False):
         graph = make_fx(function, table)(*example)
         simplify(graph, *example)
         with torch.no_grad():
