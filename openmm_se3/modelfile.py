@@ -38,6 +38,7 @@ from openmm_se3.files import atomic_write
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.shipped import damaged_files, shipped_models
 from openmm_se3.single_point import evaluate
+from openmm_se3.torch_state import usual_torch
 
 FORMAT = "openmm-se3 model"
 FORMAT_VERSION = 1
@@ -79,6 +80,7 @@ class ModelFile:
         data = self.metadata.get("training_data", {})
         return bool(data.get("surroundings") == "periodic")
 
+    @usual_torch()
     def network(self, dtype: torch.dtype = torch.float32) -> SE3Transformer:
         """Return the network in evaluation mode.
 
@@ -104,6 +106,7 @@ class ModelFile:
         return {ATOMIC_NUMBERS[symbol]: e for symbol, e in energies.items()}
 
 
+@usual_torch()
 def load_model(name_or_path: str | Path) -> ModelFile:
     """Read a model: the name of a shipped one, a folder, or a ``model.pt``.
 

@@ -58,19 +58,53 @@ def test_help_lists_every_verb() -> None:
         assert help_line in result.output, "too long for one line"
 
 
-def test_help_imports_nothing_slow() -> None:
-    code = (
-        "import sys\n"
-        "from openmm_se3.cli import main\n"
-        "main(['--help'], standalone_mode=False)\n"
-        "slow = {'torch', 'openmm', 'numpy', 'mdtraj', 'matplotlib', 'ase', 'rich'}\n"
-        "sys.exit(f'imported: {slow & set(sys.modules)}' if slow & set(sys.modules) "
-        "else 0)\n"
-    )
+SLOW = {"torch", "openmm", "numpy", "scipy", "mdtraj", "matplotlib", "ase", "rich"}
+
+
+def imported_by(code: str) -> set[str]:
+    """Return what of the slow packages a fresh process has imported after the code."""
+    code += "\nimport sys\nprint('\\nmodules:', *sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    return SLOW.intersection(done.stdout.split("modules:")[1].split())
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], *([verb] for verb in cli.VERBS), ["data", "inspect"]]
+)
+def test_help_imports_nothing_slow(arguments: list[str]) -> None:
+    code = (
+        "from openmm_se3.cli import main\n"
+        f"main({[*arguments, '--help']}, standalone_mode=False)"
+    )
+    assert imported_by(code) == set()
+
+
+def test_tab_completion_imports_nothing_slow() -> None:
+    code = (
+        "from click.shell_completion import BashComplete\n"
+        "from openmm_se3.cli import VERBS, main\n"
+        "completion = BashComplete(main, {}, 'openmm-se3', '_OPENMM_SE3_COMPLETE')\n"
+        "for verb in VERBS:\n"
+        "    options = completion.get_completions([verb], '--')\n"
+        "    assert '--debug' in [option.value for option in options], verb"
+    )
+    assert imported_by(code) == set()
+
+
+def test_tab_completion_of_the_installed_command() -> None:
+    variables = {
+        "_OPENMM_SE3_COMPLETE": "bash_complete",
+        "COMP_WORDS": "openmm-se3 run --ens",
+        "COMP_CWORD": "2",
+    }
+    script = Path(sys.executable).with_name("openmm-se3")
+    done = subprocess.run(
+        [script], env={**environment(), **variables}, capture_output=True, text=True
+    )
+    assert done.stdout == "plain,--ensemble\n", done.stderr
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)
@@ -180,7 +214,10 @@ def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
     ("number", "code", "line"),
     [
         (signal.SIGINT, 130, "openmm-se3: interrupted (Ctrl-C)"),
-        (signal.SIGTERM, 143, "openmm-se3: terminated"),
+        (signal.SIGTERM, 143, "openmm-se3: terminated by SIGTERM"),
+        (signal.SIGHUP, 129, "openmm-se3: terminated by SIGHUP"),
+        (signal.SIGUSR2, 140, "openmm-se3: terminated by SIGUSR2"),
+        (signal.SIGXCPU, 152, "openmm-se3: terminated by SIGXCPU"),
     ],
 )
 def test_signals_end_in_one_line(

@@ -18,7 +18,7 @@ import pytest
 import torch
 from random_model import SMALLEST, WATER, write_random_weights
 
-from openmm_se3.compiled import library, pack
+from openmm_se3.compiled import cache, library, pack
 from openmm_se3.compiled.compiler import find_compiler
 from openmm_se3.compiled.force import TABLE_INTERVALS, compiled_force
 from openmm_se3.compiled.generate import rotation_generators
@@ -28,9 +28,9 @@ from openmm_se3.export.build import (
     ForceSettings,
     build_module,
     eager_force,
-    resolve_engine,
 )
 from openmm_se3.export.checks import random_positions
+from openmm_se3.export.engine import compile_engine
 from openmm_se3.force import SE3Potential
 from openmm_se3.model.kernel import SphericalHarmonics
 from openmm_se3.model.transformer import SE3Transformer
@@ -363,6 +363,7 @@ def test_without_a_compiler_only_speed_is_lost(
     monkeypatch.setenv("OPENMM_SE3_ENGINE", "auto")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(library, "_loaded", set())
+    monkeypatch.setattr(cache, "_warned", set())
     broken = tmp_path / "broken"
     broken.write_text("#!/bin/sh\necho 'error: no headers' >&2\nexit 1\n")
     broken.chmod(0o755)
@@ -426,11 +427,12 @@ def test_a_cache_that_cannot_be_kept_costs_only_speed(
     monkeypatch.setenv("OPENMM_SE3_ENGINE", "auto")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(library, "_loaded", set())
+    monkeypatch.setattr(cache, "_warned", set())
     (tmp_path / "cache").write_text("not a folder")
     cause = "cannot be kept in .* XDG_CACHE_HOME"
     with pytest.raises(CompileError, match=cause):
         library.load_library(load_model("water").config, "single")
-    assert resolve_engine("auto", load_model("water"), "single") == "torchscript"
+    assert compile_engine("auto", load_model("water").config, "single") == "torchscript"
     assert re.search(f"{cause}.*going on with TorchScript", caplog.text)
 
 
@@ -442,11 +444,9 @@ def test_a_damaged_library_is_compiled_anew(
     damage: str,
 ) -> None:
     network = load_model("water").network(torch.float64)
-    kept = (
-        library.cache_folder() / f"{library.load_library(network.config, 'single')}.so"
-    )
+    kept = cache.cache_folder() / f"{library.load_library(network.config, 'single')}.so"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = library.cache_folder()
+    folder = cache.cache_folder()
     folder.mkdir(parents=True)
     for path in (kept, kept.with_suffix(".sha256")):
         shutil.copy(path, folder)
@@ -459,7 +459,8 @@ def test_a_damaged_library_is_compiled_anew(
         copy.with_suffix(".sha256").unlink()
     # A process of its own: what was loaded before counts no more.
     script = (
-        "import openmm_se3.force, torch\n"
+        "import openmm_se3, torch\n"
+        "openmm_se3.register_plugins()\n"
         "from openmm_se3.compiled import library\n"
         "library._compile = lambda *given: print('compiled', given[-1].name)\n"
         "library._load = lambda path: print('loaded', path.name)\n"
@@ -485,7 +486,7 @@ def test_a_libraries_name_depends_on_all_that_it_is_made_of(
         library._name("shape", ["-DREAL=double"]),
         library._name("another shape", ["-DREAL=float"]),
     ]
-    folder = library.cache_folder()
+    folder = cache.cache_folder()
     shutil.copytree(library.SOURCE, tmp_path / "source")
     with open(tmp_path / "source" / "layer.h", "a") as file:
         file.write("// changed\n")
@@ -493,13 +494,13 @@ def test_a_libraries_name_depends_on_all_that_it_is_made_of(
         (library, "SOURCE", tmp_path / "source"),
         (library, "FLAGS", ["-O2"]),
         (torch, "__version__", "9.9"),
-        (library, "_processor", lambda: "another"),
+        (cache, "processor", lambda: "another"),
     ):
         with monkeypatch.context() as context:
             context.setattr(owner, name, value)
             names.append(library._name("shape", ["-DREAL=float"]))
-            apart = name in ("__version__", "_processor")
-            assert (library.cache_folder() != folder) == apart
+            apart = name in ("__version__", "processor")
+            assert (cache.cache_folder() != folder) == apart
     assert len(set(names)) == len(names)
 
 
@@ -587,7 +588,7 @@ def test_a_serialised_system_needs_the_library(
         "text = open(sys.argv[1]).read()\n"
         "print(openmm.XmlSerializer.deserialize(text).getNumForces())\n"
     )
-    load = "import openmm_se3.force\n"
+    load = "import openmm_se3\nopenmm_se3.register_plugins()\n"
     for added, works in (("", False), (load, True)):
         done = subprocess.run(
             [sys.executable, "-c", script.format(load=added), str(file)],

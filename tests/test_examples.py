@@ -72,11 +72,12 @@ def test_the_lines_of_the_readme_run(tmp_path: Path) -> None:
     )
     read = (
         "import openmm\n"
-        "import openmm_se3.force\n"
+        "import openmm_se3\n"
+        "openmm_se3.register_plugins()\n"
         "system = openmm.XmlSerializer.deserialize(open('system.xml').read())\n"
         "context = openmm.Context(system, openmm.VerletIntegrator(0.001))\n"
     )
-    assert "after `import openmm_se3.force`" in readme
+    assert "after `openmm_se3.register_plugins()`" in readme
     for code in (short + write, read):
         done = run_python("-c", code, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr

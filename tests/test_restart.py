@@ -265,7 +265,10 @@ def test_a_checkpoint_of_a_signal_loses_no_row(
     ("number", "error", "reason"),
     [
         (signal.SIGINT, KeyboardInterrupt, "Ctrl-C"),
-        (signal.SIGTERM, Terminated, "terminated by a signal"),
+        (signal.SIGTERM, Terminated, "terminated by SIGTERM"),
+        (signal.SIGHUP, Terminated, "terminated by SIGHUP"),
+        (signal.SIGUSR1, Terminated, "terminated by SIGUSR1"),
+        (signal.SIGXCPU, Terminated, "terminated by SIGXCPU"),
     ],
 )
 @pytest.mark.parametrize("kind", ["nve", "npt"])

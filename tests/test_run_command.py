@@ -117,7 +117,8 @@ def test_npt_of_a_box_from_the_file(tmp_path: Path, suffix: str) -> None:
     ("number", "code", "line"),
     [
         (signal.SIGINT, 130, "openmm-se3: interrupted (Ctrl-C)"),
-        (signal.SIGTERM, 143, "openmm-se3: terminated"),
+        (signal.SIGTERM, 143, "openmm-se3: terminated by SIGTERM"),
+        (signal.SIGUSR1, 138, "openmm-se3: terminated by SIGUSR1"),
     ],
 )
 def test_a_signal_ends_it_with_a_hint(

@@ -563,19 +563,20 @@ def test_stopped_and_resumed_run_equals_one_without_a_stop(
     assert_same_run(finished, tmp_path)
 
 
-def test_ctrl_c_says_how_to_go_on(config, tmp_path, monkeypatch, no_figures):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_says_how_to_go_on(config, tmp_path, monkeypatch, no_figures, number):
     path = tmp_path / "train.yaml"
     path.write_text(yaml.safe_dump(config.to_dict()))
     real_step = TrainingModule.training_step
 
     def step(module, batch, index):
         real_step(module, batch, index)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     monkeypatch.setattr(TrainingModule, "training_step", step)
     out = str(tmp_path / "run")
     result = CliRunner().invoke(main, ["train", str(path), "--out", out])
-    assert result.exit_code == 130, result.output
+    assert result.exit_code == 128 + number, result.output
     assert f"train {path} --out {out} --resume" in result.output
     assert load_last(tmp_path / "run")["step"] == 1
 

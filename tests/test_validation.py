@@ -19,12 +19,13 @@ from rich.console import Console
 
 from openmm_se3.cli import main
 from openmm_se3.compiled.library import ENGINE_VARIABLE, CompileError
+from openmm_se3.config import ModelConfig
 from openmm_se3.elements import numbers_of
 from openmm_se3.force import SE3Potential
 from openmm_se3.force.backends import TorchForce
 from openmm_se3.model.layers import Gate
 from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.modelfile import ModelFile, load_model
+from openmm_se3.modelfile import load_model
 from openmm_se3.shipped import shipped_models
 from openmm_se3.units import EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM
 from openmm_se3.validation import backends, battery, energies, symmetry
@@ -397,13 +398,13 @@ def test_both_engines_are_compared_where_both_are_there(
     model_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def resolve(engine: str, model: ModelFile, precision: str) -> str:
+    def no_compiler(engine: str, config: ModelConfig, precision: str) -> str:
         if engine == "compiled":
             raise CompileError("no compiler here")
         return engine
 
     monkeypatch.delenv(ENGINE_VARIABLE)
-    monkeypatch.setattr("openmm_se3.force.potential.resolve_engine", resolve)
+    monkeypatch.setattr("openmm_se3.force.potential.compile_engine", no_compiler)
     monkeypatch.setattr(backends, "platform_names", lambda: ["Reference"])
     found = backends.backend_checks(
         model_folder,

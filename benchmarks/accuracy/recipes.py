@@ -16,7 +16,6 @@ import copy
 import csv
 import dataclasses
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -228,9 +227,6 @@ def main(
         folder,
         console,
     )
-    if results is None:
-        click.echo("Stopped, nothing is lost; the same command goes on.")
-        sys.exit(130)
     print_table(best_runs(results), console)
     write_csv(folder / "recipes.csv", results)
 

@@ -15,7 +15,7 @@ from openmm import app
 from rich.table import Table
 
 from openmm_se3.benchmark.timing import Stepper, summary, take_turns
-from openmm_se3.compiled.library import CompileError
+from openmm_se3.compiled.cache import CompileError
 from openmm_se3.force import SE3Potential
 from openmm_se3.force.backends import BACKENDS
 from openmm_se3.modelfile import load_model

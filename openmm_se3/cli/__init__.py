@@ -4,26 +4,23 @@ Each verb is a module of this package that holds a click command named ``command
 is imported when the verb is called, so that help comes at once and a verb needs only
 its own packages.
 
-Exit codes: 0 success, 1 a check failed or an unexpected error, 2 bad input, 130 Ctrl-C,
-143 terminated.
+Exit codes: 0 success, 1 a check failed or an unexpected error, 2 bad input, 128 + n
+stopped by signal n: 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1, 140 SIGUSR2, 152
+SIGXCPU.
 """
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import importlib
 import signal
-import threading
 import traceback
 import warnings
-from collections.abc import Iterator
-from types import FrameType
 from typing import Any, TextIO
 
 import click
 
-from openmm_se3.signals import Terminated
+from openmm_se3.signals import Terminated, stop_at_once
 from openmm_se3.version import __version__
 
 VERBS = {
@@ -58,23 +55,6 @@ EXTRAS = {
 
 # Errors with a message written for the user.  Any other is an error of this program.
 EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated("terminated by a signal")
-
-
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    # Only the main thread may set handlers.
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _show_warning(
@@ -160,7 +140,7 @@ class VerbGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb; errors end in one line and an exit code."""
-        with _sigterm_as_interrupt():
+        with stop_at_once():
             return self._invoke(ctx)
 
     def _invoke(self, ctx: click.Context) -> Any:
@@ -174,10 +154,11 @@ class VerbGroup(click.Group):
         except KeyboardInterrupt as interrupt:
             if ctx.meta.get("debug"):
                 traceback.print_exc()
-            terminated = isinstance(interrupt, Terminated)
-            cause = "terminated" if terminated else "interrupted (Ctrl-C)"
+            cause, number = "interrupted (Ctrl-C)", int(signal.SIGINT)
+            if isinstance(interrupt, Terminated):
+                cause, number = str(interrupt), interrupt.number
             click.echo(f"openmm-se3: {cause}", err=True)
-            ctx.exit(143 if terminated else 130)
+            ctx.exit(128 + number)
         except Exception as error:
             if ctx.meta.get("debug"):
                 traceback.print_exc()

@@ -23,7 +23,8 @@ def command(model: str, precision: str) -> None:
     """
     import time
 
-    from openmm_se3.compiled.library import cache_folder, load_library
+    from openmm_se3.compiled.cache import cache_folder
+    from openmm_se3.compiled.library import load_library
     from openmm_se3.modelfile import load_model
 
     config = load_model(model).config

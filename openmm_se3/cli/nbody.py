@@ -61,11 +61,12 @@ def command(
     with progress_bar("Simulating") as progress:
         made = simulate(trajectories, seed, STEPS, lambda step: progress(step, STEPS))
     data = split(made)
-    with progress_bar("Training") as progress:
-        module, step = train(config, data, out, progress)
-    if step < steps:
-        click.echo(f"Stopped at step {step:,}; the same command with --resume goes on.")
-        raise click.exceptions.Exit(130)
+    try:
+        with progress_bar("Training") as progress:
+            module = train(config, data, out, progress)
+    except KeyboardInterrupt:
+        click.echo("Stopped; the same command with --resume goes on.")
+        raise
     errors = errors_on(module, data["test"])
     with atomic_write(out / "errors.json") as temporary:
         temporary.write_text(json.dumps(errors, indent=1) + "\n")

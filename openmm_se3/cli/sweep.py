@@ -47,10 +47,11 @@ def command(config: Path, settings: tuple[str, ...], out: Path | None) -> None:
     folder = out if out is not None else Path(f"{config.stem}-sweep")
     folder.mkdir(parents=True, exist_ok=True)
     console = Console()
-    results = run_sweep(chosen, folder, console)
-    if results is None:
+    try:
+        results = run_sweep(chosen, folder, console)
+    except KeyboardInterrupt:
         click.echo("Stopped, nothing is lost; the same command goes on.")
-        raise click.exceptions.Exit(130)
+        raise
     table = Table(
         title="best validation of each run, kcal/mol and kcal/mol/A", box=None
     )

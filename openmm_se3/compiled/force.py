@@ -10,6 +10,7 @@ from openmm_se3.compiled.library import load_library
 from openmm_se3.compiled.pack import radial_tables
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.modelfile import PRECISIONS
+from openmm_se3.torch_state import scripted
 from openmm_se3.units import EV_TO_KJ_PER_MOL, NM_TO_ANGSTROM
 
 # Intervals of the tables of radial functions: what they change is below the rounding of
@@ -99,4 +100,4 @@ def compiled_force(network: SE3Transformer, precision: str) -> torch.jit.ScriptM
             )
             return energy, forces
 
-    return torch.jit.script(CompiledForce().eval())
+    return scripted(CompiledForce())

@@ -9,18 +9,28 @@ are data: all models of one shape share one library.
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
-import platform
 import shutil
 import subprocess
 import tempfile
+import threading
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
+from openmm_se3.compiled import cache
+from openmm_se3.compiled.cache import (
+    CompileError,
+    cache_folder,
+    hash_file,
+    is_whole,
+    logger,
+    make_folder,
+    require_private,
+    warn_once,
+)
 from openmm_se3.compiled.compiler import NO_COMPILER, find_compiler
 from openmm_se3.compiled.generate import shape_header
 from openmm_se3.config import ModelConfig
@@ -44,13 +54,13 @@ NEEDED = {
     "force_mode": "conservative",
 }
 
-logger = logging.getLogger("openmm_se3")
 T = TypeVar("T")
 _loaded: set[str] = set()
-
-
-class CompileError(RuntimeError):
-    """The network cannot be compiled here."""
+# Why a library could not be compiled, by its path and the compiler: it is not tried
+# again for every System.
+_failed: dict[tuple[Path, tuple[str, ...]], str] = {}
+# A thread that needs a library waits while another one compiles it.
+_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
 
 def reason_against(config: ModelConfig) -> str | None:
@@ -82,7 +92,7 @@ def compiled_or_none(
     except CompileError as error:
         if required:
             raise
-        logger.warning("%s; going on with %s, which is slower", error, instead)
+        warn_once(f"{error}; going on with {instead}, which is slower")
         return None
 
 
@@ -99,7 +109,7 @@ def load_library(config: ModelConfig, precision: str, training: bool = False) ->
 
     Raises:
         CompileError: The network has no compiled form, there is no compiler, it fails,
-            or what it makes cannot be kept.
+            or what it makes cannot be kept or trusted.
     """
     reason = reason_against(config)
     if reason is not None:
@@ -108,19 +118,13 @@ def load_library(config: ModelConfig, precision: str, training: bool = False) ->
     options = [f"-DREAL={'double' if precision == 'double' else 'float'}"]
     options += ["-DTRAINING"] * training
     namespace = _name(header, options)
-    path = cache_folder() / f"{namespace}.so"
-    if namespace not in _loaded and not _is_whole(path):
-        compiler = find_compiler()
-        if compiler is None:
-            raise CompileError(NO_COMPILER)
-        _make_folder(path.parent)
-        logger.warning(
-            "compiling the network for this machine: once for this shape, about half "
-            "a minute (kept in %s)",
-            path.parent,
-        )
-        _compile(compiler, header, options, namespace, path)
-    _load(path)
+    with _locks[namespace]:
+        if namespace not in _loaded:
+            path = cache_folder() / f"{namespace}.so"
+            require_private(path.parent)
+            if not is_whole(path):
+                _make_library(header, options, path)
+            _load(path)
     return namespace
 
 
@@ -131,65 +135,27 @@ def load_compiled_networks() -> None:
     library and does not hold it.
     """
     for path in sorted(cache_folder().glob("openmm_se3_*.so")):
-        if not _hash_file(path).is_file():  # of an earlier version of this program
-            continue
-        if not _is_whole(path):
-            logger.warning("%s is damaged; it is compiled anew when next used", path)
+        if not hash_file(path).is_file():  # of an earlier version of this program
             continue
         try:
-            _load(path)
+            require_private(path.parent)
+            if is_whole(path):
+                _load(path)
+            else:
+                warn_once(f"{path} is damaged; it is compiled anew when next used")
         except CompileError as error:
-            logger.warning("%s", error)
-
-
-def _hash_file(path: Path) -> Path:
-    return path.with_suffix(".sha256")
-
-
-def _is_whole(path: Path) -> bool:
-    """Tell whether a library is as it was compiled.
-
-    Opening one that was cut off in the middle would end the process.
-    """
-    try:
-        return sha256(path) == _hash_file(path).read_text()
-    except OSError:
-        return False
+            warn_once(str(error))
 
 
 def _load(path: Path) -> None:
     if path.stem in _loaded:
         return
+    require_private(path)
     try:
         torch.ops.load_library(path)
     except OSError as error:
         raise CompileError(f"{path} cannot be loaded: {error}; delete it") from error
     _loaded.add(path.stem)
-
-
-def _make_folder(folder: Path) -> None:
-    """Make the cache, before half a minute is spent on what could not be kept."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
-    except OSError:
-        writable = False
-    if not writable:
-        raise CompileError(
-            f"compiled networks cannot be kept in {folder}, which is not writable; set "
-            "XDG_CACHE_HOME to a folder that is"
-        )
-
-
-def cache_folder() -> Path:
-    """Return the folder of libraries in XDG_CACHE_HOME or ~/.cache.
-
-    Every torch and every processor has its own: a home may be shared by machines, and
-    loading what was compiled for another processor ends the process.
-    """
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    processor = hashlib.sha256(_processor().encode()).hexdigest()[:8]
-    return Path(root) / "openmm-se3" / f"torch-{torch.__version__}-{processor}"
 
 
 def _name(header: str, options: list[str]) -> str:
@@ -198,25 +164,42 @@ def _name(header: str, options: list[str]) -> str:
         header,
         torch.__version__,
         " ".join(FLAGS + options),
-        _processor(),
+        cache.processor(),
     ]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     return f"openmm_se3_{digest[:16]}"
 
 
-def _processor() -> str:
-    """Return what -march=native depends on."""
+def _make_library(header: str, options: list[str], path: Path) -> None:
+    """Compile a library into the cache.
+
+    Raises:
+        CompileError: There is no compiler, it fails, or what it makes cannot be kept,
+            now or when it was tried before.
+    """
+    compiler = find_compiler()
+    if compiler is None:
+        raise CompileError(NO_COMPILER)
+    attempt = path, tuple(compiler)
+    if attempt in _failed:
+        raise CompileError(_failed[attempt])
+    make_folder(path.parent)
+    logger.warning(
+        "compiling the network for this machine: once for this shape, about half a "
+        "minute (kept in %s)",
+        path.parent,
+    )
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    kept = ("model name", "flags", "Features")
-    return "\n".join(sorted({line for line in lines if line.startswith(kept)}))
+        _compile(compiler, header, options, path)
+    except OSError as error:
+        _failed[attempt] = f"the compiled network cannot be kept: {error}"
+        raise CompileError(_failed[attempt]) from error
+    except CompileError as error:
+        _failed[attempt] = str(error)
+        raise
 
 
-def _compile(
-    compiler: list[str], header: str, options: list[str], namespace: str, path: Path
-) -> None:
+def _compile(compiler: list[str], header: str, options: list[str], path: Path) -> None:
     # torch.utils.cpp_extension knows these too, but looks for CUDA and warns of it.
     root = Path(torch.__file__).parent
     headers = (root / "include", root / "include/torch/csrc/api/include")
@@ -227,7 +210,7 @@ def _compile(
         command = [
             *compiler,
             *FLAGS,
-            f"-DOPERATORS={namespace}",
+            f"-DOPERATORS={path.stem}",
             *options,
             f"-D_GLIBCXX_USE_CXX11_ABI={abi}",
             f"-I{folder}",
@@ -240,7 +223,9 @@ def _compile(
         if result.returncode:
             last = "\n".join(result.stderr.strip().splitlines()[-5:])
             raise CompileError(f"{command[0]} could not compile the network:\n{last}")
-        with atomic_write(_hash_file(path)) as temporary:
+        with atomic_write(hash_file(path)) as temporary:
             temporary.write_text(sha256(built))
         with atomic_write(path) as temporary:
             shutil.copyfile(built, temporary)
+        for file in (path, hash_file(path)):
+            file.chmod(0o644)  # whatever the umask lets others do

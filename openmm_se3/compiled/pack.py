@@ -222,12 +222,25 @@ HERMITE = torch.tensor(
 def _derivatives(
     function: Callable[[Tensor], Tensor], r: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a function of distances [n], its slope and its curvature."""
+    """Return a function of distances [n], its slope and its curvature.
 
-    def with_slope(r: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.func.jvp(function, (r,), (torch.ones_like(r),))
-
-    (values, slope), (_, curvature) = torch.func.jvp(
-        with_slope, (r,), (torch.ones_like(r),)
+    By reverse differentiation, column by column: forward differentiation has levels
+    that all threads of a process share.
+    """
+    with torch.enable_grad():
+        r = r.detach().requires_grad_()
+        values = function(r)
+        columns = values.reshape(len(r), -1).unbind(1)
+        slopes = [_slope(column, r) for column in columns]
+        curvatures = [_slope(slope, r) for slope in slopes]
+    slope, curvature = (
+        torch.stack(parts, dim=1).reshape(values.shape).detach()
+        for parts in (slopes, curvatures)
     )
-    return values, slope, curvature
+    return values.detach(), slope, curvature
+
+
+def _slope(values: Tensor, r: Tensor) -> Tensor:
+    """Return the derivative of each value [n] by its distance [n]."""
+    (slope,) = torch.autograd.grad(values.sum(), r, create_graph=True)
+    return slope

@@ -76,6 +76,8 @@ def hints(evidence: Evidence) -> list[Finding]:
         finding = Finding.from_line(NO_COMPILER)
         cause = f"{finding.cause}: without a GPU models run several times slower"
         findings.append(Finding(cause, finding.fix))
+    if found.get("cache_problem"):
+        findings.append(Finding.from_line(found["cache_problem"]))
     if sys.version_info >= (3, 12):
         cause = "training needs DGL 1.1.3, which Python 3.12 and later do not have"
         findings.append(Finding(cause, "train with Python 3.11; MD runs with this one"))

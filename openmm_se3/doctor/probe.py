@@ -46,6 +46,9 @@ def environment() -> None:
         version_problem=plugin.version_problem(),
     )
     _emit(torchforce_problem=plugin.torchforce_problem())
+    from openmm_se3.compiled import cache
+
+    _emit(cache=str(cache.cache_folder()), cache_problem=cache.cache_problem())
 
 
 def _harmonic_well(state: Any) -> tuple[float, Any]:

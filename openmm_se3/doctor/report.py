@@ -73,6 +73,7 @@ def _machine(evidence: Evidence) -> Table:
     table.add_row("torch uses a GPU", "yes" if found.get("torch_sees_gpu") else "no")
     table.add_row("OpenMM platforms", ", ".join(found.get("platforms", ["unknown"])))
     table.add_row("C++ compiler", evidence.compiler or "none")
+    table.add_row("compiled networks", found.get("cache", "unknown"))
     for name, faults in evidence.models.items():
         table.add_row(f"model {name}", "; ".join(faults) or "whole")
     return table

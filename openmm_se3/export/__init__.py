@@ -1,6 +1,7 @@
 """Trained model -> self-describing files, checked equal to the network before use.
 
 modules    TorchScript modules in OpenMM's units
+engine     what computes a network, and compiling it
 build      the module of one force: its model, its atoms, a box or none
 checks     exported equals eager
 write      checkpoint -> files

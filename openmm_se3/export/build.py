@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from openmm_se3.compiled.cache import warn_once
 from openmm_se3.compiled.force import compiled_force
-from openmm_se3.compiled.library import (
-    ENGINE_VARIABLE,
-    compiled_or_none,
-    load_library,
-)
 from openmm_se3.export.checks import (
     CALLS,
+    ExportError,
     positions_in_box,
     random_positions,
     require_equal,
 )
+from openmm_se3.export.engine import compile_engine, is_required
 from openmm_se3.export.modules import (
     GenericForce,
     ScaledForce,
@@ -30,21 +27,19 @@ from openmm_se3.export.modules import (
 from openmm_se3.graph import Capacity, fixed_pairs, neighbour_pairs
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.modelfile import PRECISIONS, ModelFile
+from openmm_se3.single_point import DENSE_ATOMS
 from openmm_se3.threads import threads_for
+from openmm_se3.torch_state import require_torchscript, scripted, usual_torch
 from openmm_se3.units import (
     EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM,
     EV_TO_KJ_PER_MOL,
     NM_TO_ANGSTROM,
 )
 
-# Up to this many atoms without a box all pairs cost less than a neighbour list.
-DENSE_ATOMS = 64
 # A module for any number of atoms is compared with the network on at most so many.
 CHECKED_ATOMS = 24
 # A recorded module with so many edges and more is compared in fewer calls.
 MANY_EDGES, FEW_CALLS = 4_000, 4
-# What computes the network: C++ compiled for this machine's CPU, or TorchScript.
-ENGINES = ("auto", "compiled", "torchscript")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,54 +103,51 @@ def build_module(settings: ForceSettings) -> torch.jit.ScriptModule:
     Raises:
         CompileError: It is to be compiled, and that does not work here.
         ExportError: The module does not reproduce the network.
+        RuntimeError: TorchScript is turned off.
         ValueError: There is too little room for neighbours.
     """
-    engine = resolve_engine(settings.engine, settings.model, settings.precision)
-    if engine == "compiled":
-        network = settings.model.network(torch.float64)
-        compiled = compiled_force(network, settings.precision)
-        module = _for_atoms(compiled, network, settings)
-    else:
-        network = settings.model.network(PRECISIONS[settings.precision])
-        if settings.static or settings.cuda_graphs is not None:
-            with threads_for(len(settings.atoms)):
-                module = _recorded_module(network, settings)
-        else:
-            generic = torch.jit.script(GenericForce(network).eval())
-            module = _for_atoms(generic, network, settings)
-    if settings.scale is None:
-        return module
-    wrapper = ScaledPeriodicForce if settings.periodic else ScaledForce
-    return torch.jit.script(wrapper(module).eval())
+    require_torchscript()
+    with usual_torch():
+        module = compiled_module(settings) or _torchscript_module(settings)
+        if settings.scale is None:
+            return module
+        wrapper = ScaledPeriodicForce if settings.periodic else ScaledForce
+        return scripted(wrapper(module))
 
 
-def resolve_engine(engine: str, model: ModelFile, precision: str) -> str:
-    """Return what computes a model here, "compiled" or "torchscript".
-
-    Args:
-        engine: One of :data:`ENGINES`.
-        model: The model.
-        precision: "single" or "double".
+def compiled_module(settings: ForceSettings) -> torch.jit.ScriptModule | None:
+    """Return a compiled module, or None where TorchScript is to be used.
 
     Raises:
         CompileError: It is to be compiled, and that does not work here.
-        ValueError: There is no such engine.
+        ExportError: It is to be compiled, and does not reproduce the network.
     """
-    if engine == "auto":
-        engine = os.environ.get(ENGINE_VARIABLE, engine)
-    if engine not in ENGINES:
-        raise ValueError(f"engine must be one of {list(ENGINES)}, got {engine!r}")
-    if engine == "torchscript":
-        return engine
-    if engine == "auto" and torch.cuda.is_available():
-        return "torchscript"
-    library = compiled_or_none(
-        lambda: load_library(model.config, precision),
-        model.config,
-        engine == "compiled",
-        "TorchScript",
-    )
-    return "torchscript" if library is None else "compiled"
+    engine, config = settings.engine, settings.model.config
+    if compile_engine(engine, config, settings.precision) == "torchscript":
+        return None
+    network = settings.model.network(torch.float64)
+    try:
+        module = compiled_force(network, settings.precision)
+        return _for_atoms(module, network, settings)
+    except ExportError as error:
+        if is_required(engine):
+            raise
+        warn_once(f"{error}; going on with TorchScript, which is slower")
+        return None
+
+
+def _torchscript_module(settings: ForceSettings) -> torch.jit.ScriptModule:
+    """Return a module of TorchScript: recorded for its atoms, or for any.
+
+    Raises:
+        ExportError: It does not reproduce the network.
+        ValueError: There is too little room for neighbours.
+    """
+    network = settings.model.network(PRECISIONS[settings.precision])
+    if settings.static or settings.cuda_graphs is not None:
+        with threads_for(len(settings.atoms)):
+            return _recorded_module(network, settings)
+    return _for_atoms(scripted(GenericForce(network)), network, settings)
 
 
 def _few_atoms(settings: ForceSettings) -> ForceSettings:

@@ -32,6 +32,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from openmm_se3.export.simplify import simplify
 from openmm_se3.graph import Capacity, all_pairs, fixed_pairs
 from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.torch_state import recording, scripted
 from openmm_se3.units import (
     EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM,
     EV_TO_KJ_PER_MOL,
@@ -98,6 +99,8 @@ class GenericForce(nn.Module):
                 "this model does not know its atoms: call set_atoms, or make a file "
                 "for one topology with 'openmm-se3 export --topology'"
             )
+        if not self.network.direct:
+            require_gradients()
         x = positions.detach().index_select(0, self.atoms) * self.length
         points = x.to(torch.float64)
         if box is None:
@@ -180,7 +183,7 @@ def specialise(
 
     if capacity is None:
         graph = _recorded(of_all_pairs, example.detach())
-        return torch.jit.script(WithoutGradients(graph).eval())
+        return scripted(WithoutGradients(graph))
     room, cutoff = capacity.neighbours, network.config.cutoff
 
     def of_neighbours(positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -198,7 +201,7 @@ def specialise(
     unused = torch.eye(3, dtype=torch.float64)
     cell = unused if box is None else box.detach()
     graph = _recorded(of_neighbours, example.detach(), cell)
-    return torch.jit.script(WithinCapacity(graph, room).eval())
+    return scripted(WithinCapacity(graph, room))
 
 
 def _recorded(
@@ -206,10 +209,12 @@ def _recorded(
 ) -> torch.jit.ScriptModule:
     """Return a function of tensors as a graph of tensor operations."""
     table: Any = get_decompositions(TAKEN_APART)
-    graph = make_fx(function, table)(*example)
-    simplify(graph, *example)
-    with torch.no_grad():
-        return torch.jit.trace(graph.eval(), example, check_trace=False)
+    # Anomaly mode would put its own checks into the backward pass that is recorded.
+    with recording(), torch.autograd.set_detect_anomaly(False):
+        graph = make_fx(function, table)(*example)
+        simplify(graph, *example)
+        with torch.no_grad():
+            return torch.jit.trace(graph.eval(), example, check_trace=False)
 
 
 class WithoutGradients(nn.Module):
@@ -274,6 +279,20 @@ class WithinCapacity(nn.Module):
             return energy.to(positions.dtype), forces.to(positions.dtype)
 
 
+def require_gradients() -> None:
+    """Refuse to run where the program around OpenMM has turned gradients off.
+
+    Raises:
+        RuntimeError: Names the cause and the fix.
+    """
+    if not torch.is_grad_enabled():
+        raise RuntimeError(
+            "torch.no_grad() or torch.inference_mode() is in force where OpenMM calls "
+            "the model, whose forces are gradients: leave it before the simulation "
+            "steps, or use backend='pythonforce'"
+        )
+
+
 def require_finite(energy: Tensor) -> None:
     """Refuse an energy that is not finite, which OpenMM would go on with.
 
@@ -325,6 +344,7 @@ class ScaledPeriodicForce(nn.Module):
 def scaled(result: tuple[Tensor, Tensor], scale: Tensor) -> tuple[Tensor, Tensor]:
     """Return energy and forces times a parameter, the energy differentiable by it."""
     energy, forces = result
+    require_gradients()
     with torch.no_grad():
         forces = forces * scale.to(forces.dtype)
     return energy * scale.to(energy.dtype), forces

@@ -27,6 +27,7 @@ from openmm_se3.modelfile import (
     write_model,
 )
 from openmm_se3.shipped import CHECKSUMS
+from openmm_se3.torch_state import scripted, usual_torch
 from openmm_se3.version import __version__
 
 CHECKED_SIZES = (1, 2, 3, 6, 24)
@@ -72,6 +73,7 @@ def model_of_checkpoint(
     )
 
 
+@usual_torch()
 def export_model(
     checkpoint: dict[str, Any],
     folder: Path,
@@ -118,7 +120,7 @@ def generic_script(model: ModelFile) -> torch.jit.ScriptModule:
         ExportError: It does not reproduce the network.
     """
     network = model.network(torch.float32)
-    script = torch.jit.script(GenericForce(network).eval())
+    script = scripted(GenericForce(network))
     nothing = torch.zeros(0, dtype=torch.int64)
     for n_atoms in CHECKED_SIZES:
         for periodic in (False, True):
@@ -160,6 +162,7 @@ def _check_generic(
     require_equal(call(script), call(eager), positions, "single")
 
 
+@usual_torch()
 def export_topology(
     model: ModelFile, topology_file: Path, output: Path, precision: str = "single"
 ) -> None:

@@ -20,6 +20,7 @@ from openmm import unit
 from openmm_se3 import plugin
 from openmm_se3.export.build import ForceSettings, build_module
 from openmm_se3.force.names import force_name
+from openmm_se3.torch_state import usual_torch
 
 
 class Backend(Protocol):
@@ -154,7 +155,7 @@ class ModelCallable:
             ModelFileError: The model is damaged.
             ExportError: The module does not reproduce the network.
         """
-        with self._lock:
+        with self._lock, usual_torch():
             if self._opened is None:
                 settings = pickle.loads(self._pickled)
                 self._opened = settings, build_module(settings)

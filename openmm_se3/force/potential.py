@@ -11,7 +11,8 @@ import numpy as np
 import openmm
 from openmm import app
 
-from openmm_se3.export.build import ForceSettings, resolve_engine
+from openmm_se3.export.build import ForceSettings
+from openmm_se3.export.engine import compile_engine
 from openmm_se3.force.atoms import (
     atom_indices,
     free_molecule,
@@ -25,6 +26,7 @@ from openmm_se3.force.cuda_graphs import (
     fit_for_cuda_graphs,
     recorded_edges,
 )
+from openmm_se3.force.evaluator import Evaluator
 from openmm_se3.force.fitness import (
     box_volume,
     refuse_unfit,
@@ -36,9 +38,10 @@ from openmm_se3.force.fitness import (
 )
 from openmm_se3.force.memory import count_edges, expected_edges, require_memory
 from openmm_se3.force.mixed import without_internal_terms
+from openmm_se3.force.register import register_plugins
 from openmm_se3.modelfile import PRECISIONS, load_model
 from openmm_se3.molecules import keep_molecules
-from openmm_se3.single_point import evaluate, force_disagreement
+from openmm_se3.single_point import force_disagreement
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -101,11 +104,12 @@ class SE3Potential:
             backend, engine = fit_for_cuda_graphs(backend, engine, neighbours)
         elif neighbours is not None:
             raise ValueError("neighbours is what cudaGraphs=True has room for")
+        register_plugins()
         self.backend = resolve(backend)
         self.model = load_model(model)
         # Forces keep what was asked for: another machine may open them.
         self._asked_engine = engine
-        self.engine = resolve_engine(engine, self.model, precision)
+        self.engine = compile_engine(engine, self.model.config, precision)
         self.config = self.model.config
         self.metadata = self.model.metadata
         # For neighbours of an atom in a CUDA graph.
@@ -113,6 +117,9 @@ class SE3Potential:
         if cudaGraphs:
             self._room = neighbours or default_room(self.config.cutoff)
         self._network = self.model.network(PRECISIONS[precision])
+        self.evaluator = Evaluator(
+            self.model, self._network, precision, engine, self.engine
+        )
         if self.config.force_mode == "direct":
             warnings.warn(
                 f"energy is not conserved: the model '{self.metadata['name']}' has "
@@ -374,21 +381,25 @@ class SE3Potential:
         )
 
     def energy_and_forces(
-        self, numbers: Any, positions: Any
+        self, numbers: Any, positions: Any, box: np.ndarray | None = None
     ) -> tuple[float, np.ndarray]:
-        """Return the network's own energy and forces of a free molecule.
+        """Return energy and forces of a molecule or of a periodic box.
+
+        The engine in use computes them; with TorchScript that is the network itself.
 
         Args:
             numbers: Atomic numbers [n_atoms].
             positions: Positions [n_atoms, 3], A (or a Quantity).
+            box: Box vectors as rows [3, 3], A; None without a box.
 
         Returns:
             Energy relative to isolated atoms, eV, and forces [n_atoms, 3], eV/A.
 
         Raises:
+            NotEnoughMemoryError: That takes more memory than there is.
             ValueError: Unknown elements, wrong shape, or positions that are not finite.
         """
-        return evaluate(self._network, *free_molecule(self.model, numbers, positions))
+        return self.evaluator(*free_molecule(self.model, numbers, positions), box)
 
     def force_error(self, numbers: Any, positions: Any) -> np.ndarray:
         """Return an estimate of the force error of each atom of a free molecule.
@@ -419,7 +430,7 @@ class SE3Potential:
         )
 
     def ase_calculator(self) -> Calculator:
-        """Return an ASE calculator over this potential, for free molecules.
+        """Return an ASE calculator over this potential.
 
         Raises:
             ImportError: ASE is not installed.

@@ -270,10 +270,10 @@ def train(
     data: dict[str, Samples],
     folder: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[NBodyModule, int]:
+) -> NBodyModule:
     """Train the network; a run that was stopped goes on from its last checkpoint.
 
-    Ctrl-C and SIGTERM end it with a checkpoint.
+    A signal such as Ctrl-C or SIGTERM ends it with a checkpoint.
 
     Args:
         config: Settings.
@@ -281,8 +281,8 @@ def train(
         folder: Folder of the run.
         progress: Called with the steps made and all steps.
 
-    Returns:
-        The module, and the steps made so far.
+    Raises:
+        KeyboardInterrupt: A signal stopped it.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     module = NBodyModule(config)
@@ -312,7 +312,9 @@ def train(
             ckpt_path=folder / LAST if (folder / LAST).exists() else None,
             weights_only=True,
         )
-    return module.eval(), trainer.global_step
+    if trainer.global_step < config.steps:
+        raise signals.interrupt()
+    return module.eval()
 
 
 @torch.no_grad()

@@ -19,6 +19,8 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
+from openmm_se3.signals import STOPPING
+
 # Several single-threaded workers beat one process with several threads at the sizes of
 # small molecules, and leave no more runnable threads than there are cores.
 ONE_THREAD = {
@@ -200,8 +202,11 @@ def _start_worker(stop: Connection, scratch: str) -> None:
         stop: Pipe whose end tells the worker to leave.
         scratch: Folder for temporary files, which a killed worker cannot remove itself.
     """
-    # Ctrl-C reaches every process of a terminal; only the first one decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches every process of a terminal, other signals every process of a job;
+    # only the first process decides.  SIGTERM is how it ends a worker.
+    for number in STOPPING:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
     tempfile.tempdir = scratch
     os.environ["TMPDIR"] = os.environ["PYSCF_TMPDIR"] = scratch
     threading.Thread(target=_leave, args=(stop, scratch), daemon=True).start()

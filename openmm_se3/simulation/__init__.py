@@ -17,24 +17,30 @@ platforms   where it runs
 drift       slope of the energy, with its error
 """
 
-from openmm_se3.simulation.drift import Drift, energy_drift
-from openmm_se3.simulation.ensemble import degrees_of_freedom
-from openmm_se3.simulation.folder import FolderInUseError
-from openmm_se3.simulation.guard import GuardReporter, SimulationStopped
-from openmm_se3.simulation.log import LogReporter
-from openmm_se3.simulation.model import ModelRun, run_model, run_structure
-from openmm_se3.simulation.options import RunOptions
-from openmm_se3.simulation.phases import RunRecord
-from openmm_se3.simulation.platforms import best_platform
-from openmm_se3.simulation.reporters import TrajectoryReporter, VelocityReporter
-from openmm_se3.simulation.run import run_dynamics
-from openmm_se3.simulation.structure import read_structure
-from openmm_se3.simulation.water import (
-    WaterRun,
-    run_water,
-    water_start,
-    water_topology,
-)
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from openmm_se3.simulation.drift import Drift, energy_drift
+    from openmm_se3.simulation.ensemble import degrees_of_freedom
+    from openmm_se3.simulation.folder import FolderInUseError
+    from openmm_se3.simulation.guard import GuardReporter, SimulationStopped
+    from openmm_se3.simulation.log import LogReporter
+    from openmm_se3.simulation.model import ModelRun, run_model, run_structure
+    from openmm_se3.simulation.options import RunOptions
+    from openmm_se3.simulation.phases import RunRecord
+    from openmm_se3.simulation.platforms import best_platform
+    from openmm_se3.simulation.reporters import TrajectoryReporter, VelocityReporter
+    from openmm_se3.simulation.run import run_dynamics
+    from openmm_se3.simulation.structure import read_structure
+    from openmm_se3.simulation.water import (
+        WaterRun,
+        run_water,
+        water_start,
+        water_topology,
+    )
 
 __all__ = [
     "Drift",
@@ -59,3 +65,36 @@ __all__ = [
     "water_start",
     "water_topology",
 ]
+
+# The module of each name.  It is imported when the name is first used: the command line
+# needs the options for its help and must not load torch and OpenMM for them.
+_MODULES = {
+    "Drift": "drift",
+    "FolderInUseError": "folder",
+    "GuardReporter": "guard",
+    "LogReporter": "log",
+    "ModelRun": "model",
+    "RunOptions": "options",
+    "RunRecord": "phases",
+    "SimulationStopped": "guard",
+    "TrajectoryReporter": "reporters",
+    "VelocityReporter": "reporters",
+    "WaterRun": "water",
+    "best_platform": "platforms",
+    "degrees_of_freedom": "ensemble",
+    "energy_drift": "drift",
+    "read_structure": "structure",
+    "run_dynamics": "run",
+    "run_model": "model",
+    "run_structure": "model",
+    "run_water": "water",
+    "water_start": "water",
+    "water_topology": "water",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+        return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

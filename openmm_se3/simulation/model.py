@@ -66,8 +66,8 @@ def run_structure(
             is.
         ValueError: The structure, the ensemble or the platform is unfit, or the run to
             resume was another one or is damaged.
-        KeyboardInterrupt: After Ctrl-C or SIGTERM, with a checkpoint; the same call
-            with ``resume=True`` goes on.
+        KeyboardInterrupt: After a signal such as Ctrl-C, with a checkpoint; the same
+            call with ``resume=True`` goes on.
     """
     topology, positions = read_structure(structure)
     about = {"structure": Path(structure).name}

@@ -109,7 +109,7 @@ class Phases:
 
         Raises:
             openmm.OpenMMException: OpenMM failed for another reason than the motion.
-            KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint.
+            KeyboardInterrupt: A signal such as Ctrl-C or SIGTERM, after a checkpoint.
             OSError: A file could not be written.
         """
         try:

@@ -76,7 +76,7 @@ def run_dynamics(
         BadMinimumError: A molecule falls apart, or two fuse, when it is minimised.
         ValueError: The start, the ensemble or the platform is unfit, or the run to
             resume was another one or is damaged.
-        KeyboardInterrupt: After Ctrl-C or SIGTERM, when the files were closed, a
+        KeyboardInterrupt: After a signal such as Ctrl-C, when the files were closed, a
             checkpoint was written and the state was recorded.
     """
     positions = _checked_positions(system, topology, positions)

@@ -1,8 +1,8 @@
 """One sitting of a run: when checkpoints are written and what ends it.
 
 A sitting ends when the run is finished, when its time or its epochs are used up, or on
-Ctrl-C or a SIGTERM.  All but the first leave a checkpoint from which the run goes on as
-if it had not stopped.
+a signal such as Ctrl-C.  All but the first leave a checkpoint from which the run goes
+on as if it had not stopped.
 """
 
 from __future__ import annotations

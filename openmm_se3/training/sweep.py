@@ -16,6 +16,7 @@ import yaml
 from rich.console import Console
 
 from openmm_se3.files import atomic_write
+from openmm_se3.signals import interruption
 from openmm_se3.training.checkpoint import BEST, LAST, load_checkpoint
 from openmm_se3.training.config_file import run_config
 from openmm_se3.training.identity import identity, refuse_changes
@@ -107,18 +108,17 @@ def variants(base: RunConfig, grid: Mapping[str, Sequence[Any]]) -> list[Variant
 
 def run_sweep(
     chosen: Sequence[Variant], folder: Path, console: Console
-) -> list[Result] | None:
+) -> list[Result]:
     """Run what is not finished yet and write table and curves; see run_variants."""
     results = run_variants(chosen, folder, console)
-    if results is not None:
-        _write_table(folder / TABLE, results)
-        _plot(folder / CURVES, results)
+    _write_table(folder / TABLE, results)
+    _plot(folder / CURVES, results)
     return results
 
 
 def run_variants(
     chosen: Sequence[Variant], folder: Path, console: Console
-) -> list[Result] | None:
+) -> list[Result]:
     """Run what is not finished yet, one run after the other.
 
     Args:
@@ -127,10 +127,10 @@ def run_variants(
         console: Where to report.
 
     Returns:
-        Results of all runs but those that diverged; None if a run was stopped, from
-        where the same call goes on.
+        Results of all runs but those that diverged.
 
     Raises:
+        KeyboardInterrupt: A signal stopped a run, from where the same call goes on.
         ValueError: A folder holds a run with other settings or data, or a run asks for
             several processes.
         DivergedError: All runs diverged.
@@ -156,8 +156,8 @@ def run_variants(
                 console.print(f"[red]{variant.name} diverged[/]: {error}")
                 diverged = error
                 continue
-            if not outcome.finished:
-                return None
+            if outcome.signal is not None and not outcome.finished:
+                raise interruption(outcome.signal)
         results.append(_result(variant, out))
     if not results and diverged is not None:
         raise diverged

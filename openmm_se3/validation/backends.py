@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import openmm
 
-from openmm_se3.compiled.library import ENGINE_VARIABLE, CompileError
-from openmm_se3.export.build import ENGINES
+from openmm_se3.compiled.cache import CompileError
+from openmm_se3.compiled.library import ENGINE_VARIABLE
+from openmm_se3.export.engine import ENGINES
 from openmm_se3.force import SE3Potential
 from openmm_se3.force.backends import BACKENDS
 from openmm_se3.model.transformer import SE3Transformer
