@@ -18,6 +18,10 @@ from torch import Tensor
 
 # A box may shrink to this share of its length before images are missed.
 SHRINKAGE = 0.9
+# Longest position or box vector, A: beyond, the integers of a cell list overflow.
+MAX_LENGTH = 1e6
+# Thinnest box, in cutoffs: below, an atom has millions of images as neighbours.
+MIN_WIDTH = 0.01
 
 
 def all_pairs(
@@ -45,9 +49,13 @@ def neighbour_pairs(
 
     Returns:
         centre [n_edges], neighbour [n_edges], shifts [n_edges, 3] in A.
+
+    Raises:
+        ValueError: Positions or box are beyond what a cell list can hold.
     """
     from vesin_torch import NeighborList
 
+    _check_lengths(positions, cutoff, cell)
     box = torch.zeros(3, 3, dtype=torch.float64) if cell is None else cell
     centre, neighbour, shifts = NeighborList(
         cutoff, full_list=True, sorted=True
@@ -59,6 +67,33 @@ def neighbour_pairs(
     )
     lattice = shifts.to(torch.float64) @ box.to(torch.float64).to(positions.device)
     return centre, neighbour, lattice.to(positions.dtype)
+
+
+def _check_lengths(positions: Tensor, cutoff: float, cell: Tensor | None) -> None:
+    """Refuse what a cell list would search for ever, or overflow its integers with.
+
+    Raises:
+        ValueError: Names the value.
+    """
+    for name, values in (("a position", positions), ("a box vector", cell)):
+        if values is None or not values.numel():
+            continue
+        largest = float(values.detach().abs().max())
+        if not largest <= MAX_LENGTH:
+            raise ValueError(
+                f"{name} of {largest:g} A: the neighbor list holds up to "
+                f"{MAX_LENGTH:g} A; are the units right?"
+            )
+    if cell is not None:
+        a, b, c = cell.to(torch.float64).unbind()
+        volume = float(torch.linalg.cross(a, b).dot(c).abs())
+        faces = [torch.linalg.cross(*pair) for pair in ((b, c), (c, a), (a, b))]
+        widest = max(float(face.norm()) for face in faces)
+        if not volume > MIN_WIDTH * cutoff * widest:
+            raise ValueError(
+                f"the box {cell.tolist()} (A) is thinner than {MIN_WIDTH} of the "
+                f"cutoff, {cutoff:g} A: are the units right?"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,3 +51,8 @@ ENERGY_UNITS = {  # to eV
     "kJ/mol": KJ_PER_MOL_TO_EV,
 }
 LENGTH_UNITS = {"angstrom": 1.0, "bohr": BOHR_TO_ANGSTROM, "nm": NM_TO_ANGSTROM}  # to A
+FORCE_UNITS = {  # to eV/A
+    f"{energy}/{length}": size / distance
+    for energy, size in ENERGY_UNITS.items()
+    for length, distance in LENGTH_UNITS.items()
+}

@@ -15,10 +15,11 @@ from openmm import app
 from random_model import random_network, topology_of
 
 from openmm_se3 import SE3Potential
+from openmm_se3 import available_memory as available
+from openmm_se3.available_memory import available_memory
 from openmm_se3.force import memory
 from openmm_se3.force.memory import (
     NotEnoughMemoryError,
-    available_memory,
     count_edges,
     expected_edges,
     needed_memory,
@@ -150,9 +151,9 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "MemTotal: 16000000 kB\nMemFree: 100 kB\nMemAvailable:    8000000 kB\n"
     )
     (tmp_path / "own").write_text("")
-    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(memory, "OWN_CGROUPS", tmp_path / "own")
-    monkeypatch.setattr(memory, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(available, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(available, "OWN_CGROUPS", tmp_path / "own")
+    monkeypatch.setattr(available, "CGROUPS", tmp_path / "groups")
     return tmp_path
 
 

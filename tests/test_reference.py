@@ -495,7 +495,7 @@ def test_second_run_on_the_same_output_is_refused(
 
 def test_wrong_charge_names_the_frame(tmp_path: Path) -> None:
     level = dataclasses.replace(CHEAP, charge=1)
-    with pytest.raises(ValueError, match="structure 0 has 9 electrons"):
+    with pytest.raises(ValueError, match="structure 0.*9 electrons"):
         label(waters(1), tmp_path / "out.h5", level, Serial())
 
 
@@ -698,10 +698,10 @@ def divide(x: int) -> float:
     ("content", "message"),
     [
         ("", "holds no structures"),
-        ("<html>\n", "not an extended XYZ file"),
-        ("3\n\nO 0 0 0\nH 0 0 1\n", "not an extended XYZ file"),
-        ("1\n\nQq 0 0 0\n", "not an extended XYZ file"),
-        ("1\n\nX 0 0 0\n", "frame 0: an atom without an element"),
+        ("<html>\n", "line 1.*number of atoms"),
+        ("3\n\nO 0 0 0\nH 0 0 1\n", "ends after 2 of 3 atoms"),
+        ("1\n\nQq 0 0 0\n", "frame 0.*Qq"),
+        ("1\n\nX 0 0 0\n", "frame 0.*'X'"),
         ("1\n\nH nan 0 0\n", "frame 0: positions are not finite"),
         ('1\nLattice="9 0 0 0 9 0 0 0 9"\nH 0 0 0\n', "frame 0: periodic"),
         ("1\nsplit=dev\nH 0 0 0\n", "split must be one of"),
@@ -827,7 +827,9 @@ SHIFTED = np.full(4, -75.0)  # hartree
     ("change", "message"),
     [
         (attribute("format", "other"), "not a file of"),
-        (attribute("format_version", 3), "version 3"),
+        (attribute("format_version", 4), "version 4"),
+        (attribute("format", np.zeros(3)), "not a file of"),
+        (attribute("format_version", np.ones(2)), "version None"),
         (attribute("units", '{"energy": "hartree"}'), "has units"),
         (attribute("level_of_theory", "{}"), "expected the settings"),
         (attribute("self_energies", "[1]"), "damaged description"),

@@ -22,7 +22,7 @@ COLOURS = {"pass": "green", "FAIL": "bold red", "not checked": "yellow"}
 
 @click.group()
 def command() -> None:
-    """Look at files of labels: ANI-1, ANI-1x, COMP6, extended XYZ, DeePMD, ours."""
+    """Look at files of labels: ANI, COMP6, SPICE, extended XYZ, DeePMD, ours."""
 
 
 @command.command()
@@ -78,6 +78,7 @@ def _print(found: Inspection, console: Console) -> None:
         "formulas": f"{len(found.formulas):,}",
         "atoms in a frame": " to ".join(dict.fromkeys(map(str, found.sizes))),
         "frames in a box": f"{found.periodic:,}",
+        "frames with a charge or unpaired electrons": f"{found.charged:,}",
         "frames without an energy": f"{found.no_energy:,}",
         f"frames without forces{sampled}": f"{found.no_forces:,}",
         "energy per atom against atoms, eV": (
@@ -92,6 +93,8 @@ def _print(found: Inspection, console: Console) -> None:
     for name, value in rows.items():
         facts.add_row(name, value)
     console.print(facts)
+    for note in found.notes:
+        console.print(f"[yellow]{note}[/]", highlight=False)
 
     elements = table("\nElements", "element", "atoms", "self-energy, eV")
     for symbol, count in found.elements.items():

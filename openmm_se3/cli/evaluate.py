@@ -65,11 +65,13 @@ def command(
     loaded = load_model(model)
     sources = make_sources(files, **options)
     if split == "all":
-        dataset = read_sources(sources)
+        dataset = read_sources(sources, for_model=True)
         frames = dataset.frames
     else:
         dataset = read_as_trained(loaded, sources)
         frames = dataset.select(split)
+    for note in dataset.notes:
+        click.echo(note)
     dtype = torch.float64 if precision == "double" else torch.float32
     evaluation = evaluate_model(loaded, frames, dtype)
     click.echo(error_report({split: evaluation.errors}))

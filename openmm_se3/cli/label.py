@@ -80,14 +80,14 @@ FAILURES_SHOWN = 20
     type=int,
     default=DEFAULT.charge,
     show_default=True,
-    help="Total charge of every frame.",
+    help="Total charge of frames that do not say their own (charge=).",
 )
 @click.option(
     "--spin",
     type=click.IntRange(min=0),
     default=DEFAULT.spin,
     show_default=True,
-    help="Number of unpaired electrons of every frame.",
+    help="Unpaired electrons of frames that do not say theirs (spin=, multiplicity=).",
 )
 @click.option(
     "--workers",

@@ -8,10 +8,13 @@ from typing import Any
 
 import click
 
-from openmm_se3.units import ENERGY_UNITS, LENGTH_UNITS
+from openmm_se3.units import ENERGY_UNITS, FORCE_UNITS, LENGTH_UNITS
 
 # The formats of ``reference.sources``, which is imported only when a verb runs.
-FORMATS = ("auto", "openmm-se3", "ani1", "ani1x", "comp6", "extxyz", "deepmd")
+FORMATS = (
+    *("auto", "openmm-se3", "ani1", "ani1x", "comp6", "torchani", "spice"),
+    *("extxyz", "deepmd"),
+)
 
 OPTIONS = (
     click.option(
@@ -26,18 +29,32 @@ OPTIONS = (
     click.option(
         "--energy-unit",
         type=click.Choice(list(ENERGY_UNITS)),
-        default="eV",
-        show_default=True,
-        help="Of extended XYZ; forces are in it per length unit.",
+        help="Unit of the energies.  [default: the format's own, eV of extended XYZ]",
     ),
     click.option(
         "--length-unit",
         type=click.Choice(list(LENGTH_UNITS)),
-        default="angstrom",
-        show_default=True,
-        help="Of extended XYZ.",
+        help="Unit of positions and box.  [default: the format's own, angstrom]",
     ),
-    click.option("--gradient", is_flag=True, help="The forces are the gradient."),
+    click.option(
+        "--force-unit",
+        type=click.Choice(list(FORCE_UNITS)),
+        help="Unit of the forces.  [default: energy unit per length unit]",
+    ),
+    click.option(
+        "--gradient/--no-gradient",
+        default=None,
+        help="The forces are stored as the gradient, or not.  [default: as the format "
+        "has it]",
+    ),
+    click.option(
+        "--charged",
+        type=click.Choice(["refuse", "drop", "keep"]),
+        default="refuse",
+        show_default=True,
+        help="Frames with a charge or unpaired electrons, for a model that knows "
+        "neither.",
+    ),
     click.option(
         "--groups",
         type=click.Path(path_type=Path, exists=True, dir_okay=False),

@@ -9,15 +9,13 @@ network; ``benchmarks/size.py`` measures them.
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
+from openmm_se3.available_memory import GB, available_memory
 from openmm_se3.compiled.library import reason_against
 from openmm_se3.graph import neighbour_pairs
 from openmm_se3.model.attention import AttentionLayer
@@ -26,15 +24,11 @@ from openmm_se3.model.layers import AttentiveSelfInteraction
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.modelfile import PRECISIONS
 
-GB = 1e9
 # What compiled code has of a pair of atoms: two indices and a vector in float64, and
 # what follows from the distance, in the network's precision.
 PAIR_BYTES, PAIR_NUMBERS = 32, 14
 # Blocks that the allocator keeps between the tensors, as measured for six networks.
 HELD = 1.1
-MEMINFO = Path("/proc/meminfo")
-OWN_CGROUPS = Path("/proc/self/cgroup")
-CGROUPS = Path("/sys/fs/cgroup")
 
 
 class NotEnoughMemoryError(RuntimeError, MemoryError):
@@ -129,65 +123,6 @@ def _numbers_of_an_atom(layer: AttentionLayer) -> int:
     sums = torch.get_num_threads() * max(out, senders + queries)
     # Heads, update, result and gates, and derivatives by heads and input.
     return senders + queries + 6 * out + mixing + sums
-
-
-def available_memory() -> float:
-    """Return the memory that a process can still get here, GB, infinite if unknown.
-
-    That is what the system calls available, or less in a container (cgroup) with a
-    limit, swap not counted.
-    """
-    try:
-        lines = MEMINFO.read_text().splitlines()
-        kilobytes = next(l.split()[1] for l in lines if l.startswith("MemAvailable:"))
-        system = 1024.0 * int(kilobytes)
-    except (OSError, StopIteration):
-        try:
-            system = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-        except (AttributeError, ValueError, OSError):
-            system = math.inf
-    return min([system, *_left_in_cgroups()]) / GB
-
-
-def _left_in_cgroups() -> Iterator[float]:
-    """Yield what the limit of each control group of this process leaves, bytes."""
-    try:
-        rows = OWN_CGROUPS.read_text().splitlines()
-    except OSError:
-        return
-    for row in rows:
-        _, controllers, path = row.split(":", 2)
-        if not controllers:  # version 2
-            root, files = CGROUPS, ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            root = CGROUPS / "memory"
-            files = (
-                "memory.limit_in_bytes",
-                "memory.usage_in_bytes",
-                "total_inactive_file",
-            )
-        else:
-            continue
-        group = root / path.lstrip("/")
-        # In a container the path may be that of the host, and only the root be there.
-        while group != root.parent:
-            yield _left_in(group, *files)
-            group = group.parent
-
-
-def _left_in(group: Path, limit: str, usage: str, cache: str) -> float:
-    """Return the bytes that a control group has left, infinite without a limit."""
-    try:
-        most = (group / limit).read_text().strip()
-        used = int((group / usage).read_text())
-        statistics = (group / "memory.stat").read_text().splitlines()
-    except OSError:
-        return math.inf
-    if most == "max":
-        return math.inf
-    # Pages of files count as used and are given up where memory is short.
-    given_up = sum(int(row.split()[1]) for row in statistics if row.split()[0] == cache)
-    return float(int(most) - used + given_up)
 
 
 def require_memory(

@@ -26,12 +26,14 @@ class Dataset:
         self_energies: Energy of each isolated atom (eV), by atomic number; empty if
             these are not known.
         provenance: Commands, seeds and program versions.
+        notes: What was found or decided while reading, for the user.
     """
 
     frames: Frames
     level: Level
     self_energies: dict[int, float]
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def select(self, split: str) -> Frames:
         """Return the frames of one split.
@@ -122,4 +124,5 @@ def combine(parts: dict[str, Dataset]) -> Dataset:
         level=first.level,
         self_energies=self_energies,
         provenance={name: part.provenance for name, part in parts.items()},
+        notes=tuple(note for part in parts.values() for note in part.notes),
     )

@@ -184,11 +184,14 @@ def check_distances(positions: np.ndarray) -> None:
     Raises:
         LabelError: Two atoms are closer than ``MIN_DISTANCE``.
     """
-    distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
-    np.fill_diagonal(distances, np.inf)
-    if len(positions) > 1 and distances.min() < MIN_DISTANCE:
-        i, j = np.unravel_index(distances.argmin(), distances.shape)
-        raise LabelError(f"atoms {i} and {j} are {distances[i, j]:.3f} A apart")
+    from scipy.spatial import cKDTree
+
+    pairs = cKDTree(positions).query_pairs(MIN_DISTANCE, output_type="ndarray")
+    if len(pairs):
+        vectors = positions[pairs[:, 0]] - positions[pairs[:, 1]]
+        distances = np.linalg.norm(vectors, axis=1)
+        i, j = pairs[distances.argmin()]
+        raise LabelError(f"atoms {i} and {j} are {distances.min():.3f} A apart")
 
 
 def ground_state_spin(number: int) -> int:

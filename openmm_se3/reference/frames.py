@@ -17,6 +17,8 @@ from typing import Any, Protocol, overload
 
 import numpy as np
 
+from openmm_se3.reference.limits import fault_of
+
 SPLITS = ("train", "validation", "test")
 
 
@@ -28,6 +30,7 @@ class Structure:
         numbers: Atomic numbers [n_atoms].
         positions: Positions [n_atoms, 3], A.
         trajectory, kind, split, temperature: As in :class:`Frame`.
+        charge, spin: As in :class:`Frame`; None leaves them to the level of theory.
     """
 
     numbers: np.ndarray
@@ -36,6 +39,8 @@ class Structure:
     kind: str = ""
     split: str = "train"
     temperature: float = float("nan")
+    charge: int | None = None
+    spin: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +58,8 @@ class Frame:
         split: "train", "validation" or "test".
         temperature: K; NaN where there is none.
         box: Lattice vectors as rows [3, 3], A; None without a box.
+        charge: Total charge, elementary charges.
+        spin: Number of unpaired electrons (2S, the multiplicity less one).
     """
 
     numbers: np.ndarray
@@ -64,14 +71,18 @@ class Frame:
     split: str = "train"
     temperature: float = float("nan")
     box: np.ndarray | None = None
+    charge: int = 0
+    spin: int = 0
 
-    def not_finite(self) -> str | None:
-        """Return which of positions and box holds NaN or infinity; None if neither."""
-        for name in ("positions", "box"):
-            values = getattr(self, name)
-            if values is not None and not np.isfinite(values).all():
-                return name
-        return None
+    def fault(self) -> str | None:
+        """Return what no structure or label can be; None if all values are possible."""
+        found = fault_of(
+            self.positions[None],
+            np.array([self.energy]),
+            None if self.forces is None else self.forces[None],
+            None if self.box is None else self.box[None],
+        )
+        return None if found is None else found[1]
 
 
 class Rows(Protocol):
@@ -135,6 +146,8 @@ class Block:
         source: File that the frames come from.
         assigned: The splits are those that the user gave the whole file; no rule
             divides it.
+        charge: Total charges [n_frames], elementary charges; None if all are 0.
+        spin: Numbers of unpaired electrons [n_frames]; None if all are 0.
     """
 
     numbers: np.ndarray
@@ -148,6 +161,8 @@ class Block:
     box: Rows | None = None
     source: str = ""
     assigned: bool = False
+    charge: np.ndarray | None = None
+    spin: np.ndarray | None = None
 
     def frame(self, row: int) -> Frame:
         """Return one frame."""
@@ -161,6 +176,8 @@ class Block:
             split=SPLITS[self.split[row]],
             temperature=float(self.temperature[row]),
             box=None if self.box is None else np.asarray(self.box[row]),
+            charge=0 if self.charge is None else int(self.charge[row]),
+            spin=0 if self.spin is None else int(self.spin[row]),
         )
 
 
@@ -197,6 +214,8 @@ def block_of(frames: Sequence[Frame], source: str = "") -> Block:
             else np.stack([frame.box for frame in frames if frame.box is not None])
         ),
         source=source,
+        charge=np.array([frame.charge for frame in frames], dtype=np.int64),
+        spin=np.array([frame.spin for frame in frames], dtype=np.int64),
     )
 
 
@@ -268,8 +287,13 @@ class Frames(Sequence[Frame]):
         return (self[i] for i in range(len(self)))
 
     def column(self, name: str) -> np.ndarray:
-        """Return energy, split or temperature of all frames [n_frames]."""
-        values = [getattr(block, name) for block in self.blocks]
+        """Return a number of all frames [n_frames], such as the energy or the split."""
+        values = [
+            np.zeros(len(block.energy), dtype=np.int64)
+            if getattr(block, name) is None
+            else getattr(block, name)
+            for block in self.blocks
+        ]
         result = np.empty(len(self), dtype=values[0].dtype if values else float)
         for index, rows in self.by_block():
             result[index] = values[self.block[index[0]]][rows]

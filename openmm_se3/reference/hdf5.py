@@ -1,6 +1,6 @@
 """Our HDF5 format: labelled frames with units, level of theory and origin.
 
-Layout of a file (format version 2): one group a composition (``H2O``, ``H4O2``, ...)
+Layout of a file (format version 3): one group a composition (``H2O``, ``H4O2``, ...)
 with
 
     atomic_numbers  [n_atoms]
@@ -10,10 +10,13 @@ with
     box             [n_frames, 3, 3]        A, lattice vectors as rows; only with a box
     trajectory, kind, split  [n_frames]     strings
     temperature     [n_frames]              K, NaN where there is none
+    charge          [n_frames]              elementary charges
+    spin            [n_frames]              unpaired electrons
 
 and, as attributes of the file, ``format``, ``format_version`` and, as JSON, ``units``,
 ``level_of_theory``, ``self_energies`` (eV, by atomic number) and ``provenance``
-(commands, seeds, program versions).  Version 1 is the same without boxes.
+(commands, seeds, program versions).  Version 2 has no charge and spin, which are those
+of the level of theory; version 1 no boxes either.
 """
 
 from __future__ import annotations
@@ -24,15 +27,17 @@ from typing import Any
 
 import numpy as np
 
+from openmm_se3.elements import symbols_of
 from openmm_se3.files import atomic_write
 from openmm_se3.reference.dataset import Dataset, check_splits, formula
 from openmm_se3.reference.frames import SPLITS, Block, Frames, Texts
-from openmm_se3.reference.level import read_level
+from openmm_se3.reference.level import LevelOfTheory, read_level
 
 FORMAT = "openmm-se3 labels"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 UNITS = {"positions": "angstrom", "energy": "eV", "forces": "eV/angstrom"}
 TEXTS = ("trajectory", "kind", "split")
+ARRAYS = ("positions", "energy", "forces", "box", "temperature", "charge", "spin")
 
 # No structure is bound or strained by more than this (eV per atom) against its isolated
 # atoms; a mixed-up unit or level of theory is off by hundreds.
@@ -81,6 +86,8 @@ def _write_block(group: Any, block: Block, rows: np.ndarray) -> None:
             )
     group["energy"] = block.energy[rows]
     group["temperature"] = block.temperature[rows]
+    for field, values in (("charge", block.charge), ("spin", block.spin)):
+        group[field] = np.zeros(len(rows), np.int64) if values is None else values[rows]
     texts = {
         "trajectory": [block.trajectory[row] for row in rows],
         "kind": [block.kind[row] for row in rows],
@@ -98,14 +105,20 @@ def read_hdf5(path: str | Path) -> Dataset:
         ValueError: The file is not one of ours, of another version, damaged, or its
             content does not fit together.
     """
-    from openmm_se3.reference.safe_hdf5 import groups, open_hdf5, text_attribute
+    from openmm_se3.reference.safe_hdf5 import (
+        attribute,
+        groups,
+        open_hdf5,
+        require_room,
+        text_attribute,
+    )
 
     path = Path(path)
     blocks: list[Block] = []
     with open_hdf5(path) as file:
-        if file.attrs.get("format") != FORMAT:
+        if attribute(file, "format") != FORMAT:
             raise ValueError(f"{path} is HDF5 but not a file of '{FORMAT}'")
-        version = file.attrs.get("format_version")
+        version = attribute(file, "format_version")
         if version not in range(1, FORMAT_VERSION + 1):
             raise ValueError(
                 f"{path} has format version {version}; this program reads up to "
@@ -121,8 +134,13 @@ def read_hdf5(path: str | Path) -> Dataset:
             raise ValueError(f"{path} has a damaged description: {error}") from error
         if units != UNITS:
             raise ValueError(f"{path} has units {units}, expected {UNITS}")
-        for name, group in groups(file):
-            blocks.append(_read_group(path, name, group))
+        members = dict(groups(file))
+        require_room(path, members.values(), ARRAYS)
+        charge_and_spin = (0, 0)
+        if isinstance(level, LevelOfTheory):
+            charge_and_spin = level.charge, level.spin
+        for name, group in members.items():
+            blocks.append(_read_group(path, name, group, *charge_and_spin))
     frames = Frames(blocks)
     if not len(frames):
         raise ValueError(f"{path} holds no frames")
@@ -134,7 +152,8 @@ def read_hdf5(path: str | Path) -> Dataset:
     return Dataset(frames, level, self_energies, provenance)
 
 
-def _read_group(path: Path, name: str, group: Any) -> Block:
+def _read_group(path: Path, name: str, group: Any, charge: int, spin: int) -> Block:
+    """Return one group; charge and spin are those of files that do not have them."""
     from openmm_se3.reference.safe_hdf5 import read_array, read_texts
 
     place = f"{path}, group {name}"
@@ -143,6 +162,12 @@ def _read_group(path: Path, name: str, group: Any) -> Block:
     energy, temperature = read_array(group, "energy"), read_array(group, "temperature")
     box = read_array(group, "box") if "box" in group else None
     texts = {field: read_texts(group, field) for field in TEXTS}
+    if numbers.ndim != 1 or energy.ndim != 1 or temperature.ndim != 1:
+        raise ValueError(
+            f"{place}: atomic_numbers, energy and temperature must be lists, they have "
+            f"shapes {numbers.shape}, {energy.shape} and {temperature.shape}"
+        )
+    symbols_of(numbers)
     n_frames = len(energy)
     shape = (n_frames, len(numbers), 3)
     if positions.shape != shape or forces.shape != shape:
@@ -154,6 +179,15 @@ def _read_group(path: Path, name: str, group: Any) -> Block:
         raise ValueError(f"{place}: box {box.shape} should be {(n_frames, 3, 3)}")
     lengths = {field: len(texts[field]) for field in TEXTS}
     lengths["temperature"] = len(temperature)
+    electrons = {}
+    for field, value in (("charge", charge), ("spin", spin)):
+        stored = field in group
+        electrons[field] = (
+            read_array(group, field, "iu").ravel()
+            if stored
+            else np.full(n_frames, value)
+        )
+        lengths[field] = len(electrons[field])
     if set(lengths.values()) != {n_frames}:
         raise ValueError(f"{place}: {n_frames} energies, but {lengths}")
     values = {"positions": positions, "forces": forces, "energy": energy, "box": box}
@@ -181,6 +215,8 @@ def _read_group(path: Path, name: str, group: Any) -> Block:
         temperature=temperature,
         box=box,
         source=path.name,
+        charge=electrons["charge"],
+        spin=electrons["spin"],
     )
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from openmm_se3.box import minimum_image
-from openmm_se3.elements import COVALENT_RADII, symbols_of
+from openmm_se3.elements import symbols_of
+from openmm_se3.reference.charged_frames import is_charged
 from openmm_se3.reference.dataset import Dataset, formula
 from openmm_se3.reference.frames import SPLITS, Frame, Frames
+from openmm_se3.reference.nearest import nearest_atoms
 from openmm_se3.reference.plausibility import Finding, findings
 from openmm_se3.reference.resemblance import Resemblance, resemblance
 from openmm_se3.reference.self_energies import SelfEnergies
@@ -37,6 +38,8 @@ class Inspection:
         elements: Atoms by element.
         sizes: Smallest and largest number of atoms.
         periodic: Frames in a box.
+        charged: Frames with a charge or unpaired electrons.
+        notes: What was found or decided while reading.
         energy: Lowest and highest energy against isolated atoms, per atom.
         nearest: Shortest distance between two atoms.
         force_rms, force_max: Root mean square and largest force component.
@@ -60,6 +63,8 @@ class Inspection:
     elements: dict[str, int]
     sizes: tuple[int, int]
     periodic: int
+    charged: int
+    notes: tuple[str, ...]
     energy: tuple[float, float]
     nearest: float
     force_rms: float
@@ -100,6 +105,8 @@ def inspect(dataset: Dataset, chosen: SelfEnergies) -> Inspection:
         elements=_elements(frames),
         sizes=(int(frames.n_atoms.min()), int(frames.n_atoms.max())),
         periodic=_count(frames, [block.box is not None for block in frames.blocks]),
+        charged=int(is_charged(frames).sum()),
+        notes=dataset.notes,
         energy=(_ignoring_nan(np.min, per_atom), _ignoring_nan(np.max, per_atom)),
         nearest=looked.nearest,
         force_rms=looked.force_rms,
@@ -165,13 +172,10 @@ def _look(sample: Frames) -> _Looked:
 
 def _nearest(frame: Frame) -> tuple[float, float]:
     """Return the shortest distance (A) and its share of the sum of covalent radii."""
-    i, j = np.triu_indices(len(frame.numbers), 1)
-    if not len(i):
+    if len(frame.numbers) < 2:
         return np.inf, np.inf
-    vectors = minimum_image(frame.positions[i] - frame.positions[j], frame.box)
-    distances = np.linalg.norm(vectors, axis=-1)
-    radii = np.array([COVALENT_RADII[s] for s in symbols_of(frame.numbers)])
-    return float(distances.min()), float((distances / (radii[i] + radii[j])).min())
+    found = nearest_atoms(frame)
+    return float(found.distance.min()), float(found.ratio.min())
 
 
 def _energy_outliers(frames: Frames, per_atom: np.ndarray) -> list[str]:

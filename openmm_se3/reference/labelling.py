@@ -16,7 +16,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -36,10 +36,10 @@ from openmm_se3.reference.frames import Frame, Frames, Structure
 from openmm_se3.reference.hdf5 import write_hdf5
 from openmm_se3.reference.journal import Journal
 from openmm_se3.reference.level import LevelOfTheory
+from openmm_se3.reference.readers.charges import charge_and_spin
+from openmm_se3.reference.readers.extxyz import origin
+from openmm_se3.reference.readers.xyz_text import TextFrame, read_text_frames
 from openmm_se3.version import installed_versions
-
-if TYPE_CHECKING:
-    from ase import Atoms
 
 PROGRAMS = ("pyscf", "numpy")  # they decide the value of a label
 
@@ -47,41 +47,21 @@ PROGRAMS = ("pyscf", "numpy")  # they decide the value of a label
 def read_structures(path: str | Path) -> list[Structure]:
     """Read structures from an extended XYZ file.
 
-    ``trajectory``, ``kind``, ``split`` and ``temperature`` are taken from the frame's
-    comment line where they stand there.
+    ``trajectory``, ``kind``, ``split``, ``temperature``, ``charge`` and ``spin`` or
+    ``multiplicity`` are taken from the frame's comment line where they stand there.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is not extended XYZ, is empty, or holds a frame that cannot
             be labelled or whose split is wrong.
     """
-    from ase.io import read
-    from ase.io.extxyz import XYZError
-
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no structure file {path}")
-    try:
-        images = read(path, index=":", format="extxyz")
-    except (XYZError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is not an extended XYZ file: {error}") from error
-    if not images:
-        raise ValueError(f"{path} holds no structures")
     structures = []
-    for index, atoms in enumerate(images):
-        reason = _unfit(atoms)
-        if reason:
-            raise ValueError(f"{path}, frame {index}: {reason}")
-        structures.append(
-            Structure(
-                numbers=atoms.numbers,
-                positions=atoms.positions,
-                trajectory=str(atoms.info.get("trajectory", f"frame-{index}")),
-                kind=str(atoms.info.get("kind", "")),
-                split=str(atoms.info.get("split", "train")),
-                temperature=float(atoms.info.get("temperature", float("nan"))),
-            )
-        )
+    for index, text in enumerate(read_text_frames(path)):
+        try:
+            structures.append(_structure(text, index))
+        except ValueError as error:
+            raise ValueError(f"{path}, frame {index}: {error}") from error
     try:
         check_splits(structures)
     except ValueError as error:
@@ -94,19 +74,26 @@ def read_structures(path: str | Path) -> list[Structure]:
     return structures
 
 
-def _unfit(atoms: Atoms) -> str:
-    """Return why a frame cannot be labelled, or nothing."""
-    if len(atoms) == 0:
-        return "no atoms"
-    if (atoms.numbers < 1).any():
-        return "an atom without an element"
-    if not np.isfinite(atoms.positions).all():
-        return "positions are not finite"
-    if atoms.pbc.any():
-        return "periodic; DFT labels are for free molecules, take its Lattice away"
-    if isinstance(atoms.info.get("temperature", 0.0), str):
-        return f"temperature {atoms.info['temperature']!r} is not a number"
-    return ""
+def _structure(text: TextFrame, index: int) -> Structure:
+    """Return a frame of a file as a structure.
+
+    Raises:
+        ValueError: It cannot be labelled.
+    """
+    if not np.isfinite(text.positions).all():
+        raise ValueError("positions are not finite")
+    if text.box is not None:
+        raise ValueError(
+            "periodic; DFT labels are for free molecules, take its Lattice away"
+        )
+    charge, spin = charge_and_spin(text.info, text.numbers)
+    return Structure(
+        numbers=text.numbers,
+        positions=text.positions,
+        charge=charge,
+        spin=spin,
+        **origin(text, index),
+    )
 
 
 def _overlap(structure: Structure) -> bool:
@@ -119,10 +106,19 @@ def _overlap(structure: Structure) -> bool:
 
 def structure_key(structure: Structure, level: LevelOfTheory) -> str:
     """Return the hash under which the label of a structure is found again."""
-    digest = hashlib.sha256(level.to_json().encode())
+    digest = hashlib.sha256(level_of(structure, level).to_json().encode())
     digest.update(structure.numbers.astype("<i8").tobytes())
     digest.update(np.ascontiguousarray(structure.positions, dtype="<f8").tobytes())
     return digest.hexdigest()[:32]
+
+
+def level_of(structure: Structure, level: LevelOfTheory) -> LevelOfTheory:
+    """Return the level of theory with the charge and spin of a structure."""
+    return dataclasses.replace(
+        level,
+        charge=level.charge if structure.charge is None else structure.charge,
+        spin=level.spin if structure.spin is None else structure.spin,
+    )
 
 
 def _label_task(task: tuple[np.ndarray, np.ndarray, LevelOfTheory]) -> dict[str, Any]:
@@ -205,7 +201,7 @@ def label(
     ):
         keys = [structure_key(structure, level) for structure in structures]
         todo = {
-            key: (structure.numbers, structure.positions, level)
+            key: (structure.numbers, structure.positions, level_of(structure, level))
             for key, structure in zip(keys, structures, strict=True)
             if key not in journal.records
         }
@@ -238,7 +234,7 @@ def label(
                 f"{journal.path} to try the same settings again)"
             )
         dataset = Dataset(
-            frames=Frames.of(_frames(structures, records)),
+            frames=Frames.of(_frames(structures, records, level)),
             level=level,
             self_energies={z: energies[i] for i, z in enumerate(elements)},
             provenance={**(provenance or {}), "programs": installed_versions(PROGRAMS)},
@@ -254,31 +250,39 @@ def label(
 
 
 def _frames(
-    structures: Sequence[Structure], records: Sequence[dict[str, Any]]
+    structures: Sequence[Structure],
+    records: Sequence[dict[str, Any]],
+    level: LevelOfTheory,
 ) -> Iterator[Frame]:
-    return (
-        Frame(
-            energy=record["energy"],
-            forces=np.array(record["forces"]),
-            **{f.name: getattr(s, f.name) for f in dataclasses.fields(s)},
+    for structure, record in zip(structures, records, strict=True):
+        if "failure" in record:
+            continue
+        fields = {
+            field.name: getattr(structure, field.name)
+            for field in dataclasses.fields(structure)
+        }
+        used = level_of(structure, level)
+        fields |= {"charge": used.charge, "spin": used.spin}
+        yield Frame(
+            energy=record["energy"], forces=np.array(record["forces"]), **fields
         )
-        for s, record in zip(structures, records, strict=True)
-        if "failure" not in record
-    )
 
 
 def check_electrons(structures: Sequence[Structure], level: LevelOfTheory) -> None:
-    """Refuse structures that cannot have the level's charge and spin.
+    """Refuse structures that cannot have their charge and spin, or the level's.
 
     Raises:
         ValueError: Names the first such structure.
     """
     for index, structure in enumerate(structures):
-        electrons = int(structure.numbers.sum()) - level.charge
-        if electrons < level.spin or (electrons - level.spin) % 2:
+        used = level_of(structure, level)
+        electrons = int(structure.numbers.sum()) - used.charge
+        if electrons < used.spin or (electrons - used.spin) % 2:
             raise ValueError(
-                f"structure {index} has {electrons} electrons, which does not go with "
-                f"spin {level.spin} (unpaired electrons): set --charge or --spin"
+                f"structure {index} with charge {used.charge:+d} has {electrons} "
+                f"electrons, which does not go with spin {used.spin} (unpaired "
+                "electrons): set charge= and spin= or multiplicity= in the frame, or "
+                "--charge or --spin for all frames"
             )
 
 

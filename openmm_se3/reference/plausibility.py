@@ -13,6 +13,8 @@ Each check needs no knowledge of the level of theory:
 * **strain**: frames of one composition differ in energy by about the strain that their
   forces tell of, sum f^2 / 2k, where isomers and weak bonds do not hide it.  Energies
   in hartree or kcal/mol beside forces in eV/A are 27 times too small or 23 too large.
+* **slope**: pair potentials fitted to the forces give energies of other frames, also
+  of frames that do not resemble each other (:mod:`~openmm_se3.reference.pair_fit`).
 * **binding**: no atom is bound or strained by more than some 15 eV against isolated
   atoms.
 """
@@ -26,10 +28,12 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from openmm_se3.box import minimum_image
-from openmm_se3.elements import COVALENT_RADII, symbols_of
 from openmm_se3.reference.dataset import formula
 from openmm_se3.reference.frames import Frame, Frames
-from openmm_se3.units import BOHR_TO_ANGSTROM, EV_TO_KCAL_PER_MOL, HARTREE_TO_EV
+from openmm_se3.reference.nearest import nearest_atoms
+from openmm_se3.reference.pair_fit import energy_slope
+from openmm_se3.units import BOHR_TO_ANGSTROM, ENERGY_UNITS
+from openmm_se3.units import FORCE_UNITS as ALL_FORCE_UNITS
 
 SAMPLE = 400  # frames looked at
 WINDOW = 40  # frames of one block among which similar ones are looked for
@@ -38,6 +42,7 @@ FEWEST = 20  # bonds or pairs of frames from which anything is concluded
 LENGTH_RANGE = (0.7, 1.4)  # of r / (R_i + R_j), median
 STIFFNESS_RANGE, STIFFNESS_USUAL = (3.5, 200.0), (12.0, 70.0)  # eV/A^2
 WORK_RANGE = (0.5, 1.6)
+SLOPE_RANGE, SLOPE_USUAL = (0.68, 1.6), (0.75, 1.5)
 STRAIN_RANGE = (0.2, 10.0)
 STRAIN_USUAL = (0.6, 4.0)  # 0.9 to 2.8 in molecules, clusters and a liquid
 STRAIN_SURE = 0.4  # correlation from which energies are believed to be of the strain
@@ -52,14 +57,12 @@ LENGTHS_MISREAD = {
     0.1: "positions in nm were read as A",
     10.0: "positions in A were read as nm",
 }
-# In eV, and in eV/A.
-ENERGY_UNITS = {
-    "hartree": HARTREE_TO_EV,
-    "eV": 1.0,
-    "kcal/mol": 1.0 / EV_TO_KCAL_PER_MOL,
+# Units of forces that files have: energies per A, and atomic units.
+FORCE_UNITS = {
+    name: size
+    for name, size in ALL_FORCE_UNITS.items()
+    if name.endswith("/angstrom") or name == "hartree/bohr"
 }
-FORCE_UNITS = {f"{name}/A": size for name, size in ENERGY_UNITS.items()}
-FORCE_UNITS["hartree/bohr"] = HARTREE_TO_EV / BOHR_TO_ANGSTROM
 FORCES_MISREAD, ENERGIES_MISREAD = (
     {
         units[read] / units[true]: f"{what} in {true} read as {read}"
@@ -67,10 +70,12 @@ FORCES_MISREAD, ENERGIES_MISREAD = (
     }
     for what, units in (("forces", FORCE_UNITS), ("energies", ENERGY_UNITS))
 )
-# The one mistake with forces that the force constants of bonds do not show.
+# Mistakes with forces that the force constants of bonds do not show.
 BESIDE_FORCES = {
     **ENERGIES_MISREAD,
-    1.0 / BOHR_TO_ANGSTROM: "forces in hartree/bohr read as hartree/A",
+    1.0 / BOHR_TO_ANGSTROM: "forces in hartree/bohr read as hartree/angstrom "
+    "(force_unit, --force-unit)",
+    BOHR_TO_ANGSTROM: "forces in hartree/angstrom read as hartree/bohr",
 }
 BONDED = 1.3  # times the sum of covalent radii
 
@@ -111,17 +116,14 @@ def findings(
     """Return the checks of a data set, on a random sample of its frames.
 
     Raises:
-        ValueError: Positions or a box are not finite; names the frame's trajectory.
+        ValueError: A value is impossible, such as a position that is not finite.
     """
     rng = np.random.default_rng(0)
     chosen = np.sort(rng.permutation(len(frames))[:SAMPLE])
     sample = list(frames[chosen])
     for frame in sample:
-        if (what := frame.not_finite()) is not None:
-            raise ValueError(
-                f"a frame of {frame.trajectory} has {what} with NaN or infinity; "
-                "take it out of the data"
-            )
+        if (fault := frame.fault()) is not None:
+            raise ValueError(f"{frame.trajectory}, {fault}; take it out of the data")
     bonds = [bond for frame in sample for bond in nearest_bonds(frame)]
     force_constant = stiffness(bonds)
     result = [
@@ -144,6 +146,13 @@ def findings(
             work_ratio(frames, rng),
             WORK_RANGE,
             WORK_RANGE,
+            BESIDE_FORCES,
+        ),
+        _finding(
+            "energy differences over those of pairs fitted to the forces",
+            energy_slope(sample),
+            SLOPE_RANGE,
+            SLOPE_USUAL,
             BESIDE_FORCES,
         ),
         _finding(
@@ -190,7 +199,10 @@ def _finding(
         return Finding(name, value, expected, "")
     causes = []
     if value < 0.0:
-        causes.append("the gradient was read as the force, or one sign is wrong")
+        causes.append(
+            "the gradient was read as the force, or the reverse: gradient: true or "
+            "false (--gradient, --no-gradient)"
+        )
     if not expected[0] <= abs(value) <= expected[1]:
         fitting = [
             text
@@ -237,21 +249,18 @@ class Bond:
 
 def nearest_bonds(frame: Frame) -> Iterator[Bond]:
     """Yield the bond of each atom to its nearest neighbour, by radii."""
-    n = len(frame.numbers)
-    if n < 2:
+    if len(frame.numbers) < 2:
         return
-    radii = np.array([COVALENT_RADII[symbol] for symbol in symbols_of(frame.numbers)])
-    vectors = frame.positions[:, None] - frame.positions[None]  # x_i - x_j
-    vectors = minimum_image(vectors, frame.box)
-    lengths = np.linalg.norm(vectors, axis=-1) + 1e12 * np.eye(n)
-    ratios = lengths / (radii[:, None] + radii)
-    for i, j in enumerate(ratios.argmin(1)):
-        length = lengths[i, j]
+    found = nearest_atoms(frame)
+    for i, j, vector, ratio in zip(
+        found.center, found.neighbor, found.vector, found.ratio, strict=True
+    ):
+        length = float(np.linalg.norm(vector))
         push = np.nan
         if frame.forces is not None and length > 0.0:
-            push = (frame.forces[i] - frame.forces[j]) @ vectors[i, j] / length
+            push = float((frame.forces[i] - frame.forces[j]) @ vector / length)
         low, high = sorted((int(frame.numbers[i]), int(frame.numbers[j])))
-        yield Bond((low, high), float(length), float(ratios[i, j]), float(push))
+        yield Bond((low, high), length, float(ratio), push)
 
 
 def stiffness(bonds: list[Bond]) -> float | None:

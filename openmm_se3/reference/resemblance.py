@@ -2,7 +2,8 @@
 
 Structures of one formula are compared by their distances, sorted within each pair of
 elements, which neither rotation nor the order of atoms changes.  Periodic frames are
-left out: the sorted distances of a liquid are nearly the same in every frame.
+left out: the sorted distances of a liquid are nearly the same in every frame.  So are
+frames of more than ``MOST_ATOMS`` atoms, whose distances would fill the memory.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ NEAR = 0.02
 COMPARED, COMPARED_WITH = 5_000, 200_000
 # Distances of a frame compared at most, evenly spaced in their order.
 DISTANCES = 64
+MOST_ATOMS = 500
 # Frames compared at a time, so that differences of all pairs fit into memory.
 AT_ONCE = 256
 
@@ -135,7 +137,7 @@ def _by_formula(frames: Frames) -> Iterator[tuple[Frames, Frames]]:
     members: dict[bytes, list[np.ndarray]] = {}
     for index, _ in frames.by_block():
         block = frames.blocks[frames.block[index[0]]]
-        if block.box is None and len(block.numbers) > 1:
+        if block.box is None and 1 < len(block.numbers) <= MOST_ATOMS:
             members.setdefault(np.sort(block.numbers).tobytes(), []).append(index)
     training = frames.column("split") == TRAIN
     for parts in members.values():

@@ -8,17 +8,25 @@ data it stores.  Each of these ends in a ValueError that names the file and the 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from openmm_se3.available_memory import GB, available_memory
+
 # The most that deflate can compress, and an allowance for small arrays.
 MAX_COMPRESSION = 1032
 SMALL_ARRAY = 1 << 16  # bytes
+# Arrays of this size hold different numbers, which do not compress so well.
+LARGE_ARRAY, MAX_COMPRESSION_LARGE = 1 << 26, 100
+MAX_DEPTH = 32  # groups in groups
+NAMES_SHOWN = 12
+SHARE_OF_MEMORY = 0.8  # of what is left, that one file may take
 
 
 def open_kept(path: str | Path) -> h5py.File:
@@ -63,7 +71,10 @@ def damage_named(path: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, KeyError, TypeError) as error:
+    except (
+        *(OSError, RuntimeError, KeyError, TypeError, IndexError),
+        *(MemoryError, OverflowError, SystemError),
+    ) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise ValueError(
@@ -79,7 +90,8 @@ def child(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
     """
     link = group.get(name, getlink=True)
     if link is None:
-        raise ValueError(f"{place(group)} lacks {name!r}; it has {sorted(group)}")
+        names = sorted(itertools.islice(group, NAMES_SHOWN))
+        raise ValueError(f"{place(group)} lacks {name!r}; it has {names}")
     if not isinstance(link, h5py.HardLink):
         raise ValueError(f"{place(group)}: {name!r} is a link to elsewhere, not read")
     return group[name]
@@ -96,6 +108,75 @@ def groups(file: h5py.File) -> Iterator[tuple[str, h5py.Group]]:
         if not isinstance(group, h5py.Group):
             raise ValueError(f"{place(file)}: {name!r} is not a group")
         yield name, group
+
+
+def walk(
+    group: h5py.Group, wanted: Callable[[h5py.Group], bool]
+) -> Iterator[h5py.Group]:
+    """Yield the groups below one that are wanted, each once, in the order of names.
+
+    Raises:
+        ValueError: Groups lie deeper in each other than ``MAX_DEPTH``.
+    """
+    yield from _walk(group, wanted, 0, set())
+
+
+def _walk(
+    group: h5py.Group,
+    wanted: Callable[[h5py.Group], bool],
+    depth: int,
+    seen: set[int],
+) -> Iterator[h5py.Group]:
+    if depth > MAX_DEPTH:
+        raise ValueError(f"{place(group)}: more than {MAX_DEPTH} groups in each other")
+    for name in group:
+        below = child(group, name)
+        if not isinstance(below, h5py.Group):
+            continue
+        # Links can lead in circles, or to one group by thousands of ways.
+        address = h5py.h5o.get_info(below.id).addr
+        if address in seen:
+            continue
+        seen.add(address)
+        if wanted(below):
+            yield below
+        else:
+            yield from _walk(below, wanted, depth + 1, seen)
+
+
+def require_room(
+    path: Path, groups: Iterable[h5py.Group], names: Iterable[str]
+) -> None:
+    """Refuse a file whose arrays, read as float64, do not fit into the memory.
+
+    Args:
+        path: The file, for the message.
+        groups: Groups that are to be read.
+        names: Arrays of each that are to be read; those that it lacks do not count.
+
+    Raises:
+        ValueError: Names what is needed and what there is.
+    """
+    names = list(names)
+    numbers = 0
+    for group in groups:
+        for name in names:
+            if name in group:
+                numbers += math.prod(array(group, name, "biufSO").shape)
+    needed, available = 8.0 * numbers / GB, available_memory()
+    if needed > SHARE_OF_MEMORY * available:
+        raise ValueError(
+            f"{path} declares arrays of {needed:.3g} GB, more than the "
+            f"{available:.3g} GB of memory that are left hold"
+        )
+
+
+def attribute(file: h5py.File, name: str) -> str | int | None:
+    """Return an attribute of a file that is a text or an integer; None for all else."""
+    value = file.attrs.get(name)
+    if isinstance(value, np.integer):
+        return int(value)
+    return value if isinstance(value, str | int) else None
 
 
 def text_attribute(file: h5py.File, name: str) -> str:
@@ -131,7 +212,8 @@ def array(group: h5py.Group, name: str, kinds: str = "f") -> h5py.Dataset:
         raise ValueError(f"{place(group)}: {name!r} has type {dataset.dtype}")
     declared = math.prod(dataset.shape) * dataset.dtype.itemsize
     stored = dataset.id.get_storage_size()
-    if declared > MAX_COMPRESSION * stored + SMALL_ARRAY:
+    most = MAX_COMPRESSION_LARGE if declared > LARGE_ARRAY else MAX_COMPRESSION
+    if declared > most * stored + SMALL_ARRAY:
         raise ValueError(
             f"{place(group)}: {name!r} declares {declared} bytes but stores {stored}"
         )
@@ -161,21 +243,40 @@ class FileRows:
     Args:
         dataset: The array; its file must stay open.
         factor: From the file's unit to ours.
+        rows: Frames of the array that these are; None if they are all.
+        atoms: Atoms of each frame that these are; None if they are all.
     """
 
-    def __init__(self, dataset: h5py.Dataset, factor: float) -> None:
+    def __init__(
+        self,
+        dataset: h5py.Dataset,
+        factor: float,
+        rows: np.ndarray | None = None,
+        atoms: np.ndarray | None = None,
+    ) -> None:
         self.dataset = dataset
         self.factor = factor
-        self.shape: tuple[int, ...] = dataset.shape
+        self.rows = rows
+        self.atoms = atoms
+        n_rows, n_atoms, *rest = dataset.shape
+        self.shape: tuple[int, ...] = (
+            n_rows if rows is None else len(rows),
+            n_atoms if atoms is None else len(atoms),
+            *rest,
+        )
 
     def __getitem__(self, index: Any) -> np.ndarray:
         """Return the frames of an index, a slice, or any indices [n]."""
+        if self.rows is not None:
+            index = self.rows[index]
         if isinstance(index, np.ndarray):
             # HDF5 wants increasing indices, each once.
             rows, back = np.unique(index, return_inverse=True)
             values = self.dataset[rows][back]
         else:
             values = self.dataset[index]
+        if self.atoms is not None:
+            values = values[..., self.atoms, :]
         return np.asarray(values, dtype=np.float64) * self.factor
 
 

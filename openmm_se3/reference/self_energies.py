@@ -46,9 +46,10 @@ def self_energies(
 
     Args:
         dataset: The data.
-        choice: "auto" takes those of the data, or fits them; "least-squares" fits
-            them to the training frames; "isolated" computes them with PySCF at the
-            level of the data; a mapping gives them in eV by chemical symbol.
+        choice: "auto" takes those of the data, and fits those of other elements;
+            "least-squares" fits all of them to the training frames; "isolated" computes
+            them with PySCF at the level of the data; a mapping gives them in eV by
+            chemical symbol.
 
     Raises:
         ValueError: An element of the data is not among those given, or the level of the
@@ -64,31 +65,42 @@ def self_energies(
         return SelfEnergies(given, "given")
     if choice == "isolated":
         return SelfEnergies(_isolated(dataset, elements), "isolated atoms")
-    if choice == "auto" and dataset.self_energies:
-        return SelfEnergies(dataset.self_energies, "data")
+    known = dataset.self_energies if choice == "auto" else {}
+    if known and known.keys() >= set(elements):
+        return SelfEnergies(known, "data")
     train = dataset.select("train")  # what is tested must not have been fitted to
-    return least_squares(train if len(train) else dataset.frames)
+    return least_squares(train if len(train) else dataset.frames, known)
 
 
-def least_squares(frames: Frames) -> SelfEnergies:
+def least_squares(
+    frames: Frames, known: Mapping[int, float] | None = None
+) -> SelfEnergies:
     """Fit the energies of isolated atoms to the energies of frames.
 
     Where the compositions do not tell elements apart (pure water: two H for each O) the
     solution of smallest norm is returned, with a warning.
 
+    Args:
+        frames: The frames.
+        known: Energies that are given (eV), by atomic number; only others are fitted.
+
     Raises:
         ValueError: No frame has an energy.
     """
-    elements = sorted({int(z) for b in frames.blocks for z in b.numbers})
-    energy = frames.column("energy")
+    known = known or {}
+    present = {int(z) for b in frames.blocks for z in b.numbers}
+    elements = sorted(present - known.keys())
+    energy = frames.column("energy") - frames.isolated_energies(
+        {**dict.fromkeys(present, 0.0), **known}
+    )
     counts, means, weights = [], [], []
     for index, _ in frames.by_block():
-        known = energy[index][np.isfinite(energy[index])]
-        if len(known):
+        finite = energy[index][np.isfinite(energy[index])]
+        if len(finite):
             numbers = frames.blocks[frames.block[index[0]]].numbers
             counts.append([(numbers == z).sum() for z in elements])
-            means.append(known.mean())
-            weights.append(np.sqrt(len(known)))
+            means.append(finite.mean())
+            weights.append(np.sqrt(len(finite)))
     if not counts:
         raise ValueError("no frame has an energy, so self-energies cannot be fitted")
     weight = np.array(weights)
@@ -103,7 +115,9 @@ def least_squares(frames: Frames) -> SelfEnergies:
             "one of smallest norm is taken, and an isolated atom's energy means nothing"
         )
     return SelfEnergies(
-        dict(zip(elements, solution.tolist(), strict=True)), "least squares", warning
+        {**known, **dict(zip(elements, solution.tolist(), strict=True))},
+        "data, others by least squares" if known else "least squares",
+        warning,
     )
 
 

@@ -6,29 +6,60 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 
 from openmm_se3.files import sha256
+from openmm_se3.reference.charged_frames import CHARGED, is_charged, refuse_charged
 from openmm_se3.reference.dataset import Dataset, combine
 from openmm_se3.reference.frames import SPLITS, Frames, Texts
 from openmm_se3.reference.hdf5 import FORMAT, read_hdf5
+from openmm_se3.reference.isolated_atoms import take_isolated_atoms
 from openmm_se3.reference.level import PublishedLevel
+from openmm_se3.reference.limits import fault_of
 from openmm_se3.reference.readers.deepmd import read_deepmd
 from openmm_se3.reference.readers.extxyz import Names, read_extxyz
-from openmm_se3.units import ENERGY_UNITS, LENGTH_UNITS
+from openmm_se3.reference.readers.npy import read_numbers
+from openmm_se3.reference.units_of_files import Units
+from openmm_se3.units import ENERGY_UNITS, FORCE_UNITS, LENGTH_UNITS
 
-FORMATS = ("openmm-se3", "ani1", "ani1x", "comp6", "extxyz", "deepmd")
+if TYPE_CHECKING:
+    from openmm_se3.reference.readers.conformers import Layout
+
+UNITS = ("energy_unit", "length_unit", "force_unit")
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """What a format has of its own, and what has to be said.
+
+    Attributes:
+        energy_unit: Unit of the energies, unless the source says otherwise.
+        length_unit: Unit of lengths; the same.
+        gradient: The gradient is stored; None tells by its name.
+        takes: Options of a source that it can have.
+    """
+
+    energy_unit: str = "eV"
+    length_unit: str = "angstrom"
+    gradient: bool | None = False
+    takes: tuple[str, ...] = ("energy_key", "forces_key", *UNITS, "gradient")
+
+
+FORMATS = {
+    "openmm-se3": Format(takes=()),
+    "ani1": Format("hartree", takes=("energy_key", *UNITS)),
+    "ani1x": Format("hartree"),
+    "comp6": Format("hartree", gradient=True),
+    "torchani": Format("hartree"),
+    "spice": Format("hartree", "bohr", gradient=True),
+    "extxyz": Format(gradient=None),
+    "deepmd": Format(takes=(*UNITS, "gradient")),
+}
 # Fields of a source that not every format has.
-FORMAT_OPTIONS = (
-    "energy_key",
-    "forces_key",
-    "energy_unit",
-    "length_unit",
-    "gradient",
-)
+FORMAT_OPTIONS = ("energy_key", "forces_key", *UNITS, "gradient")
 XYZ_SUFFIXES = (".xyz", ".extxyz")
 UNKNOWN_LEVEL = "unknown"
 
@@ -42,9 +73,11 @@ class Source:
         format: One of ``FORMATS``; "auto" finds out.
         energy_key: Name of the energies, where the format has several.
         forces_key: Name of the forces, where the format has several.
-        energy_unit: Unit of extended XYZ, see ``units.ENERGY_UNITS``.
-        length_unit: Unit of extended XYZ, see ``units.LENGTH_UNITS``.
-        gradient: The forces of an extended XYZ file are the gradient.
+        energy_unit: See ``units.ENERGY_UNITS``; None is the format's own.
+        length_unit: See ``units.LENGTH_UNITS``; None is the format's own.
+        force_unit: See ``units.FORCE_UNITS``; None is the energy unit per length unit.
+        gradient: The forces are stored as the gradient, or not; None is as the format
+            has it.
         groups: NumPy file with the group of each frame [n_frames]; frames of one group
             stay in one split.
         level: Level of theory, where the file does not say it or says it otherwise.
@@ -52,19 +85,24 @@ class Source:
             files; None leaves it to the file.
         forces_only: Leave the energies out.  A source of another level of theory than
             the others, whose energies have another zero, can only be added so.
+        charged: What a model does with frames that have a charge or unpaired electrons,
+            which it cannot tell from others: "refuse" the file, "drop" the frames, or
+            "keep" them, where all structures of one composition have the same charge.
     """
 
     path: str
     format: str = "auto"
     energy_key: str | None = None
     forces_key: str | None = None
-    energy_unit: str = "eV"
-    length_unit: str = "angstrom"
-    gradient: bool = False
+    energy_unit: str | None = None
+    length_unit: str | None = None
+    force_unit: str | None = None
+    gradient: bool | None = None
     groups: str | None = None
     level: str | None = None
     split: str | None = None
     forces_only: bool = False
+    charged: str = "refuse"
 
     def __post_init__(self) -> None:
         """Check the names.
@@ -74,12 +112,15 @@ class Source:
         """
         for value, known, what in (
             (self.format, ("auto", *FORMATS), "format"),
-            (self.energy_unit, tuple(ENERGY_UNITS), "energy_unit"),
-            (self.length_unit, tuple(LENGTH_UNITS), "length_unit"),
+            (self.energy_unit, (None, *ENERGY_UNITS), "energy_unit"),
+            (self.length_unit, (None, *LENGTH_UNITS), "length_unit"),
+            (self.force_unit, (None, *FORCE_UNITS), "force_unit"),
             (self.split, (None, *SPLITS), "split"),
+            (self.charged, CHARGED, "charged"),
         ):
             if value not in known:
-                raise ValueError(f"{what} must be one of {list(known)}, got {value!r}")
+                names = [name for name in known if name is not None]
+                raise ValueError(f"{what} must be one of {names}, got {value!r}")
 
     def options(self) -> dict[str, Any]:
         """Return how the file is read where that is not the default.
@@ -91,9 +132,27 @@ class Source:
             for field in dataclasses.fields(self)
             if field.name != "path" and getattr(self, field.name) != field.default
         }
+        if not chosen.keys().isdisjoint(("energy_unit", "length_unit", "gradient")):
+            own = FORMATS[self.kind()]
+            for name in ("energy_unit", "length_unit", "gradient"):
+                if name in chosen and chosen[name] == (getattr(own, name) or False):
+                    del chosen[name]
         if self.groups is not None:
             chosen["groups"] = hash_source(Path(self.groups))
         return chosen
+
+    def kind(self) -> str:
+        """Return the format; "auto" looks into the file."""
+        return detect_format(Path(self.path)) if self.format == "auto" else self.format
+
+    def units(self, kind: str) -> Units:
+        """Return the units of the file, whose format is ``kind``."""
+        own = FORMATS[kind]
+        return Units.named(
+            self.energy_unit or own.energy_unit,
+            self.length_unit or own.length_unit,
+            self.force_unit,
+        )
 
 
 def detect_format(path: Path) -> str:
@@ -104,7 +163,7 @@ def detect_format(path: Path) -> str:
         ValueError: It is none of ``FORMATS``.
     """
     from openmm_se3.reference.readers import conformers
-    from openmm_se3.reference.safe_hdf5 import open_hdf5
+    from openmm_se3.reference.safe_hdf5 import attribute, open_hdf5
 
     if not path.exists():
         raise FileNotFoundError(f"no data file {path}")
@@ -119,18 +178,20 @@ def detect_format(path: Path) -> str:
             start = raw.read(20)
         raise ValueError(
             f"{path} is none of the formats that hold labels: HDF5 (of openmm-se3, "
-            f"ANI-1, ANI-1x, COMP6), extended XYZ ({', '.join(XYZ_SUFFIXES)}) and "
-            f"folders of DeePMD-kit; it starts with {start!r}; structures without "
-            "energies and forces get them from 'openmm-se3 label'"
+            f"ANI-1, ANI-1x, COMP6, TorchANI, SPICE), extended XYZ "
+            f"({', '.join(XYZ_SUFFIXES)}) and folders of DeePMD-kit; it "
+            f"starts with {start!r}; structures without energies and forces get them "
+            "from 'openmm-se3 label'"
         )
     with open_hdf5(path) as file:
-        if file.attrs.get("format") == FORMAT:
+        if attribute(file, "format") == FORMAT:
             return "openmm-se3"
     found = conformers.detect(path)
     if found is None:
         raise ValueError(
-            f"{path} is HDF5 but neither ours nor of ANI-1, ANI-1x or COMP6: no group "
-            "holds 'coordinates'"
+            f"{path} is HDF5 but neither ours nor of ANI-1, ANI-1x, COMP6, TorchANI or "
+            "SPICE: no group holds 'coordinates', or 'conformations' and "
+            "'dft_total_energy'"
         )
     return found
 
@@ -143,42 +204,93 @@ def read_source(source: Source) -> Dataset:
         ValueError: It cannot be read, or an option does not go with its format.
     """
     path = Path(source.path)
-    kind = detect_format(path) if source.format == "auto" else source.format
+    kind = source.kind()
     _refuse_options(source, kind)
-    if kind == "openmm-se3":
-        dataset = read_hdf5(path)
-        if source.level is not None:
-            dataset = dataclasses.replace(dataset, level=PublishedLevel(source.level))
-    elif kind == "extxyz":
-        names = Names(
-            source.energy_key,
-            source.forces_key,
-            source.energy_unit,
-            source.length_unit,
-            source.gradient,
-        )
-        dataset = _foreign(read_extxyz(path, names), source.level or UNKNOWN_LEVEL)
-    elif kind == "deepmd":
-        dataset = _foreign(read_deepmd(path), source.level or UNKNOWN_LEVEL)
-    else:
-        dataset = _read_conformers(source, kind)
+    dataset = _read(source, path, kind)
     frames = dataset.frames
     if not len(frames):
         raise ValueError(f"{path} holds no frames")
+    _refuse_faults(path, frames)
     if source.groups is not None:
         frames = with_groups(frames, Path(source.groups))
     if source.split is not None:
         frames = _assigned(frames, source.split)
-    dataset = dataclasses.replace(dataset, frames=frames)
+    notes = [*dataset.notes]
+    self_energies = dataset.self_energies
+    if kind != "openmm-se3":
+        try:
+            frames, self_energies, note = take_isolated_atoms(frames)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        notes.append(note)
+    if source.charged == "drop" and (charged := is_charged(frames)).any():
+        frames = frames[~charged]
+        notes.append(f"{charged.sum()} frames with a charge or spin are left out")
+    dataset = dataclasses.replace(
+        dataset,
+        frames=frames,
+        self_energies=self_energies,
+        notes=tuple(f"{path.name}: {note}" for note in notes if note),
+    )
     return _forces_of(dataset) if source.forces_only else dataset
 
 
-def read_sources(sources: Sequence[Source]) -> Dataset:
+def _read(source: Source, path: Path, kind: str) -> Dataset:
+    if kind == "openmm-se3":
+        dataset = read_hdf5(path)
+        if source.level is None:
+            return dataset
+        return dataclasses.replace(dataset, level=PublishedLevel(source.level))
+    units, level, note = source.units(kind), source.level or UNKNOWN_LEVEL, ""
+    if kind == "extxyz":
+        names = Names(source.energy_key, source.forces_key, units, source.gradient)
+        frames, note = read_extxyz(path, names)
+    elif kind == "deepmd":
+        frames = read_deepmd(path, units, bool(source.gradient))
+    else:
+        from openmm_se3.reference.readers.conformers import read_conformers
+
+        layout = _layout(source, kind)
+        frames = Frames(read_conformers(path, layout, units))
+        level = source.level or layout.level
+    return Dataset(frames, PublishedLevel(level), {}, notes=(note,))
+
+
+def _refuse_faults(path: Path, frames: Frames) -> None:
+    """Refuse impossible values; those of arrays in files are looked at when read.
+
+    Raises:
+        ValueError: Names the frame and the value.
+    """
+    for block in frames.blocks:
+        if not isinstance(block.positions, np.ndarray):
+            continue
+        forces, box = block.forces, block.box
+        fault = fault_of(
+            block.positions,
+            block.energy,
+            None if forces is None else np.asarray(forces[:]),
+            None if box is None else np.asarray(box[:]),
+        )
+        if fault is not None:
+            row, what = fault
+            raise ValueError(
+                f"{path}, frame {row} of {block.trajectory[row]}: {what}; is the unit "
+                "right, or is the file damaged?"
+            )
+
+
+def read_sources(sources: Sequence[Source], for_model: bool = False) -> Dataset:
     """Read several sources of one level of theory as one data set.
+
+    Args:
+        sources: The sources.
+        for_model: Refuse frames that a model cannot tell from others, see
+            ``Source.charged``.
 
     Raises:
         ValueError: As :func:`read_source` and :func:`combine`; a source is given twice,
-            or there is none.
+            there is none, or frames are charged.
     """
     if not sources:
         raise ValueError("no data files given")
@@ -186,6 +298,9 @@ def read_sources(sources: Sequence[Source]) -> Dataset:
     if len({Path(path).resolve() for path in paths}) < len(paths):
         raise ValueError(f"a data file is given twice: {paths}")
     parts = {path: read_source(s) for path, s in zip(paths, sources, strict=True)}
+    for source in sources:
+        if for_model and source.charged == "refuse":
+            refuse_charged(source.path, parts[source.path].frames)
     complete = [s.path for s in sources if not s.forces_only]
     for source in sources:
         if complete and source.forces_only:
@@ -231,10 +346,7 @@ def with_groups(frames: Frames, path: Path) -> Frames:
     Raises:
         ValueError: The file is no list of one group for each frame.
     """
-    try:
-        groups = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is not a NumPy file: {error}") from error
+    groups = read_numbers(path, "iu")
     if groups.shape != (len(frames),):
         raise ValueError(
             f"{path} has shape {groups.shape}, but there are {len(frames)} frames"
@@ -272,13 +384,9 @@ def _assigned(frames: Frames, split: str) -> Frames:
     return Frames(blocks, frames.block, frames.row)
 
 
-def _foreign(frames: Frames, level: str) -> Dataset:
-    return Dataset(frames, PublishedLevel(level), {})
-
-
-def _read_conformers(source: Source, kind: str) -> Dataset:
-    from openmm_se3.reference.readers.conformers import LAYOUTS, read_conformers
-    from openmm_se3.reference.safe_hdf5 import damage_named
+def _layout(source: Source, kind: str) -> Layout:
+    """Return the layout of a format with the names and the sign of a source."""
+    from openmm_se3.reference.readers.conformers import LAYOUTS
 
     layout = LAYOUTS[kind]
     if source.energy_key is not None or source.forces_key is not None:
@@ -288,10 +396,11 @@ def _read_conformers(source: Source, kind: str) -> Dataset:
             energy=source.energy_key or layout.energy,
             forces=source.forces_key,
             level=source.level or f"{kind} {source.energy_key or layout.energy}",
+            needs_forces=True,
         )
-    with damage_named(source.path):
-        blocks = read_conformers(Path(source.path), layout)
-    return _foreign(Frames(blocks), source.level or layout.level)
+    if source.gradient is not None:
+        layout = dataclasses.replace(layout, gradient=source.gradient)
+    return layout
 
 
 def _refuse_options(source: Source, kind: str) -> None:
@@ -301,12 +410,7 @@ def _refuse_options(source: Source, kind: str) -> None:
         ValueError: Names the option.
     """
     default = Source(source.path)
-    takes = {
-        "extxyz": FORMAT_OPTIONS,
-        "ani1": ("energy_key",),
-        "ani1x": ("energy_key", "forces_key"),
-        "comp6": ("energy_key", "forces_key"),
-    }.get(kind, ())
+    takes = FORMATS[kind].takes
     for name in FORMAT_OPTIONS:
         if getattr(source, name) != getattr(default, name) and name not in takes:
             raise ValueError(f"{source.path}: the format {kind} has no option {name}")

@@ -208,14 +208,11 @@ def frame_graph(
         cutoff: Longest edge, A.
 
     Raises:
-        ValueError: Positions or box are not finite.
+        ValueError: A value is impossible, such as a position that is not finite.
     """
     dgl = import_dgl()
-    if (what := frame.not_finite()) is not None:
-        raise ValueError(
-            f"a frame of {frame.trajectory} has {what} that are not finite; take it "
-            "out of the data"
-        )
+    if (fault := frame.fault()) is not None:
+        raise ValueError(f"{frame.trajectory}, {fault}; take it out of the data")
     positions = torch.tensor(frame.positions, dtype=torch.float64)
     box = None if frame.box is None else torch.tensor(frame.box, dtype=torch.float64)
     centre, neighbour, shifts = neighbour_pairs(positions, cutoff, box)

@@ -67,7 +67,8 @@ def read_as_trained(model: ModelFile, sources: Sequence[Source]) -> Dataset:
         [
             _as_trained(source, options[digest], name) if digest in options else source
             for source, digest in zip(sources, given, strict=True)
-        ]
+        ],
+        for_model=True,
     )
     rule = trained.get("split")
     # A file that was put into one split as a whole is in it whatever else is given.

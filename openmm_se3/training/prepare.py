@@ -31,7 +31,7 @@ def read_data(config: DataConfig, console: Console) -> Dataset:
     """
     if config.files and all(source.forces_only for source in config.files):
         raise ValueError("all data files are forces_only; one must have energies")
-    dataset = divide(read_sources(config.files), config.split)
+    dataset = divide(read_sources(config.files, for_model=True), config.split)
     chosen = self_energies(dataset, cast(Any, config.self_energies))
     require_plausible(dataset.frames, chosen.energies)
     dataset = dataclasses.replace(dataset, self_energies=chosen.energies)
@@ -65,6 +65,7 @@ def data_summary(dataset: Dataset, chosen: SelfEnergies) -> str:
             f"masked: {no_energy:,} frames without an energy, {no_forces:,} without "
             "forces"
         )
+    lines += dataset.notes
     if len(frames.in_memory()) < len(frames):
         lines.append(
             "forces stay in the files: those that are missing are masked, and counted "

@@ -1,8 +1,8 @@
 """Extended XYZ: any molecule or box, with the names and units of its author.
 
-Energy and forces are looked for under the names in ``ENERGY_KEYS`` and ``FORCES_KEYS``
-if none is given.  The format has no units of its own: eV and A unless said otherwise,
-as ASE has it.
+The format has no units of its own: eV and A unless said otherwise, as ASE has it.
+:mod:`~openmm_se3.reference.readers.label_names` finds the labels where they are not
+named.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ from typing import Any
 import numpy as np
 
 from openmm_se3.reference.frames import SPLITS, Frame, Frames
-from openmm_se3.units import ENERGY_UNITS, LENGTH_UNITS
-
-ENERGY_KEYS = ("energy", "REF_energy", "Energy", "total_energy", "dft_energy")
-FORCES_KEYS = ("forces", "force", "REF_forces", "dft_forces", "gradient")
+from openmm_se3.reference.readers.charges import charge_and_spin
+from openmm_se3.reference.readers.label_names import (
+    Labels,
+    choose_labels,
+    is_gradient,
+)
+from openmm_se3.reference.readers.xyz_text import TextFrame, read_text_frames
+from openmm_se3.reference.units_of_files import Units
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,109 +29,90 @@ class Names:
     """Where a file keeps its labels, and in which units.
 
     Attributes:
-        energy: Key of the energy in the comment line; None looks for the usual ones.
-        forces: Name of the forces' columns; None looks for the usual ones.
-        energy_unit: One of ``ENERGY_UNITS``; forces are in it per ``length_unit``.
-        length_unit: One of ``LENGTH_UNITS``.
-        gradient: The columns hold the gradient, not the force.
+        energy: Key of the energy in the comment line; None looks for it.
+        forces: Name of the forces' columns; None looks for them.
+        units: Units of the file.
+        gradient: The columns hold the gradient, not the force; None tells by their
+            name.
     """
 
-    energy: str | None = None
-    forces: str | None = None
-    energy_unit: str = "eV"
-    length_unit: str = "angstrom"
-    gradient: bool = False
+    energy: str | None
+    forces: str | None
+    units: Units
+    gradient: bool | None = None
 
 
-def read_extxyz(path: Path, names: Names) -> Frames:
-    """Return the frames of a file.
+def read_extxyz(path: Path, names: Names) -> tuple[Frames, str]:
+    """Return the frames of a file, and what the user should know about them.
 
-    ``trajectory`` (or ``group``, ``config_type`` as the kind), ``split`` and
-    ``temperature`` are taken from the comment line where they stand there.
+    ``trajectory`` (or ``group``), ``kind`` (or ``config_type``), ``split``,
+    ``temperature``, ``charge`` and ``spin`` or ``multiplicity`` are taken from the
+    comment line where they stand there.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is not extended XYZ, a key is not there, a value is no
-            number, or a frame is periodic along some axes only.
+        ValueError: The file is not extended XYZ, a key is not there, labels of several
+            methods are there, a value is no number, or a frame is periodic along some
+            axes only.
     """
-    from ase.io import iread
-    from ase.io.extxyz import XYZError
-
-    if not path.is_file():
-        raise FileNotFoundError(f"no structure file {path}")
-    frames = []
+    texts = list(read_text_frames(path))
     try:
-        for index, atoms in enumerate(iread(path, index=":", format="extxyz")):
-            try:
-                frames.append(_frame(atoms, index, names))
-            except ValueError as error:
-                raise ValueError(f"{path}, frame {index}: {error}") from error
-    except (XYZError, KeyError, IndexError, EOFError) as error:
-        raise ValueError(f"{path} is not an extended XYZ file: {error}") from error
-    if not frames:
-        raise ValueError(f"{path} holds no structures")
-    return Frames.of(frames, path.name)
+        labels = choose_labels(texts, names.energy, names.forces)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    frames = []
+    for index, text in enumerate(texts):
+        try:
+            frames.append(_frame(text, index, labels, names))
+        except ValueError as error:
+            raise ValueError(f"{path}, frame {index}: {error}") from error
+    return Frames.of(frames, path.name), labels.note
 
 
-def _frame(atoms: Any, index: int, names: Names) -> Frame:
-    results = {} if atoms.calc is None else atoms.calc.results
-    energy_factor = ENERGY_UNITS[names.energy_unit]
-    length_factor = LENGTH_UNITS[names.length_unit]
-    info, arrays = {**atoms.info, **results}, {**atoms.arrays, **results}
-    _, energy = _find(info, names.energy, ENERGY_KEYS, "energy")
-    column, forces = _find(arrays, names.forces, FORCES_KEYS, "forces")
-    if energy is None and forces is None:
-        raise ValueError(
-            f"neither an energy (keys there: {sorted(info)}) nor forces (columns: "
-            f"{sorted(arrays)}); name them with energy_key and forces_key"
-        )
-    sign = -1.0 if names.gradient or column == "gradient" else 1.0
-    if atoms.pbc.any() and not atoms.pbc.all():
-        raise ValueError(
-            f"periodic along some axes only (pbc={atoms.pbc.tolist()}): the network "
-            "knows free molecules and boxes; give a slab a box with empty space in it"
-        )
-    split = str(info.get("split", "train"))
+def _frame(text: TextFrame, index: int, labels: Labels, names: Names) -> Frame:
+    units, info = names.units, text.info
+    energy = next((text.number(k) for k in labels.energy if k in info), float("nan"))
+    column = next((name for name in labels.forces if name in text.columns), None)
+    forces = None
+    if column is not None:
+        gradient = is_gradient(column) if names.gradient is None else names.gradient
+        forces = _vectors(column, text) * (-units.force if gradient else units.force)
+    charge, spin = charge_and_spin(info, text.numbers)
+    return Frame(
+        numbers=text.numbers,
+        positions=text.positions * units.length,
+        energy=energy * units.energy,
+        forces=forces,
+        charge=charge or 0,
+        spin=spin or 0,
+        box=None if text.box is None else text.box * units.length,
+        **origin(text, index),
+    )
+
+
+def origin(text: TextFrame, index: int) -> dict[str, Any]:
+    """Return what the comment line tells of a frame's origin.
+
+    Raises:
+        ValueError: The split is none of ours, or the temperature not a number.
+    """
+    info = text.info
+    split = info.get("split", "train")
     if split not in SPLITS:
         raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
-    return Frame(
-        numbers=np.asarray(atoms.numbers),
-        positions=atoms.positions * length_factor,
-        energy=float("nan") if energy is None else _number(energy) * energy_factor,
-        forces=(
-            None
-            if forces is None
-            else _array(forces, len(atoms)) * (sign * energy_factor / length_factor)
-        ),
-        trajectory=str(info.get("trajectory", info.get("group", f"frame-{index}"))),
-        kind=str(info.get("kind", info.get("config_type", ""))),
-        split=split,
-        temperature=_number(info.get("temperature", float("nan"))),
-        box=np.asarray(atoms.cell) * length_factor if atoms.pbc.all() else None,
-    )
+    return {
+        "trajectory": info.get("trajectory", info.get("group", f"frame-{index}")),
+        "kind": info.get("kind", info.get("config_type", "")),
+        "split": split,
+        "temperature": text.number("temperature"),
+    }
 
 
-def _find(
-    values: Any, key: str | None, usual: tuple[str, ...], what: str
-) -> tuple[str | None, Any]:
-    """Return the name under which something stands, and it; None twice if nowhere."""
-    if key is not None and key not in values:
-        raise ValueError(f"no {what} under {key!r}; there: {sorted(values)}")
-    names = usual if key is None else (key,)
-    return next(
-        ((name, values[name]) for name in names if name in values), (None, None)
-    )
-
-
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{value!r} is not a number") from None
-
-
-def _array(value: Any, n_atoms: int) -> np.ndarray:
-    array = np.asarray(value, dtype=float)
-    if array.shape != (n_atoms, 3):
-        raise ValueError(f"forces have shape {array.shape}, expected {(n_atoms, 3)}")
-    return array
+def _vectors(column: str, text: TextFrame) -> np.ndarray:
+    vectors = text.columns[column]
+    if vectors.shape[1] != 3:
+        raise ValueError(
+            f"the column {column!r} has {vectors.shape[1]} values an atom; forces have "
+            "three"
+        )
+    return vectors
