@@ -77,6 +77,10 @@ class SE3PotentialImpl(MLPotentialImpl):
     ) -> None:
         """Add the force to a System.
 
+        openmm-ml has removed bonded terms inside the atoms and excluded their pairs;
+        what it leaves, on virtual sites and by periodic images for example, is taken
+        out here as in our own ``createMixedSystem``.
+
         Args:
             topology: Topology of the whole System.
             system: The System; for ``interpolate=True`` one without particles, from
@@ -92,9 +96,11 @@ class SE3PotentialImpl(MLPotentialImpl):
         Raises:
             TypeError: ``modelPath`` or ``backend``, which belong to the potential, are
                 given here.
-            ValueError: An option is unknown, or atoms are unfit for the model.
+            ValueError: An option is unknown, atoms are unfit for the model, or a
+                classical force acts inside them and cannot be taken out.
         """
         from openmm_se3.force import SE3Potential
+        from openmm_se3.force.mixed import without_rest
 
         misplaced = sorted({"modelPath", "backend"}.intersection(args))
         if misplaced:
@@ -118,6 +124,9 @@ class SE3PotentialImpl(MLPotentialImpl):
         )
         energy = ENERGY_TYPES[returnEnergyType]
         if system.getNumParticles():
+            if atoms is not None:
+                atoms = list(atoms)
+                without_rest(system, atoms)
             potential.addForces(
                 system, topology, atoms, forceGroup, energy=energy, scale=scale
             )

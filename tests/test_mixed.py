@@ -36,7 +36,9 @@ def test_equal_to_openmm_ml(
     waters, flexible, random_model: Path, atoms: list[int]
 ) -> None:
     topology, positions = waters
-    ours = SE3Potential(random_model).createMixedSystem(topology, flexible, atoms)
+    ours = SE3Potential(random_model).createMixedSystem(
+        topology, flexible, atoms, restraints=[]
+    )
     theirs = MLPotential("se3", modelPath=str(random_model)).createMixedSystem(
         topology, flexible, atoms
     )
@@ -53,7 +55,7 @@ def test_forces_are_the_slope_of_the_mixed_energy(
 ) -> None:
     topology, positions = waters
     potential = SE3Potential("water", precision="double", engine=engine)
-    system = potential.createMixedSystem(topology, flexible, [0, 1, 2])
+    system = potential.createMixedSystem(topology, flexible, [0, 1, 2], restraints=[])
     evaluator = Evaluator(system)
     _, forces = evaluator(positions)
     for atom in (0, 1, 4):  # of both regions

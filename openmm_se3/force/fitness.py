@@ -38,10 +38,18 @@ def refuse_unfit(system: openmm.System, chosen: list[int]) -> None:
             )
 
 
-def box_volume(system: openmm.System, topology: app.Topology) -> float | None:
-    """Return the volume of the box, A^3; None without a box."""
+def box_volume(
+    system: openmm.System, topology: app.Topology, periodic: bool
+) -> float | None:
+    """Return the volume of the box, A^3; None without a box.
+
+    Args:
+        system: The System, whose default box counts where the topology has none.
+        topology: Its topology.
+        periodic: The System is periodic.
+    """
     box = box_of(topology)
-    if box is None and system.usesPeriodicBoundaryConditions():
+    if box is None and periodic:
         box = rows_of(system.getDefaultPeriodicBoxVectors())
     return None if box is None else abs(float(np.linalg.det(box)))
 

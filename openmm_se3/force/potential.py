@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ from openmm_se3.force.fitness import (
 from openmm_se3.force.memory import count_edges, expected_edges, require_memory
 from openmm_se3.force.mixed import without_internal_terms
 from openmm_se3.force.register import register_plugins
+from openmm_se3.force.remaining import require_nothing_inside
 from openmm_se3.modelfile import PRECISIONS, load_model
 from openmm_se3.molecules import keep_molecules
 from openmm_se3.single_point import force_disagreement
@@ -208,6 +209,17 @@ class SE3Potential:
                 given twice, constrained, virtual sites or of unknown elements, or an
                 argument is not one of its choices.
         """
+        chosen = self._chosen(system, topology, atoms)
+        periodic = system.usesPeriodicBoundaryConditions()
+        self._add(system, topology, chosen, forceGroup, energy, scale, periodic)
+
+    def _chosen(
+        self,
+        system: openmm.System,
+        topology: app.Topology,
+        atoms: Iterable[int | bool | app.topology.Atom] | None,
+    ) -> list[int]:
+        """Return the model's atoms as indices, which topology and System both have."""
         require_topology(topology)
         n_particles = system.getNumParticles()
         if topology.getNumAtoms() != n_particles:
@@ -217,13 +229,26 @@ class SE3Potential:
             )
         chosen = atom_indices(atoms, n_particles)
         species_of(self.model, topology, chosen)
+        return chosen
+
+    def _add(
+        self,
+        system: openmm.System,
+        topology: app.Topology,
+        chosen: list[int],
+        forceGroup: int,  # noqa: N803
+        energy: str,
+        scale: str | None,
+        periodic: bool,
+    ) -> None:
+        """Add the force to a System, which may be periodic by this force alone."""
         refuse_unfit(system, chosen)
         if scale is None:
             warn_of_second_model(system, chosen)
         warn_of_cut_molecules(topology, chosen)
         warn_of_missing_atoms(self.model, topology, chosen)
         warn_of_other_box(system, topology)
-        volume = box_volume(system, topology)
+        volume = box_volume(system, topology, periodic)
         n_edges = recorded_edges(self._room, len(chosen), volume is not None)
         if volume is not None:
             evenly = expected_edges(len(chosen), volume, self.config.cutoff)
@@ -236,7 +261,7 @@ class SE3Potential:
             forceGroup,
             energy=energy,
             scale=scale,
-            periodic=system.usesPeriodicBoundaryConditions(),
+            periodic=periodic,
         )
         system.addForce(force)
         if force.usesPeriodicBoundaryConditions():
@@ -253,12 +278,19 @@ class SE3Potential:
         *,
         energy: str = "interaction",
         scale: str | None = None,
+        restraints: Collection[str] | None = None,
     ) -> openmm.System:
         """Return a System whose chosen atoms this potential describes, the rest not.
 
-        Classical terms inside the chosen atoms are taken out, constraints between them
-        too; what acts between them and the rest stays.  Masses that were changed for
-        longer steps stay changed.  For a mixture of both descriptions see openmm-ml's
+        Inside the chosen atoms, and the virtual sites built on them, nothing acts but
+        this potential: bonded terms and constraints are removed, and nonbonded forces
+        act between them and the rest, and in the rest, only.  That holds for the
+        periodic images of their charges and for their share of a dispersion correction
+        too, and is checked on random structures.  Masses that were changed for longer
+        steps stay changed.
+
+        Biases stay: centroid, external and RMSD forces, collective variables.  For a
+        mixture of both descriptions see openmm-ml's
         ``createMixedSystem(..., interpolate=True)``.
 
         Args:
@@ -268,17 +300,23 @@ class SE3Potential:
             forceGroup: Force group of this potential, 0 to 31.
             energy: "interaction" or "total", as for :meth:`addForces`.
             scale: As for :meth:`addForces`.
+            restraints: Names of the forces whose bonded terms between chosen atoms are
+                restraints and stay; those of others are removed.  None refuses terms
+                that may be either: those of custom forces, and those between atoms that
+                are not joined by bonds of the topology.
 
         Raises:
             TypeError: The topology is none.
             ValueError: As for :meth:`addForces`; a chosen atom is constrained to one
-                that is not chosen; or a classical force cannot be taken out.
+                that is not chosen; a virtual site depends on atoms of both kinds; a
+                classical force cannot be taken out; or it may be a restraint.
         """
-        require_topology(topology)
-        chosen = atom_indices(atoms, topology.getNumAtoms())
-        species_of(self.model, topology, chosen)
-        mixed = without_internal_terms(system, chosen)
-        self.addForces(mixed, topology, chosen, forceGroup, energy=energy, scale=scale)
+        chosen = self._chosen(system, topology, atoms)
+        bonds = [(first.index, second.index) for first, second, *_ in topology.bonds()]
+        mixed = without_internal_terms(system, chosen, bonds, restraints)
+        require_nothing_inside(mixed, chosen, restraints)
+        periodic = system.usesPeriodicBoundaryConditions()
+        self._add(mixed, topology, chosen, forceGroup, energy, scale, periodic)
         return mixed
 
     def makeForce(  # noqa: N802
