@@ -219,6 +219,23 @@ def test_spectrum_of_a_verlet_oscillator(dt: float) -> None:
     assert uncorrected - true > (20.0 if dt == 0.5 else 5.0)
 
 
+def test_intensities_of_a_spectrum_are_kinetic_energies() -> None:
+    """Of two atoms as fast as each other the heavier has the higher line."""
+    time = 2.0 * np.arange(4000)
+    wavenumbers, masses = (1000.0, 2500.0), np.array([1.0, 16.0])
+    velocities = np.zeros((len(time), 2, 3))
+    for atom, wavenumber in enumerate(wavenumbers):
+        omega = 2.0 * np.pi * SPEED_OF_LIGHT * wavenumber
+        velocities[:, atom, atom] = 0.01 * np.cos(omega * time)
+    found = spectrum(velocities, masses, 2.0, 0.5)
+    assert found is not None
+    heights = [
+        found.intensity[np.abs(found.as_simulated - wavenumber) < 5.0].max()
+        for wavenumber in wavenumbers
+    ]
+    assert heights == pytest.approx([1.0 / 16.0, 1.0], rel=1e-2)
+
+
 def turning_water(vibration: float) -> tuple[np.ndarray, np.ndarray, openmm.System]:
     """Return positions (A) and velocities (A/fs) of a molecule that turns fast."""
     system, _ = harmonic_water()

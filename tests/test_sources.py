@@ -511,6 +511,28 @@ def test_pure_water_gives_the_smallest_energies_and_a_warning(
         self_energies(dataset, {"H": -13.0})
 
 
+def test_self_energies_are_fitted_to_training_frames_alone(dataset: Dataset) -> None:
+    """What is tested must not have been fitted to, however wrong it is."""
+    exact = {1: -13.6, 8: -2042.0}
+    energies = {"train": 0.0, "validation": 50.0, "test": -90.0}
+    frames = [
+        Frame(
+            np.array(numbers),
+            np.random.default_rng(0).normal(size=(len(numbers), 3)),
+            sum(exact[z] for z in numbers) + energies[split],
+            None,
+            split=split,
+        )
+        for numbers in ([1, 1, 8], [1, 8], [8, 8])
+        for split in energies
+    ]
+    data = dataclasses.replace(dataset, frames=Frames.of(frames), self_energies={})
+    for choice in ("auto", "least-squares"):
+        fitted = self_energies(data, choice)
+        assert fitted.energies == pytest.approx(exact)
+        assert fitted.origin == "least squares"
+
+
 # Splits.
 
 

@@ -36,6 +36,7 @@ from openmm_se3 import plot_style
 from openmm_se3.cli import main
 from openmm_se3.config import ModelConfig, from_dict, to_dict
 from openmm_se3.export import export_model
+from openmm_se3.export.write import model_of_checkpoint
 from openmm_se3.lock import LockedError, run_lock
 from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import Frame, Frames
@@ -563,6 +564,50 @@ def test_stopped_and_resumed_run_equals_one_without_a_stop(
     assert_same_run(finished, tmp_path)
 
 
+def test_moving_average_of_the_weights(config):
+    """Over the last ten steps at first, with the decay that is set later on."""
+    graphs = make_graphs(analytic_frames()[:4])
+    network = training_run.SE3Transformer(TINY)
+    settings = changed(config, average_decay=0.25, steps=6).training
+    order = BatchOrder(np.ones(4), 2, 0)
+    module = TrainingModule(network, settings, order, graphs, graphs)
+    weights = {name: [p.detach().clone()] for name, p in network.named_parameters()}
+    real_update = TrainingModule._update_average
+
+    def update(self):
+        for name, parameter in network.named_parameters():
+            weights[name].append(parameter.detach().clone())
+        real_update(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingModule, "_update_average", update)
+        training_run.fit(module, [], None)
+    decays = [1 / 10, 2 / 11, 3 / 12, 0.25, 0.25, 0.25]
+    for name, average in module.average.named_parameters():
+        start, *steps = weights[name]
+        expected = start
+        for decay, value in zip(decays, steps, strict=True):
+            expected = decay * expected + (1.0 - decay) * value
+        torch.testing.assert_close(average, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_averaged_weights_are_validated_and_exported(config, finished):
+    best = load_checkpoint(finished / BEST)
+    dataset = read_data(config.data, Console(quiet=True))
+    graphs = make_module(config, dataset).validation_graphs
+    errors = {}
+    for key in ("average", "network"):
+        network = training_run.SE3Transformer(TINY)
+        network.load_state_dict(best[key])
+        errors[key] = evaluate(network.eval(), graphs)["all"]["force_mae"]
+    assert errors["average"] != pytest.approx(errors["network"], rel=1e-4)
+    found = best["history"][-1]["force_mae"]
+    assert found == pytest.approx(errors["average"], rel=1e-9)
+    exported = model_of_checkpoint(best, "springs", "MIT").network(torch.float64)
+    for name, value in exported.state_dict().items():
+        torch.testing.assert_close(value, best["average"][name], rtol=1e-6, atol=1e-7)
+
+
 def test_ctrl_c_says_how_to_go_on(config, tmp_path, monkeypatch, no_figures):
     path = tmp_path / "train.yaml"
     path.write_text(yaml.safe_dump(config.to_dict()))
@@ -647,6 +692,42 @@ def test_predictions_that_are_not_finite_do_not_vanish_from_the_errors(wrong):
     for key in ("energy_mae", "force_mae", "force_rmse"):
         assert not math.isfinite(errors[key]), key
     assert validations_since_best([wrong, 2.0, 1.0, 3.0]) == 1
+
+
+def test_errors_by_their_definitions():
+    """Energies by frame and by atom, forces by component, groups by their atoms."""
+    rng = np.random.default_rng(5)
+    frames = [analytic_frame(n, rng, "test", n) for n in (1, 3, 2)]
+    graphs = make_graphs(frames)
+    energy_errors = np.array([0.3, -1.2, 0.6])
+    labels = reference_forces(graphs)
+    force_errors = rng.normal(scale=0.1, size=labels.shape)
+    force_errors[4] *= 20.0  # in the second frame
+    predictions = Predictions(
+        graphs.energies.numpy() + energy_errors, labels + force_errors
+    )
+    table = error_table(graphs, predictions, frame_groups(graphs.frames))
+    kcal, sizes = 23.060548, np.array([3, 9, 6])
+    by_frame = [np.abs(e).mean() for e in np.split(force_errors, [3, 12])]
+    expected = {
+        "frames": 3,
+        "energy_mae": kcal * (0.3 + 1.2 + 0.6) / 3,
+        # The mean over frames of |error| / atoms, not the ratio of means.
+        "energy_mae_per_atom": kcal * (np.abs(energy_errors) / sizes).mean(),
+        "energy_mae_centred": kcal * np.abs(energy_errors + 0.1).mean(),
+        "energy_rmse": kcal * np.sqrt(np.square(energy_errors).mean()),
+        "force_mae": kcal * np.abs(force_errors).mean(),
+        "force_rmse": kcal * np.sqrt(np.square(force_errors).mean()),
+        "force_mae_worst": kcal * by_frame[1],
+    }
+    assert max(by_frame) == by_frame[1]
+    assert table["all"] == pytest.approx(expected, rel=1e-6)
+    oxygen = np.tile([True, False, False], 6)
+    assert table["element O"]["force_mae"] == pytest.approx(
+        kcal * np.abs(force_errors[oxygen]).mean(), rel=1e-6
+    )
+    assert "energy_mae" not in table["element O"]  # no frame is oxygen alone
+    assert table["H4O2 md 300 K"]["energy_mae"] == pytest.approx(kcal * 0.6, rel=1e-6)
 
 
 def test_folder_with_a_run_is_not_overwritten(config, finished, no_figures):
