@@ -354,6 +354,20 @@ def test_wrong_forces_are_seen(networks: dict[str, SE3Transformer]) -> None:
     assert check.status == "fail"
 
 
+def test_forces_that_depend_on_a_far_copy_are_seen(
+    networks: dict[str, SE3Transformer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_many(
+        network: SE3Transformer, structure: Structure
+    ) -> tuple[float, np.ndarray]:
+        energy, forces = evaluate(network, structure)
+        return energy, forces * (1.0 + 1e-4 * (len(forces) > 3))
+
+    assert energies.additivity_check(networks["double"], MOLECULE).status == "pass"
+    monkeypatch.setattr(energies, "evaluate", of_many)
+    assert energies.additivity_check(networks["double"], MOLECULE).status == "fail"
+
+
 def test_direct_forces_are_reported_but_not_judged_as_a_gradient() -> None:
     network = random_network(force_mode="direct")
     check = energies.gradient_check(network, cluster())
@@ -393,7 +407,7 @@ def test_verlet_checks_on_an_analytic_force() -> None:
 def test_a_wrong_integrator_is_seen(
     wrong: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever of the two it is: neither is compared with itself."""
+    """Whichever of the two it is: no comparison is one with itself."""
     if wrong == "OpenMM":
         right = openmm.VerletIntegrator
         monkeypatch.setattr(
@@ -404,11 +418,13 @@ def test_a_wrong_integrator_is_seen(
         monkeypatch.setattr(
             integrators,
             "verlet_step",
-            lambda x, before, a, dt: step(x, before, (1.0 + 1e-5) * a, dt),
+            lambda x, before, a, dt: step(x, before + 1e-6 * (x - before), a, dt),
         )
     potential: Any = AnalyticPotential()
     found = verlet_checks(potential, MOLECULE, 100, np.random.default_rng(0))
-    assert "Verlet: NumPy against OpenMM" in " ".join(failed(found))
+    wrong_checks = [check.name for check in found if check.status == "fail"]
+    assert "NumPy against OpenMM" in wrong_checks
+    assert f"{wrong} returns to its start" in wrong_checks
 
 
 def test_verlet_checks_on_the_shipped_model(model_folder: Path) -> None:
