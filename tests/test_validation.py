@@ -354,6 +354,21 @@ def test_wrong_forces_are_seen(networks: dict[str, SE3Transformer]) -> None:
     assert check.status == "fail"
 
 
+@pytest.mark.parametrize("number", numbers_of(ELEMENTS))
+def test_an_isolated_atom_of_any_element_is_looked_at(
+    number: int, networks: dict[str, SE3Transformer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_energy(
+        network: SE3Transformer, structure: Structure
+    ) -> tuple[float, np.ndarray]:
+        energy, forces = evaluate(network, structure)
+        return energy + 1e-3 * (structure.numbers.tolist() == [number]), forces
+
+    monkeypatch.setattr(energies, "evaluate", with_energy)
+    found = energies.isolated_atom_checks({"double": networks["double"]})
+    assert [check.name for check in found if check.status == "fail"] == ["H, O, double"]
+
+
 def test_forces_that_depend_on_a_far_copy_are_seen(
     networks: dict[str, SE3Transformer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
