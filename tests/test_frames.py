@@ -90,7 +90,7 @@ def test_labels_of_a_split(split: str) -> None:
 def test_labels_of_chosen_frames_in_a_file(tmp_path: Path) -> None:
     chosen = Frames.of(numbered_frames())[np.array([6, 5, 2, 4])]
     path = tmp_path / "some.h5"
-    write_hdf5(path, Dataset(chosen, LevelOfTheory(), {1: -13.0, 8: -2000.0}))
+    write_hdf5(path, Dataset(chosen, LevelOfTheory(), {1: -1.0, 8: -2.0}))
     read = read_hdf5(path).frames
     found = [-int(energy) for energy in read.column("energy")]
     assert sorted(found) == [2, 4, 5, 6]

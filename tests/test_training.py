@@ -270,6 +270,23 @@ def test_loss_is_equation_3_2(both, per, divisors, delta):
     assert terms.total.item() == pytest.approx(expected, rel=1e-12)
 
 
+def test_missing_labels_are_left_out_of_the_means():
+    """Of one frame the energy is not known, of another frame's atom the force."""
+    energies, forces = torch.tensor([1.0, 2.0, 4.0]), torch.ones(5, 3)
+    known_energies = torch.tensor([math.nan, 1.0, 1.0])
+    known_forces = torch.zeros(5, 3)
+    known_forces[2] = math.nan
+    terms = loss_terms(
+        *(energies, forces, known_energies, known_forces, torch.ones(3)),
+        molecule=torch.tensor([0, 0, 1, 2, 2]),
+        config=TrainingConfig(energy_weight=1.0, energy_per="frame", huber_delta=None),
+    )
+    assert terms.energy.item() == pytest.approx((1.0 + 9.0) / 2)
+    assert terms.forces.item() == pytest.approx(4 * 3.0 / 4)
+    counts = label_counts(known_energies, known_forces)
+    assert counts.tolist() == [2, 4]
+
+
 def test_huber_has_a_gradient_for_perfect_forces():
     forces = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
     zero = torch.zeros(1, dtype=torch.float64)
