@@ -484,6 +484,11 @@ def test_positions_that_are_not_finite_are_named(
     bad = dataclasses.replace(broken, positions=positions, trajectory="run-7")
     with pytest.raises(ValueError, match="run-7 has positions with NaN or infinity"):
         findings(Frames.of([*frames[:3], bad, *frames[4:]]))
+    box = 20.0 * np.eye(3)
+    box[2, 1] = value
+    bad = dataclasses.replace(broken, box=box, trajectory="run-8")
+    with pytest.raises(ValueError, match="run-8 has box with NaN or infinity"):
+        findings(Frames.of([*frames[:3], bad, *frames[4:]]))
 
 
 def test_energies_that_do_not_go_with_the_isolated_atoms(dataset: Dataset) -> None:

@@ -582,12 +582,16 @@ def test_stopped_and_resumed_run_equals_one_without_a_stop(
 
 
 def test_moving_average_of_the_weights(config):
-    """Over the last ten steps at first, with the decay that is set later on."""
+    """Over the last ten steps at first, with the decay that is set later on.
+
+    Steps that were skipped have not been averaged, and do not count.
+    """
     graphs = make_graphs(analytic_frames()[:4])
     network = training_run.SE3Transformer(TINY)
-    settings = changed(config, average_decay=0.25, steps=6).training
+    settings = changed(config, average_decay=0.25, steps=8).training
     order = BatchOrder(np.ones(4), 2, 0)
     module = TrainingModule(network, settings, order, graphs, graphs)
+    module.step = module.skipped = 2
     weights = {name: [p.detach().clone()] for name, p in network.named_parameters()}
     real_update = TrainingModule._update_average
 
@@ -623,6 +627,28 @@ def test_averaged_weights_are_validated_and_exported(config, finished):
     exported = model_of_checkpoint(best, "springs", "MIT").network(torch.float64)
     for name, value in exported.state_dict().items():
         torch.testing.assert_close(value, best["average"][name], rtol=1e-6, atol=1e-7)
+
+
+def test_a_restored_module_has_the_whole_state(config):
+    """Also what these short runs do not depend on, such as the mean gradient norm."""
+    graphs = make_graphs(analytic_frames()[:4])
+    settings = changed(config, clip_ratio=2.0, steps=5, validate_every=2).training
+    order = BatchOrder(np.ones(4), 2, 0)
+    modules = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        network = training_run.SE3Transformer(TINY)
+        modules.append(TrainingModule(network, settings, order, graphs, graphs))
+    trained, restored = modules
+    training_run.fit(trained, [], None)
+    trained.running += 1.0
+    trained.skipped, trained.skipped_in_a_row = 3, 2
+    restored.restore(trained.state())
+    states = trained.state(), restored.state()
+    for state in states:
+        assert state.pop("seconds") > 0.0
+    assert states[0]["log_norm"] is not None and states[0]["step"] == 5
+    torch.testing.assert_close(states[1], states[0], rtol=0.0, atol=0.0)
 
 
 def test_ctrl_c_says_how_to_go_on(config, tmp_path, monkeypatch, no_figures):
