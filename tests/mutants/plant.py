@@ -41,7 +41,7 @@ FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
 PACKAGE = "openmm_se3"
 KEYS = {"breaks", "file", "old", "new", "tests"}
-TIME_LIMIT = 600.0  # s, of the tests of one fault: a fault may hang them
+TIME_LIMIT = 300.0  # s, of the tests of one fault: a fault may hang them
 PYTEST = ["-x", "-q", "-p", "no:cacheprovider", "--no-header"]
 # Exit codes of pytest; others say that it could not run.
 PASSED, FAILED, INTERNAL_ERROR = 0, 1, 3
