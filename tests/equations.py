@@ -135,7 +135,16 @@ def u(r: float, cutoff: float) -> float:
     return (1.0 - (r / cutoff) ** 4) ** 3 if r < cutoff else 0.0
 
 
-def silu(x: np.ndarray) -> np.ndarray:
+def option(config: ModelConfig, name: str, default: str) -> str:
+    """Return an option that older configurations lack."""
+    value: str = getattr(config, name, default)
+    return value
+
+
+def act(config: ModelConfig, x: np.ndarray) -> np.ndarray:
+    """Return the activation of the MLPs: SiLU, or ReLU as in the thesis."""
+    if option(config, "activation", "silu") == "relu":
+        return np.maximum(x, 0.0)
     return np.asarray(x / (1.0 + np.exp(-x)))
 
 
@@ -153,10 +162,8 @@ def psi(config: ModelConfig, layer: Weights, r: float) -> np.ndarray:
 
     An MLP, times the envelope where the network is smooth.
     """
-    hidden = silu(
-        layer["radial.hidden.weight"] @ radial_basis(config, r)
-        + layer["radial.hidden.bias"]
-    )
+    hidden = layer["radial.hidden.weight"] @ radial_basis(config, r)
+    hidden = act(config, hidden + layer["radial.hidden.bias"])
     values = layer["radial.output.weight"] @ hidden + layer["radial.output.bias"]
     return values * (u(r, config.cutoff) if config.envelope == "smooth" else 1.0)
 
@@ -215,8 +222,8 @@ def equation_2_5(
 ) -> np.ndarray:
     """Return the attention weights alpha_ij [n_neighbors, heads].
 
-    Logits are 10 tanh(q.k / (10 sqrt(d))) for q.k of d products.  Smooth networks
-    multiply exp by the envelope and add 1 to the sum.
+    For q.k of d products logits are 10 tanh(q.k / (10 sqrt(d))), or q.k / sqrt(d).
+    Smooth networks multiply exp by the envelope and add 1 to the sum.
     """
     width = config.key_channels // config.heads
     d = width * sum(len(q) for q in q_i)
@@ -228,7 +235,10 @@ def equation_2_5(
                 (q[:, channels] * k_l[:, channels]).sum()
                 for q, k_l in zip(q_i, k, strict=True)
             )
-            alpha[n, h] = math.exp(10.0 * math.tanh(q_k / (10.0 * math.sqrt(d))))
+            logit = q_k / math.sqrt(d)
+            if option(config, "attention", "bounded") == "bounded":
+                logit = 10.0 * math.tanh(logit / 10.0)
+            alpha[n, h] = math.exp(logit)
             if config.envelope == "smooth":
                 alpha[n, h] *= u(r_ij[n], config.cutoff)
         rest = 1.0 if config.envelope == "smooth" else 0.0
@@ -239,20 +249,18 @@ def equation_2_5(
 # --- self-interaction -----------------------------------------------------------------
 
 
-def equation_2_6(layer: Weights, f_i: Features) -> np.ndarray:
+def equation_2_6(config: ModelConfig, layer: Weights, f_i: Features) -> np.ndarray:
     """Return w_{i,c c'}^{ll} [n_degrees, channels_in, channels_out].
 
-    The MLP has SiLU as its activation; products are divided by 2l + 1.
+    Products are divided by 2l + 1.
     """
     products = []
     for l, f in enumerate(f_i):
         for c in range(f.shape[1]):
             for c_prime in range(f.shape[1]):
                 products.append(f[:, c] @ f[:, c_prime] / (2 * l + 1))
-    hidden = silu(
-        layer["self_interaction.hidden.weight"] @ products
-        + layer["self_interaction.hidden.bias"]
-    )
+    hidden = layer["self_interaction.hidden.weight"] @ products
+    hidden = act(config, hidden + layer["self_interaction.hidden.bias"])
     w = layer["self_interaction.output.weight"] @ hidden
     w = w + layer["self_interaction.output.bias"]
     n_in = f_i[0].shape[1]
@@ -299,7 +307,8 @@ def equation_2_8(
                 attended[l] += a * message[l][:, config.key_channels :]
         out_i = linear(layer["output.weight"], attended)
         if config.self_interaction == "attentive":
-            kept = equation_2_7(equation_2_6(layer, f_i[:shared]), f_i[:shared])
+            w = equation_2_6(config, layer, f_i[:shared])
+            kept = equation_2_7(w, f_i[:shared])
         else:
             kept = linear(layer["self_interaction.weight"], f_i[:shared])
         for l in range(shared):
@@ -349,12 +358,20 @@ def layers_of(
     species: Sequence[int],
     neighbors: Sequence[Sequence[Neighbor]],
 ) -> tuple[list[Features], list[Features]]:
-    """Return the last features of the energy and of the direct forces."""
+    """Return the last features of the energy and of the direct forces.
 
-    def layer(prefix: tuple[str, str], l_max: int, f: list[Features]) -> list[Features]:
+    With a linear readout no nonlinearity follows the last layer.
+    """
+    nonlinearity = gate if config.nonlinearity == "gate" else equation_2_9
+    linear_readout = option(config, "readout", "mlp") == "linear"
+
+    def layer(
+        prefix: tuple[str, str], l_max: int, f: list[Features], is_last: bool
+    ) -> list[Features]:
         attended = equation_2_8(config, part(weights, prefix[0]), l_max, f, neighbors)
-        act = gate if config.nonlinearity == "gate" else equation_2_9
-        return [act(part(weights, prefix[1]), f_i) for f_i in attended]
+        if is_last and linear_readout:
+            return attended
+        return [nonlinearity(part(weights, prefix[1]), f_i) for f_i in attended]
 
     if config.embedding == "one-hot":
         f = [[np.eye(len(config.elements))[[s]]] for s in species]
@@ -363,11 +380,12 @@ def layers_of(
     before = f
     for n in range(config.layers):
         before = f
+        is_last = n == config.layers - 1
         last = 1 if config.force_mode == "direct" else 0
-        l_max = config.lmax if n < config.layers - 1 else last
-        f = layer((f"attention.{n}.", f"nonlinearities.{n}."), l_max, f)
+        l_max = last if is_last else config.lmax
+        f = layer((f"attention.{n}.", f"nonlinearities.{n}."), l_max, f, is_last)
     if config.force_mode == "both":
-        return f, layer(("head_attention.", "head_nonlinearity."), 1, before)
+        return f, layer(("head_attention.", "head_nonlinearity."), 1, before, True)
     return f, f
 
 
@@ -405,21 +423,22 @@ def energy_and_direct_forces(
 ) -> tuple[float, np.ndarray]:
     """Return the energy, eV, and the type-1 outputs [n_atoms, 3], eV/A (or empty).
 
-    The energy is the sum over atoms of a small network of the type-0 outputs, less what
-    an atom without neighbors has.
+    The energy is the sum over atoms of a weighted sum, or of a small network, of the
+    type-0 outputs; by default less what an atom without neighbors has.
     """
 
     def head(f_i: Features) -> float:
-        hidden = (
-            weights["energy_head.0.weight"] @ f_i[0][0] + weights["energy_head.0.bias"]
-        )
-        return float((weights["energy_head.2.weight"] @ silu(hidden)).item())
+        if option(config, "readout", "mlp") == "linear":
+            return float((weights["energy_head.weight"] @ f_i[0][0]).item())
+        hidden = weights["energy_head.0.weight"] @ f_i[0][0]
+        hidden = act(config, hidden + weights["energy_head.0.bias"])
+        return float((weights["energy_head.2.weight"] @ hidden).item())
 
     f, directed = layers_of(config, weights, species, neighbors)
-    isolated, _ = layers_of(config, weights, species, [[] for _ in species])
-    energy = sum(
-        head(f_i) - head(alone) for f_i, alone in zip(f, isolated, strict=True)
-    )
+    energy = sum(head(f_i) for f_i in f)
+    if option(config, "isolated_atoms", "zero") == "zero":
+        isolated, _ = layers_of(config, weights, species, [[] for _ in species])
+        energy -= sum(head(f_i) for f_i in isolated)
     energy *= config.energy_scale
     if config.wall:
         energy += zbl(config, species, neighbors)
@@ -454,6 +473,6 @@ def force_along(
     energy: Callable[[np.ndarray], float], positions: np.ndarray, direction: np.ndarray
 ) -> float:
     """Return -dE/ds of positions + s direction, by a difference of fourth order."""
-    h = 2e-3
+    h = 1e-4  # A; smaller than the distance to a kink of ReLU, most likely
     e = [energy(positions + n * h * direction) for n in (-2, -1, 1, 2)]
     return -(e[0] - 8.0 * e[1] + 8.0 * e[2] - e[3]) / (12.0 * h)

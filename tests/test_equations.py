@@ -17,22 +17,11 @@ from torch import Tensor
 from openmm_se3.config import ModelConfig
 from openmm_se3.graph import all_pairs, in_pairs, neighbour_pairs
 from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.training.presets import PRESETS
 
 TOLERANCE = 1e-9  # relative to the largest energy or force
 FORCE_TOLERANCE = 1e-7  # of a finite difference
-THESIS: dict[str, Any] = {
-    "heads": 8,
-    "channels": 16,
-    "key_channels": 16,
-    "mirror": False,
-    "kernel": "full",
-    "envelope": "none",
-    "radial_basis": "distance",
-    "nonlinearity": "norm",
-    "embedding": "one-hot",
-    "force_mode": "direct",
-    "wall": False,
-}
+THESIS = PRESETS["thesis-basic"]["model"]
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "full kernel": {"kernel": "full"},
@@ -71,7 +60,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "embedding": "one-hot",
     },
     "thesis": THESIS,
-    "thesis, energy only": {**THESIS, "force_mode": "conservative"},
+    "thesis, energy only": PRESETS["thesis-energy-only"]["model"],
+    "thesis, higher order": {
+        **PRESETS["thesis-higher-order"]["model"],
+        **{"channels": 8, "key_channels": 8, "layers": 2},
+    },
 }
 
 
