@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 import yaml
 from click.testing import CliRunner
@@ -37,6 +38,7 @@ from openmm_se3.cli import main
 from openmm_se3.config import ModelConfig, from_dict, to_dict
 from openmm_se3.export import export_model
 from openmm_se3.export.write import model_of_checkpoint
+from openmm_se3.graph import neighbour_pairs
 from openmm_se3.lock import LockedError, run_lock
 from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import Frame, Frames
@@ -311,6 +313,38 @@ def test_weights_fall_with_the_energy_above_the_lowest_frame():
     ]
     np.testing.assert_allclose(frame_weights(Frames.of(frames), 0.2), [1.0, 0.5, 0.1])
     np.testing.assert_allclose(frame_weights(Frames.of(frames), None), 1.0)
+    # Each composition has its own lowest frame, in whatever order its atoms are.
+    dimer = analytic_frames()[12]
+    order = np.array([1, 0, 2, 3, 4, 5])
+    others = [
+        dataclasses.replace(dimer, energy=-4072.0 + 6 * 0.2),
+        dataclasses.replace(
+            dimer,
+            numbers=dimer.numbers[order],
+            positions=dimer.positions[order],
+            energy=-4072.0,
+        ),
+    ]
+    weights = frame_weights(Frames.of(frames + others), 0.2)
+    np.testing.assert_allclose(weights, [1.0, 0.5, 0.1, 0.5, 1.0])
+
+
+def test_graphs_of_boxes_have_all_their_images():
+    """Slanted, and narrower than the cutoff; energies are against isolated atoms."""
+    cell = np.array([[3.3, 0.0, 0.0], [1.0, 3.5, 0.0], [-1.2, 0.4, 3.1]])
+    frame = dataclasses.replace(analytic_frames()[0], box=cell)
+    graphs = make_graphs([frame, dataclasses.replace(frame, box=3.0 * cell)])
+    expected = frame.energy - (2 * SELF_ENERGIES[1] + SELF_ENERGIES[8])
+    assert graphs.energies.tolist() == pytest.approx([expected] * 2)
+    torch.manual_seed(0)
+    network = training_run.SE3Transformer(TINY).eval()
+    x, species = torch.tensor(frame.positions), torch.tensor([1, 0, 0])
+    for index, size in enumerate((1.0, 3.0)):
+        found = network.energy_and_forces(**vars(graph_tensors(graphs[index][0])))
+        edges = neighbour_pairs(x, TINY.cutoff, torch.tensor(size * cell))
+        wanted = network.energy_and_forces(x, species, *edges)
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
 def test_batch_of_graphs_equals_single_graphs():
@@ -885,6 +919,26 @@ def test_early_stopping(config):
     assert module.finished and module.step == 2
 
 
+def test_best_weights_are_those_of_the_best_validation(config, finished, tmp_path):
+    """Not of the last one, and not of one that is as good."""
+    checkpoint = load_checkpoint(finished / LAST)
+    graphs = make_graphs(analytic_frames()[:2])
+    network = training_run.SE3Transformer(TINY)
+    order = BatchOrder(np.ones(2), 2, 0)
+    module = TrainingModule(network, config.training, order, graphs, graphs)
+    module.restore(checkpoint)
+    sitting = Sitting(tmp_path, {}, Signals(), 60.0, None, None, 0.0)
+    row, best = module.history[-1], []
+    module.history = []
+    for step, loss in enumerate([3.0, 1.0, 2.0, 1.0, math.nan, 0.5]):
+        module.step = step
+        module.history.append({**row, "validation_loss": loss})
+        sitting.on_validation_end(None, module)
+        best.append(load_checkpoint(tmp_path / BEST)["step"])
+        assert load_checkpoint(tmp_path / LAST)["step"] == step
+    assert best == [0, 1, 1, 1, 1, 5]
+
+
 def test_direct_forces_train_the_force_head(config):
     graphs = make_graphs(analytic_frames()[:4])
     network = training_run.SE3Transformer(
@@ -941,6 +995,12 @@ def test_errors_of_direct_forces_and_of_their_estimate():
     assert perfect["estimate_correlation"] == pytest.approx(1.0)
     noise = errors(wrong, wrong + rng.normal(scale=0.1, size=labels.shape))
     assert abs(noise["estimate_correlation"]) < 0.6
+    # Spearman's rank correlation, of a head that knows the errors in part.
+    direct = labels + 0.5 * (wrong - labels) + rng.normal(scale=0.03, size=labels.shape)
+    lengths = [np.linalg.norm(x, axis=1) for x in (direct - wrong, wrong - labels)]
+    expected = scipy.stats.spearmanr(*lengths).statistic
+    assert 0.3 < expected < 0.99
+    assert errors(wrong, direct)["estimate_correlation"] == pytest.approx(expected)
     shifted = errors(labels, labels + 0.2)
     assert shifted["direct_force_mae"] == pytest.approx(0.2 * kcal, rel=1e-6)
     assert shifted["direct_force_rmse"] == pytest.approx(0.2 * kcal, rel=1e-6)
