@@ -36,6 +36,7 @@ from openmm_se3.analysis import (
     verlet_corrected,
     write_results,
 )
+from openmm_se3.analysis.energies import energies
 from openmm_se3.analysis.figure import draw
 from openmm_se3.analysis.read import read_log
 from openmm_se3.analysis.spectrum import (
@@ -130,9 +131,12 @@ def hydrogen_bonded(distance: float, tilt: float) -> np.ndarray:
     [(2.9, 0.0, 1), (2.9, 25.0, 1), (2.9, 35.0, 0), (3.45, 0.0, 1), (3.6, 0.0, 0)],
 )
 def test_hydrogen_bond_criterion(distance: float, tilt: float, bonds: int) -> None:
-    found = cluster(recording(hydrogen_bonded(distance, tilt)[None]).trajectory)
+    dimer = hydrogen_bonded(distance, tilt)
+    # By either hydrogen, and whichever molecule is the first.
+    orders = ([0, 1, 2, 3, 4, 5], [0, 2, 1, 3, 4, 5], [3, 4, 5, 0, 1, 2])
+    found = cluster(recording(dimer[np.array(orders)]).trajectory)
     assert found is not None
-    assert found.bonds.tolist() == [bonds]
+    assert found.bonds.tolist() == [bonds] * 3
     assert found.oo[0, 0] == pytest.approx(distance, abs=1e-5)
     assert found.nearest[0].tolist() == pytest.approx([distance] * 2, abs=1e-5)
 
@@ -358,6 +362,23 @@ def test_spectrum_of_a_verlet_oscillator(dt: float) -> None:
     assert uncorrected - true > (20.0 if dt == 0.5 else 5.0)
 
 
+def test_intensities_of_a_spectrum_are_kinetic_energies() -> None:
+    """Of two atoms as fast as each other the heavier has the higher line."""
+    time = 2.0 * np.arange(4000)
+    wavenumbers, masses = (1000.0, 2500.0), np.array([1.0, 16.0])
+    velocities = np.zeros((len(time), 2, 3))
+    for atom, wavenumber in enumerate(wavenumbers):
+        omega = 2.0 * np.pi * SPEED_OF_LIGHT * wavenumber
+        velocities[:, atom, atom] = 0.01 * np.cos(omega * time)
+    found = spectrum(velocities, masses, 2.0, 0.5)
+    assert found is not None
+    heights = [
+        found.intensity[np.abs(found.as_simulated - wavenumber) < 5.0].max()
+        for wavenumber in wavenumbers
+    ]
+    assert heights == pytest.approx([1.0 / 16.0, 1.0], rel=1e-2)
+
+
 def turning_water(vibration: float) -> tuple[np.ndarray, np.ndarray, openmm.System]:
     """Return positions (A) and velocities (A/fs) of a molecule that turns fast."""
     system, _ = harmonic_water()
@@ -528,6 +549,28 @@ def test_a_very_short_run_says_what_it_cannot_give(tmp_path: Path) -> None:
     assert analysis.stability.stable
     assert "No energy drift: the run is too short for block means." in analysis.missing
     assert "No vibrational spectrum: too few frames." in analysis.missing
+
+
+def test_drift_is_that_of_the_total_energy() -> None:
+    """Not of its parts, and that of the shadow energy only where there is one."""
+    time = 0.01 * np.arange(400)
+    log = {
+        "time_ps": time,
+        "temperature_k": np.resize([290.0, 310.0], 400),
+        "potential_kj_per_mol": -50.0 + 3.0 * time,
+        "kinetic_kj_per_mol": 10.0 - 1.0 * time,
+        "total_kj_per_mol": -40.0 + 2.0 * time,
+        "shadow_kj_per_mol": np.where(np.arange(400) < 390, 0.5 * time, np.nan),
+    }
+    found = energies(log, 300.0, 6, conserved=True)
+    assert found is not None and found.drift and found.shadow_drift
+    assert found.temperature == pytest.approx(300.0)
+    assert found.drift.slope == pytest.approx(2.0, rel=1e-9)
+    assert found.shadow_drift.slope == pytest.approx(0.5, rel=1e-9)
+    assert found.fluctuation == pytest.approx(log["total_kj_per_mol"].std())
+    thermostatted = energies(log, 300.0, 6, conserved=False)
+    assert thermostatted is not None
+    assert thermostatted.drift is None and thermostatted.shadow_drift is None
 
 
 def test_nvt_has_no_drift(tmp_path: Path) -> None:

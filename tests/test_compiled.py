@@ -32,6 +32,7 @@ from openmm_se3.export.build import (
 from openmm_se3.export.checks import random_positions
 from openmm_se3.export.engine import compile_engine
 from openmm_se3.force import SE3Potential
+from openmm_se3.graph import neighbour_pairs
 from openmm_se3.model.kernel import SphericalHarmonics
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.modelfile import load_model
@@ -172,6 +173,40 @@ def test_pairs_by_cells_are_those_of_the_neighbour_list() -> None:
         # Some atoms are on top of each other, with forces of 1e11 kJ/mol/nm.
         assert float(energy) == pytest.approx(float(expected[0]), rel=1e-9)
         assert torch.allclose(forces, expected[1], rtol=1e-6, atol=1e-3)
+
+
+@pytest.mark.parametrize("box", [None, "straight", "slanted"])
+def test_atoms_on_the_faces_of_the_cells(box: str | None) -> None:
+    """Three cells a side or more: the first and the last are no neighbors."""
+    generator = torch.Generator().manual_seed(6)
+    grid = torch.cartesian_prod(*[torch.arange(5)] * 3).double()
+    x = 0.5 * (grid + 0.2 * torch.rand(grid.shape, generator=generator).double())
+    cell = None
+    if box is None:
+        low, high = x.amin(0), x.amax(0)
+        x = torch.where(grid == 0, low, torch.where(grid == 4, high, x))
+    else:
+        # So little below a face that a place in the box is rounded up to 1.
+        x = torch.where(grid == 0, -1e-18, x)
+        cell = 2.5 * torch.eye(3, dtype=torch.float64)
+        if box == "slanted":
+            cell[1, 0], cell[2, 0], cell[2, 1] = 0.4, -0.7, 0.6
+            x = (x / 2.5) @ cell
+    settings = settings_of(len(x), "double", periodic=cell is not None)
+    network = settings.model.network(torch.float64)
+    edges = neighbour_pairs(
+        10.0 * x, network.config.cutoff, None if cell is None else 10.0 * cell
+    )
+    expected = network.energy_and_forces(
+        10.0 * x, torch.tensor(settings.species), *edges
+    )
+    module = build_module(settings)
+    energy, forces = module(x) if cell is None else module(x, cell)
+    assert float(energy) == pytest.approx(
+        EV_TO_KJ_PER_MOL * float(expected[0]), rel=1e-9
+    )
+    in_our_units = forces / EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM
+    assert torch.allclose(in_our_units, expected[1], rtol=0.0, atol=1e-9)
 
 
 def test_atoms_of_a_larger_system_and_other_orders() -> None:

@@ -123,7 +123,7 @@ def make_network(config: ModelConfig, dtype: torch.dtype) -> SE3Transformer:
     [
         (SMALL, torch.float64, 1e-6),
         (OTHER, torch.float64, 1e-6),
-        (WIDE, torch.float32, 1e-2),
+        (WIDE, torch.float32, 1.5e-3),
     ],
     ids=["small", "other", "wide"],
 )

@@ -31,6 +31,7 @@ from openmm_se3.graph import (
     fixed_pairs,
     inverse_of_triangle,
     neighbour_pairs,
+    plane_distances,
 )
 
 CUTOFF = SMALL["cutoff"]
@@ -80,6 +81,13 @@ def test_fixed_pairs_are_all_neighbours(cell: np.ndarray | None, wrapped: bool) 
     assert np.linalg.norm(rows[~near, 2:], axis=1) == pytest.approx(2.0 * CUTOFF)
     assert needed[0] == most and needed[1] <= 1.0
 
+    exact = Capacity(most, capacity.images)
+    *found, needed = fixed_pairs(positions, CUTOFF, box, exact)
+    rows = edges(positions, *found)
+    near = np.linalg.norm(rows[:, 2:], axis=1) < CUTOFF
+    np.testing.assert_allclose(rows[near], expected, atol=1e-9)
+    assert needed[0] == most
+
     few = Capacity(most - 1, capacity.images)
     *found, needed = fixed_pairs(positions, CUTOFF, box, few)
     lengths = np.linalg.norm(edges(positions, *found)[:, 2:], axis=1)
@@ -99,9 +107,25 @@ def test_a_box_that_shrinks_is_searched_until_it_is_said(cell: np.ndarray) -> No
     assert shares[0] < shares[1] <= 1.0 < shares[2]
 
 
-def test_inverse_of_lattice_vectors() -> None:
-    box = tensor(NARROW)
+@pytest.mark.parametrize("axis", range(3))
+def test_a_box_that_shrinks_along_one_axis_is_noticed(axis: int) -> None:
+    _, positions = water_cluster(8)
+    box = tensor(BOX)
+    capacity = Capacity.of(len(positions), CUTOFF, box, 10)
+    flat = box.clone()
+    flat[:, axis] *= 0.4
+    assert fixed_pairs(positions, CUTOFF, box, capacity)[3][1] <= 1.0
+    assert fixed_pairs(positions, CUTOFF, flat, capacity)[3][1] > 1.0
+
+
+@pytest.mark.parametrize("cell", [WIDE, BOX, NARROW], ids=["wide", "two", "one"])
+def test_inverse_and_planes_of_lattice_vectors(cell: np.ndarray) -> None:
+    box = tensor(cell)
     torch.testing.assert_close(inverse_of_triangle(box), torch.linalg.inv(box))
+    a, b, c = cell
+    areas = [np.linalg.norm(np.cross(*pair)) for pair in ((b, c), (c, a), (a, b))]
+    distances = plane_distances(inverse_of_triangle(box))
+    assert distances.tolist() == pytest.approx(abs(np.linalg.det(cell)) / areas)
 
 
 # ------------------------------------------------------------------------ the force

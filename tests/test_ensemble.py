@@ -168,6 +168,21 @@ def test_pressure_and_temperature_reach_openmm() -> None:
     assert context.getState(energy=True).getPotentialEnergy() == before
 
 
+def test_friction_and_steps_of_the_integrators() -> None:
+    """The equilibration is damped strongly, the production is not."""
+    # A part must not outlive the whole.
+    langevin = make_integrator(RunOptions(ensemble="nvt", dt_fs=0.25), 5)
+    both = [langevin.getIntegrator(i) for i in (0, 1)]
+    assert [one.getFriction() * unit.picosecond for one in both] == [10.0, 1.0]
+    assert [one.getStepSize() / unit.femtosecond for one in both] == [0.25, 0.25]
+    assert [one.getRandomNumberSeed() for one in both] == [5, 5]
+    nve = make_integrator(RunOptions(ensemble="nve"), 5)
+    assert isinstance(nve.getIntegrator(1), openmm.VerletIntegrator)
+    chain = make_integrator(RunOptions(ensemble="nvt", thermostat="nose-hoover"), 5)
+    frequency = chain.getIntegrator(1).getCollisionFrequency()
+    assert frequency * unit.picosecond == 25.0
+
+
 def test_what_belongs_to_another_ensemble_is_refused() -> None:
     npt = RunOptions(ensemble="npt", pressure_bar=7.0, temperature=310.0)
     system, topology = harmonic_water(8, EDGE)

@@ -370,10 +370,10 @@ def test_the_wall_is_zbl() -> None:
     )
     screened = sum(a * math.exp(-b * r / length) for a, b in terms)
     switch = (1.0 - (r / (0.8 * (0.66 + 0.31))) ** 4) ** 3
-    expected = 8.0 * 14.399645 / r * screened * switch
+    expected = 8.0 * 14.39964548 / r * screened * switch
     wall = ZBLWall(("H", "O")).double()
-    energy = pair_energy(wall, "OH", torch.tensor([r]).double())
-    assert energy.item() == pytest.approx(expected, rel=1e-7)
+    energy = pair_energy(wall, "OH", torch.tensor([r], dtype=torch.float64))
+    assert energy.item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_models_of_the_thesis_can_be_made() -> None:

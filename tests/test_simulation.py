@@ -38,6 +38,7 @@ from openmm_se3.simulation import (
 )
 from openmm_se3.simulation import folder as names
 from openmm_se3.simulation.contacts import closest_contact, molecules_of
+from openmm_se3.simulation.drift import block_error
 from openmm_se3.simulation.folder import RunFolder, was_cut_short
 from openmm_se3.simulation.minimum import BadMinimumError
 from openmm_se3.simulation.platforms import named_platform
@@ -135,12 +136,31 @@ def test_drift_of_an_exact_line_and_of_what_has_none() -> None:
     assert drift is not None
     assert drift.slope == pytest.approx(-0.3, abs=1e-12)
     assert drift.intercept == pytest.approx(5.0, abs=1e-10)
+    # The first samples are left out where blocks do not share them out evenly.
+    uneven = energy_drift(times[:987], 5.0 - 0.3 * times[:987])
+    assert uneven is not None
+    assert uneven.intercept == pytest.approx(5.0, abs=1e-10)
     # 0.3 kJ/mol/ps are 300 kJ/mol/ns; kT is 2.494 kJ/mol at 300 K.
     assert drift.per_kt(300.0, 6)[0] == pytest.approx(-300.0 / 2.49434 / 6, rel=1e-5)
     assert energy_drift(times[:39], times[:39]) is None
     assert energy_drift(times, np.full(1000, np.nan)) is None
     with pytest.raises(ValueError, match="1000 times but 3 energies"):
         energy_drift(times, [1.0, 2.0, 3.0])
+
+
+def test_errors_of_a_slope_and_of_a_mean_from_blocks() -> None:
+    """Residuals that alternate are not correlated: least squares has their error."""
+    means = np.resize([1.0, -1.0], 20) + 0.1 * np.arange(20)
+    values = np.repeat(means, 3) + np.resize([0.2, 0.0, -0.2], 60)
+    times = 0.5 * np.arange(60)
+    drift = energy_drift(times, values)
+    assert drift is not None
+    (slope, _), covariance = np.polyfit(times[1::3], means, 1, cov=True)
+    assert drift.slope == pytest.approx(slope, rel=1e-9)
+    assert drift.error == pytest.approx(np.sqrt(covariance[0, 0]), rel=1e-9)
+    error = means.std(ddof=1) / np.sqrt(20)
+    assert block_error(values) == pytest.approx(error, rel=1e-9)
+    assert block_error(values[:39]) is None
 
 
 # Physics of a run
@@ -337,9 +357,15 @@ def test_guard_stops_an_explosion_from_a_long_step(tmp_path: Path) -> None:
 
 
 def guarded_state(
-    positions: np.ndarray, guard: GuardReporter, **forces: float
+    positions: np.ndarray,
+    guard: GuardReporter,
+    velocities: np.ndarray | None = None,
+    **forces: float,
 ) -> openmm.State:
-    """Return what the guard is shown of two molecules, pulled by ``forces``."""
+    """Return what the guard is shown of two molecules, pulled by ``forces``.
+
+    Positions are in A, velocities in nm/ps.
+    """
     system, _ = harmonic_water(2)
     pull = openmm.CustomExternalForce("-pull*x + shift")
     pull.addGlobalParameter("pull", forces.get("pull", 0.0))
@@ -349,6 +375,8 @@ def guarded_state(
     platform = openmm.Platform.getPlatformByName("Reference")
     context = openmm.Context(system, openmm.VerletIntegrator(0.0005), platform)
     context.setPositions(0.1 * positions)
+    if velocities is not None:
+        context.setVelocities(velocities)
     return context.getState(positions=True, velocities=True, forces=True, energy=True)
 
 
@@ -414,6 +442,51 @@ def test_guard_names_a_jump_of_the_energy() -> None:
     reason = stopped_by(guard, guarded_state(start, guard, shift=-1.1 * limit), 16)
     assert "the total energy jumped by -1.72 eV, the limit is 1.56 eV" in reason
     assert "is on " in reason
+
+
+def test_guard_lets_the_energy_drift() -> None:
+    """A jump is from one check to the next, not from the first."""
+    start = water_start(2, 1)
+    guard = make_guard(start)
+    for check in range(4):
+        guard.report(
+            SimpleNamespace(currentStep=4 * (check + 1)),  # type: ignore[arg-type]
+            guarded_state(start, guard, shift=check * 0.9 * 96.4853 * guard.max_jump),
+        )
+
+
+def test_guard_names_a_bond_that_is_too_short() -> None:
+    start = water_start(2, 1)
+    reference = start.copy()
+    reference[4] += 0.6 * (start[4] - start[3]) / np.linalg.norm(start[4] - start[3])
+    guard = make_guard(reference)
+    reason = stopped_by(guard, guarded_state(start, guard), 6)
+    assert "the bond of O of HOH 2 (atom 3, O) and H1 of HOH 2 (atom 4, H)" in reason
+    assert "-0.60 Å from its reference" in reason
+
+
+def test_guard_measures_the_temperature_of_all_atoms() -> None:
+    start = water_start(2, 1)
+    guard = make_guard(start)
+    assert guard.max_temperature == 10_000.0
+    masses = np.tile(MASSES, 2)[:, None]
+    thermal = np.sqrt(0.00831446 / masses) * np.ones((6, 3))  # nm/ps, at 1 K
+    just_below = guarded_state(start, guard, np.sqrt(9_900.0) * thermal)
+    guard.report(SimpleNamespace(currentStep=4), just_below)  # type: ignore[arg-type]
+    thermal[2] *= 1.01
+    above = guarded_state(start, guard, np.sqrt(10_100.0) * thermal)
+    reason = stopped_by(guard, above, 6)
+    assert "above the limit of 10000 K" in reason
+    assert "H2 of HOH 1 (atom 2, H) has most of the kinetic energy" in reason
+
+
+def test_guard_names_an_atom_whose_velocity_is_no_number() -> None:
+    start = water_start(2, 1)
+    guard = make_guard(start)
+    velocities = np.zeros((6, 3))
+    velocities[4, 1] = np.nan
+    reason = stopped_by(guard, guarded_state(start, guard, velocities), 6)
+    assert "the velocity of H1 of HOH 2 (atom 4, H) is not a finite number" in reason
 
 
 def test_guard_takes_a_bond_across_the_box_for_what_it_is() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from openmm_se3.reference.sources import (
     read_sources,
     with_splits,
 )
-from openmm_se3.reference.splits import SplitConfig, make_splits
+from openmm_se3.reference.splits import SplitConfig, group_numbers, make_splits
 from openmm_se3.single_point import evaluate
 from openmm_se3.training.evaluation import evaluate_model
 from openmm_se3.training.prepare import frames_without_forces
@@ -223,6 +223,34 @@ def test_deepmd_with_groups(frames: list[Frame], tmp_path: Path) -> None:
     np.save(tmp_path / "groups.npy", np.arange(3))
     with pytest.raises(ValueError, match=r"shape \(3,\), but there are"):
         read_source(Source(str(folder), groups=groups))
+
+
+# Rows are lattice vectors, A; no other order or unit gives these numbers.
+SLANTED = np.array([[9.0, 0.0, 0.0], [1.5, 8.0, 0.0], [-2.0, 0.7, 7.0]])
+
+
+def test_slanted_boxes_of_extended_xyz_in_bohr(
+    frames: list[Frame], tmp_path: Path
+) -> None:
+    f = by_size(frames)[3][0]
+    bohr = f.positions / BOHR_TO_ANGSTROM
+    atoms = Atoms(f.numbers, bohr, cell=SLANTED / BOHR_TO_ANGSTROM, pbc=True)
+    forces = f.forces * BOHR_TO_ANGSTROM
+    atoms.calc = SinglePointCalculator(atoms, energy=f.energy, forces=forces)
+    write(tmp_path / "a.extxyz", atoms, format="extxyz")
+    source = Source(str(tmp_path / "a.extxyz"), length_unit="bohr")
+    read = read_source(source).frames
+    assert_same(read, [f], 1e-6)
+    np.testing.assert_allclose(read[0].box, SLANTED, atol=1e-6)
+
+
+def test_slanted_boxes_of_deepmd(frames: list[Frame], tmp_path: Path) -> None:
+    folder = write_deepmd(tmp_path / "water", by_size(frames)[3][:2])
+    boxes = np.array([SLANTED.ravel(), 2.0 * SLANTED.ravel()])
+    np.save(folder / "set.000" / "box.npy", boxes)
+    read = read_source(Source(str(folder))).frames
+    np.testing.assert_array_equal(read[0].box, SLANTED)
+    np.testing.assert_array_equal(read[1].box, 2.0 * SLANTED)
 
 
 def test_large_files_are_read_by_frame(
@@ -463,6 +491,11 @@ def test_positions_that_are_not_finite_are_named(
     bad = dataclasses.replace(broken, positions=positions, trajectory="run-7")
     with pytest.raises(ValueError, match="run-7, a position is (nan|inf)"):
         findings(Frames.of([*frames[:3], bad, *frames[4:]]))
+    box = 20.0 * np.eye(3)
+    box[2, 1] = value
+    bad = dataclasses.replace(broken, box=box, trajectory="run-8")
+    with pytest.raises(ValueError, match="run-8 has box with NaN or infinity"):
+        findings(Frames.of([*frames[:3], bad, *frames[4:]]))
 
 
 def test_energies_that_do_not_go_with_the_isolated_atoms(dataset: Dataset) -> None:
@@ -502,6 +535,25 @@ def test_least_squares_finds_the_energies_of_atoms() -> None:
     assert fitted.energies == pytest.approx(exact) and not fitted.warning
 
 
+def test_every_frame_counts_alike_in_the_fit() -> None:
+    """Where no self-energies explain all energies, frames decide, not formulas."""
+    rng = np.random.default_rng(2)
+    counts = {(1, 1): 9, (1, 8): 4, (1, 1, 8): 1, (8, 8): 2}
+    rows, energies = [], []
+    for numbers, n_frames in counts.items():
+        for _ in range(n_frames):
+            rows.append([numbers.count(1), numbers.count(8)])
+            energies.append(rng.normal(scale=3.0) - 10.0 * sum(numbers))
+    expected = np.linalg.lstsq(np.array(rows, float), np.array(energies))[0]
+    frames = [
+        dataclasses.replace(numbered("t", numbers), energy=energies.pop(0))
+        for numbers, n_frames in counts.items()
+        for _ in range(n_frames)
+    ]
+    fitted = least_squares(Frames.of(frames))
+    assert [fitted.energies[1], fitted.energies[8]] == pytest.approx(expected.tolist())
+
+
 def test_pure_water_gives_the_smallest_energies_and_a_warning(
     dataset: Dataset,
 ) -> None:
@@ -517,6 +569,28 @@ def test_pure_water_gives_the_smallest_energies_and_a_warning(
     assert given.energies == {1: -13.0, 8: -2000.0}
     with pytest.raises(ValueError, match=r"lacks \['O'\]"):
         self_energies(dataset, {"H": -13.0})
+
+
+def test_self_energies_are_fitted_to_training_frames_alone(dataset: Dataset) -> None:
+    """What is tested must not have been fitted to, however wrong it is."""
+    exact = {1: -13.6, 8: -2042.0}
+    energies = {"train": 0.0, "validation": 50.0, "test": -90.0}
+    frames = [
+        Frame(
+            np.array(numbers),
+            np.random.default_rng(0).normal(size=(len(numbers), 3)),
+            sum(exact[z] for z in numbers) + energies[split],
+            None,
+            split=split,
+        )
+        for numbers in ([1, 1, 8], [1, 8], [8, 8])
+        for split in energies
+    ]
+    data = dataclasses.replace(dataset, frames=Frames.of(frames), self_energies={})
+    for choice in ("auto", "least-squares"):
+        fitted = self_energies(data, choice)
+        assert fitted.energies == pytest.approx(exact)
+        assert fitted.origin == "least squares"
 
 
 # Splits.
@@ -540,6 +614,32 @@ def test_splits_keep_groups_whole_and_follow_the_seed(dataset: Dataset) -> None:
         join([frames[::2], frames[1::2]]), np.r_[split[::2], split[1::2]]
     )
     assert (moved.column("split") == np.r_[split[::2], split[1::2]]).all()
+
+
+def numbered(trajectory: str, numbers: Sequence[int] = (8, 1, 1)) -> Frame:
+    """Return a frame of which nothing matters but its composition and trajectory."""
+    x = np.zeros((len(numbers), 3))
+    return Frame(np.array(numbers), x, 0.0, x, trajectory=trajectory)
+
+
+def test_a_group_larger_than_a_split_trains() -> None:
+    """Half of all frames are one trajectory; validation and test get the others."""
+    large = [numbered("large")] * 50
+    small = [numbered(f"t{index // 2}") for index in range(50)]
+    for seed in range(10):
+        config = SplitConfig(by="trajectory", seed=seed)
+        split = make_splits(Frames.of(large + small), config)
+        assert set(split[:50]) == {SPLITS.index("train")}
+        assert np.bincount(split, minlength=3).tolist() == [80, 10, 10]
+
+
+def test_what_is_one_group() -> None:
+    """A trajectory is one of its file; a molecule is the same in all files."""
+    frames = [numbered("t0"), numbered("t1"), numbered("t0", (1, 1, 8))]
+    files = join(Frames.of(frames, source) for source in ("a.xyz", "b.xyz"))
+    assert group_numbers(files, "trajectory").tolist() == [0, 1, 0, 2, 3, 2]
+    files = join([files, Frames.of([numbered("t0", (8, 8))], "c.xyz")])
+    assert group_numbers(files, "molecule").tolist() == [0, 0, 0, 0, 0, 0, 1]
 
 
 def write_two_files(folder: Path) -> tuple[Source, Source]:

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 import yaml
 from click.testing import CliRunner
@@ -36,6 +37,8 @@ from openmm_se3 import plot_style
 from openmm_se3.cli import main
 from openmm_se3.config import ModelConfig, from_dict, to_dict
 from openmm_se3.export import export_model
+from openmm_se3.export.write import model_of_checkpoint
+from openmm_se3.graph import neighbour_pairs
 from openmm_se3.lock import LockedError, run_lock
 from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import Frame, Frames
@@ -269,6 +272,23 @@ def test_loss_is_equation_3_2(both, per, divisors, delta):
     assert terms.total.item() == pytest.approx(expected, rel=1e-12)
 
 
+def test_missing_labels_are_left_out_of_the_means():
+    """Of one frame the energy is not known, of another frame's atom the force."""
+    energies, forces = torch.tensor([1.0, 2.0, 4.0]), torch.ones(5, 3)
+    known_energies = torch.tensor([math.nan, 1.0, 1.0])
+    known_forces = torch.zeros(5, 3)
+    known_forces[2] = math.nan
+    terms = loss_terms(
+        *(energies, forces, known_energies, known_forces, torch.ones(3)),
+        molecule=torch.tensor([0, 0, 1, 2, 2]),
+        config=TrainingConfig(energy_weight=1.0, energy_per="frame", huber_delta=None),
+    )
+    assert terms.energy.item() == pytest.approx((1.0 + 9.0) / 2)
+    assert terms.forces.item() == pytest.approx(4 * 3.0 / 4)
+    counts = label_counts(known_energies, known_forces)
+    assert counts.tolist() == [2, 4]
+
+
 def test_huber_has_a_gradient_for_perfect_forces():
     forces = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
     zero = torch.zeros(1, dtype=torch.float64)
@@ -293,6 +313,38 @@ def test_weights_fall_with_the_energy_above_the_lowest_frame():
     ]
     np.testing.assert_allclose(frame_weights(Frames.of(frames), 0.2), [1.0, 0.5, 0.1])
     np.testing.assert_allclose(frame_weights(Frames.of(frames), None), 1.0)
+    # Each composition has its own lowest frame, in whatever order its atoms are.
+    dimer = analytic_frames()[12]
+    order = np.array([1, 0, 2, 3, 4, 5])
+    others = [
+        dataclasses.replace(dimer, energy=-4072.0 + 6 * 0.2),
+        dataclasses.replace(
+            dimer,
+            numbers=dimer.numbers[order],
+            positions=dimer.positions[order],
+            energy=-4072.0,
+        ),
+    ]
+    weights = frame_weights(Frames.of(frames + others), 0.2)
+    np.testing.assert_allclose(weights, [1.0, 0.5, 0.1, 0.5, 1.0])
+
+
+def test_graphs_of_boxes_have_all_their_images():
+    """Slanted, and narrower than the cutoff; energies are against isolated atoms."""
+    cell = np.array([[3.3, 0.0, 0.0], [1.0, 3.5, 0.0], [-1.2, 0.4, 3.1]])
+    frame = dataclasses.replace(analytic_frames()[0], box=cell)
+    graphs = make_graphs([frame, dataclasses.replace(frame, box=3.0 * cell)])
+    expected = frame.energy - (2 * SELF_ENERGIES[1] + SELF_ENERGIES[8])
+    assert graphs.energies.tolist() == pytest.approx([expected] * 2)
+    torch.manual_seed(0)
+    network = training_run.SE3Transformer(TINY).eval()
+    x, species = torch.tensor(frame.positions), torch.tensor([1, 0, 0])
+    for index, size in enumerate((1.0, 3.0)):
+        found = network.energy_and_forces(**vars(graph_tensors(graphs[index][0])))
+        edges = neighbour_pairs(x, TINY.cutoff, torch.tensor(size * cell))
+        wanted = network.energy_and_forces(x, species, *edges)
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
 def test_batch_of_graphs_equals_single_graphs():
@@ -563,6 +615,76 @@ def test_stopped_and_resumed_run_equals_one_without_a_stop(
     assert_same_run(finished, tmp_path)
 
 
+def test_moving_average_of_the_weights(config):
+    """Over the last ten steps at first, with the decay that is set later on.
+
+    Steps that were skipped have not been averaged, and do not count.
+    """
+    graphs = make_graphs(analytic_frames()[:4])
+    network = training_run.SE3Transformer(TINY)
+    settings = changed(config, average_decay=0.25, steps=8).training
+    order = BatchOrder(np.ones(4), 2, 0)
+    module = TrainingModule(network, settings, order, graphs, graphs)
+    module.step = module.skipped = 2
+    weights = {name: [p.detach().clone()] for name, p in network.named_parameters()}
+    real_update = TrainingModule._update_average
+
+    def update(self):
+        for name, parameter in network.named_parameters():
+            weights[name].append(parameter.detach().clone())
+        real_update(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingModule, "_update_average", update)
+        training_run.fit(module, [], None)
+    decays = [1 / 10, 2 / 11, 3 / 12, 0.25, 0.25, 0.25]
+    for name, average in module.average.named_parameters():
+        start, *steps = weights[name]
+        expected = start
+        for decay, value in zip(decays, steps, strict=True):
+            expected = decay * expected + (1.0 - decay) * value
+        torch.testing.assert_close(average, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_averaged_weights_are_validated_and_exported(config, finished):
+    best = load_checkpoint(finished / BEST)
+    dataset = read_data(config.data, Console(quiet=True))
+    graphs = make_module(config, dataset).validation_graphs
+    errors = {}
+    for key in ("average", "network"):
+        network = training_run.SE3Transformer(TINY)
+        network.load_state_dict(best[key])
+        errors[key] = evaluate(network.eval(), graphs)["all"]["force_mae"]
+    assert errors["average"] != pytest.approx(errors["network"], rel=1e-4)
+    found = best["history"][-1]["force_mae"]
+    assert found == pytest.approx(errors["average"], rel=1e-9)
+    exported = model_of_checkpoint(best, "springs", "MIT").network(torch.float64)
+    for name, value in exported.state_dict().items():
+        torch.testing.assert_close(value, best["average"][name], rtol=1e-6, atol=1e-7)
+
+
+def test_a_restored_module_has_the_whole_state(config):
+    """Also what these short runs do not depend on, such as the mean gradient norm."""
+    graphs = make_graphs(analytic_frames()[:4])
+    settings = changed(config, clip_ratio=2.0, steps=5, validate_every=2).training
+    order = BatchOrder(np.ones(4), 2, 0)
+    modules = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        network = training_run.SE3Transformer(TINY)
+        modules.append(TrainingModule(network, settings, order, graphs, graphs))
+    trained, restored = modules
+    training_run.fit(trained, [], None)
+    trained.running += 1.0
+    trained.skipped, trained.skipped_in_a_row = 3, 2
+    restored.restore(trained.state())
+    states = trained.state(), restored.state()
+    for state in states:
+        assert state.pop("seconds") > 0.0
+    assert states[0]["log_norm"] is not None and states[0]["step"] == 5
+    torch.testing.assert_close(states[1], states[0], rtol=0.0, atol=0.0)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_says_how_to_go_on(config, tmp_path, monkeypatch, no_figures, number):
     path = tmp_path / "train.yaml"
@@ -648,6 +770,42 @@ def test_predictions_that_are_not_finite_do_not_vanish_from_the_errors(wrong):
     for key in ("energy_mae", "force_mae", "force_rmse"):
         assert not math.isfinite(errors[key]), key
     assert validations_since_best([wrong, 2.0, 1.0, 3.0]) == 1
+
+
+def test_errors_by_their_definitions():
+    """Energies by frame and by atom, forces by component, groups by their atoms."""
+    rng = np.random.default_rng(5)
+    frames = [analytic_frame(n, rng, "test", n) for n in (1, 3, 2)]
+    graphs = make_graphs(frames)
+    energy_errors = np.array([0.3, -1.2, 0.6])
+    labels = reference_forces(graphs)
+    force_errors = rng.normal(scale=0.1, size=labels.shape)
+    force_errors[4] *= 20.0  # in the second frame
+    predictions = Predictions(
+        graphs.energies.numpy() + energy_errors, labels + force_errors
+    )
+    table = error_table(graphs, predictions, frame_groups(graphs.frames))
+    kcal, sizes = 23.060548, np.array([3, 9, 6])
+    by_frame = [np.abs(e).mean() for e in np.split(force_errors, [3, 12])]
+    expected = {
+        "frames": 3,
+        "energy_mae": kcal * (0.3 + 1.2 + 0.6) / 3,
+        # The mean over frames of |error| / atoms, not the ratio of means.
+        "energy_mae_per_atom": kcal * (np.abs(energy_errors) / sizes).mean(),
+        "energy_mae_centred": kcal * np.abs(energy_errors + 0.1).mean(),
+        "energy_rmse": kcal * np.sqrt(np.square(energy_errors).mean()),
+        "force_mae": kcal * np.abs(force_errors).mean(),
+        "force_rmse": kcal * np.sqrt(np.square(force_errors).mean()),
+        "force_mae_worst": kcal * by_frame[1],
+    }
+    assert max(by_frame) == by_frame[1]
+    assert table["all"] == pytest.approx(expected, rel=1e-6)
+    oxygen = np.tile([True, False, False], 6)
+    assert table["element O"]["force_mae"] == pytest.approx(
+        kcal * np.abs(force_errors[oxygen]).mean(), rel=1e-6
+    )
+    assert "energy_mae" not in table["element O"]  # no frame is oxygen alone
+    assert table["H4O2 md 300 K"]["energy_mae"] == pytest.approx(kcal * 0.6, rel=1e-6)
 
 
 def test_folder_with_a_run_is_not_overwritten(config, finished, no_figures):
@@ -762,6 +920,26 @@ def test_early_stopping(config):
     assert module.finished and module.step == 2
 
 
+def test_best_weights_are_those_of_the_best_validation(config, finished, tmp_path):
+    """Not of the last one, and not of one that is as good."""
+    checkpoint = load_checkpoint(finished / LAST)
+    graphs = make_graphs(analytic_frames()[:2])
+    network = training_run.SE3Transformer(TINY)
+    order = BatchOrder(np.ones(2), 2, 0)
+    module = TrainingModule(network, config.training, order, graphs, graphs)
+    module.restore(checkpoint)
+    sitting = Sitting(tmp_path, {}, Signals(), 60.0, None, None, 0.0)
+    row, best = module.history[-1], []
+    module.history = []
+    for step, loss in enumerate([3.0, 1.0, 2.0, 1.0, math.nan, 0.5]):
+        module.step = step
+        module.history.append({**row, "validation_loss": loss})
+        sitting.on_validation_end(None, module)
+        best.append(load_checkpoint(tmp_path / BEST)["step"])
+        assert load_checkpoint(tmp_path / LAST)["step"] == step
+    assert best == [0, 1, 1, 1, 1, 5]
+
+
 def test_direct_forces_train_the_force_head(config):
     graphs = make_graphs(analytic_frames()[:4])
     network = training_run.SE3Transformer(
@@ -818,6 +996,12 @@ def test_errors_of_direct_forces_and_of_their_estimate():
     assert perfect["estimate_correlation"] == pytest.approx(1.0)
     noise = errors(wrong, wrong + rng.normal(scale=0.1, size=labels.shape))
     assert abs(noise["estimate_correlation"]) < 0.6
+    # Spearman's rank correlation, of a head that knows the errors in part.
+    direct = labels + 0.5 * (wrong - labels) + rng.normal(scale=0.03, size=labels.shape)
+    lengths = [np.linalg.norm(x, axis=1) for x in (direct - wrong, wrong - labels)]
+    expected = scipy.stats.spearmanr(*lengths).statistic
+    assert 0.3 < expected < 0.99
+    assert errors(wrong, direct)["estimate_correlation"] == pytest.approx(expected)
     shifted = errors(labels, labels + 0.2)
     assert shifted["direct_force_mae"] == pytest.approx(0.2 * kcal, rel=1e-6)
     assert shifted["direct_force_rmse"] == pytest.approx(0.2 * kcal, rel=1e-6)

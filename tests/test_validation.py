@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -17,6 +18,7 @@ from openmm import app
 from random_model import SELF_ENERGIES, WATER, random_network, write_random_weights
 from rich.console import Console
 
+from openmm_se3 import integrators
 from openmm_se3.cli import main
 from openmm_se3.compiled.library import ENGINE_VARIABLE, CompileError
 from openmm_se3.config import ModelConfig
@@ -286,6 +288,60 @@ def test_symmetry_checks_see_what_depends_on_the_numbering(
     assert error > symmetry.FORCE_LIMIT["double"]
 
 
+def test_the_battery_numbers_atoms_differently(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The order that is given to the check is another one, and the check is judged."""
+    orders = []
+    real = symmetry.permutation_errors
+
+    def errors(*arguments: Any) -> tuple[float, float]:
+        orders.append(arguments[2])
+        real(*arguments)
+        return 0.0, 1.0
+
+    monkeypatch.setattr(symmetry, "permutation_errors", errors)
+    structure = cluster()
+    found = symmetry.symmetry_checks(
+        {"double": random_network()}, structure, np.random.default_rng(0)
+    )
+    assert failed(found) == ["permutation: forces, double: 1.0"]
+    n_atoms = len(structure.numbers)
+    assert sorted(orders[0]) == list(range(n_atoms))
+    moved = structure.numbers[orders[0]] != structure.numbers
+    assert moved.any(), "nothing was permuted"
+
+
+def test_a_numbering_that_matters_fails_the_battery(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def first_atom_is_special(
+        network: SE3Transformer, structure: Structure
+    ) -> tuple[float, np.ndarray]:
+        energy, forces = evaluate(network, structure)
+        forces[0] *= 1.0 + 1e-5
+        return energy, forces
+
+    monkeypatch.setattr(symmetry, "evaluate", first_atom_is_special)
+    found = symmetry.symmetry_checks(
+        {"double": random_network()}, cluster(), np.random.default_rng(0)
+    )
+    assert "permutation: forces, double" in " ".join(failed(found))
+
+
+def test_reflections_are_tried_where_the_model_claims_them() -> None:
+    """Rotations alone do not tell a network that knows left from right."""
+    network = random_network(seed=1, mirror=False)
+    for claimed in (False, True):
+        network.config = dataclasses.replace(network.config, mirror=claimed)
+        found = symmetry.symmetry_checks(
+            {"double": network}, cluster(), np.random.default_rng(0)
+        )
+        wrong = " ".join(failed(found))
+        for name in ("attention.1", "energy", "forces"):
+            assert (f"equivariance: {name}, double" in wrong) is claimed
+
+
 def test_energy_checks_pass(networks: dict[str, SE3Transformer]) -> None:
     found = energies.energy_checks(networks, cluster(), MOLECULE)
     assert not failed(found)
@@ -297,6 +353,35 @@ def test_wrong_forces_are_seen(networks: dict[str, SE3Transformer]) -> None:
     wrong = WrongForces(networks["double"])
     check = energies.gradient_check(wrong, cluster())  # type: ignore[arg-type]
     assert check.status == "fail"
+
+
+@pytest.mark.parametrize("number", numbers_of(ELEMENTS))
+def test_an_isolated_atom_of_any_element_is_looked_at(
+    number: int, networks: dict[str, SE3Transformer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_energy(
+        network: SE3Transformer, structure: Structure
+    ) -> tuple[float, np.ndarray]:
+        energy, forces = evaluate(network, structure)
+        return energy + 1e-3 * (structure.numbers.tolist() == [number]), forces
+
+    monkeypatch.setattr(energies, "evaluate", with_energy)
+    found = energies.isolated_atom_checks({"double": networks["double"]})
+    assert [check.name for check in found if check.status == "fail"] == ["H, O, double"]
+
+
+def test_forces_that_depend_on_a_far_copy_are_seen(
+    networks: dict[str, SE3Transformer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_many(
+        network: SE3Transformer, structure: Structure
+    ) -> tuple[float, np.ndarray]:
+        energy, forces = evaluate(network, structure)
+        return energy, forces * (1.0 + 1e-4 * (len(forces) > 3))
+
+    assert energies.additivity_check(networks["double"], MOLECULE).status == "pass"
+    monkeypatch.setattr(energies, "evaluate", of_many)
+    assert energies.additivity_check(networks["double"], MOLECULE).status == "fail"
 
 
 def test_direct_forces_are_reported_but_not_judged_as_a_gradient() -> None:
@@ -332,6 +417,30 @@ def test_verlet_checks_on_an_analytic_force() -> None:
     assert not failed(found)
     assert len(found) == 6
     assert found[0].measured == 500  # an almost harmonic molecule is not chaotic
+
+
+@pytest.mark.parametrize("wrong", ["OpenMM", "NumPy"])
+def test_a_wrong_integrator_is_seen(
+    wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of the two it is: no comparison is one with itself."""
+    if wrong == "OpenMM":
+        right = openmm.VerletIntegrator
+        monkeypatch.setattr(
+            openmm, "VerletIntegrator", lambda step: right((1.0 + 1e-5) * step)
+        )
+    else:
+        step = integrators.verlet_step
+        monkeypatch.setattr(
+            integrators,
+            "verlet_step",
+            lambda x, before, a, dt: step(x, before + 1e-6 * (x - before), a, dt),
+        )
+    potential: Any = AnalyticPotential()
+    found = verlet_checks(potential, MOLECULE, 100, np.random.default_rng(0))
+    wrong_checks = [check.name for check in found if check.status == "fail"]
+    assert "NumPy against OpenMM" in wrong_checks
+    assert f"{wrong} returns to its start" in wrong_checks
 
 
 def test_verlet_checks_on_the_shipped_model(model_folder: Path) -> None:
