@@ -28,6 +28,8 @@ sys.path[:0] = [str(FOLDER), str(FOLDER.parent), str(FOLDER.parent / "accuracy")
 import comparison  # noqa: E402
 import contenders  # noqa: E402
 import gpu  # noqa: E402
+import job  # noqa: E402
+import peers  # noqa: E402
 import sizes  # noqa: E402
 import turns  # noqa: E402
 import worker as speed_worker  # noqa: E402
@@ -187,8 +189,8 @@ def test_a_worker_says_that_there_is_too_little_memory(
     monkeypatch.setitem(contenders.CONTENDERS, "full", too_large)
     said: list[dict[str, Any]] = []
     monkeypatch.setattr(speed_worker, "answers_on_stdout", lambda: said.append)
-    job = contenders.Job("full", 3, 1, 0.0, "water", "")
-    monkeypatch.setattr(sys, "argv", ["worker", json.dumps(dataclasses.asdict(job))])
+    what = job.Job("full", 3, 1, 0.0, "water", "")
+    monkeypatch.setattr(sys, "argv", ["worker", json.dumps(dataclasses.asdict(what))])
     speed_worker.main()
     assert said == [{"over": "over the memory there is"}]
 
@@ -209,7 +211,7 @@ def test_what_is_measured_is_kept(
     started: list[str] = []
     codes = {"mace": "raise SystemExit('broken')"}
 
-    def start(job: contenders.Job, *_: object) -> Any:
+    def start(job: job.Job, *_: object) -> Any:
         started.append(f"{job.contender} {job.atoms} {job.threads}")
         return worker(tmp_path, codes.get(job.contender, SERVE))
 
@@ -241,7 +243,7 @@ def test_one_that_went_over_a_limit_is_not_tried_at_larger_sizes(
 ) -> None:
     started: list[tuple[str, int]] = []
 
-    def start(job: contenders.Job, *_: object) -> Any:
+    def start(job: job.Job, *_: object) -> Any:
         started.append((job.contender, job.atoms))
         little = worker_process.Limits(seconds=60.0, gigabytes=1e-6)
         slow = job.contender == "mace" and job.atoms == 6
@@ -273,8 +275,8 @@ def test_water_is_the_same_in_every_process() -> None:
 
 
 def test_our_contender_makes_steps(smallest_model: Path) -> None:
-    job = contenders.Job("torchscript", 3, 1, 0.0, str(smallest_model), "")
-    step, facts = contenders.CONTENDERS["torchscript"].make(*sizes.water(3), job)
+    what = job.Job("torchscript", 3, 1, 0.0, str(smallest_model), "")
+    step, facts = contenders.CONTENDERS["torchscript"].make(*sizes.water(3), what)
     step(2)
     assert facts["platform"] == "Reference"
     assert "1 layers, 2 channels, 1 heads, degrees 0 to 0, 4 A" in facts["network"]
@@ -288,7 +290,7 @@ def test_units_of_the_network_in_a_python_force() -> None:
         return 0.5 * positions.square().sum()[None], -positions
 
     network = type("", (), {"energy_and_forces": staticmethod(spring)})()
-    call: Callable[..., Any] = contenders.NvidiaForce(
+    call: Callable[..., Any] = peers.NvidiaForce(
         network, np.array([8, 1, 1]), 5.0, periodic=False
     )
     system = openmm.System()

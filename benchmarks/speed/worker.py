@@ -18,7 +18,8 @@ sys.path += [str(HERE.parent), str(HERE.parent / "accuracy")]
 
 import torch  # noqa: E402
 from answers import answers_on_stdout  # noqa: E402
-from contenders import CONTENDERS, Job  # noqa: E402
+from contenders import CONTENDERS  # noqa: E402
+from job import Job  # noqa: E402
 from sizes import water  # noqa: E402
 
 from openmm_se3.benchmark.memory import peak_memory  # noqa: E402
