@@ -86,7 +86,7 @@ def make_environment(name: str, folder: Path) -> Path:
     # Looked at after the environment's own packages.  The parent may be one that looks
     # into another environment itself.
     link = Path(_site_packages(python)) / "parent.pth"
-    parents = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
+    parents = [path for path in sys.path if path.endswith("-packages")]
     link.write_text("\n".join([*parents, ""]))
     install = [python, "-m", "pip", "install", "--quiet", *REQUIREMENTS[name]]
     subprocess.run(install, check=True)

@@ -36,9 +36,7 @@ class Job:
     source: str
 
 
-def through_openmm(
-    system: openmm.System, positions: np.ndarray, network: str
-) -> Made:
+def through_openmm(system: openmm.System, positions: np.ndarray, network: str) -> Made:
     """Return a step of a System in a Context of OpenMM.
 
     Args:

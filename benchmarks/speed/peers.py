@@ -103,8 +103,8 @@ def symmetrix(topology: app.Topology, positions: np.ndarray, job: Job) -> Made:
         subprocess.run(command, check=True, stdout=sys.stderr)
         calculator = Symmetrix(str(weights), dtype="float32", execution_profile="speed")
     shape = (
-        f"{MACE_SHAPE}; symmetrix-xl {version('symmetrix-xl')}, its ASE calculator in a "
-        "PythonForce"
+        f"{MACE_SHAPE}; symmetrix-xl {version('symmetrix-xl')}, its ASE calculator in "
+        "a PythonForce"
     )
     return through_openmm(ase_system(topology, calculator), positions, shape)
 

@@ -38,7 +38,7 @@ def main() -> None:
     except MemoryError:
         answer({"over": "over the memory there is"})
         return
-    steps = warm_up(step, job.seconds)
+    steps = warm_up(step, job.seconds, contender.first_steps)
     answer({**facts, "steps": steps})
     for _ in sys.stdin:
         measured = timed(step, steps)

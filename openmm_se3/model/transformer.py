@@ -82,7 +82,8 @@ class SE3Transformer(nn.Module):
 
         degrees = feature_degrees(config)
         channels = [embedding.embedding_dim] + [config.channels] * (config.layers - 1)
-        attention, nonlinearities = [], []
+        attention: list[nn.Module] = []
+        nonlinearities: list[nn.Module] = []
         nonlinearity = Gate if config.nonlinearity == "gate" else NormNonlinearity
         linear = config.readout == "linear"
         for k_max, l_max, n in zip(degrees[:-1], degrees[1:], channels, strict=True):

@@ -118,7 +118,7 @@ def label_counts(
 def atoms_with_forces(
     reference_forces: Tensor, molecule: Tensor, n_molecules: int
 ) -> Tensor:
-    """Return the number of atoms of each molecule whose force is known [n_molecules]."""
+    """Return how many atoms of each molecule have a known force [n_molecules]."""
     known = (~reference_forces.isnan().any(-1)).long()
     return known.new_zeros(n_molecules).index_add(0, molecule, known)
 

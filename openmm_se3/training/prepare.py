@@ -19,7 +19,7 @@ from openmm_se3.reference.self_energies import SelfEnergies, self_energies
 from openmm_se3.reference.sources import read_sources, with_splits
 from openmm_se3.reference.splits import SplitConfig, make_splits
 from openmm_se3.training.data import FrameGraphs, frame_weights, lowest_energies
-from openmm_se3.training.settings import DataConfig, RunConfig
+from openmm_se3.training.settings import DataConfig, RunConfig, TrainingConfig
 
 
 def read_data(config: DataConfig, console: Console) -> Dataset:
@@ -121,7 +121,8 @@ def normalized(
     rng = np.random.default_rng(config.seed)
     drawn = rng.permutation(len(frames))[: config.evaluated_frames]
     forces = [frames[int(i)].forces for i in np.sort(drawn)]
-    components = np.concatenate([f.ravel() for f in forces if f is not None] or [[]])
+    known = [f.ravel() for f in forces if f is not None]
+    components = np.concatenate(known) if known else np.zeros(0)
     components = components[np.isfinite(components)]
     weights = {}
     for name, labels in (("energy", energies), ("force", components)):

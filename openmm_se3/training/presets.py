@@ -5,11 +5,11 @@ gives itself goes before the preset's.
 
 The thesis (Hedelius 2021, chapters 2 and 3) gives three layers of eight heads with two
 or four channels a head, orders up to 2 or 3, kernels with a radial function for each
-pair of channels, a plain softmax over neighbors (2.5), the norm nonlinearity (2.9), ReLU
-as the only activation, one-hot species, and type-0 and type-1 outputs of the last layer
-as energies and forces.  Trained were labels without self-energies, normalized, with an
-energy weight of 1, by Adam at a constant rate of 1e-3 (Table 3.2, Fig. 3.5: 341,000
-steps), with clipped gradients and batches of about 100 molecules.
+pair of channels, a plain softmax over neighbors (2.5), the norm nonlinearity (2.9),
+ReLU as the only activation, one-hot species, and type-0 and type-1 outputs of the last
+layer as energies and forces.  Trained were labels without self-energies, normalized,
+with an energy weight of 1, by Adam at a constant rate of 1e-3 (Table 3.2, Fig. 3.5:
+341,000 steps), with clipped gradients and batches of about 100 molecules.
 
 What it does not say is ours: the cutoff, the width and the depth of the radial networks
 and of (2.6), the limit of the gradient, how initial weights are drawn, and what radial
