@@ -143,6 +143,12 @@ def result(network: str, job: Job, molecule_atoms: int | None) -> dict[str, Any]
     }
 
 
+def job_of(common: Job, network: str, seed: int) -> Job:
+    """Return one run of a set: what all have in common, with its folder and seed."""
+    out = common.out / f"{network}-seed{seed}"
+    return dataclasses.replace(common, out=out, seed=seed)
+
+
 def result_file(folder: Path, name: str, network: str, seed: int) -> Path:
     """Return the file of one run's result."""
     return folder / f"{name}-{network}-seed{seed}.json"
@@ -232,24 +238,21 @@ def main(
             export(frame_set.read(shared), data)
         except FileNotFoundError as error:
             raise click.ClickException(f"{error}; --shared names its folder") from error
-
-        def job_of(network: str, seed: int) -> Job:
-            return Job(
-                data=data,
-                out=folder / name / f"{network}-seed{seed}",
-                elements=frame_set.elements,
-                cutoff=frame_set.cutoff,
-                batch_atoms=frame_set.batch_atoms,
-                seconds=60.0 * minutes,
-                curve_points=SHORT_CURVE_POINTS if short else CURVE_POINTS,
-                test_atoms=SHORT_TEST_ATOMS if short else None,
-                seed=seed,
-                source=None,
-                device=device,
-            )
-
+        common = Job(
+            data=data,
+            out=folder / name,
+            elements=frame_set.elements,
+            cutoff=frame_set.cutoff,
+            batch_atoms=frame_set.batch_atoms,
+            seconds=60.0 * minutes,
+            curve_points=SHORT_CURVE_POINTS if short else CURVE_POINTS,
+            test_atoms=SHORT_TEST_ATOMS if short else None,
+            seed=0,
+            source=None,
+            device=device,
+        )
         for seed, network in itertools.product(seeds, chosen or ENVIRONMENTS):
-            job = job_of(network, seed)
+            job = job_of(common, network, seed)
             path = result_file(folder, name, network, seed)
             if finished(path, network, job) is not None:
                 continue
@@ -273,7 +276,7 @@ def main(
         for network in ENVIRONMENTS:
             for seed in seeds_of(folder, name, network):
                 path = result_file(folder, name, network, seed)
-                row = finished(path, network, job_of(network, seed))
+                row = finished(path, network, job_of(common, network, seed))
                 assert row is not None
                 results.setdefault(name, []).append(row)
     if results:
