@@ -527,8 +527,8 @@ def test_an_unfinished_environment_is_made_again(
     python = environments.python_of("mace", tmp_path)
     assert environments.python_of("mace", tmp_path) == python
     assert calls == ["mace-torch==0.3.16"] * 2
-    parent = (tmp_path / "mace/lib/parent.pth").read_text().strip()
-    assert (Path(parent) / "torch").is_dir()
+    parents = (tmp_path / "mace/lib/parent.pth").read_text().split()
+    assert any((Path(parent) / "torch").is_dir() for parent in parents)
     assert environments.python_of("ours", tmp_path) == Path(sys.executable)
 
 
