@@ -52,6 +52,10 @@ NEEDED = {
     "nonlinearity": "gate",
     "embedding": "learned",
     "force_mode": "conservative",
+    "attention": "bounded",
+    "activation": "silu",
+    "readout": "mlp",
+    "isolated_atoms": "zero",
 }
 
 T = TypeVar("T")
