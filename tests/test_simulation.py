@@ -446,7 +446,7 @@ def test_guard_names_a_jump_of_the_energy() -> None:
 
 def test_guard_lets_the_energy_drift() -> None:
     """A jump is from one check to the next, not from the first."""
-    start = water_start(2, 1)
+    start = water_positions(2, 1)
     guard = make_guard(start)
     for check in range(4):
         guard.report(
@@ -456,7 +456,7 @@ def test_guard_lets_the_energy_drift() -> None:
 
 
 def test_guard_names_a_bond_that_is_too_short() -> None:
-    start = water_start(2, 1)
+    start = water_positions(2, 1)
     reference = start.copy()
     reference[4] += 0.6 * (start[4] - start[3]) / np.linalg.norm(start[4] - start[3])
     guard = make_guard(reference)
@@ -466,7 +466,7 @@ def test_guard_names_a_bond_that_is_too_short() -> None:
 
 
 def test_guard_measures_the_temperature_of_all_atoms() -> None:
-    start = water_start(2, 1)
+    start = water_positions(2, 1)
     guard = make_guard(start)
     assert guard.max_temperature == 10_000.0
     masses = np.tile(MASSES, 2)[:, None]
@@ -481,7 +481,7 @@ def test_guard_measures_the_temperature_of_all_atoms() -> None:
 
 
 def test_guard_names_an_atom_whose_velocity_is_no_number() -> None:
-    start = water_start(2, 1)
+    start = water_positions(2, 1)
     guard = make_guard(start)
     velocities = np.zeros((6, 3))
     velocities[4, 1] = np.nan

@@ -41,9 +41,7 @@ class ZBLWall(nn.Module):
         self.exponents: Tensor
         self.weights: Tensor
         numbers = torch.tensor(numbers_of(elements)).double()
-        radii = torch.tensor(
-            [COVALENT_RADII[e] for e in elements], dtype=torch.float64
-        )
+        radii = torch.tensor([COVALENT_RADII[e] for e in elements], dtype=torch.float64)
         screening = SCREENING_LENGTH / (numbers[:, None] ** 0.23 + numbers**0.23)
         charge = 0.5 * FINE_STRUCTURE_COULOMB * numbers[:, None] * numbers
         reach = REACH * (radii[:, None] + radii)

@@ -102,7 +102,7 @@ def thermal_displacements(
     """
     energies, directions = modes
     hbar = units._hbar * units.J * units.s
-    thermal = units.kB * temperature
+    thermal: np.ndarray | float = units.kB * temperature
     if quantum:
         thermal = energies / (2.0 * np.tanh(energies / (2.0 * thermal)))
     variance = thermal * (hbar / energies) ** 2
