@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 from ase.build import molecule
+from ase.io import write
+from click.testing import CliRunner
 
+from openmm_se3.cli import main
 from openmm_se3.reference import labelers
-from openmm_se3.reference.batch_labeling import label_in_batches
+from openmm_se3.reference.batch_labeling import label_in_batches, label_with
 from openmm_se3.reference.frames import Structure
+from openmm_se3.reference.hdf5 import read_hdf5
 from openmm_se3.reference.labelers import LabelerError, labeler
 
 
@@ -128,28 +132,83 @@ def test_an_unknown_labeler_is_refused(spec):
 
 def test_batches_give_each_frame_its_own_labels(springs, tmp_path):
     structures = structures_of("H2O", "CH4", "NH3", "H2O", "CH3OH", "CH4")
-    charges = [0, 0, 0, 1, 0, 0]
+    structures[3] = dataclasses.replace(structures[3], charge=1)
     executor = Serial()
-    found = label_in_batches(structures, charges, springs, tmp_path / "b", executor)
-    for structure, charge, labels in zip(structures, charges, found, strict=True):
+    found = label_in_batches(structures, springs, tmp_path / "b", executor)
+    for structure, labels in zip(structures, found, strict=True):
         alone = labeler(springs).label(
-            structure.numbers[None], structure.positions[None], charge
+            structure.numbers[None], structure.positions[None], structure.charge or 0
         )
         assert labels.energy == pytest.approx(alone.energy[0], abs=1e-6)
         assert labels.forces == pytest.approx(alone.forces[0], abs=1e-6)
     # All batches are there: nothing is computed again, and nothing is mixed up.
     again = Serial()
-    repeated = label_in_batches(structures, charges, springs, tmp_path / "b", again)
+    repeated = label_in_batches(structures, springs, tmp_path / "b", again)
     assert again.tasks == 0
     assert [x.energy for x in repeated] == [x.energy for x in found]
 
 
 def test_other_structures_do_not_get_the_labels_of_these(springs, tmp_path):
     structures = structures_of("H2O", "CH4")
-    label_in_batches(structures, [0, 0], springs, tmp_path / "b", Serial())
+    label_in_batches(structures, springs, tmp_path / "b", Serial())
     moved = [dataclasses.replace(s, positions=1.01 * s.positions) for s in structures]
     executor = Serial()
-    labels = label_in_batches(moved, [0, 0], springs, tmp_path / "b", executor)
+    labels = label_in_batches(moved, springs, tmp_path / "b", executor)
     assert executor.tasks > 0
     alone = labeler(springs).label(moved[0].numbers[None], moved[0].positions[None], 0)
     assert labels[0].energy == pytest.approx(alone.energy[0], abs=1e-6)
+
+
+def test_the_command_labels_with_an_ensemble(tmp_path):
+    source, output = tmp_path / "frames.xyz", tmp_path / "frames.h5"
+    rng = np.random.default_rng(0)
+    images = []
+    for name in ("CH4", "CH3OH", "CH3OH"):
+        atoms = molecule(name)
+        atoms.positions += 0.03 * rng.normal(size=atoms.positions.shape)
+        atoms.info = {"trajectory": name, "kind": "md"}
+        images.append(atoms)
+    write(source, images, format="extxyz")
+    arguments = ["label", str(source), "-o", str(output), "--method", "aimnet2"]
+    result = CliRunner().invoke(
+        main, [*arguments, "--workers", "1"], catch_exceptions=False
+    )
+    assert result.exit_code == 0
+    dataset = read_hdf5(output)
+    assert "AIMNet2" in str(dataset.level)
+    assert len(dataset.frames) == 3
+    for frame in dataset.frames:
+        numbers, positions = frame.numbers[None], frame.positions[None]
+        labels = labeler("aimnet2").label(numbers, positions, 0)
+        assert frame.energy == pytest.approx(labels.energy[0], abs=1e-3)
+        assert frame.forces == pytest.approx(labels.forces[0], abs=1e-3)
+        assert frame.energy_std == pytest.approx(labels.energy_std[0], abs=1e-3)
+        assert frame.forces_std == pytest.approx(labels.forces_std[0], abs=1e-3)
+    assert not list(tmp_path.glob("*.batches"))
+
+
+@pytest.mark.parametrize("option", ["--basis=sto-3g", "--grid-level=3", "--spin=2"])
+def test_settings_of_dft_are_refused_for_other_methods(tmp_path, option):
+    source = tmp_path / "frames.xyz"
+    write(source, molecule("H2O"), format="extxyz")
+    result = CliRunner().invoke(
+        main,
+        [
+            "label",
+            str(source),
+            "-o",
+            str(tmp_path / "a.h5"),
+            "--method",
+            "gfn2",
+            option,
+        ],
+    )
+    assert result.exit_code == 2
+    assert option.split("=")[0] in result.output
+
+
+def test_unpaired_electrons_are_refused(springs, tmp_path):
+    (structure,) = structures_of("O2")
+    triplet = dataclasses.replace(structure, spin=2)
+    with pytest.raises(ValueError, match="structure 0"):
+        label_with([triplet], tmp_path / "a.h5", springs, Serial())

@@ -30,7 +30,7 @@ VERBS = {
     "validate": "Check a model file: symmetry, forces, drift, backends, precisions.",
     "bench": "Time a model's steps: backends, engines, platforms present.",
     "sample": "Make structures to label: of water, or of the molecules of a file.",
-    "label": "Compute DFT energies and forces for structures.",
+    "label": "Compute energies and forces for structures: DFT or fast potentials.",
     "data": "Look at files of labels: counts, units, duplicates, outliers.",
     "train": "Train a network on labelled data.",
     "sweep": "Train with every combination of a few settings, side by side.",

@@ -1,4 +1,4 @@
-"""``openmm-se3 label``: DFT energies and forces for structures."""
+"""``openmm-se3 label``: energies and forces for structures."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from openmm_se3.cli.command_line import command_line
 from openmm_se3.reference.level import NAMED_LEVELS, LevelOfTheory
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
 
 DEFAULT = LevelOfTheory()
 FAILURES_SHOWN = 20
+SETTINGS_OF_DFT = (
+    "basis",
+    "cartesian",
+    "density_fit",
+    "grid_level",
+    "scf_tolerance",
+    "max_cycles",
+    "charge",
+    "spin",
+)
 
 
 @click.command()
@@ -37,7 +48,9 @@ FAILURES_SHOWN = 20
 @click.option(
     "--method",
     help="Exchange-correlation functional, as PySCF names it; -d3bj at its end adds "
-    f"a dispersion correction.  [default: {DEFAULT.method}]",
+    "a dispersion correction.  Or a fast potential: aimnet2, gfn2, model:NAME, "
+    "torchscript:FILE, ase:MODULE:NAME (docs/molecules.md).  "
+    f"[default: {DEFAULT.method}]",
 )
 @click.option(
     "--basis", help=f"Basis set, as PySCF names it.  [default: {DEFAULT.basis}]"
@@ -118,19 +131,22 @@ def command(
     scheduler: str | None,
     overwrite: bool,
 ) -> None:
-    """Compute DFT energies and forces for every frame of an extended XYZ file.
+    """Compute energies and forces for every frame of an extended XYZ file.
 
-    The run can be stopped at any time: the same command goes on where it was.  Frames
-    without a converged label are left out and listed with the reason.
+    By DFT, or by a fast potential.  The run can be stopped at any time: the same
+    command resumes it.  Frames without a converged label are left out and listed with
+    the reason.
     """
     from openmm_se3.cli.progress_bar import progress_bar
     from openmm_se3.files import sha256
     from openmm_se3.reference import labelling
+    from openmm_se3.reference.batch_labeling import label_with
     from openmm_se3.reference.executor import (
         DaskExecutor,
         LocalExecutor,
         WorkerDiedError,
     )
+    from openmm_se3.reference.labelers import is_labeler
     from openmm_se3.reference.provenance import read_provenance
 
     if scheduler is not None and workers is not None:
@@ -139,6 +155,23 @@ def command(
     frames = labelling.read_structures(structures)
     if output.exists() and output.samefile(structures):
         raise ValueError(f"{output} is the input; give another name for the output")
+    provenance: dict[str, Any] = {
+        "label": command_line(context, "label", ("workers", "scheduler", "overwrite")),
+        "input_sha256": sha256(structures),
+    }
+    sampled = read_provenance(structures)
+    if sampled:
+        provenance["sample"] = sampled
+
+    if method is not None and is_labeler(method):
+        _refuse_settings_of_dft(context)
+        with progress_bar("Labeling") as progress:
+            dataset = label_with(
+                frames, output, method, executor, provenance, progress, overwrite
+            )
+        _report(dataset, [], output)
+        return
+
     if named is not None and (method or basis):
         raise click.UsageError("--level sets method and basis: leave them out")
     defaults = NAMED_LEVELS[named or "ani"]
@@ -153,13 +186,6 @@ def command(
         charge=charge,
         spin=spin,
     )
-    provenance: dict[str, Any] = {
-        "label": command_line(context, "label", ("workers", "scheduler", "overwrite")),
-        "input_sha256": sha256(structures),
-    }
-    sampled = read_provenance(structures)
-    if sampled:
-        provenance["sample"] = sampled
 
     def resumed(found: int, total: int) -> None:
         if found:
@@ -188,6 +214,25 @@ def command(
             )
         raise
     _report(dataset, failures, output)
+
+
+def _refuse_settings_of_dft(context: click.Context) -> None:
+    """Refuse options that a fast potential does not have.
+
+    Raises:
+        click.UsageError: Names the options.
+    """
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in SETTINGS_OF_DFT
+        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(
+            f"{', '.join(given)}: settings of DFT; --method "
+            f"{context.params['method']} has none"
+        )
 
 
 def _report(dataset: Dataset, failures: list[tuple[int, str]], output: Path) -> None:

@@ -60,6 +60,10 @@ class Frame:
         box: Lattice vectors as rows [3, 3], A; None without a box.
         charge: Total charge, elementary charges.
         spin: Number of unpaired electrons (2S, the multiplicity less one).
+        energy_std: Standard deviation of the energy over an ensemble that labeled the
+            frame, eV; NaN where there was none.
+        forces_std: The same of the forces [n_atoms, 3], eV/A; None where there was
+            none.
     """
 
     numbers: np.ndarray
@@ -73,6 +77,8 @@ class Frame:
     box: np.ndarray | None = None
     charge: int = 0
     spin: int = 0
+    energy_std: float = float("nan")
+    forces_std: np.ndarray | None = None
 
     def fault(self) -> str | None:
         """Return what no structure or label can be; None if all values are possible."""
@@ -148,6 +154,10 @@ class Block:
             divides it.
         charge: Total charges [n_frames], elementary charges; None if all are 0.
         spin: Numbers of unpaired electrons [n_frames]; None if all are 0.
+        energy_std: Standard deviations of the energies [n_frames], eV, NaN where they
+            are not known; None if none is.
+        forces_std: Standard deviations of the forces [n_frames, n_atoms, 3], eV/A;
+            None if there are none.
     """
 
     numbers: np.ndarray
@@ -163,6 +173,8 @@ class Block:
     assigned: bool = False
     charge: np.ndarray | None = None
     spin: np.ndarray | None = None
+    energy_std: np.ndarray | None = None
+    forces_std: Rows | None = None
 
     def frame(self, row: int) -> Frame:
         """Return one frame."""
@@ -178,6 +190,12 @@ class Block:
             box=None if self.box is None else np.asarray(self.box[row]),
             charge=0 if self.charge is None else int(self.charge[row]),
             spin=0 if self.spin is None else int(self.spin[row]),
+            energy_std=(
+                float("nan") if self.energy_std is None else float(self.energy_std[row])
+            ),
+            forces_std=(
+                None if self.forces_std is None else np.asarray(self.forces_std[row])
+            ),
         )
 
 
@@ -216,6 +234,14 @@ def block_of(frames: Sequence[Frame], source: str = "") -> Block:
         source=source,
         charge=np.array([frame.charge for frame in frames], dtype=np.int64),
         spin=np.array([frame.spin for frame in frames], dtype=np.int64),
+        energy_std=np.array([frame.energy_std for frame in frames], dtype=float),
+        forces_std=(
+            None
+            if first.forces_std is None
+            else np.stack(
+                [frame.forces_std for frame in frames if frame.forces_std is not None]
+            )
+        ),
     )
 
 
@@ -257,7 +283,12 @@ class Frames(Sequence[Frame]):
         places = []
         for frame in frames:
             numbers = tuple(int(z) for z in frame.numbers)
-            key = (numbers, frame.forces is None, frame.box is None)
+            missing = (
+                frame.forces is None,
+                frame.box is None,
+                frame.forces_std is None,
+            )
+            key = (numbers, *missing)
             group = members.setdefault(key, [])
             places.append((key, len(group)))
             group.append(frame)

@@ -12,6 +12,8 @@ with
     temperature     [n_frames]              K, NaN where there is none
     charge          [n_frames]              elementary charges
     spin            [n_frames]              unpaired electrons
+    energy_std      [n_frames]              eV, standard deviation of an ensemble
+    forces_std      [n_frames, n_atoms, 3]  eV/A, the same; both only of an ensemble
 
 and, as attributes of the file, ``format``, ``format_version`` and, as JSON, ``units``,
 ``level_of_theory``, ``self_energies`` (eV, by atomic number) and ``provenance``
@@ -37,7 +39,17 @@ FORMAT = "openmm-se3 labels"
 FORMAT_VERSION = 3
 UNITS = {"positions": "angstrom", "energy": "eV", "forces": "eV/angstrom"}
 TEXTS = ("trajectory", "kind", "split")
-ARRAYS = ("positions", "energy", "forces", "box", "temperature", "charge", "spin")
+ARRAYS = (
+    "positions",
+    "energy",
+    "forces",
+    "box",
+    "temperature",
+    "charge",
+    "spin",
+    "energy_std",
+    "forces_std",
+)
 
 # No structure is bound or strained by more than this (eV per atom) against its isolated
 # atoms; a mixed-up unit or level of theory is off by hundreds.
@@ -79,13 +91,15 @@ def _write_block(group: Any, block: Block, rows: np.ndarray) -> None:
         )
     group["atomic_numbers"] = np.asarray(block.numbers, dtype=np.int64)
     arrays = {"positions": block.positions, "forces": block.forces, "box": block.box}
-    for field, values in arrays.items():
+    for field, values in {**arrays, "forces_std": block.forces_std}.items():
         if values is not None:
             group.create_dataset(
                 field, data=values[rows], compression="gzip", shuffle=True
             )
     group["energy"] = block.energy[rows]
     group["temperature"] = block.temperature[rows]
+    if block.energy_std is not None and np.isfinite(block.energy_std[rows]).any():
+        group["energy_std"] = block.energy_std[rows]
     for field, values in (("charge", block.charge), ("spin", block.spin)):
         group[field] = np.zeros(len(rows), np.int64) if values is None else values[rows]
     texts = {
@@ -188,6 +202,14 @@ def _read_group(path: Path, name: str, group: Any, charge: int, spin: int) -> Bl
             else np.full(n_frames, value)
         )
         lengths[field] = len(electrons[field])
+    energy_std, forces_std = (
+        read_array(group, field) if field in group else None
+        for field in ("energy_std", "forces_std")
+    )
+    if energy_std is not None:
+        lengths["energy_std"] = len(energy_std)
+    if forces_std is not None and forces_std.shape != shape:
+        raise ValueError(f"{place}: forces_std {forces_std.shape} should be {shape}")
     if set(lengths.values()) != {n_frames}:
         raise ValueError(f"{place}: {n_frames} energies, but {lengths}")
     values = {"positions": positions, "forces": forces, "energy": energy, "box": box}
@@ -217,6 +239,8 @@ def _read_group(path: Path, name: str, group: Any, charge: int, spin: int) -> Bl
         source=path.name,
         charge=electrons["charge"],
         spin=electrons["spin"],
+        energy_std=energy_std,
+        forces_std=forces_std,
     )
 
 
@@ -227,7 +251,9 @@ def _not_finite(rows: np.ndarray) -> list[int]:
 
 
 def _check_self_energies(frames: Frames, self_energies: dict[int, float]) -> None:
-    """Refuse energies that cannot belong to the self-energies."""
+    """Refuse energies that cannot belong to the self-energies, if these are known."""
+    if not self_energies:
+        return
     isolated = frames.isolated_energies(self_energies)
     interaction = (frames.column("energy") - isolated) / frames.n_atoms
     worst = int(np.abs(interaction).argmax())

@@ -181,6 +181,15 @@ class ASELabeler:
         return Labels(np.array(energy), np.array(forces))
 
 
+def is_labeler(method: str) -> bool:
+    """Tell whether a method is one of this module, not a density functional."""
+    return method in ("aimnet2", "gfn2") or method.partition(":")[0] in (
+        "model",
+        "torchscript",
+        "ase",
+    )
+
+
 @functools.lru_cache(maxsize=2)
 def labeler(spec: str) -> Labeler:
     """Return a labeler by what the table above calls it; kept for the next call.
