@@ -610,7 +610,7 @@ def assert_same(one: Dataset, other: Dataset) -> None:
     for a, b in zip(one.frames, other.frames, strict=True):
         for field in dataclasses.fields(Frame):
             left, right = getattr(a, field.name), getattr(b, field.name)
-            assert np.array_equal(left, right), field.name
+            np.testing.assert_array_equal(left, right, field.name)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
