@@ -1,0 +1,130 @@
+"""Lists of molecules for the model "organic", from public sources, in mixed shards.
+
+The sources are read where they are, none of them is kept here: QM9 from the package
+qm9pack 1.0.3 (MIT), and lists of SMILES from clones of openforcefield/
+qca-dataset-submission (commit d665695) and rdkit/rdkit (commit 24e5443).  A shard has
+the same share of each source, so that any number of shards is a fair sample.
+
+    pip install qm9pack==1.0.3
+    python benchmarks/organic/molecules.py --qca CLONE --rdkit CLONE -o lists
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+import re
+import subprocess
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from openmm_se3.files import atomic_write
+
+SEED = 2026
+# Molecules of each source in a shard.
+SHARD = {
+    "fragments": 250,
+    "qm9": 170,
+    "pubchem": 120,
+    "industry": 60,
+    "rings": 60,
+    "sulfur_phosphorus": 60,
+    "nci": 50,
+    "monomers": 30,
+    "sugars_lipids": 30,
+    "peptides": 12,
+}
+# Files of qca-dataset-submission, below "submissions/", as regular expressions.
+QCA = {
+    "industry": r"2021-07-28-OpenFF-Industry-Benchmark-Season-1-MM-v1.1/dataset\.smi",
+    "fragments": r"(2024-07-26-MLPepper-RECAP-Optimized-Fragments-v1.0"
+    r"|2022-01-16-OpenFF-ESP-Fragment-Conformers-v1.0"
+    r"|2024-10-11-MLPepper-RECAP-Optimized-Fragments-Add-Iodines-v1.0"
+    r"|2024-04-02-xtalpi-20-percent-fragments-optimization-v1.0)/dataset\.smi",
+    "pubchem": r".*/pubchem-set\d\.smi",
+    "rings": r"2019-07-02 VEHICLe optimization dataset/VEHICLe\.smi",
+    "peptides": r"(2021-11-08-QMDataset-Dipeptide-single-points/dipeptides"
+    r"|2020-10-26-PEPCONF-Optimization/molecules)\.smi",
+    "monomers": r"(2021-11-15-QMDataset-DES-monomers-single-points/des_monomers"
+    r"|2025-03-12-SPICE-DES370k-Monomers-Partial-Relaxation-Dataset-v4.0/dataset)"
+    r"\.smi",
+    "sugars_lipids": r"(2024-10-30-OpenFF-Lipid-Optimization-Benchmark-Supplement-v1.0"
+    r"/input|2024-10-08-OpenFF-Lipid-Optimization-Training-Supplement-v1.0/output)"
+    r"\.smi",
+    "sulfur_phosphorus": r"[^/]*NSP-Optimization-Set[^/]*/set\d-[NSP]-smiles\.smi",
+}
+NCI = "Data/NCI/first_5K.smi"
+ATOM_MAP = re.compile(r":\d+\]")
+
+
+def git(clone: Path, *arguments: str) -> str:
+    """Return the output of git in a clone, which may be bare."""
+    command = ["git", "-C", str(clone), *arguments]
+    result = subprocess.run(command, capture_output=True, check=True)
+    return result.stdout.decode("utf-8", "replace")
+
+
+def smiles_of(lines: Iterable[str]) -> set[str]:
+    """Return the SMILES of lines, without atom maps; salts are left out."""
+    found = set()
+    for line in lines:
+        words = line.split()
+        if words and not words[0].startswith("#") and "." not in words[0]:
+            found.add(ATOM_MAP.sub("]", words[0].strip('",')))
+    return found
+
+
+def qm9_smiles() -> set[str]:
+    """Return the SMILES of QM9."""
+    spec = find_spec("qm9pack")
+    if spec is None or spec.origin is None:
+        raise click.ClickException("pip install qm9pack==1.0.3")
+    csv.field_size_limit(10**9)
+    found = set()
+    for path in sorted(Path(spec.origin).parent.glob("data/qm9_part*.csv")):
+        with path.open() as file:
+            found |= {row["SMILES"] for row in csv.DictReader(file)}
+    return found
+
+
+@click.command(help=__doc__)
+@click.option("--qca", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--rdkit", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
+def main(qca: Path, rdkit: Path, out: Path) -> None:
+    """Write the shards."""
+    sources = {
+        "qm9": qm9_smiles(),
+        "nci": smiles_of(git(rdkit, "show", f"HEAD:{NCI}").splitlines()),
+    }
+    files = git(qca, "ls-tree", "-r", "--name-only", "-z", "HEAD", "submissions/")
+    for name, pattern in QCA.items():
+        wanted = re.compile("submissions/" + pattern)
+        lines: list[str] = []
+        for path in files.split("\0"):
+            if wanted.fullmatch(path):
+                lines += git(qca, "show", f"HEAD:{path}").splitlines()
+        sources[name] = smiles_of(lines)
+    order = {}
+    for name, smiles in sources.items():
+        order[name] = sorted(smiles)
+        random.Random(f"{SEED} {name}").shuffle(order[name])
+        click.echo(f"{name}: {len(smiles)} molecules")
+    out.mkdir(parents=True, exist_ok=True)
+    count = max(-(-len(order[name]) // size) for name, size in SHARD.items())
+    for shard in range(count):
+        lines = [
+            f"{smiles} {name}"
+            for name, size in SHARD.items()
+            for smiles in order[name][shard * size : (shard + 1) * size]
+        ]
+        with atomic_write(out / f"organic-{shard:04d}.smi") as temporary:
+            temporary.write_text("\n".join(lines) + "\n")
+    click.echo(f"{count} shards: {out}")
+
+
+if __name__ == "__main__":
+    main()
