@@ -1,4 +1,4 @@
-"""The arithmetic of the benchmarks of organic molecules, on small files of their kind."""
+"""The arithmetic of the benchmarks of organic molecules, on small files."""
 
 import json
 import sys
