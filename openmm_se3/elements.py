@@ -7,6 +7,7 @@ Mn, Fe and Co in low spin).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 _TABLE = """
 H 0.31  He 0.28 Li 1.28 Be 0.96 B 0.84  C 0.76  N 0.71  O 0.66  F 0.57  Ne 0.58
@@ -53,3 +54,13 @@ def numbers_of(symbols: Iterable[str]) -> list[int]:
             f"{unknown} are no symbols of elements from {SYMBOLS[0]} to {SYMBOLS[-1]}"
         )
     return [ATOMIC_NUMBERS[symbol] for symbol in symbols]
+
+
+def chemical_symbol(element: Any) -> str:
+    """Return the symbol of an element of OpenMM or MDTraj, of deuterium "H".
+
+    Isotopes differ in mass only, which is no input of a model.
+    """
+    number = int(element.atomic_number)
+    known = 1 <= number <= len(SYMBOLS)
+    return SYMBOLS[number - 1] if known else str(element.symbol)

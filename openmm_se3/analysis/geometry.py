@@ -7,6 +7,7 @@ import dataclasses
 import mdtraj
 import numpy as np
 
+from openmm_se3.elements import chemical_symbol
 from openmm_se3.units import NM_TO_ANGSTROM
 
 
@@ -28,9 +29,10 @@ def water_molecules(topology: mdtraj.Topology) -> np.ndarray:
     molecules = []
     for residue in topology.residues:
         atoms = sorted(
-            residue.atoms, key=lambda atom: (atom.element.symbol != "O", atom.index)
+            residue.atoms,
+            key=lambda atom: (chemical_symbol(atom.element) != "O", atom.index),
         )
-        if [atom.element.symbol for atom in atoms] == ["O", "H", "H"]:
+        if [chemical_symbol(atom.element) for atom in atoms] == ["O", "H", "H"]:
             molecules.append([atom.index for atom in atoms])
     return np.array(molecules, dtype=int).reshape(-1, 3)
 

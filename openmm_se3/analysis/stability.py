@@ -15,6 +15,7 @@ import numpy as np
 
 from openmm_se3.analysis.geometry import bonds, distances, water_molecules
 from openmm_se3.analysis.read import Recording
+from openmm_se3.elements import chemical_symbol
 from openmm_se3.simulation.guard import MAX_STRETCH
 
 CRITERION = (
@@ -154,7 +155,7 @@ def _check_reference(
     topology: mdtraj.Topology, pairs: np.ndarray, reference: np.ndarray
 ) -> None:
     for (i, j), length in zip(pairs, reference, strict=True):
-        symbols = {topology.atom(int(k)).element.symbol for k in (i, j)}
+        symbols = {chemical_symbol(topology.atom(int(k)).element) for k in (i, j)}
         if symbols == {"H", "O"} and not OH_RANGE[0] <= length <= OH_RANGE[1]:
             raise ValueError(
                 f"the O-H bond of atoms {i} and {j} is {length:.2f} Å long in the "

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from openmm_se3.config import ModelConfig, from_dict
+from openmm_se3.elements import chemical_symbol
 from openmm_se3.export.build import ForceSettings, build_module, eager_force
 from openmm_se3.export.checks import random_positions, require_equal
 from openmm_se3.export.modules import GenericForce
@@ -198,7 +199,7 @@ def export_topology(
             f"{topology_file} holds no atoms: give a PDB file with ATOM or HETATM "
             "records"
         )
-    symbols = [atom.element.symbol if atom.element else "?" for atom in atoms]
+    symbols = [chemical_symbol(atom.element) if atom.element else "?" for atom in atoms]
     unknown = sorted(set(symbols) - set(model.config.elements))
     if unknown:
         first = next(a for a, s in zip(atoms, symbols, strict=True) if s in unknown)

@@ -13,6 +13,7 @@ import numpy as np
 from openmm import app, unit
 
 from openmm_se3.box import box_of, minimum_image
+from openmm_se3.elements import chemical_symbol
 from openmm_se3.simulation.contacts import closest_contact
 
 READERS: dict[str, Any] = {
@@ -176,7 +177,7 @@ def _refuse_contacts(
     path: Path, topology: app.Topology, positions: np.ndarray, box: np.ndarray | None
 ) -> None:
     atoms = list(topology.atoms())
-    symbols = [atom.element.symbol for atom in atoms]
+    symbols = [chemical_symbol(atom.element) for atom in atoms]
     found = closest_contact(symbols, positions, box, LEAST_START)
     if found is None:
         return
