@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from functools import partial
 
@@ -17,6 +18,7 @@ from openmm_se3.compiled.library import (
 )
 from openmm_se3.export.checks import (
     CALLS,
+    ExportError,
     positions_in_box,
     random_positions,
     require_equal,
@@ -45,6 +47,8 @@ CHECKED_ATOMS = 24
 MANY_EDGES, FEW_CALLS = 4_000, 4
 # What computes the network: C++ compiled for this machine's CPU, or TorchScript.
 ENGINES = ("auto", "compiled", "torchscript")
+
+logger = logging.getLogger("openmm_se3")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,17 +116,15 @@ def build_module(settings: ForceSettings) -> torch.jit.ScriptModule:
     """
     engine = resolve_engine(settings.engine, settings.model, settings.precision)
     if engine == "compiled":
-        network = settings.model.network(torch.float64)
-        compiled = compiled_force(network, settings.precision)
-        module = _for_atoms(compiled, network, settings)
-    else:
-        network = settings.model.network(PRECISIONS[settings.precision])
-        if settings.static or settings.cuda_graphs is not None:
-            with threads_for(len(settings.atoms)):
-                module = _recorded_module(network, settings)
-        else:
-            generic = torch.jit.script(GenericForce(network).eval())
-            module = _for_atoms(generic, network, settings)
+        try:
+            module = _compiled_module(settings)
+        except ExportError as error:
+            if _asked(settings.engine) == "compiled":
+                raise
+            logger.warning("%s; going on with TorchScript, which is slower", error)
+            engine = "torchscript"
+    if engine == "torchscript":
+        module = _scripted_module(settings)
     if settings.scale is None:
         return module
     wrapper = ScaledPeriodicForce if settings.periodic else ScaledForce
@@ -141,8 +143,7 @@ def resolve_engine(engine: str, model: ModelFile, precision: str) -> str:
         CompileError: It is to be compiled, and that does not work here.
         ValueError: There is no such engine.
     """
-    if engine == "auto":
-        engine = os.environ.get(ENGINE_VARIABLE, engine)
+    engine = _asked(engine)
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {list(ENGINES)}, got {engine!r}")
     if engine == "torchscript":
@@ -156,6 +157,26 @@ def resolve_engine(engine: str, model: ModelFile, precision: str) -> str:
         "TorchScript",
     )
     return "torchscript" if library is None else "compiled"
+
+
+def _asked(engine: str) -> str:
+    """Return the engine asked for, by the argument or the environment variable."""
+    return os.environ.get(ENGINE_VARIABLE, engine) if engine == "auto" else engine
+
+
+def _compiled_module(settings: ForceSettings) -> torch.jit.ScriptModule:
+    network = settings.model.network(torch.float64)
+    compiled = compiled_force(network, settings.precision)
+    return _for_atoms(compiled, network, settings)
+
+
+def _scripted_module(settings: ForceSettings) -> torch.jit.ScriptModule:
+    network = settings.model.network(PRECISIONS[settings.precision])
+    if settings.static or settings.cuda_graphs is not None:
+        with threads_for(len(settings.atoms)):
+            return _recorded_module(network, settings)
+    generic = torch.jit.script(GenericForce(network).eval())
+    return _for_atoms(generic, network, settings)
 
 
 def _few_atoms(settings: ForceSettings) -> ForceSettings:
