@@ -35,6 +35,7 @@ import safetensors.torch
 import torch
 
 from openmm_se3.config import ModelConfig, from_dict, to_dict
+from openmm_se3.domain import Domain, domain_from_dict
 from openmm_se3.elements import ATOMIC_NUMBERS
 from openmm_se3.files import atomic_write
 from openmm_se3.model.transformer import SE3Transformer
@@ -80,6 +81,12 @@ class ModelFile:
         """Whether all frames that the model was trained on were periodic."""
         data = self.metadata.get("training_data", {})
         return bool(data.get("surroundings") == "periodic")
+
+    @property
+    def domain(self) -> Domain | None:
+        """What the model was trained on by composition; None where it is not known."""
+        domain = self.metadata.get("domain")
+        return None if domain is None else domain_from_dict(domain)
 
     def network(self, dtype: torch.dtype = torch.float32) -> SE3Transformer:
         """Return the network in evaluation mode.
@@ -248,6 +255,10 @@ def _check(path: Path, description: bytes, weights: bytes) -> ModelFile:
         raise ModelFileError(f"{path}: {error}") from error
     _check_self_energies(path, config, metadata["self_energies"])
     model = ModelFile(config, metadata, tensors)
+    try:
+        _ = model.domain
+    except ValueError as error:
+        raise ModelFileError(f"{path}: {error}") from error
     check_reference(model, path)
     return model
 

@@ -56,6 +56,7 @@ def model_of_checkpoint(
         "openmm-se3": __version__,
         "python": platform.python_version(),
     }
+    known = {"domain": checkpoint["domain"]} if "domain" in checkpoint else {}
     return describe(
         config,
         checkpoint["average"],
@@ -69,6 +70,7 @@ def model_of_checkpoint(
         errors=checkpoint.get("errors"),
         licence=licence,
         versions=versions,
+        **known,
     )
 
 

@@ -13,6 +13,8 @@ import openmm
 from openmm import app, unit
 
 from openmm_se3.box import box_of, rows_of
+from openmm_se3.domain import OutsideDomainWarning, outside_domain
+from openmm_se3.elements import chemical_symbol
 from openmm_se3.force.names import atoms_with_model
 from openmm_se3.modelfile import ModelFile
 
@@ -116,6 +118,28 @@ def _few(atoms: list[int]) -> str:
     return f"atom{'s' if len(atoms) > 1 else ''} {shown}{more}"
 
 
+def warn_of_other_molecules(
+    model: ModelFile, topology: app.Topology, chosen: list[int]
+) -> None:
+    """Warn of molecules that the model's training data do not have."""
+    place = {atom: index for index, atom in enumerate(chosen)}
+    elements = [atom.element for atom in topology.atoms()]
+    bonds = [
+        (place[first.index], place[second.index])
+        for first, second, *_ in topology.bonds()
+        if first.index in place and second.index in place
+    ]
+    symbols = [chemical_symbol(elements[index]) for index in chosen]
+    fault = outside_domain(model.domain, symbols, np.array(bonds))
+    if fault is not None:
+        _warn(
+            f"outside of the training data of the model {model.metadata['name']!r}: "
+            f"{fault}; its energy and forces mean nothing there, and 'openmm-se3 run' "
+            "refuses it",
+            OutsideDomainWarning,
+        )
+
+
 def warn_of_missing_atoms(
     model: ModelFile, topology: app.Topology, chosen: list[int]
 ) -> None:
@@ -135,6 +159,7 @@ def warn_of_missing_atoms(
                 f"with the model's charge of {level['charge']} its atoms have "
                 f"{electrons} electrons, which cannot have its spin of "
                 f"{level['spin']}: are atoms missing or chosen by mistake?",
+                OutsideDomainWarning,
             )
 
 
@@ -148,8 +173,8 @@ def warn_of_free_molecules(model: ModelFile) -> None:
         )
 
 
-def _warn(message: str) -> None:
+def _warn(message: str, category: type[Warning] = UserWarning) -> None:
     level, frame = 1, sys._getframe()
     while frame.f_back and frame.f_globals["__name__"].startswith("openmm_se3"):
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, stacklevel=level)
+    warnings.warn(message, category, stacklevel=level)
