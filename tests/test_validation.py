@@ -487,6 +487,7 @@ def test_command_on_a_model(model_folder: Path, tmp_path: Path) -> None:
         "cutoff",
         "precision",
         "backends",
+        "mixed systems",
         "Verlet",
         "drift",
     }
