@@ -173,13 +173,15 @@ def outside_domain(
 ) -> str | None:
     """Return what is outside of a model's domain, as part of a sentence, or None.
 
+    A single atom is inside: its energy is its self-energy.
+
     Args:
         domain: The domain; None knows nothing and has nothing outside.
         symbols: Chemical symbols [n_atoms].
         bonds: Pairs of bonded atoms [n_bonds, 2].
         complete: All bonds are known.  Otherwise an atom without one may be bonded.
     """
-    if domain is None:
+    if domain is None or len(symbols) < 2:
         return None
     return domain.fault(symbols, np.asarray(bonds, dtype=int).reshape(-1, 2), complete)
 

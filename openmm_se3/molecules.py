@@ -37,7 +37,8 @@ def molecule_labels(n_atoms: int, bonds: np.ndarray) -> np.ndarray:
 def molecules_by_bonds(n_atoms: int, bonds: np.ndarray) -> list[np.ndarray]:
     """Return the atoms of each molecule; arguments as for :func:`molecule_labels`."""
     labels = molecule_labels(n_atoms, bonds)
-    return [np.flatnonzero(labels == label) for label in range(labels.max() + 1)]
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
 
 
 def bonds_by_distance(

@@ -8,7 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from random_model import WATER, topology_of, write_random_weights
+from random_model import (
+    WATER,
+    random_checkpoint,
+    topology_of,
+    write_random_weights,
+)
 
 from openmm_se3 import SE3Potential
 from openmm_se3.domain import (
@@ -20,6 +25,7 @@ from openmm_se3.domain import (
     domain_to_dict,
     outside_domain,
 )
+from openmm_se3.export.write import model_of_checkpoint
 from openmm_se3.modelfile import ModelFileError, load_model
 from openmm_se3.molecules import bonds_by_distance
 from openmm_se3.reference.domain import data_domain
@@ -33,11 +39,12 @@ ORGANIC = Valences(
 NO_BONDS = np.zeros((0, 2), dtype=int)
 
 
-@pytest.mark.parametrize("atoms", ["HH", "OO", "HHHH", "OHHHH", "H" * 10, "HOOH", "O"])
+@pytest.mark.parametrize("atoms", ["HH", "OO", "HHHH", "OHHHH", "H" * 10, "HOOH", "HO"])
 def test_atoms_that_are_no_molecules_of_the_data(atoms: str) -> None:
     fault = outside_domain(WATERS, [*atoms], NO_BONDS)
     assert fault is not None and "H2O" in fault
     assert outside_domain(None, [*atoms], NO_BONDS) is None
+    assert outside_domain(WATERS, ["O"], NO_BONDS) is None  # its self-energy
 
 
 @pytest.mark.parametrize("n", [1, 2, 64])
@@ -197,3 +204,9 @@ def test_bonds_reach_across_the_box() -> None:
     bonds = bonds_by_distance(["O", "H", "H"], positions, box)
     assert bonds.tolist() == [[0, 1], [0, 2]]
     assert len(bonds_by_distance(["O", "H", "H"], positions, None)) < 2
+
+
+def test_export_writes_what_training_found() -> None:
+    checkpoint = random_checkpoint()
+    checkpoint["domain"] = domain_to_dict(ORGANIC)
+    assert model_of_checkpoint(checkpoint, "organic", "MIT").domain == ORGANIC

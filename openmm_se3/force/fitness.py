@@ -118,19 +118,29 @@ def _few(atoms: list[int]) -> str:
     return f"atom{'s' if len(atoms) > 1 else ''} {shown}{more}"
 
 
-def warn_of_other_molecules(
+def warn_of_missing_atoms(
     model: ModelFile, topology: app.Topology, chosen: list[int]
 ) -> None:
-    """Warn of molecules that the model's training data do not have."""
-    place = {atom: index for index, atom in enumerate(chosen)}
+    """Warn of missing hydrogen, else of odd electrons, else of unknown molecules."""
     elements = [atom.element for atom in topology.atoms()]
-    bonds = [
-        (place[first.index], place[second.index])
-        for first, second, *_ in topology.bonds()
-        if first.index in place and second.index in place
-    ]
-    symbols = [chemical_symbol(elements[index]) for index in chosen]
-    fault = outside_domain(model.domain, symbols, np.array(bonds))
+    numbers = [elements[index].atomic_number for index in chosen]
+    level = model.metadata["level_of_theory"]
+    if "H" in model.config.elements and len(chosen) > 1 and 1 not in numbers:
+        _warn(
+            f"none of the model's {len(chosen)} atoms is hydrogen; structures from "
+            "X-ray diffraction lack it: add it with app.Modeller's addHydrogens",
+        )
+        return
+    electrons = sum(numbers) - level.get("charge", 0)
+    if {"charge", "spin"} <= set(level) and (electrons - level["spin"]) % 2:
+        _warn(
+            f"with the model's charge of {level['charge']} its atoms have "
+            f"{electrons} electrons, which cannot have its spin of "
+            f"{level['spin']}: are atoms missing or chosen by mistake?",
+            OutsideDomainWarning,
+        )
+        return
+    fault = _other_molecule(model, topology, chosen)
     if fault is not None:
         _warn(
             f"outside of the training data of the model {model.metadata['name']!r}: "
@@ -140,27 +150,19 @@ def warn_of_other_molecules(
         )
 
 
-def warn_of_missing_atoms(
+def _other_molecule(
     model: ModelFile, topology: app.Topology, chosen: list[int]
-) -> None:
-    """Warn of atoms without hydrogen, and of electrons that do not fit the spin."""
+) -> str | None:
+    """Return what is outside of a model's domain by the topology's bonds, or None."""
+    place = {atom: index for index, atom in enumerate(chosen)}
     elements = [atom.element for atom in topology.atoms()]
-    numbers = [elements[index].atomic_number for index in chosen]
-    level = model.metadata["level_of_theory"]
-    if "H" in model.config.elements and len(chosen) > 1 and 1 not in numbers:
-        _warn(
-            f"none of the model's {len(chosen)} atoms is hydrogen; structures from "
-            "X-ray diffraction lack it: add it with app.Modeller's addHydrogens",
-        )
-    elif {"charge", "spin"} <= set(level):
-        electrons = sum(numbers) - level["charge"]
-        if (electrons - level["spin"]) % 2:
-            _warn(
-                f"with the model's charge of {level['charge']} its atoms have "
-                f"{electrons} electrons, which cannot have its spin of "
-                f"{level['spin']}: are atoms missing or chosen by mistake?",
-                OutsideDomainWarning,
-            )
+    bonds = [
+        (place[first.index], place[second.index])
+        for first, second, *_ in topology.bonds()
+        if first.index in place and second.index in place
+    ]
+    symbols = [chemical_symbol(elements[index]) for index in chosen]
+    return outside_domain(model.domain, symbols, np.array(bonds))
 
 
 def warn_of_free_molecules(model: ModelFile) -> None:

@@ -32,7 +32,6 @@ from openmm_se3.force.fitness import (
     warn_of_free_molecules,
     warn_of_missing_atoms,
     warn_of_other_box,
-    warn_of_other_molecules,
     warn_of_second_model,
 )
 from openmm_se3.force.memory import count_edges, expected_edges, require_memory
@@ -241,7 +240,6 @@ class SE3Potential:
             warn_of_second_model(system, chosen)
         warn_of_cut_molecules(topology, chosen)
         warn_of_missing_atoms(self.model, topology, chosen)
-        warn_of_other_molecules(self.model, topology, chosen)
         warn_of_other_box(system, topology)
         volume = box_volume(system, topology, periodic)
         n_edges = recorded_edges(self._room, len(chosen), volume is not None)
