@@ -104,7 +104,7 @@ def validate(
         progress("backends, platforms, precisions")
         checks += backend_checks(model, networks, [cluster, structure], rng)
         progress("mixed systems")
-        checks += mixed_checks(SE3Potential(model), molecule, rng)
+        checks += mixed_checks(molecule, rng)
         progress("Verlet in NumPy against OpenMM")
         double = SE3Potential(model, precision="double")
         checks += verlet_checks(double, molecule, settings.steps, rng)

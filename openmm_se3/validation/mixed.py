@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import openmm
-from openmm import app
 
-from openmm_se3.domain import OutsideDomainWarning
-from openmm_se3.force import SE3Potential
+from openmm_se3.force.mixed import without_internal_terms
 from openmm_se3.force.remaining import LIMIT, remaining_energy
 from openmm_se3.validation.check import Check
-from openmm_se3.validation.contexts import topology_of
 from openmm_se3.validation.structures import Structure
 
 METHODS = {
@@ -26,27 +21,21 @@ EDGE, CUTOFF = 2.5, 0.9  # nm
 OTHERS = 20  # classical particles around
 
 
-def mixed_checks(
-    potential: SE3Potential, molecule: Structure, rng: np.random.Generator
-) -> list[Check]:
+def mixed_checks(molecule: Structure, rng: np.random.Generator) -> list[Check]:
     """Measure the classical energy inside the model's atoms of mixed Systems.
 
     The molecule, with random charges, a virtual site and bonds, stands among classical
     particles, for each way of computing nonbonded forces.
 
     Args:
-        potential: The model.
         molecule: The model's atoms.
         rng: Draws charges.
     """
-    topology = _surrounded(molecule)
     atoms = range(len(molecule.numbers))
     checks = []
     for name, method in METHODS.items():
-        system = _classical(topology, len(atoms), method, rng)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", OutsideDomainWarning)
-            mixed = potential.createMixedSystem(topology, system, atoms, restraints=[])
+        system = _classical(len(atoms), method, rng)
+        mixed = without_internal_terms(system, atoms, restraints=[])
         checks.append(
             Check(
                 "mixed systems",
@@ -60,27 +49,15 @@ def mixed_checks(
     return checks
 
 
-def _surrounded(molecule: Structure) -> app.Topology:
-    """Return a molecule, a virtual site on it, and particles that are no model's."""
-    topology = topology_of(molecule)
-    residue = topology.addResidue("REST", topology.addChain())
-    topology.addAtom("M", None, residue)
-    for _ in range(OTHERS):
-        topology.addAtom("Ar", app.element.argon, residue)
-    return topology
-
-
-def _classical(
-    topology: app.Topology, n_atoms: int, method: int, rng: np.random.Generator
-) -> openmm.System:
-    """Return a System of a made-up force field."""
+def _classical(n_atoms: int, method: int, rng: np.random.Generator) -> openmm.System:
+    """Return a molecule of a made-up force field, a site on it, and other particles."""
     system = openmm.System()
     system.setDefaultPeriodicBoxVectors(*(EDGE * np.eye(3)))
     nonbonded = openmm.NonbondedForce()
     nonbonded.setNonbondedMethod(method)
     nonbonded.setCutoffDistance(CUTOFF)
     nonbonded.setUseDispersionCorrection(True)
-    particles = topology.getNumAtoms()
+    particles = n_atoms + 1 + OTHERS
     charges = rng.normal(size=particles)
     for index in range(particles):
         system.addParticle(0.0 if index == n_atoms else 12.0)
