@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 _TABLE = """
 H 0.31  He 0.28 Li 1.28 Be 0.96 B 0.84  C 0.76  N 0.71  O 0.66  F 0.57  Ne 0.58
@@ -63,3 +64,13 @@ def hill_formula(symbols: Iterable[str]) -> str:
     order = [s for s in first if s in counts]
     order += sorted(s for s in counts if s not in first)
     return "".join(f"{s}{counts[s] if counts[s] > 1 else ''}" for s in order)
+
+
+def chemical_symbol(element: Any) -> str:
+    """Return the symbol of an element of OpenMM or MDTraj, of deuterium "H".
+
+    Isotopes differ in mass only, which is no input of a model.
+    """
+    number = int(element.atomic_number)
+    known = 1 <= number <= len(SYMBOLS)
+    return SYMBOLS[number - 1] if known else str(element.symbol)

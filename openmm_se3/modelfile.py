@@ -10,8 +10,9 @@ The description holds ``format``, ``format_version``, ``name``, ``model`` (the f
 :class:`~openmm_se3.config.ModelConfig`), ``units``, ``level_of_theory``,
 ``self_energies``
 (eV, by element), ``training_data`` (files and their SHA-256), ``errors`` (as measured),
-``licence``, ``versions``, ``weights_sha256`` and ``reference``: one structure with the
-energy and forces that the network must give for it.
+``licence``, ``versions``, ``domain`` (see :mod:`openmm_se3.domain`; models exported by
+earlier versions have none), ``weights_sha256`` and ``reference``: one structure with
+the energy and forces that the network must give for it.
 
 Reading never runs code from a file: tensors come from safetensors and the network is
 built by this package, also where a ``model.pt`` is given.
@@ -23,6 +24,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ import safetensors.torch
 import torch
 
 from openmm_se3.config import ModelConfig, from_dict, to_dict
+from openmm_se3.domain import Domain, domain_from_dict
 from openmm_se3.elements import ATOMIC_NUMBERS
 from openmm_se3.files import atomic_write
 from openmm_se3.model.transformer import SE3Transformer
@@ -80,6 +83,12 @@ class ModelFile:
         data = self.metadata.get("training_data", {})
         return bool(data.get("surroundings") == "periodic")
 
+    @property
+    def domain(self) -> Domain | None:
+        """What the model was trained on by composition; None where it is not known."""
+        domain = self.metadata.get("domain")
+        return None if domain is None else domain_from_dict(domain)
+
     @usual_torch()
     def network(self, dtype: torch.dtype = torch.float32) -> SE3Transformer:
         """Return the network in evaluation mode.
@@ -110,6 +119,9 @@ class ModelFile:
 def load_model(name_or_path: str | Path) -> ModelFile:
     """Read a model: the name of a shipped one, a folder, or a ``model.pt``.
 
+    A model of the user's own whose path is also the name of a shipped one comes first,
+    with a warning.
+
     Raises:
         FileNotFoundError: There is no shipped model of this name and no such path.
         ModelFileError: The file is not one of ours, damaged, of a newer version, or
@@ -117,7 +129,23 @@ def load_model(name_or_path: str | Path) -> ModelFile:
     """
     path = Path(name_or_path)
     shipped = shipped_models()
-    if str(name_or_path) in shipped:
+    named = str(name_or_path) in shipped
+    if named and (path.is_file() or (path / DESCRIPTION).is_file()):
+        warnings.warn(
+            f"the model {name_or_path!s} is the one at {path.resolve()}, not the "
+            "shipped model of that name; to use the shipped one, rename yours or work "
+            "in another folder; to be clear, give a path such as "
+            f"'./{name_or_path!s}'",
+            stacklevel=3,
+        )
+    elif named:
+        if any((path / checkpoint).is_file() for checkpoint in CHECKPOINTS):
+            warnings.warn(
+                f"the shipped model {name_or_path!s} is taken; the folder "
+                f"{path.resolve()} holds a training run and no model: to use it, give "
+                "it to 'openmm-se3 export' first, and the path of what that writes",
+                stacklevel=3,
+            )
         path = shipped[str(name_or_path)]
         faults = damaged_files(path)
         if faults:
@@ -230,6 +258,10 @@ def _check(path: Path, description: bytes, weights: bytes) -> ModelFile:
         raise ModelFileError(f"{path}: {error}") from error
     _check_self_energies(path, config, metadata["self_energies"])
     model = ModelFile(config, metadata, tensors)
+    try:
+        _ = model.domain
+    except ValueError as error:
+        raise ModelFileError(f"{path}: {error}") from error
     check_reference(model, path)
     return model
 

@@ -1,15 +1,22 @@
-"""Molecules: found by bonds, and kept in a System whose forces have none."""
+"""Molecules: found by bonds or distance, and kept in a System without bonds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import openmm
+import torch
 from openmm import app
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 
+from openmm_se3.elements import COVALENT_RADII
+from openmm_se3.graph import neighbour_pairs
+
+BOND = 1.3  # longest bond, of the sum of covalent radii; hydrogen bonds are at 1.8
+LEAST_SEARCH = 2.5  # A
 NAME = "SE3Potential molecules"  # of the force that holds the bonds
 
 
@@ -30,7 +37,35 @@ def molecule_labels(n_atoms: int, bonds: np.ndarray) -> np.ndarray:
 def molecules_by_bonds(n_atoms: int, bonds: np.ndarray) -> list[np.ndarray]:
     """Return the atoms of each molecule; arguments as for :func:`molecule_labels`."""
     labels = molecule_labels(n_atoms, bonds)
-    return [np.flatnonzero(labels == label) for label in range(labels.max() + 1)]
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+
+
+def bonds_by_distance(
+    symbols: Sequence[str], positions: np.ndarray, box: np.ndarray | None
+) -> np.ndarray:
+    """Return pairs of atoms as near as bonded ones [n_bonds, 2].
+
+    Args:
+        symbols: Chemical symbols [n_atoms].
+        positions: Positions [n_atoms, 3], A.
+        box: Box vectors as rows [3, 3], A; None without a box.
+    """
+    radii = np.array([COVALENT_RADII[symbol] for symbol in symbols])
+    cutoff = 2.0 * BOND * float(radii.max())
+    if box is None:
+        pairs = cKDTree(positions).query_pairs(cutoff, output_type="ndarray")
+        first, second = pairs.T
+        vectors = positions[second] - positions[first]
+    else:
+        # The list has images too; many tiny cells would take longer.
+        x, cell = (torch.from_numpy(np.array(a, dtype=float)) for a in (positions, box))
+        edges = neighbour_pairs(x, max(cutoff, LEAST_SEARCH), cell)
+        first, second, shifts = (edge.numpy() for edge in edges)
+        vectors = positions[second] - positions[first] + shifts
+    near = np.linalg.norm(vectors, axis=1) < BOND * (radii[first] + radii[second])
+    bonds = np.stack([first[near], second[near]], axis=1).astype(int)
+    return np.unique(bonds[bonds[:, 0] < bonds[:, 1]], axis=0)
 
 
 def keep_molecules(

@@ -101,6 +101,7 @@ class SE3PotentialImpl(MLPotentialImpl):
         """
         from openmm_se3.force import SE3Potential
         from openmm_se3.force.mixed import without_rest
+        from openmm_se3.force.remaining import require_nothing_inside
 
         misplaced = sorted({"modelPath", "backend"}.intersection(args))
         if misplaced:
@@ -127,6 +128,7 @@ class SE3PotentialImpl(MLPotentialImpl):
             if atoms is not None:
                 atoms = list(atoms)
                 without_rest(system, atoms)
+                require_nothing_inside(system, atoms)
             potential.addForces(
                 system, topology, atoms, forceGroup, energy=energy, scale=scale
             )

@@ -29,7 +29,7 @@ from openmm_se3.export.build import (
     build_module,
     eager_force,
 )
-from openmm_se3.export.checks import random_positions
+from openmm_se3.export.checks import ExportError, random_positions
 from openmm_se3.export.engine import compile_engine
 from openmm_se3.force import SE3Potential
 from openmm_se3.graph import neighbour_pairs
@@ -472,6 +472,34 @@ def test_a_cache_that_cannot_be_kept_costs_only_speed(
         library.load_library(load_model("water").config, "single")
     assert compile_engine("auto", load_model("water").config, "single") == "torchscript"
     assert re.search(f"{cause}.*going on with TorchScript", caplog.text)
+
+
+def test_compiled_code_that_fails_its_check_costs_only_speed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiled = "openmm_se3.export.build._compiled_module"
+
+    def wrong(settings: ForceSettings) -> None:
+        raise ExportError("differs from the network by 1.0e+00 eV/A")
+
+    monkeypatch.setattr("openmm_se3.export.build.resolve_engine", lambda *_: "compiled")
+    monkeypatch.setattr(compiled, wrong)
+    settings = ForceSettings(
+        load_model("water"), "double", (1, 0, 0), (0, 1, 2), 3, False, 0.0
+    )
+    x = torch.tensor(0.1 * WATER)
+    monkeypatch.setenv("OPENMM_SE3_ENGINE", "auto")
+    energy, forces = build_module(settings)(x)
+    expected = eager_force(settings.model.network(torch.float64), settings)(x)
+    torch.testing.assert_close(energy, expected[0])
+    torch.testing.assert_close(forces, expected[1])
+    assert "differs from the network" in caplog.text and "TorchScript" in caplog.text
+    # Whoever asks for compiled code gets it or the error.
+    with pytest.raises(ExportError):
+        build_module(dataclasses.replace(settings, engine="compiled"))
+    monkeypatch.setenv("OPENMM_SE3_ENGINE", "compiled")
+    with pytest.raises(ExportError):
+        build_module(settings)
 
 
 @pytest.mark.parametrize("damage", ["cut off", "changed", "hash missing"])

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import struct
 import subprocess
@@ -547,6 +548,24 @@ def test_what_does_not_exist_names_what_does(tmp_path: Path) -> None:
     ):
         with pytest.raises(FileNotFoundError, match="no model .*shipped models are"):
             load_model(name)
+
+
+def test_a_model_of_the_users_own_comes_before_the_shipped_one(
+    smallest_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = load_model("water").metadata["weights_sha256"]
+    (tmp_path / "water").mkdir()  # a folder of anything
+    assert load_model("water").metadata["weights_sha256"] == shipped
+    (tmp_path / "water" / "best.pt").write_bytes(b"")  # a training run
+    with pytest.warns(UserWarning, match="shipped model water is taken"):
+        assert load_model("water").metadata["weights_sha256"] == shipped
+    shutil.rmtree(tmp_path / "water")
+    shutil.copytree(smallest_model, tmp_path / "water")
+    own = load_model(smallest_model).metadata["weights_sha256"]
+    with pytest.warns(UserWarning, match=re.escape(str(tmp_path / "water"))):
+        assert load_model("water").metadata["weights_sha256"] == own
+    assert load_model("./water").metadata["weights_sha256"] == own  # no warning
 
 
 def test_any_damaged_byte_is_refused_or_harmless(model: Path) -> None:

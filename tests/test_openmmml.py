@@ -111,8 +111,13 @@ def test_a_solute_in_explicit_solvent(
     platform: str, solution: app.Modeller, random_model: Path
 ) -> None:
     topology, positions = solution.topology, positions_of(solution)
-    classical = app.ForceField("tip3p.xml").createSystem(
-        topology, nonbondedMethod=app.PME, nonbondedCutoff=0.8
+    solute = app.Modeller(topology, solution.positions)
+    solute.delete(list(topology.residues())[1:])
+    classical, alone = (
+        app.ForceField("tip3p.xml").createSystem(
+            some, nonbondedMethod=app.PME, nonbondedCutoff=0.8
+        )
+        for some in (topology, solute.topology)
     )
     potential = MLPotential("se3", modelPath=str(random_model))
     mixed = potential.createMixedSystem(topology, classical, [0, 1, 2])
@@ -120,6 +125,10 @@ def test_a_solute_in_explicit_solvent(
     between = Evaluator(both, platform)
     ends = [Evaluator(system, platform)(positions) for system in (classical, mixed)]
     assert abs(ends[1][0] - ends[0][0]) > 1.0
+    # With interpolate=True the solute's charges act on their own images at both ends.
+    images, on_solute = Evaluator(alone, platform)(positions[:3])
+    ends[1][1][:3] += on_solute
+    ends[1] = ends[1][0] + images, ends[1][1]
     for share, (energy, forces) in enumerate(ends):
         result = between(positions, lambda_interpolate=float(share))
         assert result[0] == pytest.approx(energy, rel=1e-5)

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from random_model import small_config
 
 import openmm_se3
 from openmm_se3.cli import main
+from openmm_se3.domain import Compositions
 from openmm_se3.force.memory import NotEnoughMemoryError
 from openmm_se3.simulation import ModelRun, run_structure, water_topology
 from openmm_se3.simulation import folder as names
@@ -34,7 +36,8 @@ class AnalyticPotential:
 
     def __init__(self, model: str, **asked: str) -> None:
         self.config = small_config()
-        self.metadata = {"weights_sha256": self.weights}
+        self.metadata = {"name": "analytic", "weights_sha256": self.weights}
+        self.model = SimpleNamespace(domain=Compositions(("H2O",)))
         self.backend = "torchforce"
         self.engine = "torchscript"
 

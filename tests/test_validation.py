@@ -30,7 +30,7 @@ from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.modelfile import load_model
 from openmm_se3.shipped import shipped_models
 from openmm_se3.units import EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM
-from openmm_se3.validation import backends, battery, energies, symmetry
+from openmm_se3.validation import backends, battery, energies, mixed, symmetry
 from openmm_se3.validation.battery import Settings
 from openmm_se3.validation.check import Check
 from openmm_se3.validation.drift import drift_check
@@ -579,6 +579,16 @@ def test_settings_are_checked() -> None:
         Settings(drift_ps=-1.0)
 
 
+def test_classical_energy_inside_the_models_atoms_is_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checks = mixed.mixed_checks(MOLECULE, np.random.default_rng(0))
+    assert {check.status for check in checks} == {"pass"} and len(checks) == 5
+    monkeypatch.setattr("openmm_se3.force.mixed.exclude_inside", lambda *_: None)
+    checks = mixed.mixed_checks(MOLECULE, np.random.default_rng(0))
+    assert {check.status for check in checks} == {"fail"}
+
+
 def test_command_on_a_model(model_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     options = ["--steps", "100", "--drift-ps", "0", "--out", str(out)]
@@ -597,6 +607,7 @@ def test_command_on_a_model(model_folder: Path, tmp_path: Path) -> None:
         "cutoff",
         "precision",
         "backends",
+        "mixed systems",
         "Verlet",
         "drift",
     }

@@ -18,7 +18,7 @@ from openmm_se3.analysis.spectrum import (
     spectrum,
 )
 from openmm_se3.analysis.stability import Stability, judge
-from openmm_se3.elements import hill_formula
+from openmm_se3.elements import chemical_symbol, hill_formula
 from openmm_se3.molecules import molecules_by_bonds
 
 # Runs that the guard stopped have come to their end.
@@ -59,7 +59,7 @@ class Analysis:
     def formulas(self) -> dict[str, int]:
         """Number of molecules by formula, of those with bonds."""
         topology = self.recording.trajectory.topology
-        symbols = np.array([atom.element.symbol for atom in topology.atoms])
+        symbols = np.array([chemical_symbol(atom.element) for atom in topology.atoms])
         molecules = molecules_by_bonds(topology.n_atoms, bonds(topology))
         return dict(Counter(hill_formula(symbols[atoms]) for atoms in molecules))
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import mdtraj
 import numpy as np
 
+from openmm_se3.elements import chemical_symbol
 from openmm_se3.units import NM_TO_ANGSTROM
 
 # Conformations about a bond, by the least size of the torsion, degrees (Klyne and
@@ -39,9 +40,10 @@ def water_molecules(topology: mdtraj.Topology) -> np.ndarray:
     molecules = []
     for residue in topology.residues:
         atoms = sorted(
-            residue.atoms, key=lambda atom: (atom.element.symbol != "O", atom.index)
+            residue.atoms,
+            key=lambda atom: (chemical_symbol(atom.element) != "O", atom.index),
         )
-        if [atom.element.symbol for atom in atoms] == ["O", "H", "H"]:
+        if [chemical_symbol(atom.element) for atom in atoms] == ["O", "H", "H"]:
             molecules.append([atom.index for atom in atoms])
     return np.array(molecules, dtype=int).reshape(-1, 3)
 
@@ -131,7 +133,9 @@ def _by_type(
     """Return what is measured of groups of atoms [n_groups, n], by their elements."""
     types: dict[str, list[int]] = defaultdict(list)
     for index, group in enumerate(members):
-        symbols = [trajectory.topology.atom(int(i)).element.symbol for i in group]
+        symbols = [
+            chemical_symbol(trajectory.topology.atom(int(i)).element) for i in group
+        ]
         types[_type_name(symbols)].append(index)
     return {name: measure(trajectory, members[types[name]]) for name in sorted(types)}
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from openmm_se3.analysis.geometry import bonds, distances
 from openmm_se3.analysis.read import Recording
-from openmm_se3.elements import COVALENT_RADII, symbols_of
+from openmm_se3.elements import COVALENT_RADII, chemical_symbol, symbols_of
 from openmm_se3.simulation.contacts import NONMETALS
 from openmm_se3.simulation.guard import MAX_STRETCH
 
@@ -177,7 +177,7 @@ def _check_reference(
     topology: mdtraj.Topology, pairs: np.ndarray, reference: np.ndarray
 ) -> None:
     for (i, j), length in zip(pairs, reference, strict=True):
-        symbols = [topology.atom(int(k)).element.symbol for k in (i, j)]
+        symbols = [chemical_symbol(topology.atom(int(k)).element) for k in (i, j)]
         if not NONMETALS.issuperset(symbols):
             continue
         with_hydrogen = symbols.count("H") == 1

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from openmm_se3.elements import chemical_symbol
 from openmm_se3.files import require_new_file
 
 if TYPE_CHECKING:
@@ -106,4 +107,4 @@ def _structure(path: Path) -> tuple[list[str], np.ndarray]:
     topology, positions = read_structure(path)
     if topology.getPeriodicBoxVectors() is not None:
         raise ValueError(f"--reference {path} has a box: give free molecules")
-    return [atom.element.symbol for atom in topology.atoms()], positions
+    return [chemical_symbol(atom.element) for atom in topology.atoms()], positions

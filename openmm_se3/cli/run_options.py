@@ -67,6 +67,11 @@ OPTIONS = (
         help="Seed of everything random.  [default: a new one, which is printed]",
     ),
     click.option(
+        "--outside-domain",
+        is_flag=True,
+        help="Run molecules that the model's training data do not have.",
+    ),
+    click.option(
         "--overwrite", is_flag=True, help="Replace the results of an earlier run."
     ),
     click.option(

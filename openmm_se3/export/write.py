@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from openmm_se3.config import ModelConfig, from_dict
+from openmm_se3.elements import chemical_symbol
 from openmm_se3.export.build import ForceSettings, build_module, eager_force
 from openmm_se3.export.checks import random_positions, require_equal
 from openmm_se3.export.modules import GenericForce
@@ -57,6 +58,7 @@ def model_of_checkpoint(
         "openmm-se3": __version__,
         "python": platform.python_version(),
     }
+    known = {"domain": checkpoint["domain"]} if "domain" in checkpoint else {}
     return describe(
         config,
         checkpoint["average"],
@@ -70,6 +72,7 @@ def model_of_checkpoint(
         errors=checkpoint.get("errors"),
         licence=licence,
         versions=versions,
+        **known,
     )
 
 
@@ -206,7 +209,7 @@ def export_topology(
             "records"
         )
     refuse_unread(topology_file, text, len(atoms))
-    symbols = [atom.element.symbol if atom.element else "?" for atom in atoms]
+    symbols = [chemical_symbol(atom.element) if atom.element else "?" for atom in atoms]
     unknown = sorted(set(symbols) - set(model.config.elements))
     if unknown:
         first = next(a for a, s in zip(atoms, symbols, strict=True) if s in unknown)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from openmm import app, unit
 
-from openmm_se3.elements import ATOMIC_NUMBERS, SYMBOLS, symbols_of
+from openmm_se3.elements import ATOMIC_NUMBERS, SYMBOLS, chemical_symbol, symbols_of
 from openmm_se3.modelfile import ModelFile
 
 
@@ -97,7 +97,7 @@ def species_of(
                 "app.element.oxygen); a virtual site or extra particle is no atom of "
                 "the model's: leave it out with atoms="
             )
-        symbols.append(atom.element.symbol)
+        symbols.append(chemical_symbol(atom.element))
     require_known(model, symbols, chosen)
     return [model.config.elements.index(symbol) for symbol in symbols]
 

@@ -13,6 +13,8 @@ import openmm
 from openmm import app, unit
 
 from openmm_se3.box import box_of, rows_of
+from openmm_se3.domain import OutsideDomainWarning, outside_domain
+from openmm_se3.elements import chemical_symbol
 from openmm_se3.force.names import atoms_with_model
 from openmm_se3.modelfile import ModelFile
 
@@ -119,7 +121,7 @@ def _few(atoms: list[int]) -> str:
 def warn_of_missing_atoms(
     model: ModelFile, topology: app.Topology, chosen: list[int]
 ) -> None:
-    """Warn of atoms without hydrogen, and of electrons that do not fit the spin."""
+    """Warn of missing hydrogen, else of odd electrons, else of unknown molecules."""
     elements = [atom.element for atom in topology.atoms()]
     numbers = [elements[index].atomic_number for index in chosen]
     level = model.metadata["level_of_theory"]
@@ -128,14 +130,39 @@ def warn_of_missing_atoms(
             f"none of the model's {len(chosen)} atoms is hydrogen; structures from "
             "X-ray diffraction lack it: add it with app.Modeller's addHydrogens",
         )
-    elif {"charge", "spin"} <= set(level):
-        electrons = sum(numbers) - level["charge"]
-        if (electrons - level["spin"]) % 2:
-            _warn(
-                f"with the model's charge of {level['charge']} its atoms have "
-                f"{electrons} electrons, which cannot have its spin of "
-                f"{level['spin']}: are atoms missing or chosen by mistake?",
-            )
+        return
+    electrons = sum(numbers) - level.get("charge", 0)
+    if {"charge", "spin"} <= set(level) and (electrons - level["spin"]) % 2:
+        _warn(
+            f"with the model's charge of {level['charge']} its atoms have "
+            f"{electrons} electrons, which cannot have its spin of "
+            f"{level['spin']}: are atoms missing or chosen by mistake?",
+            OutsideDomainWarning,
+        )
+        return
+    fault = _other_molecule(model, topology, chosen)
+    if fault is not None:
+        _warn(
+            f"outside of the training data of the model {model.metadata['name']!r}: "
+            f"{fault}; its energy and forces mean nothing there, and 'openmm-se3 run' "
+            "refuses it",
+            OutsideDomainWarning,
+        )
+
+
+def _other_molecule(
+    model: ModelFile, topology: app.Topology, chosen: list[int]
+) -> str | None:
+    """Return what is outside of a model's domain by the topology's bonds, or None."""
+    place = {atom: index for index, atom in enumerate(chosen)}
+    elements = [atom.element for atom in topology.atoms()]
+    bonds = [
+        (place[first.index], place[second.index])
+        for first, second, *_ in topology.bonds()
+        if first.index in place and second.index in place
+    ]
+    symbols = [chemical_symbol(elements[index]) for index in chosen]
+    return outside_domain(model.domain, symbols, np.array(bonds))
 
 
 def warn_of_free_molecules(model: ModelFile) -> None:
@@ -148,8 +175,8 @@ def warn_of_free_molecules(model: ModelFile) -> None:
         )
 
 
-def _warn(message: str) -> None:
+def _warn(message: str, category: type[Warning] = UserWarning) -> None:
     level, frame = 1, sys._getframe()
     while frame.f_back and frame.f_globals["__name__"].startswith("openmm_se3"):
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, stacklevel=level)
+    warnings.warn(message, category, stacklevel=level)

@@ -7,7 +7,7 @@ import torch
 from openmm import app
 from scipy.spatial import cKDTree
 
-from openmm_se3.elements import COVALENT_RADII
+from openmm_se3.elements import COVALENT_RADII, chemical_symbol
 from openmm_se3.graph import neighbour_pairs
 from openmm_se3.molecules import molecule_labels
 
@@ -77,6 +77,6 @@ def molecules_of(topology: app.Topology) -> np.ndarray:
     known[[index for pair in pairs for index in pair]] = True
     for atom in topology.atoms():
         known[atom.index] &= atom.element is not None and (
-            atom.element.symbol in NONMETALS
+            chemical_symbol(atom.element) in NONMETALS
         )
     return np.where(known, labels, -1)

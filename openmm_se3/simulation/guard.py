@@ -11,6 +11,7 @@ import openmm
 from openmm import app
 
 from openmm_se3.box import box_of, minimum_image
+from openmm_se3.elements import chemical_symbol
 from openmm_se3.files import atomic_write
 from openmm_se3.simulation.contacts import closest_contact, molecules_of
 from openmm_se3.simulation.reporters import every
@@ -77,7 +78,9 @@ class GuardReporter:
         self.max_temperature = max(EXPLOSION_FACTOR * temperature, EXPLOSION_FLOOR)
         self.last_good: openmm.State | None = None
         atoms = list(topology.atoms())
-        self._symbols = [atom.element.symbol if atom.element else "?" for atom in atoms]
+        self._symbols = [
+            chemical_symbol(atom.element) if atom.element else "?" for atom in atoms
+        ]
         self._names = [
             f"{atom.name} of {atom.residue.name} {atom.residue.id} "
             f"(atom {atom.index}, {symbol})"

@@ -9,6 +9,7 @@ import openmm
 from openmm import app, unit
 
 from openmm_se3.box import box_of, minimum_image
+from openmm_se3.elements import chemical_symbol
 from openmm_se3.simulation.contacts import closest_contact, molecules_of
 from openmm_se3.simulation.guard import MAX_STRETCH
 from openmm_se3.units import ANGSTROM_TO_NM, NM_TO_ANGSTROM
@@ -103,7 +104,7 @@ def fused_atoms(topology: app.Topology, minimum: np.ndarray) -> str | None:
         minimum: Positions [n_atoms, 3], A.
     """
     atoms = list(topology.atoms())
-    symbols = [atom.element.symbol if atom.element else "?" for atom in atoms]
+    symbols = [chemical_symbol(atom.element) if atom.element else "?" for atom in atoms]
     molecules = molecules_of(topology)
     found = closest_contact(symbols, minimum, box_of(topology), molecules=molecules)
     if found is None:

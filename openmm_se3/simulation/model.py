@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from openmm import app, unit
@@ -14,6 +14,9 @@ from rich.console import Console
 
 from openmm_se3.box import box_of
 from openmm_se3.config import to_dict
+from openmm_se3.domain import outside_domain
+from openmm_se3.elements import chemical_symbol
+from openmm_se3.molecules import bonds_by_distance
 from openmm_se3.quantities import in_angstrom
 from openmm_se3.simulation.ensemble import refuse_npt_without_box
 from openmm_se3.simulation.folder import refuse_results
@@ -23,6 +26,9 @@ from openmm_se3.simulation.platforms import named_platform
 from openmm_se3.simulation.run import run_dynamics
 from openmm_se3.simulation.structure import read_structure
 from openmm_se3.threads import threads_for
+
+if TYPE_CHECKING:
+    from openmm_se3 import SE3Potential
 
 MEMORY_SHOWN_GB = 0.1  # less is no reason to think about memory
 
@@ -35,11 +41,13 @@ class ModelRun(RunOptions):
         model: Name of a shipped model, or the path of a model.
         backend: What calls the model: "torchforce", "pythonforce", or "auto".
         engine: What computes the network: "compiled", "torchscript", or "auto".
+        outside_domain: Run molecules that the model's training data do not have.
     """
 
     model: str = "water"
     backend: str = "auto"
     engine: str = "auto"
+    outside_domain: bool = False
 
 
 def run_structure(
@@ -64,8 +72,9 @@ def run_structure(
         FolderInUseError: The folder has results already, or another run writes to it.
         NotEnoughMemoryError: The model needs more memory for so many atoms than there
             is.
-        ValueError: The structure, the ensemble or the platform is unfit, or the run to
-            resume was another one or is damaged.
+        ValueError: The structure, the ensemble or the platform is unfit, it holds
+            molecules outside of the model's training data, or the run to resume was
+            another one or is damaged.
         KeyboardInterrupt: After a signal such as Ctrl-C, with a checkpoint; the same
             call with ``resume=True`` goes on.
     """
@@ -108,6 +117,8 @@ def run_model(
             backend=options.backend,
             engine=options.engine,
         )
+        if not options.outside_domain:
+            _refuse_other_molecules(potential, topology, positions)
         needed, available = potential.memory(positions, box_of(topology))
         system = potential.createSystem(topology)
         if console is not None and needed > MEMORY_SHOWN_GB:
@@ -124,3 +135,31 @@ def run_model(
             "level_of_theory": potential.metadata.get("level_of_theory"),
         }
         return run_dynamics(system, topology, positions, options, facts, console)
+
+
+def _refuse_other_molecules(
+    potential: SE3Potential, topology: app.Topology, positions: np.ndarray
+) -> None:
+    """Refuse molecules, found by bonds or distance, that the model was not trained on.
+
+    Raises:
+        ValueError: Names the first and the option that runs it all the same.
+    """
+    domain = potential.model.domain
+    symbols = [
+        chemical_symbol(a.element) if a.element else "" for a in topology.atoms()
+    ]
+    if domain is None or not set(symbols) <= set(potential.config.elements):
+        return  # createSystem names the element
+    given = [(first.index, second.index) for first, second, *_ in topology.bonds()]
+    found = bonds_by_distance(symbols, positions, box_of(topology))
+    bonds = np.concatenate([np.array(given, dtype=int).reshape(-1, 2), found])
+    bonds = np.unique(np.sort(bonds, axis=1), axis=0)
+    fault = outside_domain(domain, symbols, bonds, complete=True)
+    if fault is not None:
+        raise ValueError(
+            f"outside of the training data of the model "
+            f"{potential.metadata['name']!r}: {fault}; its energy and forces mean "
+            "nothing there: take another model, or run it all the same with "
+            "--outside-domain (ModelRun(outside_domain=True))"
+        )

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from openmm import app
 
+from openmm_se3.elements import chemical_symbol
 from openmm_se3.simulation.contacts import closest_contact
 
 LEAST_START = 0.7  # of the sum of covalent radii; a start is nearer to rest than a run
@@ -214,7 +215,7 @@ def refuse_contacts(
         ValueError: Names the two, their distance and the likely cause.
     """
     atoms = list(topology.atoms())
-    symbols = [atom.element.symbol for atom in atoms]
+    symbols = [chemical_symbol(atom.element) for atom in atoms]
     found = closest_contact(symbols, positions, box, LEAST_START)
     if found is None:
         return

@@ -28,11 +28,13 @@ import yaml
 from rich.console import Console
 
 from openmm_se3.config import to_dict
+from openmm_se3.domain import domain_to_dict
 from openmm_se3.elements import symbols_of
 from openmm_se3.files import atomic_write, remove_unfinished
 from openmm_se3.lock import run_lock
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.reference.dataset import Dataset
+from openmm_se3.reference.domain import data_domain
 from openmm_se3.reference.frames import SPLITS
 from openmm_se3.signals import Signals
 from openmm_se3.training.checkpoint import (
@@ -317,6 +319,7 @@ def make_header(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
         ),
         "level_of_theory": json.loads(dataset.level.to_json()),
         "reference": reference_structure(dataset),
+        "domain": domain_to_dict(data_domain(dataset.select("train"))),
     }
 
 

@@ -17,6 +17,7 @@ from openmm_se3.validation.check import Check
 from openmm_se3.validation.drift import drift_check
 from openmm_se3.validation.dynamics import verlet_checks
 from openmm_se3.validation.energies import energy_checks
+from openmm_se3.validation.mixed import mixed_checks
 from openmm_se3.validation.network import in_both_precisions
 from openmm_se3.validation.report import Report
 from openmm_se3.validation.structures import (
@@ -102,6 +103,8 @@ def validate(
         checks += energy_checks(networks, cluster, structure)
         progress("backends, platforms, precisions")
         checks += backend_checks(model, networks, [cluster, structure], rng)
+        progress("mixed systems")
+        checks += mixed_checks(molecule, rng)
         progress("Verlet in NumPy against OpenMM")
         double = SE3Potential(model, precision="double")
         checks += verlet_checks(double, molecule, settings.steps, rng)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import openmm
 from openmm import app, unit
 
+from openmm_se3.domain import OutsideDomainWarning
 from openmm_se3.elements import symbols_of
 from openmm_se3.force import SE3Potential
 from openmm_se3.integrators import EnergyAndForces
@@ -34,8 +37,13 @@ def topology_of(structure: Structure) -> app.Topology:
 
 
 def make_system(potential: SE3Potential, structure: Structure) -> openmm.System:
-    """Return a System with the model's force only."""
-    return potential.createSystem(topology_of(structure))
+    """Return a System with the model's force only.
+
+    Random clusters are outside of the training data on purpose.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OutsideDomainWarning)
+        return potential.createSystem(topology_of(structure))
 
 
 def masses_of(system: openmm.System) -> np.ndarray:

@@ -1,0 +1,212 @@
+"""What a model was trained on by composition, and what is outside of it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from random_model import (
+    WATER,
+    random_checkpoint,
+    topology_of,
+    write_random_weights,
+)
+
+from openmm_se3 import SE3Potential
+from openmm_se3.domain import (
+    Compositions,
+    Domain,
+    OutsideDomainWarning,
+    Valences,
+    domain_from_dict,
+    domain_to_dict,
+    outside_domain,
+)
+from openmm_se3.export.write import model_of_checkpoint
+from openmm_se3.modelfile import ModelFileError, load_model
+from openmm_se3.molecules import bonds_by_distance
+from openmm_se3.reference.domain import data_domain
+from openmm_se3.reference.frames import Frame, Frames
+from openmm_se3.simulation import ModelRun, run_model, water_topology
+
+WATERS = Compositions(("H2O",))
+ORGANIC = Valences(
+    ("C-C", "C-H", "C-O", "H-O"), {"C": (2, 3, 4), "H": (1,), "O": (1, 2)}
+)
+NO_BONDS = np.zeros((0, 2), dtype=int)
+
+
+@pytest.mark.parametrize("atoms", ["HH", "OO", "HHHH", "OHHHH", "H" * 10, "HOOH", "HO"])
+def test_atoms_that_are_no_molecules_of_the_data(atoms: str) -> None:
+    fault = outside_domain(WATERS, [*atoms], NO_BONDS)
+    assert fault is not None and "H2O" in fault
+    assert outside_domain(None, [*atoms], NO_BONDS) is None
+    assert outside_domain(WATERS, ["O"], NO_BONDS) is None  # its self-energy
+
+
+@pytest.mark.parametrize("n", [1, 2, 64])
+def test_any_number_of_molecules_is_inside_in_any_order(n: int) -> None:
+    assert outside_domain(WATERS, ["H", "O", "H"] * n, NO_BONDS) is None
+    assert outside_domain(WATERS, ["O"] * n + ["H"] * 2 * n, NO_BONDS) is None
+    mixture = Compositions(("CH4O", "H2O", "H4N"))
+    assert outside_domain(mixture, [*"CHHHHOOHH"], NO_BONDS) is None
+    assert "C2H6" in str(outside_domain(mixture, [*"CCHHHHHH"], NO_BONDS))
+
+
+def test_bonds_tell_molecules_apart() -> None:
+    # H2 and HOOH have the atoms of two waters.
+    atoms, bonds = [*"HHHOOH"], np.array([[0, 1], [2, 3], [3, 4], [4, 5]])
+    assert outside_domain(WATERS, atoms, NO_BONDS) is None
+    assert "H2 (atom 0)" in str(outside_domain(WATERS, atoms, bonds))
+    # Atoms without a bond may be bonded, unless all bonds are known.
+    some, bonds = [*"OHHOHH"], np.array([[0, 1], [0, 2]])
+    assert outside_domain(WATERS, some, bonds) is None
+    assert "O (atom 3)" in str(outside_domain(WATERS, some, bonds, complete=True))
+
+
+@pytest.mark.parametrize(
+    ("atoms", "bonds", "named"),
+    [
+        ("HOH", [[0, 1], [1, 2]], None),
+        ("COHHHH", [[0, 1], [0, 2], [0, 3], [0, 4], [1, 5]], None),
+        ("HH", [[0, 1]], "H-H"),
+        ("HOOH", [[0, 1], [1, 2], [2, 3]], "O-O"),
+        ("OHHH", [[0, 1], [0, 2], [0, 3]], "3 bonded"),
+        ("CHHOHH", [[0, 1], [0, 2], [3, 4], [3, 5]], None),
+        ("OHHO", [[0, 1], [0, 2]], "atom 3"),
+    ],
+)
+def test_bonds_and_neighbors_that_the_data_do_not_have(
+    atoms: str, bonds: list[list[int]], named: str | None
+) -> None:
+    fault = outside_domain(ORGANIC, [*atoms], np.array(bonds))
+    assert fault is None if named is None else named in str(fault)
+
+
+@pytest.mark.parametrize("domain", [WATERS, ORGANIC])
+def test_a_domain_is_the_same_from_json(domain: Domain) -> None:
+    text = json.dumps(domain_to_dict(domain))
+    assert domain_from_dict(json.loads(text)) == domain
+
+
+def with_domain(folder: Path, value: object) -> Path:
+    write_random_weights(folder)
+    description = json.loads((folder / "config.json").read_text())
+    description["domain"] = value
+    (folder / "config.json").write_text(json.dumps(description))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        [],
+        "H2O",
+        {"kind": "weather"},
+        {"kind": "compositions", "molecules": []},
+        {"kind": "compositions", "molecules": ["h2o"]},
+        {"kind": "compositions", "molecules": [7]},
+        {"kind": "valences", "bonds": ["CH"], "neighbors": {}},
+        {"kind": "valences", "bonds": [], "neighbors": {"C": ["x"]}},
+    ],
+)
+def test_a_domain_that_is_none_is_refused(value: object, tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="domain"):
+        load_model(with_domain(tmp_path / "m", value))
+
+
+def test_models_without_a_domain_open_and_warn_of_nothing(random_model: Path) -> None:
+    assert load_model(random_model).domain is None
+    SE3Potential(random_model).createSystem(topology_of(["H", "H"]))
+
+
+def test_shipped_models_know_their_molecules() -> None:
+    for name in ("water", "liquid-water"):
+        assert load_model(name).domain == WATERS
+
+
+@pytest.mark.parametrize("atoms", ["HH", "HHHH", "HOOH"])
+def test_a_system_outside_of_the_data_is_warned_of(atoms: str, tmp_path: Path) -> None:
+    model = with_domain(tmp_path / "m", domain_to_dict(WATERS))
+    potential = SE3Potential(model)
+    with pytest.warns(OutsideDomainWarning, match="H2O"):
+        potential.createSystem(topology_of([*atoms]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        potential.createSystem(topology_of([*"OHH"]))
+        potential.createSystem(water_topology(2))
+
+
+def test_a_run_outside_of_the_data_is_refused_unless_told(tmp_path: Path) -> None:
+    model = with_domain(tmp_path / "m", domain_to_dict(WATERS))
+    # H2 and HOOH, which only distances tell from two waters.
+    peroxide = np.array([[0, 0, 0], [0.96, 0, 0], [1.3, 1.4, 0], [2.2, 1.5, 0.4]])
+    hydrogen = np.array([[6.0, 0, 0], [6.0, 0.74, 0]])
+    topology = topology_of([*"HOOHHH"])
+    positions = np.concatenate([peroxide, hydrogen])
+    options = {"model": str(model), "platform": "Reference", "steps": 10}
+    with pytest.raises(ValueError, match="H2O2 .*--outside-domain"):
+        run_model(topology, positions, ModelRun(out=tmp_path / "a", **options))
+    assert not (tmp_path / "a").exists()
+    told = ModelRun(
+        out=tmp_path / "b", outside_domain=True, equilibration_ps=0.0, **options
+    )
+    try:
+        run_model(topology, positions, told)
+    except ValueError as error:  # random weights hold no molecule together
+        assert "--outside-domain" not in str(error)
+
+
+def frames_of(kinds: dict[str, list[tuple[str, np.ndarray, float]]]) -> Frames:
+    return Frames.of(
+        Frame(
+            numbers=np.array([{"H": 1, "C": 6, "O": 8}[s] for s in atoms]),
+            positions=positions,
+            energy=energy,
+            forces=None,
+            trajectory=name,
+        )
+        for name, frames in kinds.items()
+        for atoms, positions, energy in frames
+    )
+
+
+def test_the_domain_of_data_is_that_of_relaxed_frames() -> None:
+    torn = WATER * [[1.0], [3.0], [1.0]]
+    two = np.concatenate([WATER, WATER + [0.0, 0.0, 3.0]])
+    frames = frames_of(
+        {
+            "one": [("OHH", torn, -1.0), ("OHH", WATER, -9.0), ("OHH", torn, np.nan)],
+            "two": [("OHHOHH", two, -20.0)],
+        }
+    )
+    assert data_domain(frames) == WATERS
+
+
+def test_many_molecules_are_described_by_their_bonds() -> None:
+    kinds = {}
+    for n in range(1, 103):  # chains C_n H, 1.4 A apart
+        positions = np.zeros((n + 1, 3))
+        positions[:n, 0] = 1.4 * np.arange(n)
+        positions[n] = [-1.1, 0.0, 0.0]
+        kinds[f"chain {n}"] = [("C" * n + "H", positions, 0.0)]
+    domain = data_domain(frames_of(kinds))
+    assert domain == Valences(("C-C", "C-H"), {"C": (1, 2), "H": (1,)})
+
+
+def test_bonds_reach_across_the_box() -> None:
+    box = np.diag([8.0, 8.0, 8.0])
+    positions = (WATER + [7.8, 0.1, 0.1]) % 8.0
+    bonds = bonds_by_distance(["O", "H", "H"], positions, box)
+    assert bonds.tolist() == [[0, 1], [0, 2]]
+    assert len(bonds_by_distance(["O", "H", "H"], positions, None)) < 2
+
+
+def test_export_writes_what_training_found() -> None:
+    checkpoint = random_checkpoint()
+    checkpoint["domain"] = domain_to_dict(ORGANIC)
+    assert model_of_checkpoint(checkpoint, "organic", "MIT").domain == ORGANIC
