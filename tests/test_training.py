@@ -563,6 +563,16 @@ def test_stopped_and_resumed_run_equals_one_without_a_stop(
     assert_same_run(finished, tmp_path)
 
 
+def test_modes_of_torch_change_nothing(config, finished, tmp_path, no_figures):
+    torch.set_default_device("meta")
+    try:
+        with torch.inference_mode(), torch.autograd.set_detect_anomaly(True):
+            assert training_run.train(config, tmp_path).finished
+    finally:
+        torch.set_default_device(None)
+    assert_same_run(finished, tmp_path)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_says_how_to_go_on(config, tmp_path, monkeypatch, no_figures, number):
     path = tmp_path / "train.yaml"
