@@ -135,7 +135,8 @@ def load_compiled_networks() -> None:
     library and does not hold it.
     """
     for path in sorted(cache_folder().glob("openmm_se3_*.so")):
-        if not hash_file(path).is_file():  # of an earlier version of this program
+        # Without a hash it is of an earlier version of this program.
+        if path.stem in _loaded or not hash_file(path).is_file():
             continue
         try:
             require_private(path.parent)
