@@ -1,30 +1,79 @@
-"""Energy and forces of a free molecule by the network itself, without OpenMM."""
+"""Energy, forces and virial by the network itself, without OpenMM."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
-from openmm_se3.graph import all_pairs
+from openmm_se3.graph import all_pairs, neighbour_pairs
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.torch_state import usual_torch
+
+# Up to this many atoms without a box all pairs cost less than a neighbor list.
+DENSE_ATOMS = 64
 
 
 @usual_torch()
 def evaluate(
-    network: SE3Transformer, symbols: list[str], positions: np.ndarray
+    network: SE3Transformer,
+    symbols: list[str],
+    positions: np.ndarray,
+    box: np.ndarray | None = None,
 ) -> tuple[float, np.ndarray]:
-    """Return the interaction energy (eV) and forces [n_atoms, 3] (eV/A) of a molecule.
+    """Return the interaction energy (eV) and forces [n_atoms, 3] (eV/A) of atoms.
 
     Args:
         network: The network, in evaluation mode.
         symbols: Chemical symbols [n_atoms].
         positions: Positions [n_atoms, 3], A.
+        box: Box vectors as rows [3, 3], A; None without a box.
     """
-    energy, forces = network.energy_and_forces(
-        *all_pairs_of(network, symbols, positions), dense=len(symbols) > 1
-    )
+    n_atoms = len(symbols)
+    if box is None and n_atoms <= DENSE_ATOMS:
+        pairs = all_pairs_of(network, symbols, positions)
+        energy, forces = network.energy_and_forces(*pairs, dense=n_atoms > 1)
+    else:
+        energy, forces = network.energy_and_forces(
+            *neighbours_of(network, symbols, positions, box)
+        )
     return energy.item(), forces.double().numpy()
+
+
+@usual_torch()
+def strain_derivative(
+    network: SE3Transformer,
+    symbols: list[str],
+    positions: np.ndarray,
+    box: np.ndarray | None,
+) -> np.ndarray:
+    """Return the derivative of the energy by a strain of space [3, 3], eV.
+
+    The strain e moves every edge vector v to v (1 + e), the box with it, so that the
+    derivative is the sum of v_a dE/dv_b over all edges.  It is symmetric, because the
+    energy does not change when space turns.
+
+    Args:
+        network: A network with conservative forces, in evaluation mode.
+        symbols: Chemical symbols [n_atoms].
+        positions: Positions [n_atoms, 3], A.
+        box: Box vectors as rows [3, 3], A; None without a box.
+    """
+    x, species, centre, neighbour, shifts = neighbours_of(
+        network, symbols, positions, box
+    )
+    vectors = network.edge_vectors(x, centre, neighbour, shifts).detach()
+    _, slope, _ = network.energies_and_slope(
+        species,
+        vectors,
+        centre,
+        neighbour,
+        create_graph=False,
+        dense=False,
+        paired=False,
+        head=False,
+    )
+    derivative = vectors.detach().double().T @ slope.double()
+    return (0.5 * (derivative + derivative.T)).numpy()
 
 
 @usual_torch()
@@ -39,7 +88,7 @@ def force_disagreement(
         positions: Positions [n_atoms, 3], A.
     """
     _, forces, direct = network.energy_and_both_forces(
-        *all_pairs_of(network, symbols, positions), dense=len(symbols) > 1
+        *neighbours_of(network, symbols, positions, None)
     )
     return (direct - forces).double().norm(dim=1).numpy()
 
@@ -48,6 +97,25 @@ def all_pairs_of(
     network: SE3Transformer, symbols: list[str], positions: np.ndarray
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return positions [n_atoms, 3], A, species, centre and neighbour of all pairs."""
-    species = torch.tensor([network.config.elements.index(s) for s in symbols])
-    x = torch.tensor(np.asarray(positions), dtype=torch.float64)
+    x, species = tensors_of(network, symbols, positions)
     return x, species, *all_pairs(len(symbols))
+
+
+def neighbours_of(
+    network: SE3Transformer,
+    symbols: list[str],
+    positions: np.ndarray,
+    box: np.ndarray | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return positions, species, and edges within the cutoff with their shifts, A."""
+    x, species = tensors_of(network, symbols, positions)
+    cell = None if box is None else torch.tensor(box, dtype=torch.float64)
+    return x, species, *neighbour_pairs(x, network.config.cutoff, cell)
+
+
+def tensors_of(
+    network: SE3Transformer, symbols: list[str], positions: np.ndarray
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return positions [n_atoms, 3], A, float64, and species [n_atoms]."""
+    species = torch.tensor([network.config.elements.index(s) for s in symbols])
+    return torch.tensor(np.asarray(positions), dtype=torch.float64), species

@@ -832,34 +832,6 @@ def test_atoms_on_top_of_each_other(backend: str, random_model: Path) -> None:
         assert np.isfinite(forces).all()
 
 
-# ------------------------------------------------------------------------ ASE
-
-
-def test_ase_calculator(potential: SE3Potential) -> None:
-    atoms = Atoms(symbols_of(1), WATER)
-    atoms.calc = potential.ase_calculator()
-    before = atoms.get_potential_energy()
-    atoms.positions[1] *= 1.05
-    after = atoms.get_potential_energy()
-    assert before != after
-    energy, forces = potential.energy_and_forces(atoms.numbers, atoms.positions)
-    assert after == energy
-    assert np.array_equal(atoms.get_forces(), forces)
-
-
-def test_ase_calculator_refuses_boxes_and_unknown_elements(
-    potential: SE3Potential,
-) -> None:
-    atoms = Atoms(symbols_of(1), WATER, cell=BOX, pbc=True)
-    atoms.calc = potential.ase_calculator()
-    with pytest.raises(ValueError, match="free molecules: set atoms.pbc = False"):
-        atoms.get_potential_energy()
-    atoms = Atoms("CO", positions=[[0, 0, 0], [1.1, 0, 0]])
-    atoms.calc = potential.ase_calculator()
-    with pytest.raises(ValueError, match="atom 0 is C"):
-        atoms.get_potential_energy()
-
-
 # ------------------------------------------------------------- direct forces
 
 

@@ -27,6 +27,7 @@ from openmm_se3.export.modules import (
 from openmm_se3.graph import Capacity, fixed_pairs, neighbour_pairs
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.modelfile import PRECISIONS, ModelFile
+from openmm_se3.single_point import DENSE_ATOMS
 from openmm_se3.threads import threads_for
 from openmm_se3.torch_state import require_torchscript, scripted, usual_torch
 from openmm_se3.units import (
@@ -35,8 +36,6 @@ from openmm_se3.units import (
     NM_TO_ANGSTROM,
 )
 
-# Up to this many atoms without a box all pairs cost less than a neighbour list.
-DENSE_ATOMS = 64
 # A module for any number of atoms is compared with the network on at most so many.
 CHECKED_ATOMS = 24
 # A recorded module with so many edges and more is compared in fewer calls.
@@ -109,14 +108,14 @@ def build_module(settings: ForceSettings) -> torch.jit.ScriptModule:
     """
     require_torchscript()
     with usual_torch():
-        module = _compiled_module(settings) or _torchscript_module(settings)
+        module = compiled_module(settings) or _torchscript_module(settings)
         if settings.scale is None:
             return module
         wrapper = ScaledPeriodicForce if settings.periodic else ScaledForce
         return scripted(wrapper(module))
 
 
-def _compiled_module(settings: ForceSettings) -> torch.jit.ScriptModule | None:
+def compiled_module(settings: ForceSettings) -> torch.jit.ScriptModule | None:
     """Return a compiled module, or None where TorchScript is to be used.
 
     Raises:

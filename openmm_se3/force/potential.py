@@ -26,6 +26,7 @@ from openmm_se3.force.cuda_graphs import (
     fit_for_cuda_graphs,
     recorded_edges,
 )
+from openmm_se3.force.evaluator import Evaluator
 from openmm_se3.force.fitness import (
     box_volume,
     refuse_unfit,
@@ -40,7 +41,7 @@ from openmm_se3.force.mixed import without_internal_terms
 from openmm_se3.force.register import register_plugins
 from openmm_se3.modelfile import PRECISIONS, load_model
 from openmm_se3.molecules import keep_molecules
-from openmm_se3.single_point import evaluate, force_disagreement
+from openmm_se3.single_point import force_disagreement
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -74,6 +75,7 @@ class SE3Potential:
             self-energies, errors as measured, and so on.
         backend: The backend in use.
         engine: The engine in use, "compiled" or "torchscript".
+        evaluator: Computes energy, forces and stress without OpenMM.
 
     Raises:
         CompileError: The engine asked for does not work here.
@@ -116,6 +118,9 @@ class SE3Potential:
         if cudaGraphs:
             self._room = neighbours or default_room(self.config.cutoff)
         self._network = self.model.network(PRECISIONS[precision])
+        self.evaluator = Evaluator(
+            self.model, self._network, precision, engine, self.engine
+        )
         if self.config.force_mode == "direct":
             warnings.warn(
                 f"energy is not conserved: the model '{self.metadata['name']}' has "
@@ -377,21 +382,25 @@ class SE3Potential:
         )
 
     def energy_and_forces(
-        self, numbers: Any, positions: Any
+        self, numbers: Any, positions: Any, box: np.ndarray | None = None
     ) -> tuple[float, np.ndarray]:
-        """Return the network's own energy and forces of a free molecule.
+        """Return energy and forces of a molecule or of a periodic box.
+
+        The engine in use computes them; with TorchScript that is the network itself.
 
         Args:
             numbers: Atomic numbers [n_atoms].
             positions: Positions [n_atoms, 3], A (or a Quantity).
+            box: Box vectors as rows [3, 3], A; None without a box.
 
         Returns:
             Energy relative to isolated atoms, eV, and forces [n_atoms, 3], eV/A.
 
         Raises:
+            NotEnoughMemoryError: That takes more memory than there is.
             ValueError: Unknown elements, wrong shape, or positions that are not finite.
         """
-        return evaluate(self._network, *free_molecule(self.model, numbers, positions))
+        return self.evaluator(*free_molecule(self.model, numbers, positions), box)
 
     def force_error(self, numbers: Any, positions: Any) -> np.ndarray:
         """Return an estimate of the force error of each atom of a free molecule.
@@ -422,7 +431,7 @@ class SE3Potential:
         )
 
     def ase_calculator(self) -> Calculator:
-        """Return an ASE calculator over this potential, for free molecules.
+        """Return an ASE calculator over this potential.
 
         Raises:
             ImportError: ASE is not installed.

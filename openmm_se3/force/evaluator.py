@@ -1,0 +1,167 @@
+"""Energy and forces of any atoms in Python, by the fastest code there is for them."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import torch
+
+from openmm_se3.export.build import ForceSettings, compiled_module
+from openmm_se3.force.memory import count_edges, expected_edges, require_memory
+from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.modelfile import ModelFile
+from openmm_se3.single_point import DENSE_ATOMS, evaluate, strain_derivative
+from openmm_se3.torch_state import usual_torch
+from openmm_se3.units import (
+    EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM,
+    EV_TO_KJ_PER_MOL,
+    NM_TO_ANGSTROM,
+)
+
+
+class Evaluator:
+    """Computes energy and forces: compiled where that is the engine in use.
+
+    Args:
+        model: The model.
+        network: Its network in ``precision``, in evaluation mode.
+        precision: "single" or "double".
+        asked: The engine that was asked for.
+        engine: The engine in use, "compiled" or "torchscript"; with the latter the
+            network itself computes.
+    """
+
+    def __init__(
+        self,
+        model: ModelFile,
+        network: SE3Transformer,
+        precision: str,
+        asked: str,
+        engine: str,
+    ) -> None:
+        self.model = model
+        self.network = network
+        self.precision = precision
+        self.asked = asked
+        self.engine = engine
+        self._module: torch.jit.ScriptModule | None = None
+        self._species: tuple[int, ...] = ()
+        # The module is told its atoms before a call: one thread at a time.
+        self._lock = threading.Lock()
+
+    def __call__(
+        self, symbols: list[str], positions: np.ndarray, box: np.ndarray | None
+    ) -> tuple[float, np.ndarray]:
+        """Return the interaction energy (eV) and forces [n_atoms, 3] (eV/A).
+
+        Args:
+            symbols: Chemical symbols [n_atoms], which the model knows.
+            positions: Positions [n_atoms, 3], A.
+            box: Box vectors as rows [3, 3], A; None without a box.
+
+        Raises:
+            NotEnoughMemoryError: That takes more memory than there is.
+            ValueError: The box is none.
+        """
+        require_box(box)
+        with self._lock, usual_torch():
+            species = tuple(self.model.config.elements.index(s) for s in symbols)
+            if self.engine == "compiled" and self._module is None:
+                self._compile(species)
+            self.require_memory(positions, box, self.engine)
+            if self._module is None:
+                return evaluate(self.network, symbols, positions, box)
+            if species != self._species:
+                atoms = torch.arange(len(species))
+                self._module.set_atoms(torch.tensor(species), atoms, 0.0)
+                self._species = species
+            inputs = [positions] if box is None else [positions, box]
+            energy, forces = self._module(
+                *(torch.tensor(x / NM_TO_ANGSTROM, dtype=torch.float64) for x in inputs)
+            )
+            return (
+                energy.item() / EV_TO_KJ_PER_MOL,
+                forces.numpy() / EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM,
+            )
+
+    def strain_derivative(
+        self, symbols: list[str], positions: np.ndarray, box: np.ndarray | None
+    ) -> np.ndarray:
+        """Return the derivative of the energy by a strain of atoms and box [3, 3], eV.
+
+        Divided by the volume it is the stress.  The network computes it, whatever the
+        engine is.
+
+        Args:
+            symbols: Chemical symbols [n_atoms], which the model knows.
+            positions: Positions [n_atoms, 3], A.
+            box: Box vectors as rows [3, 3], A; None without a box.
+
+        Raises:
+            NotEnoughMemoryError: That takes more memory than there is.
+            ValueError: The box is none.
+        """
+        require_box(box)
+        self.require_memory(positions, box, "torchscript")
+        return strain_derivative(self.network, symbols, positions, box)
+
+    def require_memory(
+        self, positions: np.ndarray, box: np.ndarray | None, engine: str
+    ) -> None:
+        """Refuse atoms whose energy and forces take more memory than there is.
+
+        Args:
+            positions: Positions [n_atoms, 3], A.
+            box: Box vectors as rows [3, 3], A; None without a box.
+            engine: What computes them.
+
+        Raises:
+            NotEnoughMemoryError: There is too little.
+        """
+        n_atoms, cutoff = len(positions), self.model.config.cutoff
+        if box is None and n_atoms <= DENSE_ATOMS:
+            return
+        edges = 0
+        if box is not None:
+            # There may be too many to be counted one by one.
+            edges = expected_edges(n_atoms, abs(float(np.linalg.det(box))), cutoff)
+            require_memory(self.network, engine, self.precision, n_atoms, edges)
+        edges = count_edges(positions, box, cutoff)
+        require_memory(self.network, engine, self.precision, n_atoms, edges)
+
+    def _compile(self, species: tuple[int, ...]) -> None:
+        """Make the compiled module; the network computes where it cannot be had."""
+        n_atoms = len(species)
+        self._module = compiled_module(
+            ForceSettings(
+                model=self.model,
+                precision=self.precision,
+                species=species,
+                atoms=tuple(range(n_atoms)),
+                n_particles=n_atoms,
+                periodic=False,
+                offset=0.0,
+                engine=self.asked,
+            )
+        )
+        self._species = species
+        if self._module is None:
+            self.engine = "torchscript"
+
+
+def require_box(box: np.ndarray | None) -> None:
+    """Refuse what are no box vectors.
+
+    Raises:
+        ValueError: Names what is wrong.
+    """
+    if box is None:
+        return
+    rows = np.asarray(box)
+    if rows.shape != (3, 3) or not np.isfinite(rows.astype(float)).all():
+        raise ValueError(
+            f"box must be three finite vectors as rows [3, 3], A, got {rows.tolist()}"
+        )
+    if abs(np.linalg.det(rows)) <= 1e-6 * np.prod(np.linalg.norm(rows, axis=1)):
+        raise ValueError(f"the box has no volume: {rows.tolist()}")
