@@ -33,8 +33,9 @@ def usual_torch() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        # These two slow down every operation, and are hardly ever needed.
-        if torch.get_default_device().type != "cpu":
+        # These two slow down every operation, and are hardly ever needed.  PyTorch 2.9
+        # cannot name the default device after set_default_device(None).
+        if torch.empty(0).device.type != "cpu":
             stack.enter_context(torch.device("cpu"))
         if torch.is_autocast_enabled("cpu"):
             stack.enter_context(torch.autocast("cpu", enabled=False))
