@@ -119,12 +119,12 @@ def load_library(config: ModelConfig, precision: str, training: bool = False) ->
     options += ["-DTRAINING"] * training
     namespace = _name(header, options)
     with _locks[namespace]:
+        path = cache_folder() / f"{namespace}.so"
         if namespace not in _loaded:
-            path = cache_folder() / f"{namespace}.so"
             require_private(path.parent)
             if not is_whole(path):
                 _make_library(header, options, path)
-            _load(path)
+        _load(path)
     return namespace
 
 
