@@ -30,12 +30,15 @@ def usual_torch() -> Iterator[None]:
     ``autocast`` says outside.  The default precision belongs to the whole process and
     stays: code names the precision of every tensor that it makes.
     """
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.device("cpu"),
-        torch.autocast("cpu", enabled=False),
-    ):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        # These two slow down every operation, and are hardly ever needed.  PyTorch 2.9
+        # cannot name the default device after set_default_device(None).
+        if torch.empty(0).device.type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        if torch.is_autocast_enabled("cpu"):
+            stack.enter_context(torch.autocast("cpu", enabled=False))
         yield
 
 

@@ -870,3 +870,26 @@ def test_summary_has_no_number_that_is_not_one(tmp_path: Path) -> None:
     json.dumps(summary(analysis), allow_nan=False)
     write_results(analysis, tmp_path / "out")
     assert (tmp_path / "out" / names.REPORT).exists()
+
+
+# Names
+
+
+def test_folders_and_files_whose_names_are_not_ascii(
+    finished: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "Wässer, 水"
+    shutil.copytree(finished, folder)
+    found = read_folder(folder)
+    expected = read_folder(finished)
+    assert np.array_equal(found.trajectory.xyz, expected.trajectory.xyz)
+    assert np.array_equal(found.reference, expected.reference)
+    expected.trajectory.save_xtc(str(tmp_path / "a.xtc"))
+    named = shutil.move(tmp_path / "a.xtc", folder / "Ångström.v1.xtc")
+    files = read_files(named, folder / names.TOPOLOGY)
+    assert files.trajectory.n_frames == expected.trajectory.n_frames
+    with pytest.raises(ValueError, match="Wässer"):
+        read_files(folder / names.LOG, folder / names.TOPOLOGY)
+    summarized = analyze_folder(folder)
+    assert summarized.stability.stable
+    assert (folder / names.FIGURE).is_file()

@@ -27,8 +27,9 @@ SYMBOLS = ["O", "H", "H"]
 
 
 @pytest.fixture(scope="module")
-def potential(random_model: Path) -> SE3Potential:
-    return SE3Potential(random_model, precision="double")
+def potential(tmp_path_factory: pytest.TempPathFactory) -> SE3Potential:
+    folder = tmp_path_factory.mktemp("models") / "random"
+    return SE3Potential(write_random_weights(folder), precision="double")
 
 
 def water(potential: SE3Potential, **options: Any) -> Atoms:
@@ -158,7 +159,7 @@ def test_a_periodic_direction_needs_a_vector(potential: SE3Potential) -> None:
 
 
 @pytest.fixture(scope="module")
-def singlet(tmp_path_factory: pytest.TempPathFactory) -> SE3Potential:
+def singlet() -> SE3Potential:
     """A potential of neutral molecules without unpaired electrons."""
     potential = SE3Potential("water")
     level = potential.metadata["level_of_theory"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import logging
 import os
 import subprocess
@@ -357,6 +358,20 @@ def test_openmm_without_python_force_is_a_hint_beside_the_plugin() -> None:
     found = with_environment(HEALTHY, pythonforce_problem="c; fix: d")
     assert diagnosis.problems(found) == []
     assert diagnosis.Finding("c", "d") in diagnosis.hints(found)
+
+
+def test_a_cache_that_cannot_be_used_is_a_hint(tmp_path: Path) -> None:
+    folder = tmp_path / "openmm-se3"
+    folder.mkdir(mode=0o700)
+    folder.chmod(0o777)
+    code = "from openmm_se3.doctor import probe; probe.main(['environment'])"
+    done = run(code, XDG_CACHE_HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout.splitlines()[-1])
+    found = with_environment(HEALTHY, **line)
+    assert diagnosis.problems(found) == []
+    (hint,) = (h for h in diagnosis.hints(found) if str(folder) in h.cause)
+    assert f"chmod go-w {folder}" in hint.fix
 
 
 # Shipped models.

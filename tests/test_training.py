@@ -742,6 +742,16 @@ def test_a_restored_module_has_the_whole_state(config):
     torch.testing.assert_close(states[1], states[0], rtol=0.0, atol=0.0)
 
 
+def test_modes_of_torch_change_nothing(config, finished, tmp_path, no_figures):
+    torch.set_default_device("meta")
+    try:
+        with torch.inference_mode(), torch.autograd.set_detect_anomaly(True):
+            assert training_run.train(config, tmp_path).finished
+    finally:
+        torch.set_default_device(None)
+    assert_same_run(finished, tmp_path)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_says_how_to_go_on(config, tmp_path, monkeypatch, no_figures, number):
     path = tmp_path / "train.yaml"

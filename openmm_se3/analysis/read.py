@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,27 @@ def read_log(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _read_reference(topology: Path) -> np.ndarray:
-    return np.asarray(mdtraj.load(str(topology)).xyz[0], float) * NM_TO_ANGSTROM
+    with _ascii_name(topology) as name:
+        return np.asarray(mdtraj.load(name).xyz[0], float) * NM_TO_ANGSTROM
+
+
+@contextlib.contextmanager
+def _ascii_name(path: Path) -> Iterator[str]:
+    """Give a name of a file that mdtraj can open, which must be ASCII."""
+    if str(path).isascii():
+        yield str(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="openmm-se3-") as folder:
+        compressed = path.suffix == ".gz"
+        link = Path(folder) / f"file{''.join(path.suffixes[-1 - compressed :])}"
+        if not str(link).isascii():
+            # The suffix, or the folder for temporary files.
+            raise ValueError(
+                f"mdtraj reads only files with names in ASCII, and {path} has no other "
+                "name: rename it, or set TMPDIR to a folder with such a name"
+            )
+        link.symlink_to(path.absolute())
+        yield str(link)
 
 
 def _read_frames(
@@ -157,7 +178,8 @@ def _read_frames(
     if not topology.is_file():
         raise ValueError(f"there is no topology file {topology}")
     try:
-        atoms = mdtraj.load_topology(str(topology))
+        with _ascii_name(topology) as name:
+            atoms = mdtraj.load_topology(name)
     except Exception as error:
         raise ValueError(
             f"mdtraj cannot read the topology {topology}: {error}"
@@ -167,8 +189,8 @@ def _read_frames(
     if not path.is_file():
         raise ValueError(f"there is no trajectory file {path}")
     try:
-        with _quiet_stdout():
-            return mdtraj.load(str(path), top=atoms)
+        with _quiet_stdout(), _ascii_name(path) as name:
+            return mdtraj.load(name, top=atoms)
     # mdtraj raises errors of many kinds, some of them bare Exceptions.
     except Exception as error:
         raise ValueError(

@@ -121,8 +121,8 @@ def reason_against_trust(path: Path) -> str | None:
     for part in (*own, root):
         try:
             status = part.stat()
-        except FileNotFoundError:
-            continue
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # what is missing is made, or that fails
         except OSError as error:
             return f"{part} cannot be looked at ({error.strerror}); fix: {FIX}"
         mode = status.st_mode

@@ -123,12 +123,12 @@ def load_library(config: ModelConfig, precision: str, training: bool = False) ->
     options += ["-DTRAINING"] * training
     namespace = _name(header, options)
     with _locks[namespace]:
+        path = cache_folder() / f"{namespace}.so"
         if namespace not in _loaded:
-            path = cache_folder() / f"{namespace}.so"
             require_private(path.parent)
             if not is_whole(path):
                 _make_library(header, options, path)
-            _load(path)
+        _load(path)
     return namespace
 
 
@@ -139,7 +139,8 @@ def load_compiled_networks() -> None:
     library and does not hold it.
     """
     for path in sorted(cache_folder().glob("openmm_se3_*.so")):
-        if not hash_file(path).is_file():  # of an earlier version of this program
+        # Without a hash it is of an earlier version of this program.
+        if path.stem in _loaded or not hash_file(path).is_file():
             continue
         try:
             require_private(path.parent)

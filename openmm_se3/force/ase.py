@@ -61,13 +61,13 @@ class SE3Calculator(Calculator):
         assert self.atoms is not None
         self._require_state(self.atoms)
         box = self._box(self.atoms)
-        if "numbers" in system_changes or "pbc" in system_changes:
-            self._warn(self.atoms)
         numbers, positions = self.atoms.numbers, self.atoms.positions
         if system_changes or "energy" not in self.results:
             energy, forces = self.potential.energy_and_forces(numbers, positions, box)
             # There is no electronic temperature: both energies are the same.
             self.results = {"energy": energy, "free_energy": energy, "forces": forces}
+        if "numbers" in system_changes or "pbc" in system_changes:
+            self._warn(self.atoms)
         if "stress" in properties:
             if not self.atoms.pbc.all():
                 raise PropertyNotImplementedError(

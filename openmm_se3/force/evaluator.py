@@ -163,5 +163,5 @@ def require_box(box: np.ndarray | None) -> None:
         raise ValueError(
             f"box must be three finite vectors as rows [3, 3], A, got {rows.tolist()}"
         )
-    if abs(np.linalg.det(rows)) < 1e-6 * np.prod(np.linalg.norm(rows, axis=1)):
+    if abs(np.linalg.det(rows)) <= 1e-6 * np.prod(np.linalg.norm(rows, axis=1)):
         raise ValueError(f"the box has no volume: {rows.tolist()}")

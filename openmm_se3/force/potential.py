@@ -76,6 +76,7 @@ class SE3Potential:
             self-energies, errors as measured, and so on.
         backend: The backend in use.
         engine: The engine in use, "compiled" or "torchscript".
+        evaluator: Computes energy, forces and stress without OpenMM.
 
     Raises:
         CompileError: The engine asked for does not work here.

@@ -18,6 +18,7 @@ from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import Frames
 from openmm_se3.reference.sources import Source, hash_source, read_sources
 from openmm_se3.reference.splits import SplitConfig
+from openmm_se3.torch_state import usual_torch
 from openmm_se3.training.data import FrameGraphs
 from openmm_se3.training.metrics import (
     Predictions,
@@ -107,6 +108,7 @@ def _as_trained(source: Source, then: dict[str, Any], name: str) -> Source:
     return dataclasses.replace(source, **missing)
 
 
+@usual_torch()
 def evaluate_model(
     model: ModelFile, frames: Frames, dtype: torch.dtype = torch.float32
 ) -> Evaluation:

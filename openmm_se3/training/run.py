@@ -37,6 +37,7 @@ from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.domain import data_domain
 from openmm_se3.reference.frames import SPLITS
 from openmm_se3.signals import Signals
+from openmm_se3.torch_state import usual_torch
 from openmm_se3.training.checkpoint import (
     BEST,
     LAST,
@@ -109,6 +110,7 @@ class Outcome:
     errors: dict[str, dict[str, dict[str, float]]] | None
 
 
+@usual_torch()
 def train(
     config: RunConfig,
     folder: Path,
