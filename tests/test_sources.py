@@ -43,7 +43,12 @@ from openmm_se3.reference.sources import (
     read_sources,
     with_splits,
 )
-from openmm_se3.reference.splits import SplitConfig, make_splits
+from openmm_se3.reference.splits import (
+    SplitConfig,
+    distribution,
+    make_splits,
+    one_sided,
+)
 from openmm_se3.single_point import evaluate
 from openmm_se3.training.evaluation import evaluate_model
 from openmm_se3.training.prepare import frames_without_forces
@@ -512,6 +517,59 @@ def test_pure_water_gives_the_smallest_energies_and_a_warning(
 
 
 # Splits.
+
+
+def heated(groups: list[tuple[str, float]], frames_each: int = 5) -> Frames:
+    """Return frames of one trajectory a group, each of a kind and a temperature."""
+    rng = np.random.default_rng(0)
+    return Frames.of(
+        Frame(
+            numbers=np.array([8, 1, 1]),
+            positions=rng.normal(size=(3, 3)),
+            energy=0.0,
+            forces=np.zeros((3, 3)),
+            trajectory=f"run-{number}",
+            kind=kind,
+            temperature=temperature,
+        )
+        for number, (kind, temperature) in enumerate(groups)
+        for _ in range(frames_each)
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_splits_have_a_share_of_each_kind_and_temperature(seed: int) -> None:
+    runs = [("md", t) for t in (300.0, 500.0, 800.0)] * 10 + [
+        ("bent", float("nan"))
+    ] * 10
+    frames = heated(runs)
+    rule = SplitConfig(by="trajectory", fractions=(0.8, 0.1, 0.1), seed=seed)
+    divided = with_splits(frames, make_splits(frames, rule))
+    assert distribution(divided) == {
+        name: [40, 5, 5] for name in ("bent", "md, 300 K", "md, 500 K", "md, 800 K")
+    }
+    assert one_sided(divided) == []
+    by_chance = dataclasses.replace(rule, stratify=False)
+    assert (make_splits(frames, by_chance) != make_splits(frames, rule)).any()
+
+
+def test_what_a_split_lacks_is_named() -> None:
+    frames = heated([("md", 300.0), ("md", 500.0), ("md", 800.0)])
+    rule = SplitConfig(by="trajectory", fractions=(0.34, 0.33, 0.33))
+    divided = with_splits(frames, make_splits(frames, rule))
+    lines = one_sided(divided)
+    assert len(lines) == 3
+    for temperature in (300, 500, 800):
+        assert [line for line in lines if f"{temperature} K: none in" in line]
+    assert distribution(heated([("", float("nan"))] * 3)) == {}
+    assert one_sided(heated([("", float("nan"))] * 3)) == []
+
+
+def test_without_kinds_the_splits_are_as_they_were() -> None:
+    frames = heated([("", float("nan"))] * 20)
+    rule = SplitConfig(by="trajectory", seed=3)
+    by_chance = dataclasses.replace(rule, stratify=False)
+    assert (make_splits(frames, rule) == make_splits(frames, by_chance)).all()
 
 
 def test_splits_keep_groups_whole_and_follow_the_seed(dataset: Dataset) -> None:

@@ -17,7 +17,7 @@ from openmm_se3.reference.plausibility import require_plausible
 from openmm_se3.reference.resemblance import resemblance
 from openmm_se3.reference.self_energies import SelfEnergies, self_energies
 from openmm_se3.reference.sources import read_sources, with_splits
-from openmm_se3.reference.splits import SplitConfig, make_splits
+from openmm_se3.reference.splits import SplitConfig, make_splits, one_sided
 from openmm_se3.training.data import FrameGraphs, frame_weights, lowest_energies
 from openmm_se3.training.settings import DataConfig, RunConfig
 
@@ -69,6 +69,12 @@ def data_summary(dataset: Dataset, chosen: SelfEnergies) -> str:
         lines.append(
             "forces stay in the files: those that are missing are masked, and counted "
             "by 'openmm-se3 data inspect' on a sample"
+        )
+    uneven = one_sided(frames)
+    if uneven:
+        lines.append(
+            "not every split has frames of each kind and temperature, so that its "
+            f"errors are of the others: {'; '.join(uneven)}"
         )
     return "\n".join(lines)
 
