@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from openmm_se3.cli.command_line import command_line
+from openmm_se3.cli.old_names import renamed
 from openmm_se3.reference.level import NAMED_LEVELS, LevelOfTheory
 
 if TYPE_CHECKING:
@@ -17,11 +18,12 @@ DEFAULT = LevelOfTheory()
 FAILURES_SHOWN = 20
 
 
-@click.command()
+@click.command(cls=renamed(output="out"))
 @click.argument("structures", type=click.Path(path_type=Path), metavar="INPUT.xyz")
 @click.option(
     "-o",
-    "--output",
+    "--out",
+    "output",
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
     help="HDF5 file to write.",

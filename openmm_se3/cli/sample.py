@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from openmm_se3.cli.command_line import command_line
+from openmm_se3.cli.old_names import renamed
 from openmm_se3.files import atomic_write, require_new_file
 
 
@@ -16,9 +17,10 @@ def command() -> None:
     """Make structures to label with DFT."""
 
 
-@command.command()
+@command.command(cls=renamed(output="out"))
 @click.option(
     "--molecules",
+    "-n",
     type=click.IntRange(min=1),
     required=True,
     help="Water molecules per structure, 1 to 6.",
@@ -32,7 +34,8 @@ def command() -> None:
 )
 @click.option(
     "-o",
-    "--output",
+    "--out",
+    "output",
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
     help="Extended XYZ file to write.",

@@ -13,6 +13,7 @@ from openmm_se3.files import require_new_file
 @click.argument("model")
 @click.option(
     "--out",
+    "-o",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the result as JSON here.",
 )

@@ -96,7 +96,7 @@ def relabel_checks(
     energy = np.array([ours - theirs for ours, _, theirs, _ in pairs])
     force = np.array([ours - theirs for _, ours, _, theirs in pairs])
     note = f"{frames} frames of {structure.name} at {TEMPERATURE:g} K"
-    spread = np.abs(energy - energy.mean()).mean() * EV_TO_KCAL_PER_MOL
+    spread = float(np.abs(energy - energy.mean()).mean()) * EV_TO_KCAL_PER_MOL
     checks = [
         _check("own dynamics, force error", np.abs(force).mean(), "kcal/mol/A", note),
         Check(GROUP, "own dynamics, energy error", spread, "kcal/mol", note=note),
