@@ -28,6 +28,7 @@ from openmm_se3.modelfile import (
     write_model,
 )
 from openmm_se3.shipped import CHECKSUMS
+from openmm_se3.structure_text import read_text, refuse_unread
 from openmm_se3.version import __version__
 
 CHECKED_SIZES = (1, 2, 3, 6, 24)
@@ -191,8 +192,6 @@ def export_topology(
         ExportError: The module does not reproduce the network.
     """
     from openmm import app
-
-    from openmm_se3.simulation.structure_checks import read_text, refuse_unread
 
     if not topology_file.is_file():
         raise FileNotFoundError(f"no topology file {topology_file}")
