@@ -105,7 +105,8 @@ def _dealt_out(frames: Frames, config: SplitConfig) -> np.ndarray:
 def strata(frames: Frames) -> tuple[np.ndarray, list[str]]:
     """Return the stratum of each frame [n_frames], and what each stratum is.
 
-    A stratum is a kind and a temperature, such as "md, 300 K".
+    A stratum is a kind and a temperature, such as "md, 300 K".  A kind that is the
+    formula of the frame, as public data have it, is none.
     """
     known: dict[tuple[str, str], int] = {}
     numbers = np.zeros(len(frames), dtype=np.int64)
