@@ -73,6 +73,15 @@ class ModelFile:
     metadata: dict[str, Any]
     weights: dict[str, torch.Tensor]
 
+    def __repr__(self) -> str:
+        """Say which model this is; its weights would fill screens."""
+        weights = sum(value.numel() for value in self.weights.values())
+        return (
+            f"ModelFile({self.metadata.get('name')!r}, elements "
+            f"{', '.join(self.config.elements)}, cutoff {self.config.cutoff:g} A, "
+            f"{weights:,} weights)"
+        )
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the bytes of the files, which are checked when they are opened."""
         return _unpickled, tuple(contents(self).values())

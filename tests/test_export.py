@@ -45,6 +45,7 @@ from openmm_se3.export import (
     load_model,
     modules,
 )
+from openmm_se3.export.write import CHECKED_SIZES
 from openmm_se3.graph import all_pairs, neighbour_pairs
 from openmm_se3.model.radial import Envelope
 from openmm_se3.modelfile import UNITS
@@ -827,6 +828,7 @@ def test_a_checkpoint_becomes_a_model(tmp_path: Path) -> None:
         arguments = ["export", str(source), "--out", str(out), "--licence", "CC0-1.0"]
         result = CliRunner().invoke(cli.main, arguments)
         assert result.exit_code == 0, result.output
+        assert result.output.count("export: comparing") == 2 * len(CHECKED_SIZES)
         assert load_model(out).metadata["licence"] == "CC0-1.0"
         assert load_model(out).metadata["name"] == out.name
         again = CliRunner().invoke(cli.main, arguments)

@@ -57,7 +57,6 @@ from openmm_se3.reference.water_sampler import (
     Plan,
     has_bad_contact,
     sample_water,
-    water_molecule,
 )
 from openmm_se3.training.prepare import read_data
 from openmm_se3.training.settings import DataConfig
@@ -66,6 +65,7 @@ from openmm_se3.units import (
     HARTREE_PER_BOHR_TO_EV_PER_ANGSTROM,
     HARTREE_TO_EV,
 )
+from openmm_se3.water_molecule import water_molecule
 
 ROOT = Path(__file__).parents[1]
 CHEAP = LevelOfTheory(method="pbe", basis="sto-3g", grid_level=0)

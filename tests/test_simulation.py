@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -33,6 +34,7 @@ from openmm_se3.simulation import (
     best_platform,
     degrees_of_freedom,
     energy_drift,
+    minimum,
     run_dynamics,
     water_topology,
 )
@@ -557,6 +559,41 @@ def test_a_start_whose_molecules_fuse_is_refused(tmp_path: Path) -> None:
     options = RunOptions(seed=1, out=tmp_path / "a", platform="Reference")
     with pytest.raises(BadMinimumError, match="are fused: .* below the limit"):
         run_dynamics(system, topology, water_positions(2, 1), options)
+
+
+def test_a_crowded_start_is_named_where_the_minimisation_fails(tmp_path: Path) -> None:
+    system, topology = harmonic_water(2)
+    repulsion = openmm.CustomBondForce("-1e5*r")
+    repulsion.addBond(0, 1)
+    system.addForce(repulsion)
+    options = RunOptions(seed=1, out=tmp_path / "a", platform="Reference")
+    apart = water_positions(2, 1)
+    with pytest.raises(BadMinimumError, match="training data") as far:
+        run_dynamics(system, topology, apart, options)
+    crowded = apart.copy()
+    crowded[3:] += water_positions(1)[2] + [-0.5, 0.0, 1.2] - crowded[3]
+    with pytest.raises(BadMinimumError, match=r"O of HOH 2.*A box of water") as near:
+        run_dynamics(system, topology, crowded, options)
+    assert "A box of water" not in str(far.value)
+    assert "of HOH 1" in str(near.value)
+
+
+def test_a_long_minimisation_shows_its_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system, topology = harmonic_water(2)
+    options = RunOptions(
+        seed=1, out=tmp_path / "a", platform="Reference", steps=10, equilibration_ps=0.0
+    )
+    shown = {}
+    for seconds in (0.0, 1e6):
+        monkeypatch.setattr(minimum, "SHOWN_SECONDS", seconds)
+        console = Console(file=io.StringIO(), width=200)
+        out = dataclasses.replace(options, out=tmp_path / str(seconds))
+        run_dynamics(system, topology, water_positions(2, 1), out, console=console)
+        shown[seconds] = console.file.getvalue()
+    assert re.search(r"iteration \d+ of at most 2000, energy .* left", shown[0.0])
+    assert "iteration" not in shown[1e6]
 
 
 def test_contacts_between_molecules_and_inside_them() -> None:

@@ -610,6 +610,7 @@ def test_command_on_a_model(model_folder: Path, tmp_path: Path) -> None:
         "mixed systems",
         "Verlet",
         "drift",
+        "accuracy",
     }
     drift = [check for check in content["checks"] if check["group"] == "drift"]
     assert [check["status"] for check in drift] == ["not run"]

@@ -20,7 +20,7 @@ SHORT = ["--equilibration", "0.05", "--platform", "Reference"]
 
 def test_water_runs_reports_and_does_not_overwrite(tmp_path: Path) -> None:
     out = tmp_path / "my run"
-    command = ["water", "--out", str(out), "--steps", "1000", *SHORT]
+    command = ["water", "--out", str(out), "--length", "0.5", *SHORT]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
     assert "STABLE for 0.5 ps" in result.output
@@ -41,14 +41,14 @@ def test_water_runs_reports_and_does_not_overwrite(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [["--molecules", "2"], ["--precision", "double"]])
 def test_other_options(tmp_path: Path, options: list[str]) -> None:
-    command = ["water", "--out", str(tmp_path / "a"), "--steps", "200", *SHORT]
+    command = ["water", "--out", str(tmp_path / "a"), "--length", "0.1", *SHORT]
     result = CliRunner().invoke(main, [*command, "--ensemble", "nvt", *options])
     assert result.exit_code == 0, result.output
     assert "thermostat" in result.output
 
 
 def test_an_unstable_run_ends_with_code_1(tmp_path: Path) -> None:
-    command = ["water", "--out", str(tmp_path / "a"), "--steps", "500", "--dt", "5"]
+    command = ["water", "--out", str(tmp_path / "a"), "--length", "2.5", "--dt", "5"]
     result = CliRunner().invoke(main, [*command, *SHORT])
     assert result.exit_code == 1, result.output
     assert "UNSTABLE" in result.output
@@ -70,7 +70,7 @@ def test_ctrl_c_names_what_can_be_analysed(
     else:
         monkeypatch.setattr(ProgressReporter, "report", interrupt)
     out = tmp_path / "a"
-    command = ["water", "--out", str(out), "--steps", "100", *SHORT]
+    command = ["water", "--out", str(out), "--length", "0.05", *SHORT]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 130
     hint = f"Ended early; what there is: openmm-se3 analyze {out}"
@@ -103,7 +103,7 @@ def test_few_molecules_run_with_one_thread(
 
 
 def test_unknown_model_and_platform_are_refused(tmp_path: Path) -> None:
-    command = ["water", "--out", str(tmp_path / "a"), "--steps", "10"]
+    command = ["water", "--out", str(tmp_path / "a"), "--length", "0.005"]
     for option in (["--model", "wasser"], ["--platform", "Abacus"]):
         result = CliRunner().invoke(main, [*command, *option])
         assert result.exit_code == 2, result.output

@@ -55,6 +55,16 @@ class Analysis:
     whole_spectrum: Spectrum | None
     missing: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        """Say what was measured; the arrays would fill screens."""
+        parts = ("geometry", "cluster", "liquid", "energies", "spectrum")
+        there = [name for name in parts if getattr(self, name) is not None]
+        verdict = "STABLE" if self.stability.stable else "UNSTABLE"
+        return (
+            f"Analysis({verdict}, {self.stability.frames} good frames; "
+            f"{', '.join(there) or 'nothing measured'})"
+        )
+
     @property
     def formulas(self) -> dict[str, int]:
         """Number of molecules by formula, of those with bonds."""

@@ -45,6 +45,19 @@ class Recording:
     run: dict[str, Any]
     missing: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        """Say what there is; the arrays would fill screens."""
+        there = [
+            name
+            for name, value in (
+                ("times", self.times),
+                ("velocities", self.velocities),
+                ("log", self.log or None),
+            )
+            if value is not None
+        ]
+        return f"Recording({self.trajectory}, {', '.join(there) or 'frames only'})"
+
 
 def read_folder(folder: str | Path) -> Recording:
     """Read the folder of a run, finished or not.

@@ -27,7 +27,7 @@ VERBS = {
     "water": "Run water molecules: equilibrate, run NVE or NVT, report.",
     "run": "Run molecular dynamics of any structure; checkpoints, --resume.",
     "analyze": "Measure stability, drift, geometry and spectra of a finished run.",
-    "validate": "Check a model file: symmetry, forces, drift, backends, precisions.",
+    "validate": "Check that a model is computed right; with labels, how accurate.",
     "bench": "Time a model's steps: backends, engines, platforms present.",
     "sample": "Make structures to label: of water, or of the molecules of a file.",
     "label": "Compute energies and forces for structures: DFT or fast potentials.",

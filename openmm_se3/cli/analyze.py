@@ -26,6 +26,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 )
 @click.option(
     "--out",
+    "-o",
     type=FOLDER,
     help="Folder of the results.  [default: FOLDER, or TRAJECTORY-analysis]",
 )

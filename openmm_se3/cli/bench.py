@@ -85,6 +85,7 @@ WIDTH = 110  # of a table, in characters
 )
 @click.option(
     "--out",
+    "-o",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the result as JSON here.",
 )

@@ -105,6 +105,12 @@ def _print(found: Inspection, console: Console) -> None:
     if found.self_energies.warning:
         console.print(f"[yellow]{found.self_energies.warning}[/]", highlight=False)
 
+    if found.distribution:
+        kinds = table("\nKinds and temperatures by split", "", *found.splits)
+        for name, counts in found.distribution.items():
+            kinds.add_row(name, *(f"{count:,}" for count in counts))
+        console.print(kinds)
+
     formulas = table("\nFormulas", "formula", "frames")
     shown = list(found.formulas.items())
     for name, count in shown[:FORMULAS_SHOWN]:

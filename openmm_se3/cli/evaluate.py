@@ -33,6 +33,7 @@ OTHER_ZERO = 100.0
 )
 @click.option(
     "--out",
+    "-o",
     type=click.Path(path_type=Path, file_okay=False),
     help="Write errors.json, report.md and parity.png into this folder.",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,22 +83,28 @@ def command(
             licence=licence,
             reference=None if reference is None else _structure(reference),
             overwrite=overwrite,
+            progress=_show,
         )
         click.echo(f"{out}: model '{model.metadata['name']}', equal to its checkpoint")
         command = shlex.join(["openmm-se3", "validate", str(out)])
-        click.echo(f"To use it: SE3Potential({str(out)!r}), or {command}")
+        click.echo(f"To use it: SE3Potential({json.dumps(str(out))}), or {command}")
         return
     require_new_file(out, overwrite)
     if is_checkpoint:
         model = model_of_checkpoint(load_checkpoint(checkpoint), path.stem, licence)
     else:
         model = load_model(source)
+    _show(f"writing and comparing the network for {topology}")
     export_topology(model, topology, out, precision)
     click.echo(f"{out}: for {topology}; to use it:")
     click.echo("  import torch  # before openmm")
     click.echo("  from openmmtorch import TorchForce")
-    click.echo(f"  force = TorchForce({str(out)!r})")
+    click.echo(f"  force = TorchForce({json.dumps(str(out))})")
     click.echo("It returns energy and forces: call force.setOutputsForces(True).")
+
+
+def _show(stage: str) -> None:
+    click.echo(f"export: {stage}", err=True)
 
 
 def _structure(path: Path) -> tuple[list[str], np.ndarray]:

@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from openmm_se3.cli.command_line import command_line
+from openmm_se3.cli.old_names import renamed
 from openmm_se3.reference.level import NAMED_LEVELS, LevelOfTheory
 
 if TYPE_CHECKING:
@@ -28,11 +29,12 @@ SETTINGS_OF_DFT = (
 )
 
 
-@click.command()
+@click.command(cls=renamed(output="out"))
 @click.argument("structures", type=click.Path(path_type=Path), metavar="INPUT.xyz")
 @click.option(
     "-o",
-    "--output",
+    "--out",
+    "output",
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
     help="HDF5 file to write.",

@@ -18,6 +18,7 @@ import click
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--out",
+    "-o",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("nbody-run"),
     show_default=True,

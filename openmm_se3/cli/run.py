@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,21 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from openmm_se3.cli.run_options import POSITIVE, advised, run_options
+from openmm_se3.cli.run_options import (
+    POSITIVE,
+    advised,
+    production_steps,
+    run_options,
+)
 from openmm_se3.simulation.options import (
     ENSEMBLES,
     THERMOSTATS,
     TRAJECTORIES,
     RunOptions,
 )
+from openmm_se3.units import FS_TO_PS
 
 BACKENDS = ("auto", "torchforce", "pythonforce")
-LENGTH_PS = 20.0
 
 
 @click.command()
@@ -33,7 +37,7 @@ LENGTH_PS = 20.0
     "--length",
     "length_ps",
     type=POSITIVE,
-    default=LENGTH_PS,
+    default=RunOptions.steps * RunOptions.dt_fs * FS_TO_PS,
     show_default=True,
     help="Length of the production, ps.",
 )
@@ -93,6 +97,7 @@ LENGTH_PS = 20.0
 )
 @click.option(
     "--out",
+    "-o",
     type=click.Path(file_okay=False),
     help="Folder of the results.  [default: STRUCTURE-run, here]",
 )
@@ -118,15 +123,12 @@ def command(structure: Path, length_ps: float, out: str | None, **options: Any) 
             raise click.UsageError(
                 f"{option} is for --ensemble {' or '.join(ensembles)}"
             )
-    steps = 1000.0 * length_ps / options["dt_fs"]
-    if not math.isfinite(steps):
-        raise click.UsageError("--length and --dt must be finite numbers")
     from rich.console import Console
 
     from openmm_se3.simulation import ModelRun, run_structure
 
     run = ModelRun(
-        steps=max(1, round(steps)),
+        steps=production_steps(length_ps, options["dt_fs"]),
         out=out or f"{structure.stem}-run",
         **options,
     )

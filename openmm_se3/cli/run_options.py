@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from openmm_se3.simulation.options import MAX_SEED, PRECISIONS, RunOptions
+from openmm_se3.units import FS_TO_PS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,6 +89,18 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(OPTIONS):
         command = option(command)
     return command
+
+
+def production_steps(length_ps: float, dt_fs: float) -> int:
+    """Return the steps of a production, one at least.
+
+    Raises:
+        click.UsageError: A number is infinite.
+    """
+    steps = length_ps / (dt_fs * FS_TO_PS)
+    if not math.isfinite(steps):
+        raise click.UsageError("--length and --dt must be finite numbers")
+    return max(1, round(steps))
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from openmm_se3.cli.command_line import command_line
+from openmm_se3.cli.old_names import renamed
 from openmm_se3.elements import numbers_of
 from openmm_se3.files import atomic_write, require_new_file
 
@@ -43,9 +44,10 @@ def command() -> None:
     """
 
 
-@command.command()
+@command.command(cls=renamed(output="out"))
 @click.option(
     "--molecules",
+    "-n",
     type=click.IntRange(min=1),
     required=True,
     help="Water molecules per structure, 1 to 6.",
@@ -59,7 +61,8 @@ def command() -> None:
 )
 @click.option(
     "-o",
-    "--output",
+    "--out",
+    "output",
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
     help="Extended XYZ file to write.",
@@ -177,7 +180,8 @@ def water(
 )
 @click.option(
     "-o",
-    "--output",
+    "--out",
+    "output",
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
     help="Extended XYZ file to write.",

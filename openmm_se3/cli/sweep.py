@@ -21,6 +21,7 @@ import click
 )
 @click.option(
     "--out",
+    "-o",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of all runs.  [default: CONFIG's name with -sweep, here]",
 )

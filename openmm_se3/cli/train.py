@@ -12,6 +12,7 @@ import click
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option(
     "--out",
+    "-o",
     type=click.Path(path_type=Path),
     help="Folder of the run.  [default: CONFIG's name with -run, here]",
 )

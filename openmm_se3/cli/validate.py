@@ -1,4 +1,4 @@
-"""``openmm-se3 validate MODEL``: is a model file fit for dynamics?"""
+"""``openmm-se3 validate MODEL``: is a model computed right, and how accurate is it?"""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from openmm_se3.files import require_new_file
 @click.argument("model")
 @click.option(
     "--out",
+    "-o",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the result as JSON here.",
 )
@@ -38,6 +39,25 @@ from openmm_se3.files import require_new_file
     help="Length of each NVE run for the energy drift, at least 0.5 ps; 0 leaves it "
     "out.",
 )
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path, exists=True),
+    multiple=True,
+    help="File of labels: errors on its frames that the model has not seen.",
+)
+@click.option(
+    "--max-force-error",
+    type=click.FloatRange(min=0.0, min_open=True),
+    help="Largest mean absolute force error on the labels that passes, kcal/mol/A.  "
+    "[default: that of a model without forces]",
+)
+@click.option(
+    "--relabel",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Compute DFT at the level of the model's labels for so many frames of its own "
+    "dynamics, and for frequencies and torsions of a molecule.",
+)
 @click.option("--seed", type=int, default=1, show_default=True, help="Random seed.")
 @click.pass_context
 def command(
@@ -48,9 +68,16 @@ def command(
     structure: Path | None,
     steps: int,
     drift_ps: float,
+    labels: tuple[Path, ...],
+    max_force_error: float | None,
+    relabel: int,
     seed: int,
 ) -> None:
-    """Check MODEL: symmetry, forces, Verlet dynamics, drift, backends, precisions.
+    """Check that MODEL is computed right, and with --labels how accurate it is.
+
+    Without labels the checks are of the code against the network's equations: symmetry,
+    forces, Verlet dynamics, drift, backends, precisions.  A bad model passes them.
+    --labels measures errors on held-out frames, --relabel computes DFT for that.
 
     MODEL is the name of a shipped model or the path of a model.  Exit code 0 if every
     check passed, 1 if one failed, 2 if the model cannot be checked.
@@ -63,7 +90,17 @@ def command(
     from openmm_se3.validation.battery import Settings, validate
 
     console = Console()
-    settings = Settings(structure, steps, drift_ps, seed)
+    if max_force_error is not None and not labels:
+        raise click.UsageError("--max-force-error needs --labels")
+    settings = Settings(
+        structure,
+        steps,
+        drift_ps,
+        seed,
+        labels=labels,
+        max_force_error=max_force_error,
+        relabel=relabel,
+    )
     with console.status("loading the model") as status:
 
         def show(stage: str) -> None:

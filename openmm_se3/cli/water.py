@@ -6,25 +6,34 @@ from typing import Any
 
 import click
 
-from openmm_se3.cli.run_options import advised, run_options
+from openmm_se3.cli.run_options import (
+    POSITIVE,
+    advised,
+    production_steps,
+    run_options,
+)
 from openmm_se3.simulation.options import RunOptions
+from openmm_se3.units import FS_TO_PS
 
 
 @click.command()
 @click.option(
     "--molecules",
+    "-n",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
     help="Number of water molecules, in vacuum.",
 )
 @click.option(
-    "--steps",
-    type=click.IntRange(min=1),
-    default=RunOptions.steps,
+    "--length",
+    "length_ps",
+    type=POSITIVE,
+    default=RunOptions.steps * RunOptions.dt_fs * FS_TO_PS,
     show_default=True,
-    help="Production steps.",
+    help="Length of the production, ps.",
 )
+@click.option("--steps", type=click.IntRange(min=1), hidden=True)
 @click.option(
     "--ensemble",
     type=click.Choice(("nve", "nvt"), case_sensitive=False),
@@ -40,13 +49,14 @@ from openmm_se3.simulation.options import RunOptions
 )
 @click.option(
     "--out",
+    "-o",
     type=click.Path(file_okay=False),
     default="water-run",
     show_default=True,
     help="Folder of the results.",
 )
 @run_options
-def command(out: str, **options: Any) -> None:
+def command(length_ps: float, steps: int | None, out: str, **options: Any) -> None:
     """Run water molecules: equilibrate, run NVE or NVT, report.
 
     The start is minimised on the model, equilibrated with Langevin dynamics, then run.
@@ -58,7 +68,15 @@ def command(out: str, **options: Any) -> None:
 
     from openmm_se3.simulation import WaterRun, run_water
 
-    run = WaterRun(out=out, **options)
+    if steps is None:
+        steps = production_steps(length_ps, options["dt_fs"])
+    else:
+        click.echo(
+            "Warning: --steps is now --length, in ps; the old name goes with the next "
+            "release",
+            err=True,
+        )
+    run = WaterRun(steps=steps, out=out, **options)
     console = Console()
     with advised(run, console):
         run_water(run, console)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from openmm_se3.modelfile import (
     write_model,
 )
 from openmm_se3.shipped import CHECKSUMS
+from openmm_se3.structure_text import read_text, refuse_unread
 from openmm_se3.torch_state import scripted, usual_torch
 from openmm_se3.version import __version__
 
@@ -84,6 +86,7 @@ def export_model(
     licence: str = "MIT",
     reference: tuple[list[str], np.ndarray] | None = None,
     overwrite: bool = False,
+    progress: Callable[[str], None] = lambda stage: None,
 ) -> ModelFile:
     """Write a model folder from a training checkpoint.
 
@@ -97,6 +100,7 @@ def export_model(
         reference: Structure that the model keeps for its checks; see
             :func:`model_of_checkpoint`.
         overwrite: Replace a model that is there.
+        progress: Called with what comes next.
 
     Raises:
         FileExistsError: The folder holds a model and ``overwrite`` is not given.
@@ -105,7 +109,8 @@ def export_model(
     if (folder / DESCRIPTION).exists() and not overwrite:
         raise FileExistsError(f"{folder} holds a model; --overwrite replaces it")
     model = model_of_checkpoint(checkpoint, folder.resolve().name, licence, reference)
-    script = generic_script(model)
+    script = generic_script(model, progress)
+    progress(f"writing {folder}")
     write_model(folder, model, script)
     with atomic_write(folder / CHECKSUMS) as temporary:
         lines = [
@@ -116,17 +121,26 @@ def export_model(
     return model
 
 
-def generic_script(model: ModelFile) -> torch.jit.ScriptModule:
+def generic_script(
+    model: ModelFile, progress: Callable[[str], None] = lambda stage: None
+) -> torch.jit.ScriptModule:
     """Return the module for any number of atoms, compared with the network.
+
+    Args:
+        model: The model.
+        progress: Called with what comes next.
 
     Raises:
         ExportError: It does not reproduce the network.
     """
     network = model.network(torch.float32)
+    progress("writing the network as TorchScript")
     script = scripted(GenericForce(network))
     nothing = torch.zeros(0, dtype=torch.int64)
     for n_atoms in CHECKED_SIZES:
         for periodic in (False, True):
+            where = "in a box" if periodic else "in vacuum"
+            progress(f"comparing it with the network, {n_atoms} atoms {where}")
             _check_generic(script, network, model, n_atoms, periodic)
     script.set_atoms(nothing, nothing, 0.0)
     return script
@@ -184,8 +198,6 @@ def export_topology(
         ExportError: The module does not reproduce the network.
     """
     from openmm import app
-
-    from openmm_se3.simulation.structure_checks import read_text, refuse_unread
 
     if not topology_file.is_file():
         raise FileNotFoundError(f"no topology file {topology_file}")

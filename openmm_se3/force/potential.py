@@ -131,6 +131,14 @@ class SE3Potential:
                 stacklevel=2,
             )
 
+    def __repr__(self) -> str:
+        """Say which model this is, and what computes it."""
+        return (
+            f"SE3Potential({self.metadata['name']!r}, precision={self.precision!r}, "
+            f"backend={self.backend!r}, engine={self.engine!r}), "
+            f"elements {', '.join(self.config.elements)}"
+        )
+
     def createSystem(  # noqa: N802
         self,
         topology: app.Topology,

@@ -270,6 +270,12 @@ class Frames(Sequence[Frame]):
             )
         self.block, self.row = block, row
 
+    def __repr__(self) -> str:
+        """Say how many frames of how many atoms these are."""
+        sizes = sorted({int(n) for n in np.unique(self.n_atoms)})
+        atoms = f" of {sizes[0]} to {sizes[-1]} atoms" if sizes else ""
+        return f"Frames({len(self):,} frames{atoms})"
+
     @classmethod
     def of(cls, frames: Iterable[Frame], source: str = "") -> Frames:
         """Return frames given one by one, in their order.

@@ -16,6 +16,7 @@ from openmm_se3.reference.nearest import nearest_atoms
 from openmm_se3.reference.plausibility import Finding, findings
 from openmm_se3.reference.resemblance import Resemblance, resemblance
 from openmm_se3.reference.self_energies import SelfEnergies
+from openmm_se3.reference.splits import distribution
 
 SAMPLE = 20_000  # frames whose positions and forces are read
 # Far out: atoms nearer to each other than this share of their covalent radii, a force
@@ -33,6 +34,8 @@ class Inspection:
         looked_at: Frames whose positions and forces were read; a random sample of very
             large sets.
         splits: Frames by split.
+        distribution: Frames by kind and temperature in each split, where they have
+            any.
         formulas: Frames by formula, most frequent first.
         trajectories: Number of different trajectories.
         elements: Atoms by element.
@@ -58,6 +61,7 @@ class Inspection:
     frames: int
     looked_at: int
     splits: dict[str, int]
+    distribution: dict[str, list[int]]
     formulas: dict[str, int]
     trajectories: int
     elements: dict[str, int]
@@ -100,6 +104,7 @@ def inspect(dataset: Dataset, chosen: SelfEnergies) -> Inspection:
         frames=len(frames),
         looked_at=len(sample),
         splits={name: int((split == i).sum()) for i, name in enumerate(SPLITS)},
+        distribution=distribution(frames),
         formulas=_formulas(frames),
         trajectories=_trajectories(frames),
         elements=_elements(frames),

@@ -27,11 +27,14 @@ class SplitConfig:
         fractions: Shares of training, validation and test among the frames that are
             dealt out; their sum is 1.
         seed: Seed of the order in which groups are dealt out.
+        stratify: Whether each split gets groups of each kind and temperature, as far as
+            there are enough groups.
     """
 
     by: typing.Literal["source", "molecule", "trajectory"] = "source"
     fractions: tuple[float, ...] = (0.8, 0.1, 0.1)
     seed: int = 0
+    stratify: bool = True
 
     def __post_init__(self) -> None:
         """Check the shares.
@@ -83,6 +86,8 @@ def _dealt_out(frames: Frames, config: SplitConfig) -> np.ndarray:
     split = np.full(len(counts), TRAIN, dtype=np.int8)
     filled = dict.fromkeys(wanted, 0)
     order = np.random.default_rng(config.seed).permutation(len(counts))
+    if config.stratify:
+        order = _interleaved(order, _strata_of_groups(frames, groups))
     for group in order:
         size = int(counts[group])
         for s in wanted:
@@ -95,6 +100,83 @@ def _dealt_out(frames: Frames, config: SplitConfig) -> np.ndarray:
             train = np.flatnonzero(split == TRAIN)
             split[train[counts[train].argmin()]] = s
     return split[groups]
+
+
+def strata(frames: Frames) -> tuple[np.ndarray, list[str]]:
+    """Return the stratum of each frame [n_frames], and what each stratum is.
+
+    A stratum is a kind and a temperature, such as "md, 300 K".  A kind that is the
+    formula of the frame, as public data have it, is none.
+    """
+    known: dict[tuple[str, str], int] = {}
+    numbers = np.zeros(len(frames), dtype=np.int64)
+    for index, rows in frames.by_block():
+        block = frames.blocks[frames.block[index[0]]]
+        pairs = np.stack([block.kind.codes[rows], block.temperature[rows]], axis=1)
+        values, inverse = np.unique(pairs, axis=0, return_inverse=True)
+        local = np.array(
+            [
+                known.setdefault(
+                    (block.kind.names[int(code)], _kelvin(heat)), len(known)
+                )
+                for code, heat in values
+            ]
+        )
+        numbers[index] = local[inverse.ravel()]
+    return numbers, [", ".join(filter(None, pair)) for pair in known]
+
+
+def _kelvin(temperature: float) -> str:
+    return f"{temperature:g} K" if np.isfinite(temperature) else ""
+
+
+def distribution(frames: Frames) -> dict[str, list[int]]:
+    """Return the number of frames by kind and temperature in each of ``SPLITS``.
+
+    It is empty where the frames have neither.
+    """
+    numbers, names = strata(frames)
+    if set(names) <= {""}:
+        return {}
+    counts = np.zeros((len(names), len(SPLITS)), dtype=int)
+    np.add.at(counts, (numbers, frames.column("split")), 1)
+    named = zip(names, counts.tolist(), strict=True)
+    return dict(sorted((name or "unnamed", row) for name, row in named))
+
+
+def one_sided(frames: Frames) -> list[str]:
+    """Return in words which kinds and temperatures not every split has."""
+    counts = distribution(frames)
+    used = [sum(column) > 0 for column in zip(*counts.values(), strict=True)]
+    lines = []
+    for name, row in counts.items():
+        without = [s for s, n, u in zip(SPLITS, row, used, strict=False) if u and not n]
+        if without:
+            lines.append(f"{name}: none in {' and '.join(without)}")
+    return lines
+
+
+def _strata_of_groups(frames: Frames, groups: np.ndarray) -> np.ndarray:
+    """Return the number of the stratum of each group, that of its first frame."""
+    first = np.unique(groups, return_index=True)[1]
+    return strata(frames)[0][first]
+
+
+def _interleaved(order: np.ndarray, stratum: np.ndarray) -> np.ndarray:
+    """Return groups in an order whose every part has a like share of each stratum.
+
+    Args:
+        order: Groups in random order [n_groups].
+        stratum: Stratum of each group [n_groups].
+    """
+    sizes = np.bincount(stratum).clip(min=1)
+    seen = np.zeros(len(sizes))
+    place = np.empty(len(order))
+    for i, group in enumerate(order):
+        number = stratum[group]
+        place[i] = (seen[number] + 0.5) / sizes[number]
+        seen[number] += 1
+    return np.asarray(order[np.argsort(place, kind="stable")])
 
 
 def group_numbers(frames: Frames, by: str) -> np.ndarray:

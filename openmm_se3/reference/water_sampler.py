@@ -28,9 +28,8 @@ from scipy.spatial.transform import Rotation
 
 from openmm_se3.reference.executor import Executor
 from openmm_se3.rotation import random_rotation
+from openmm_se3.water_molecule import DFT_MINIMUM, water_molecule
 
-OH_LENGTH = 0.962  # A, near the wB97X/6-31G(d) minimum
-HOH_ANGLE = 103.6  # degrees
 MOLECULE_SPACING = 2.7  # A, least O-O distance of a random start
 FRICTION = 0.02  # 1/fs
 EQUILIBRATION_FS = {1: 300.0, 2: 1000.0}  # by number of molecules; larger: below
@@ -78,22 +77,10 @@ PLANS = {
 }
 
 
-def water_molecule(r1: float, r2: float, angle: float) -> np.ndarray:
-    """Return positions O, H, H [3, 3], A, from O-H lengths (A) and the angle (deg)."""
-    half = np.radians(angle) / 2.0
-    return np.array(
-        [
-            [0.0, 0.0, 0.0],
-            [r1 * np.sin(half), 0.0, r1 * np.cos(half)],
-            [-r2 * np.sin(half), 0.0, r2 * np.cos(half)],
-        ]
-    )
-
-
 def thermal_monomer(rng: np.random.Generator) -> np.ndarray:
     """Return a monomer [3, 3] (A) with O-H lengths and angle scattered as at 500 K."""
-    r1, r2 = rng.normal(OH_LENGTH, 0.025, size=2)
-    return water_molecule(r1, r2, rng.normal(HOH_ANGLE, 6.0))
+    r1, r2 = rng.normal(DFT_MINIMUM.oh_length, 0.025, size=2)
+    return water_molecule(r1, r2, rng.normal(DFT_MINIMUM.hoh_angle, 6.0))
 
 
 def monomer_distortions(count: int, rng: np.random.Generator) -> list[Atoms]:
@@ -104,8 +91,8 @@ def monomer_distortions(count: int, rng: np.random.Generator) -> list[Atoms]:
     """
     structures = []
     for index in range(count):
-        r1, r2 = rng.normal(OH_LENGTH, 0.03, size=2)
-        angle = rng.normal(HOH_ANGLE, 8.0)
+        r1, r2 = rng.normal(DFT_MINIMUM.oh_length, 0.03, size=2)
+        angle = rng.normal(DFT_MINIMUM.hoh_angle, 8.0)
         if index % 3 == 0:
             r1, r2 = rng.uniform(0.75, 1.6, size=2)
             angle = rng.uniform(60.0, 180.0)

@@ -24,6 +24,7 @@ def closest_contact(
     box: np.ndarray | None,
     least: float = LEAST_CONTACT,
     molecules: np.ndarray | None = None,
+    between: float = LEAST_BETWEEN,
 ) -> tuple[int, int, float, float] | None:
     """Return the pair that is too near by most; None if no two atoms are too near.
 
@@ -32,15 +33,16 @@ def closest_contact(
         positions: Positions [n_atoms, 3], A.
         box: Box vectors as rows [3, 3], A; None without a box.
         least: Allowed distance, in units of the sum of covalent radii.
-        molecules: Molecule of each atom [n_atoms], as :func:`molecules_of` gives it;
-            atoms of two must be ``LEAST_BETWEEN`` apart.  None makes no difference.
+        molecules: Molecule of each atom [n_atoms], as :func:`molecules_of` gives it.
+            None makes no difference between atoms of one and of two.
+        between: Allowed distance of atoms of two molecules, in the same units.
 
     Returns:
         The two atoms, which are the same if it is an atom and its own image, their
         distance, A, and the least that is allowed, A.
     """
     radii = np.array([COVALENT_RADII.get(s, 0.0) for s in symbols])
-    farthest = least if molecules is None else max(least, LEAST_BETWEEN)
+    farthest = least if molecules is None else max(least, between)
     cutoff = 2.0 * farthest * float(radii.max())
     if box is None:
         pairs = cKDTree(positions).query_pairs(cutoff, output_type="ndarray")
@@ -53,8 +55,8 @@ def closest_contact(
     limits = least * (radii[first] + radii[second])
     if molecules is not None:
         one, other = molecules[first], molecules[second]
-        between = (one != other) & (one >= 0) & (other >= 0)
-        limits[between] *= LEAST_BETWEEN / least
+        apart = (one != other) & (one >= 0) & (other >= 0)
+        limits[apart] *= between / least
     if not (distances < limits).any():
         return None
     worst = int(np.argmin(distances / limits))

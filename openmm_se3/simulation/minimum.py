@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import openmm
 from openmm import app, unit
+from rich.console import Console
 
 from openmm_se3.box import box_of, minimum_image
 from openmm_se3.elements import chemical_symbol
@@ -16,48 +21,118 @@ from openmm_se3.units import ANGSTROM_TO_NM, NM_TO_ANGSTROM
 
 MINIMISER_TOLERANCE = 0.1  # kJ/mol/nm, root mean square force
 MINIMISER_ITERATIONS = 2000
+SHOWN_SECONDS = 10.0  # between lines of progress
+CROWDED = 1.6  # sums of covalent radii; molecules of a liquid are not so near
 
 
 class BadMinimumError(ValueError):
     """The minimisation tore a molecule apart or fused two: there is nothing to run."""
 
 
-def minimised(simulation: app.Simulation, positions: np.ndarray) -> np.ndarray:
+def minimised(
+    simulation: app.Simulation, positions: np.ndarray, console: Console | None = None
+) -> np.ndarray:
     """Return the positions [n_atoms, 3], A, at the minimum near a start.
 
     Args:
         simulation: Moved to the minimum.
         positions: The start [n_atoms, 3], A.
+        console: Shows progress there; None shows nothing.
 
     Raises:
         BadMinimumError: A molecule falls apart, or two fuse, when it is minimised.
         ValueError: The start cannot be minimised.
     """
-    minimum = _relaxed(simulation, positions)
+    minimum = _relaxed(simulation, positions, console or Console(quiet=True))
     torn = torn_bond(simulation.topology, positions, minimum)
     if torn is not None:
         raise BadMinimumError(
-            f"the minimisation tore a molecule apart: {torn}; likely cause: "
-            "surroundings that the model was not trained on (look at the warnings, if "
-            "any, and at the model's card), or positions in other units than Å"
+            f"the minimisation tore a molecule apart: {torn}; "
+            f"{_cause(simulation, positions)}"
         )
     fused = fused_atoms(simulation.topology, minimum)
     if fused is not None:
         raise BadMinimumError(
-            f"after the minimisation two molecules are fused: {fused}; likely cause: a "
-            "start with atoms nearer to each other than the model has seen; let a "
-            "classical force field relax it first"
+            f"after the minimisation two molecules are fused: {fused}; "
+            f"{_cause(simulation, positions)}"
         )
     return minimum
 
 
-def _relaxed(simulation: app.Simulation, positions: np.ndarray) -> np.ndarray:
+def _cause(simulation: app.Simulation, start: np.ndarray) -> str:
+    """Return what likely ruined a minimisation, and the fix."""
+    topology = simulation.topology
+    symbols = [a.element.symbol if a.element else "?" for a in topology.atoms()]
+    found = closest_contact(
+        symbols,
+        start,
+        box_of(topology),
+        molecules=molecules_of(topology),
+        between=CROWDED,
+    )
+    if found is not None:
+        first, second = (_name(topology, index) for index in found[:2])
+        return (
+            "likely cause: molecules that are nearer to each other than the model has "
+            f"seen; {first} and {second} were {found[2]:.2f} Å apart at the start, as "
+            "at the edges of a box that Modeller has filled; fix: relax the start with "
+            'a classical force field (docs/running.md, "A box of water", has a script)'
+        )
+    return (
+        "likely cause: molecules or surroundings that the model was not trained on, or "
+        "positions in other units than Å; fix: compare them with the training data, "
+        "which the model's card names, and train on labels of such structures"
+    )
+
+
+def _name(topology: app.Topology, index: int) -> str:
+    atom = next(a for a in topology.atoms() if a.index == index)
+    return f"{atom.name} of {atom.residue.name} {atom.residue.id}"
+
+
+class MinimizationProgress(openmm.MinimizationReporter):
+    """Shows how far a minimisation is, and how long it can take at most.
+
+    Args:
+        show: Called with a line, every ``SHOWN_SECONDS``.
+    """
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__()
+        self._show = show
+        self._started = self._shown = time.monotonic()
+
+    def report(
+        self, iteration: int, x: Any, gradient: Any, values: dict[str, float]
+    ) -> bool:
+        """Show a line if it is time; always goes on."""
+        now = time.monotonic()
+        if now - self._shown >= SHOWN_SECONDS and iteration > 0:
+            self._shown = now
+            rate = (now - self._started) / iteration
+            left = datetime.timedelta(
+                seconds=round(rate * max(0, MINIMISER_ITERATIONS - iteration))
+            )
+            self._show(
+                f"Minimization: iteration {iteration} of at most "
+                f"{MINIMISER_ITERATIONS}, energy {values['system energy']:.1f} kJ/mol, "
+                f"at most {left} left"
+            )
+        return False
+
+
+def _relaxed(
+    simulation: app.Simulation, positions: np.ndarray, console: Console
+) -> np.ndarray:
     simulation.context.setPositions(positions * ANGSTROM_TO_NM)
     # An OpenMMException here means a start that is not finite; the check below says so.
     with contextlib.suppress(openmm.OpenMMException):
         simulation.minimizeEnergy(
             tolerance=MINIMISER_TOLERANCE * unit.kilojoule_per_mole / unit.nanometer,
             maxIterations=MINIMISER_ITERATIONS,
+            reporter=MinimizationProgress(
+                lambda line: console.print(line, highlight=False, soft_wrap=True)
+            ),
         )
     state = simulation.context.getState(positions=True, energy=True)
     energy = state.getPotentialEnergy()._value
@@ -109,10 +184,7 @@ def fused_atoms(topology: app.Topology, minimum: np.ndarray) -> str | None:
     found = closest_contact(symbols, minimum, box_of(topology), molecules=molecules)
     if found is None:
         return None
-    first, second = (
-        f"{a.name} of {a.residue.name} {a.residue.id}"
-        for a in (atoms[found[0]], atoms[found[1]])
-    )
+    first, second = (_name(topology, index) for index in found[:2])
     return (
         f"{first} and {second} are {found[2]:.2f} Å apart, below the limit of "
         f"{found[3]:.2f} Å"

@@ -123,7 +123,7 @@ def run_dynamics(
             **about,
         }
         if checkpoint is None:
-            reference = _start(simulation, positions, options, seed, folder)
+            reference = _start(simulation, positions, options, seed, folder, console)
         else:
             reference, resumed = _go_on(simulation, checkpoint, here, seed, folder)
             facts["resumed"] = [*before.get("resumed", []), resumed]
@@ -229,6 +229,7 @@ def _start(
     options: RunOptions,
     seed: int,
     folder: RunFolder,
+    console: Console,
 ) -> np.ndarray:
     """Put a simulation at its start; return the minimised positions [n_atoms, 3], A.
 
@@ -236,7 +237,7 @@ def _start(
         BadMinimumError: A molecule falls apart, or two fuse, when it is minimised.
         ValueError: The start cannot be minimised.
     """
-    minimum = minimised(simulation, positions)
+    minimum = minimised(simulation, positions, console)
     temperature = options.temperature * unit.kelvin
     simulation.context.setVelocitiesToTemperature(temperature, seed)
     folder.clear()

@@ -13,13 +13,12 @@ from openmm import app, unit
 
 from openmm_se3.box import box_of, minimum_image
 from openmm_se3.simulation.structure_checks import (
-    read_text,
     refuse_alternates,
     refuse_contacts,
     refuse_crystal,
     refuse_unfit,
-    refuse_unread,
 )
+from openmm_se3.structure_text import read_text, refuse_unread
 
 READERS: dict[str, Any] = {
     ".pdb": app.PDBFile,

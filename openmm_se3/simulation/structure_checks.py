@@ -1,11 +1,7 @@
-"""The text of a structure file, and what of it cannot be simulated.
-
-What is refused is refused with the cause and the fix.
-"""
+"""What of a structure file cannot be simulated, refused with the cause and the fix."""
 
 from __future__ import annotations
 
-import codecs
 import re
 import shlex
 from collections import Counter
@@ -17,10 +13,9 @@ from openmm import app
 
 from openmm_se3.elements import chemical_symbol
 from openmm_se3.simulation.contacts import closest_contact
+from openmm_se3.structure_text import ATOM_ROWS, columns_of
 
 LEAST_START = 0.7  # of the sum of covalent radii; a start is nearer to rest than a run
-ATOM_ROWS = ("ATOM", "HETATM")
-INVISIBLE = "\ufeff\u200b\u00a0 \t"  # characters that hide the name of a record
 # Names of the extra particles of 4- and 5-site water models, lone pairs, Drude shells.
 EXTRA_PARTICLE = re.compile(r"(M|OM|MW\d?|EPW?\d?|LP\w?\d?|L[AB]|DO[A-Z]?\d?)$", re.I)
 # Residues with a fixed composition, by the names that OpenMM gives them, and the least
@@ -32,14 +27,6 @@ LEAST_HYDROGENS = {
     **{"A": 11, "C": 11, "G": 11, "U": 10, "I": 10},
     **{"DA": 11, "DC": 11, "DG": 11, "DT": 12, "DI": 10},
 }
-
-
-def read_text(path: Path) -> str:
-    """Return the text of a file without the byte-order mark that editors may add."""
-    content = path.read_bytes()
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16", errors="replace")
-    return content.decode("utf-8-sig", errors="replace")
 
 
 def refuse_crystal(path: Path, text: str) -> None:
@@ -56,67 +43,6 @@ def refuse_crystal(path: Path, text: str) -> None:
             f"of a cell with molecules and bonds, and write that to {name}; "
             'docs/running.md, "A crystal structure", has a script'
         )
-
-
-def refuse_unread(path: Path, text: str, n_atoms: int) -> None:
-    """Refuse a file of which the reader has left out atoms.
-
-    Args:
-        path: The file, for the message.
-        text: Its content.
-        n_atoms: Number of atoms that were read.
-
-    Raises:
-        ValueError: There are more rows of atoms, or models of other sizes.
-    """
-    models = list(_models(text))
-    rows = models[0] if models else []
-    if len(rows) != n_atoms:
-        odd = [row for row in rows if not row.startswith(("ATOM  ", "HETATM"))]
-        example = f", such as {' '.join(odd[0].split())!r}" if odd else ""
-        raise ValueError(
-            f"{path} has {len(rows)} rows of atoms, and {n_atoms} atoms could be read: "
-            f"rows must begin with 'ATOM  ' or 'HETATM'{example}, and the atoms of a "
-            "residue must have its name and names of their own"
-        )
-    for number, other in enumerate(models[1:], start=2):
-        if len(other) != len(rows):
-            raise ValueError(
-                f"{path} has {len(rows)} atoms in its first model and {len(other)} in "
-                f"model {number}: keep one of them, without MODEL and ENDMDL"
-            )
-
-
-def _models(text: str) -> Iterator[list[str]]:
-    """Yield the rows of atoms of each model of a PDB or PDBx/mmCIF file."""
-    columns = _columns(text)
-    rows = [line.lstrip(INVISIBLE) for line in text.splitlines()]
-    if columns:
-        if "group_PDB" not in columns:
-            return
-        number = columns.get("pdbx_PDB_model_num")
-        models: dict[str, list[str]] = {}
-        for row in rows:
-            if row.upper().startswith(ATOM_ROWS):
-                fields = row.split()
-                model = fields[number] if number is not None else ""
-                models.setdefault(model, []).append(row)
-        yield from models.values()
-        return
-    model_rows: list[str] = []
-    for row in [*rows, "ENDMDL"]:
-        if row.upper().startswith(ATOM_ROWS):
-            model_rows.append(row)
-        elif row.startswith("ENDMDL") and model_rows:
-            yield model_rows
-            model_rows = []
-
-
-def _columns(text: str) -> dict[str, int]:
-    """Return the columns of an mmCIF file's atoms by name; empty for PDB."""
-    names = [line.strip() for line in text.splitlines()]
-    sites = [name for name in names if name.startswith("_atom_site.")]
-    return {name.removeprefix("_atom_site."): i for i, name in enumerate(sites)}
 
 
 def refuse_alternates(path: Path, text: str) -> None:
@@ -138,7 +64,7 @@ def refuse_alternates(path: Path, text: str) -> None:
 
 def _alternates(text: str) -> Iterator[tuple[str, str]]:
     """Yield the alternate location and the row of each atom that has one."""
-    columns = _columns(text)
+    columns = columns_of(text)
     if columns and "label_alt_id" not in columns:
         return
     for line in text.splitlines():

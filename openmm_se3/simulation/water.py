@@ -13,9 +13,8 @@ from openmm_se3.rotation import random_rotation
 from openmm_se3.simulation.folder import chosen_seed
 from openmm_se3.simulation.model import ModelRun, run_model
 from openmm_se3.simulation.phases import RunRecord
+from openmm_se3.water_molecule import GAS_PHASE, water_molecule
 
-OH_LENGTH = 0.9572  # A, gas-phase water
-HOH_ANGLE = 104.52  # degrees
 HYDROGEN_BOND = 2.9  # A, O-O distance of a new molecule to its donor
 # A, least distances between molecules of a start; closer ones would be pushed apart.
 MIN_CONTACT = {("H", "H"): 1.8, ("H", "O"): 1.7, ("O", "O"): 2.6}
@@ -90,9 +89,8 @@ def water_start(n_molecules: int, seed: int | None = None) -> unit.Quantity:
         seed: Seed of the random choices; None draws one.
     """
     rng = np.random.default_rng(seed)
-    half = np.radians(HOH_ANGLE) / 2.0
-    across, along = OH_LENGTH * np.sin(half), OH_LENGTH * np.cos(half)
-    shape = np.array([[0.0, 0.0, 0.0], [across, 0.0, along], [-across, 0.0, along]])
+    length, angle = GAS_PHASE
+    shape = water_molecule(length, length, angle)
     molecules = [shape]
     while len(molecules) < n_molecules:
         donor = molecules[rng.integers(len(molecules))]

@@ -86,6 +86,8 @@ def read_as_trained(model: ModelFile, sources: Sequence[Source]) -> Dataset:
             f"{rule['by']} over all of {names}; give these files, in this order, or "
             "--split all"
         )
+    # Runs of older versions did not stratify.
+    rule = {"stratify": False, **rule}
     return divide(dataset, from_dict(SplitConfig, rule, "split"))
 
 

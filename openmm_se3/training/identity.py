@@ -78,8 +78,11 @@ def refuse_changes(
 def _settings(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the settings that change what a run computes, by section."""
     training = run["training"].items()
+    choices = dict(run.get("choices", {}))
+    if "split" in choices:  # runs of older versions did not stratify
+        choices["split"] = {"stratify": False, **choices["split"]}
     return {
         "model": run["model"],
         "training": {key: value for key, value in training if key not in CIRCUMSTANCES},
-        "data": run.get("choices", {}),
+        "data": choices,
     }

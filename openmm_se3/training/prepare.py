@@ -17,9 +17,11 @@ from openmm_se3.reference.plausibility import require_plausible
 from openmm_se3.reference.resemblance import resemblance
 from openmm_se3.reference.self_energies import SelfEnergies, self_energies
 from openmm_se3.reference.sources import read_sources, with_splits
-from openmm_se3.reference.splits import SplitConfig, make_splits
+from openmm_se3.reference.splits import SplitConfig, make_splits, one_sided
 from openmm_se3.training.data import FrameGraphs, frame_weights, lowest_energies
 from openmm_se3.training.settings import DataConfig, RunConfig, TrainingConfig
+
+MOST_UNEVEN = 8  # kinds and temperatures named that a split lacks
 
 
 def read_data(config: DataConfig, console: Console) -> Dataset:
@@ -73,6 +75,14 @@ def data_summary(dataset: Dataset, chosen: SelfEnergies) -> str:
         lines.append(
             "forces stay in the files: those that are missing are masked, and counted "
             "by 'openmm-se3 data inspect' on a sample"
+        )
+    uneven = one_sided(frames)
+    if len(uneven) > MOST_UNEVEN:
+        uneven = [*uneven[:MOST_UNEVEN], f"{len(uneven) - MOST_UNEVEN} more"]
+    if uneven:
+        lines.append(
+            "not every split has frames of each kind and temperature, so that its "
+            f"errors are of the others: {'; '.join(uneven)}"
         )
     return "\n".join(lines)
 

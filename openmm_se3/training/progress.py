@@ -42,6 +42,8 @@ class TrainingProgress(lightning.Callback):
             TimeRemainingColumn(elapsed_when_finished=False),
             TextColumn("{task.fields[note]}"),
             console=console,
+            # A notebook would keep every state of the bar as a line of its own.
+            disable=console.is_jupyter,
             refresh_per_second=2,
             # The average speed of the last minute or so, as validations take time too.
             speed_estimate_period=90.0,

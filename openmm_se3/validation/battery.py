@@ -1,17 +1,23 @@
-"""All checks of one model file in one call."""
+"""All checks of one model file in one call.
+
+Most ask whether the code computes the network's equations, which says nothing about the
+errors of the network: those are measured where labels are given or computed.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from openmm_se3.force import SE3Potential
 from openmm_se3.modelfile import PRECISIONS, load_model
 from openmm_se3.threads import threads_for
+from openmm_se3.validation.accuracy import accuracy_checks, held_out, without_labels
 from openmm_se3.validation.backends import backend_checks
 from openmm_se3.validation.check import Check
 from openmm_se3.validation.drift import drift_check
@@ -19,6 +25,7 @@ from openmm_se3.validation.dynamics import verlet_checks
 from openmm_se3.validation.energies import energy_checks
 from openmm_se3.validation.mixed import mixed_checks
 from openmm_se3.validation.network import in_both_precisions
+from openmm_se3.validation.relabel import dft_of, level_of, relabel_checks
 from openmm_se3.validation.report import Report
 from openmm_se3.validation.structures import (
     pair_in_contact,
@@ -40,12 +47,22 @@ class Settings:
         steps: Steps of the comparison with Verlet, of 0.5 fs.
         drift_ps: Length of each NVE run, ps; 0 leaves the drift out.
         seed: Seed of everything random.
+        labels: Files of labels, of which the model's errors are measured.
+        label_options: How to read them, as fields of a ``Source``.
+        max_force_error: Largest mean absolute force error on them that passes,
+            kcal/mol/A; None takes that of a model without forces.
+        relabel: Frames of the model's own dynamics to compare with DFT at the level of
+            its labels, beside frequencies and torsions; 0 leaves that out.
     """
 
     structure: Path | None = None
     steps: int = 2000
     drift_ps: float = 5.0
     seed: int = 1
+    labels: tuple[Path, ...] = ()
+    label_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    max_force_error: float | None = None
+    relabel: int = 0
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -57,6 +74,8 @@ class Settings:
             raise ValueError(f"steps must be at least 100, got {self.steps}")
         if self.drift_ps != 0.0 and not 0.5 <= self.drift_ps < 1e6:
             raise ValueError(f"drift_ps must be 0 or at least 0.5, got {self.drift_ps}")
+        if self.relabel < 0:
+            raise ValueError(f"relabel must not be negative, got {self.relabel}")
 
 
 def validate(
@@ -78,6 +97,15 @@ def validate(
     settings = settings or Settings()
     rng = np.random.default_rng(settings.seed)
     loaded = load_model(model)
+    # What can be refused is refused before minutes of other checks.
+    level = level_of(loaded.metadata) if settings.relabel else None
+    frames, what = None, ""
+    if settings.labels:
+        from openmm_se3.reference.sources import Source
+
+        options = settings.label_options
+        sources = [Source(str(path), **options) for path in settings.labels]
+        frames, what = held_out(loaded, sources)
     if loaded.boxes_only:
         warnings.warn(
             f"the model {loaded.metadata['name']!r} has seen periodic boxes only, and "
@@ -118,4 +146,19 @@ def validate(
             )
         if settings.drift_ps == 0.0:
             checks.append(Check("drift", "NVE", None, note="left out by --drift-ps 0"))
+        if frames is not None:
+            progress("errors on held-out labels")
+            checks += accuracy_checks(loaded, frames, what, settings.max_force_error)
+        if level is not None:
+            checks += relabel_checks(
+                SE3Potential(model),
+                molecule,
+                structure,
+                lambda numbers: dft_of(numbers, level),
+                settings.relabel,
+                settings.seed,
+                progress,
+            )
+        if frames is None and level is None:
+            checks.append(without_labels())
     return Report(str(model), loaded.metadata, tuple(checks))

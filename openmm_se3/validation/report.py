@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from openmm_se3.files import atomic_write
+from openmm_se3.validation.accuracy import GROUP
 from openmm_se3.validation.check import Check, Status
 from openmm_se3.version import __version__
 
@@ -49,7 +50,17 @@ class Report:
         """Return the verdict in one line."""
         counts = Counter(check.status for check in self.checks)
         parts = [f"{counts[s]} {w}" for s, w in WORDS.items() if counts[s]]
-        return f"{'PASSED' if self.passed else 'FAILED'}: {', '.join(parts)}"
+        verdict = f"{'PASSED' if self.passed else 'FAILED'}: {', '.join(parts)}"
+        measured = [
+            c for c in self.checks if c.group == GROUP and c.measured is not None
+        ]
+        if measured:
+            errors = "; ".join(f"{c.name} {_number(c)}" for c in measured)
+            return f"{verdict}. Accuracy: {errors}"
+        return (
+            f"{verdict}. The code computes the network's equations; how accurate the "
+            "network is was not checked: give --labels FILE"
+        )
 
     def print(self, console: Console) -> None:
         """Print the table and the verdict."""

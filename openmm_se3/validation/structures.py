@@ -63,6 +63,7 @@ def random_cluster(elements: tuple[str, ...], rng: np.random.Generator) -> Struc
     the sum of the covalent radii.
     """
     repeats = max(2, int(np.ceil(CLUSTER_ATOMS / len(elements))))
+    repeats += repeats % 2  # an even number of electrons, whatever the elements
     chosen = list(elements) * repeats
     radii = np.array([COVALENT_RADII[symbol] for symbol in chosen])
     positions = [np.zeros(3)]

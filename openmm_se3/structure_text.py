@@ -1,0 +1,79 @@
+"""The text of a PDB or PDBx/mmCIF file: decoded, and its rows of atoms counted."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from pathlib import Path
+
+ATOM_ROWS = ("ATOM", "HETATM")
+INVISIBLE = "\ufeff\u200b\u00a0 \t"  # characters that hide the name of a record
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file without the byte-order mark that editors may add."""
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", errors="replace")
+    return content.decode("utf-8-sig", errors="replace")
+
+
+def refuse_unread(path: Path, text: str, n_atoms: int) -> None:
+    """Refuse a file of which the reader has left out atoms.
+
+    Args:
+        path: The file, for the message.
+        text: Its content.
+        n_atoms: Number of atoms that were read.
+
+    Raises:
+        ValueError: There are more rows of atoms, or models of other sizes.
+    """
+    models = list(_models(text))
+    rows = models[0] if models else []
+    if len(rows) != n_atoms:
+        odd = [row for row in rows if not row.startswith(("ATOM  ", "HETATM"))]
+        example = f", such as {' '.join(odd[0].split())!r}" if odd else ""
+        raise ValueError(
+            f"{path} has {len(rows)} rows of atoms, and {n_atoms} atoms could be read: "
+            f"rows must begin with 'ATOM  ' or 'HETATM'{example}, and the atoms of a "
+            "residue must have its name and names of their own"
+        )
+    for number, other in enumerate(models[1:], start=2):
+        if len(other) != len(rows):
+            raise ValueError(
+                f"{path} has {len(rows)} atoms in its first model and {len(other)} in "
+                f"model {number}: keep one of them, without MODEL and ENDMDL"
+            )
+
+
+def _models(text: str) -> Iterator[list[str]]:
+    """Yield the rows of atoms of each model of a PDB or PDBx/mmCIF file."""
+    columns = columns_of(text)
+    rows = [line.lstrip(INVISIBLE) for line in text.splitlines()]
+    if columns:
+        if "group_PDB" not in columns:
+            return
+        number = columns.get("pdbx_PDB_model_num")
+        models: dict[str, list[str]] = {}
+        for row in rows:
+            if row.upper().startswith(ATOM_ROWS):
+                fields = row.split()
+                model = fields[number] if number is not None else ""
+                models.setdefault(model, []).append(row)
+        yield from models.values()
+        return
+    model_rows: list[str] = []
+    for row in [*rows, "ENDMDL"]:
+        if row.upper().startswith(ATOM_ROWS):
+            model_rows.append(row)
+        elif row.startswith("ENDMDL") and model_rows:
+            yield model_rows
+            model_rows = []
+
+
+def columns_of(text: str) -> dict[str, int]:
+    """Return the columns of an mmCIF file's atoms by name; empty for PDB."""
+    names = [line.strip() for line in text.splitlines()]
+    sites = [name for name in names if name.startswith("_atom_site.")]
+    return {name.removeprefix("_atom_site."): i for i, name in enumerate(sites)}
