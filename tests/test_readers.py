@@ -410,27 +410,27 @@ def test_label_uses_the_charge_of_each_frame(tmp_path: Path) -> None:
     assert structure_key(charged, level) != structure_key(water, level)
 
 
-def test_labels_of_a_dication_are_those_of_its_charge(tmp_path: Path) -> None:
+def test_labels_are_those_of_each_frames_charge(tmp_path: Path) -> None:
     from openmm_se3.reference.dft import label_frame
     from openmm_se3.reference.executor import LocalExecutor
     from openmm_se3.reference.labelling import label
 
-    cheap = LevelOfTheory("pbe", "sto-3g", grid_level=1)
-    positions = np.array([[0.0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
-    numbers = np.array([8, 1, 1])
+    cheap = LevelOfTheory("pbe", "sto-3g", grid_level=0, grid_response=False)
+    positions, numbers = np.array([[0.0, 0, 0], [0.97, 0, 0]]), np.array([8, 1])
     structures = [
-        Structure(numbers, positions, "a", charge=2),
-        Structure(numbers, positions + 0.01, "b"),
+        Structure(numbers, positions, "hydroxide", charge=-1),
+        Structure(numbers, positions, "radical", spin=1),
     ]
     out = tmp_path / "a.h5"
     label(structures, out, cheap, LocalExecutor(1))
     read = read_hdf5(out).frames
-    assert read.column("charge").tolist() == [2, 0]
-    charged = dataclasses.replace(cheap, charge=2)
-    expected = label_frame(numbers, positions, charged).energy
-    assert read[0].energy == pytest.approx(expected, abs=1e-6)
-    assert read[1].energy < read[0].energy - 20.0
-    with pytest.raises(ValueError, match="1 of 2 frames"):
+    assert read.column("charge").tolist() == [-1, 0]
+    assert read.column("spin").tolist() == [0, 1]
+    for frame in read:
+        level = dataclasses.replace(cheap, charge=frame.charge, spin=frame.spin)
+        expected = label_frame(numbers, positions, level).energy
+        assert frame.energy == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(ValueError, match="2 of 2 frames"):
         read_sources([Source(str(out))], for_model=True)
 
 

@@ -684,7 +684,9 @@ def test_evaluate_prints_the_errors_of_a_model(
     assert written["force_mae"] == pytest.approx(expected, rel=1e-4)
     assert f"{expected:.4f}" in result.output
     assert (out / "parity.png").stat().st_size > 0
-    write(tmp_path / "c.xyz", Atoms("CC", [[0, 0, 0], [0, 0, 1.3]], info={"energy": 1.0}))
+    write(
+        tmp_path / "c.xyz", Atoms("CC", [[0, 0, 0], [0, 0, 1.3]], info={"energy": 1.0})
+    )
     result = CliRunner().invoke(
         main, ["evaluate", str(random_model), str(tmp_path / "c.xyz")]
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
@@ -82,7 +83,10 @@ def command(
             overwrite=overwrite,
         )
         click.echo(f"{out}: model '{model.metadata['name']}', equal to its checkpoint")
-        click.echo(f'To use it: SE3Potential("{out}"), or openmm-se3 validate {out}')
+        click.echo(
+            f"To use it: SE3Potential({str(out)!r}), or openmm-se3 validate "
+            f"{quote(str(out))}"
+        )
         return
     require_new_file(out, overwrite)
     if is_checkpoint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -136,7 +137,7 @@ def command(structure: Path, length_ps: float, out: str | None, **options: Any) 
         f"{record.status.capitalize()} after {record.time_ps:g} ps, "
         f"{record.ns_per_day:.2f} ns/day",
         f"Results in {record.folder}; to measure them: "
-        f"openmm-se3 analyze {record.folder}",
+        f"openmm-se3 analyze {quote(str(record.folder))}",
     ]
     if record.reason:
         lines.insert(1, f"Reason: {record.reason}")

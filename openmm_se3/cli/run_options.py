@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -102,7 +103,8 @@ def advised(options: RunOptions, console: Console) -> Iterator[None]:
     except KeyboardInterrupt:
         lines = []
         if was_cut_short(options.out):
-            lines = [f"Ended early; what there is: openmm-se3 analyze {options.out}"]
+            folder = quote(str(options.out))
+            lines = [f"Ended early; what there is: openmm-se3 analyze {folder}"]
         if Path(options.out).exists():
             lines.append("To go on, give the same command with --resume.")
         for line in lines:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 import click
 
@@ -76,13 +77,16 @@ def command(
         )
         exported = folder.with_name(f"{folder.name}-model")
         click.echo(
-            f"To use the model: openmm-se3 export {folder / BEST} --out {exported}"
+            f"To use the model: openmm-se3 export "
+            f"{quote(str(folder / BEST))} --out {quote(str(exported))}"
         )
         return
     total = settings.training.steps
     click.echo(
         f"Stopped at step {outcome.step} of {total}, nothing is lost. Go on with"
     )
-    click.echo(f"  openmm-se3 train {config} --out {folder} --resume")
+    click.echo(
+        f"  openmm-se3 train {quote(str(config))} --out {quote(str(folder))} --resume"
+    )
     if outcome.signal is not None:
         raise click.exceptions.Exit(128 + outcome.signal)
