@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from openmm_se3.cli import main
 from openmm_se3.graph import neighbour_pairs
+from openmm_se3.reference import hdf5_check
 from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import Frame, Frames, Structure
 from openmm_se3.reference.hdf5 import read_hdf5, write_hdf5
@@ -28,10 +29,11 @@ from openmm_se3.reference.pair_fit import energy_slope
 from openmm_se3.reference.plausibility import findings
 from openmm_se3.reference.readers.charges import charge_and_spin, charge_of_smiles
 from openmm_se3.reference.readers.xyz_text import parse_comment, read_text_frames
-from openmm_se3.reference.safe_hdf5 import walk
+from openmm_se3.reference.safe_hdf5 import open_hdf5, walk
 from openmm_se3.reference.self_energies import self_energies
 from openmm_se3.reference.sources import (
     Source,
+    detect_format,
     read_datasets,
     read_source,
     read_sources,
@@ -615,6 +617,31 @@ def test_damaged_numpy_files_of_deepmd_are_named(
     what = {"coord": "position", "force": "a force", "box": "box"}.get(name, name)
     with pytest.raises(ValueError, match=f"{name}.npy|set.000.*{what}"):
         read_source(source)
+
+
+def test_a_file_on_which_the_hdf5_library_hangs_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An object of size 0 in the heap of texts is passed by for ever."""
+    probe = tmp_path / "probe.py"
+    text = hdf5_check.PROBE.read_text()
+    probe.write_text(text.replace("CPU_SECONDS = 5", "CPU_SECONDS = 1"))
+    monkeypatch.setattr(hdf5_check, "PROBE", probe)
+    monkeypatch.setattr(hdf5_check, "_probes", {})
+    path, broken = tmp_path / "a.h5", tmp_path / "b.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["format"], file.attrs["more"] = "some text", "other text"
+    content = bytearray(path.read_bytes())
+    size = content.index(b"GCOL") + 24
+    content[size : size + 8] = bytes(8)
+    broken.write_bytes(content)
+    try:
+        with pytest.raises(ValueError, match="b.h5.*does not end"):
+            detect_format(broken)
+        with open_hdf5(path) as file:  # the next file has a probe of its own
+            assert file.attrs["format"] == "some text"
+    finally:
+        hdf5_check._end()
 
 
 def test_links_in_circles_and_deep_groups_end(tmp_path: Path) -> None:

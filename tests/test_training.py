@@ -457,6 +457,18 @@ def test_learning_rate_is_a_function_of_the_step():
         ("{model: {elements: [H]}, data: {files: [a]}, training: {steps: 0}}", "steps"),
         ("[1, 2]", "model, data and training"),
         ("!!python/object/apply:os.getcwd []", "not valid YAML"),
+        ("[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("{preset: [default], model: {}, data: {files: [a]}}", "preset must be one of"),
+        ("{model: {elements: [H], 1: 2}, data: {files: [a]}}", "unknown key 1"),
+        (
+            "{model: {elements: [H]}, data: {files: [a], self_energies: {1: 2, H: 3}}}",
+            "self_energies",
+        ),
+        (
+            "{model: {elements: [H]}, data: {files: [a], split: {fractions: "
+            "[.nan, 0.5, 0.5]}}}",
+            "add up to 1",
+        ),
     ],
 )
 def test_wrong_configurations_are_refused(tmp_path, text, message):
@@ -958,6 +970,15 @@ def test_wrong_values_within_settings_are_refused(config, key):
     settings = {**to_dict(config.training), key: values[key]}
     with pytest.raises(ValueError, match=f"training.{key} must be float"):
         from_dict(TrainingConfig, settings, "training")
+
+
+def test_names_of_swept_paths_are_single_folders(config):
+    grid = {"training.initial": ["/a/b", "_a_b", "../c"], "training.seed": [1]}
+    names = [variant.name for variant in variants(config, grid)]
+    assert len(set(names)) == 3
+    assert all(Path(name).name == name and ".." != name for name in names)
+    plain = variants(config, {"training.seed": [1, 2]})
+    assert [variant.name for variant in plain] == ["seed=1", "seed=2"]
 
 
 def test_sweep_runs_every_combination_and_goes_on(config, tmp_path, monkeypatch):

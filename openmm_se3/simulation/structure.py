@@ -121,7 +121,7 @@ def whole_molecules(
 def _refuse_alternates(path: Path, text: str) -> None:
     """Refuse a structure in which some atoms stand in two places."""
     first: dict[str, str] = {}  # the first row of each location
-    for name, row in _alternates(text):
+    for name, row in _alternates(path, text):
         first.setdefault(name, row)
     if len(first) > 1:
         row = " ".join(first[sorted(first)[1]].split())
@@ -131,7 +131,7 @@ def _refuse_alternates(path: Path, text: str) -> None:
         )
 
 
-def _alternates(text: str) -> Iterator[tuple[str, str]]:
+def _alternates(path: Path, text: str) -> Iterator[tuple[str, str]]:
     """Yield the alternate location and the row of each atom that has one."""
     columns = [
         line.strip() for line in text.splitlines() if line.startswith("_atom_site.")
@@ -141,7 +141,13 @@ def _alternates(text: str) -> Iterator[tuple[str, str]]:
             if not columns:
                 name = line[16:17].strip()
             elif "_atom_site.label_alt_id" in columns:
-                name = line.split()[columns.index("_atom_site.label_alt_id")]
+                words = line.split()
+                if len(words) < len(columns):
+                    raise ValueError(
+                        f"{path}: a row has {len(words)} of {len(columns)} columns: "
+                        f"{line.strip()!r}"
+                    )
+                name = words[columns.index("_atom_site.label_alt_id")]
             else:
                 return
             if name not in ("", ".", "?"):

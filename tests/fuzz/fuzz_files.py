@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import resource
+import select
 import shutil
 import signal
 import sys
@@ -43,7 +44,8 @@ from openmm_se3.reference.sources import Source, read_source
 from openmm_se3.simulation.structure import read_structure
 from openmm_se3.training.config_file import read_config
 
-SECONDS = 20.0  # that a case may take; all of them take less than one
+SECONDS = 90.0  # that a case may take, on a busy machine; most take far below one
+CASES_OF_A_CHILD = 200
 MEMORY = 4 << 30  # bytes beyond those of this process
 TEXT_FORMATS = ("extxyz", "structures", "pdb", "cif", "yaml")
 UNMEANT = (RecursionError, MemoryError, NotImplementedError)
@@ -98,39 +100,8 @@ def _neighbors(frames: Frames) -> None:
         neighbour_pairs(positions, 5.0, box)
 
 
-def run_case(kind: str, path: Path) -> dict[str, Any]:
-    """Read one file in a child process and return what came of it."""
-    read_end, write_end = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(read_end)
-        result = _in_child(kind, path)
-        os.write(write_end, json.dumps(result).encode()[:60_000])
-        os._exit(0)
-    os.close(write_end)
-    deadline = time.monotonic() + SECONDS
-    status = None
-    while status is None and time.monotonic() < deadline:
-        ended, code = os.waitpid(child, os.WNOHANG)
-        status = code if ended else time.sleep(0.002)
-    if status is None:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    with os.fdopen(read_end, "rb") as pipe:
-        content = pipe.read()
-    if status is None:
-        return {"fault": f"hang: more than {SECONDS:g} s"}
-    if status != 0 or not content:
-        return {"fault": f"crash: signal {os.WTERMSIG(status)}"}
-    result: dict[str, Any] = json.loads(content)
-    return result
-
-
-def _in_child(kind: str, path: Path) -> dict[str, Any]:
-    own = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (own + MEMORY, own + MEMORY))
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)  # libraries write there too
+def read_case(kind: str, path: Path) -> dict[str, Any]:
+    """Read one file and return what came of it, under the key of the outcome."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -142,13 +113,105 @@ def _in_child(kind: str, path: Path) -> dict[str, Any]:
         return {"fault": f"{type(error).__name__}: {error}\n{traceback.format_exc()}"}
 
 
+class Cases:
+    """The cases of a seed: case ``n`` is the same whenever and wherever it is made.
+
+    Args:
+        seeds: Good files by format.
+        kinds: Formats, which take turns.
+        seed: Seed of all cases.
+        folder: Where the files of a case are written.
+    """
+
+    def __init__(
+        self, seeds: dict[str, Path], kinds: list[str], seed: int, folder: Path
+    ) -> None:
+        self.seeds, self.kinds, self.seed, self.folder = seeds, kinds, seed, folder
+
+    def kind(self, number: int) -> str:
+        """Return the format of a case."""
+        return self.kinds[number % len(self.kinds)]
+
+    def make(self, number: int) -> tuple[Path, str, bool]:
+        """Write a case; return its path, what was done, and if no frame is gone."""
+        kind = self.kind(number)
+        good = self.seeds[kind]
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        path = self.folder / good.name
+        copy = shutil.copytree if good.is_dir() else shutil.copy
+        copy(good, path)
+        rng = np.random.default_rng([self.seed, number])
+        return path, *mutate(kind, path, rng)
+
+    def run(self, number: int) -> dict[str, Any]:
+        """Make and read a case."""
+        path, done, keeps_frames = self.make(number)
+        kind = self.kind(number)
+        result = read_case(kind, path)
+        read = result.get("frames", N_FRAMES)
+        if keeps_frames and kind in ("extxyz", "structures") and read != N_FRAMES:
+            result = {"fault": f"{read} of {N_FRAMES} frames, and not a word"}
+        return {**result, "done": done}
+
+
+class Child:
+    """A process that runs cases one after the other, with a limit of memory."""
+
+    def __init__(self, cases: Cases, first: int) -> None:
+        read_end, write_end = os.pipe()
+        self.process = os.fork()
+        if self.process == 0:
+            os.close(read_end)
+            _limit_memory()
+            for number in range(first, first + CASES_OF_A_CHILD):
+                line = json.dumps(cases.run(number)).encode()[:60_000] + b"\n"
+                os.write(write_end, line)
+            os._exit(0)
+        os.close(write_end)
+        self.pipe = os.fdopen(read_end, "rb")
+
+    def next(self) -> dict[str, Any] | None:
+        """Return the result of the next case; None if the child is done."""
+        ready, _, _ = select.select([self.pipe], [], [], SECONDS)
+        if not ready:
+            self.close()
+            return {"fault": f"hang: more than {SECONDS:g} s"}
+        line = self.pipe.readline()
+        if line:
+            result: dict[str, Any] = json.loads(line)
+            return result
+        status = self.close()
+        if status:
+            return {"fault": f"crash: signal {os.WTERMSIG(status)}"}
+        return None
+
+    def close(self) -> int:
+        """End the process and return its status."""
+        ended, status = os.waitpid(self.process, os.WNOHANG)
+        if not ended:
+            time.sleep(0.2)  # it may be about to end by itself
+            ended, status = os.waitpid(self.process, os.WNOHANG)
+        if not ended:
+            os.kill(self.process, signal.SIGKILL)
+            _, status = os.waitpid(self.process, 0)
+        self.pipe.close()
+        return status
+
+
+def _limit_memory() -> None:
+    own = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (own + MEMORY, own + MEMORY))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries write there too
+
+
 def mutate(kind: str, path: Path, rng: np.random.Generator) -> tuple[str, bool]:
     """Damage a file, or one file of a folder.
 
     Returns:
         What was done, and whether the frames are as many as before.
     """
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*.*"))
+    files = [path] if path.is_file() else sorted(path.rglob("*.*"))
     files = [file for file in files if file.is_file()]
     file = files[int(rng.integers(len(files)))]
     text = kind in TEXT_FORMATS or file.suffix in (".raw", ".json", ".md", ".yaml")
@@ -158,52 +221,46 @@ def mutate(kind: str, path: Path, rng: np.random.Generator) -> tuple[str, bool]:
     return f"{file.name} {mutation.__name__}", mutation in KEEPS_FRAMES and text
 
 
-def fuzz(formats: list[str] | None, seed: int, minutes: float, keep: Path) -> int:
+def fuzz(
+    formats: list[str] | None, seed: int, first: int, minutes: float, keep: Path
+) -> int:
     """Run cases until the time is over; return the number of faults."""
-    end = time.monotonic() + 60.0 * minutes
     counts: Counter[tuple[str, str]] = Counter()
-    faults = number = 0
     with tempfile.TemporaryDirectory() as name:
         seeds = write_seeds(Path(name))
         kinds = formats or sorted(seeds)
         for kind in kinds:
-            # Here too, so that the children need not import what it takes.
-            READERS.get(kind, read_labels)(seeds[kind])
-            result = run_case(kind, seeds[kind])
+            # Here, so that the children need not import what it takes.
+            result = read_case(kind, seeds[kind])
             assert result == {"frames": N_FRAMES}, (kind, result)
-        case = Path(name) / "case"
+        cases = Cases(seeds, kinds, seed, Path(name) / "case")
+        end = time.monotonic() + 60.0 * minutes
+        number, child = first, None
         while time.monotonic() < end:
-            rng = np.random.default_rng([seed, number])
-            kind = kinds[number % len(kinds)]
-            path = case / seeds[kind].name
-            shutil.rmtree(case, ignore_errors=True)
-            case.mkdir()
-            copy = shutil.copytree if seeds[kind].is_dir() else shutil.copy
-            copy(seeds[kind], path)
-            done, keeps_frames = mutate(kind, path, rng)
-            result = run_case(kind, path)
-            if keeps_frames and kind in ("extxyz", "structures"):
-                read = result.get("frames", N_FRAMES)
-                if read != N_FRAMES:
-                    result = {"fault": f"{read} of {N_FRAMES} frames, not a word"}
-            outcome = next(iter(result))
-            counts[kind, outcome] += 1
+            child = child or Child(cases, number)
+            found = child.next()
+            if found is None:
+                child = None
+                continue
+            outcome = next(iter(found))
+            counts[cases.kind(number), outcome] += 1
             if outcome == "fault":
-                faults += 1
-                kept = keep / f"{kind}-{seed}-{number}"
+                kept = keep / f"{cases.kind(number)}-{seed}-{number}"
                 shutil.rmtree(kept, ignore_errors=True)
-                shutil.copytree(case, kept)
-                print(f"FAULT {kept.name} ({done}): {result['fault']}", flush=True)
+                done = found.get("done")
+                if done is None:
+                    child = None
+                _, done, _ = Cases(seeds, kinds, seed, kept).make(number)
+                print(f"FAULT {kept.name} ({done}): {found['fault']}", flush=True)
             number += 1
+        if child is not None:
+            child.close()
     for kind in kinds:
         row = {o: counts[kind, o] for o in ("frames", "refused", "fault")}
         print(f"{kind:12} read {row['frames']:6} refused {row['refused']:6}", end=" ")
         print(f"faults {row['fault']:6}")
-    print(
-        f"{number} cases, {faults} faults; files in {keep}"
-        if faults
-        else f"{number} cases, no fault"
-    )
+    faults = sum(n for (_, outcome), n in counts.items() if outcome == "fault")
+    print(f"{number - first} cases, {faults} faults, kept in {keep}")
     return faults
 
 
@@ -212,12 +269,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--formats", nargs="*", help="by default all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--keep", type=Path, default=Path("fuzz-faults"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.keep.mkdir(parents=True, exist_ok=True)
-    faults = fuzz(options.formats, options.seed, options.minutes, options.keep)
+    faults = fuzz(
+        options.formats, options.seed, options.first, options.minutes, options.keep
+    )
     sys.exit(1 if faults else 0)
 
 
