@@ -17,6 +17,7 @@ from openmm_se3.cli import main
 from openmm_se3.graph import neighbour_pairs
 from openmm_se3.reference import hdf5_check
 from openmm_se3.reference.dataset import Dataset
+from openmm_se3.reference.detect import detect_format
 from openmm_se3.reference.frames import Frame, Frames, Structure
 from openmm_se3.reference.hdf5 import read_hdf5, write_hdf5
 from openmm_se3.reference.labelling import (
@@ -33,7 +34,6 @@ from openmm_se3.reference.safe_hdf5 import open_hdf5, walk
 from openmm_se3.reference.self_energies import self_energies
 from openmm_se3.reference.sources import (
     Source,
-    detect_format,
     read_datasets,
     read_source,
     read_sources,
