@@ -168,7 +168,8 @@ def read_source(source: Source) -> Dataset:
     frames = dataset.frames
     if not len(frames):
         raise ValueError(f"{path} holds no frames")
-    _refuse_faults(path, frames)
+    if kind != "openmm-se3":  # whose reader does so
+        _refuse_faults(path, frames)
     if source.groups is not None:
         frames = with_groups(frames, Path(source.groups))
     if source.split is not None:

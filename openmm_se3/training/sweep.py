@@ -94,7 +94,7 @@ def variants(base: RunConfig, grid: Mapping[str, Sequence[Any]]) -> list[Variant
     Raises:
         ValueError: A key or value does not fit, as in a configuration file.
     """
-    made = []
+    made: list[Variant] = []
     for values in itertools.product(*grid.values()):
         settings = dict(zip(grid, values, strict=True))
         plain = copy.deepcopy(base.to_dict())
