@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from rich.console import Console
 
 from openmm_se3.cli import main
 from openmm_se3.graph import neighbour_pairs
@@ -38,6 +39,8 @@ from openmm_se3.reference.sources import (
     read_source,
     read_sources,
 )
+from openmm_se3.training.prepare import read_data
+from openmm_se3.training.settings import DataConfig
 from openmm_se3.units import BOHR_TO_ANGSTROM, FORCE_UNITS, HARTREE_TO_EV
 
 ROOT = Path(__file__).parents[1]
@@ -432,8 +435,10 @@ def test_labels_are_those_of_each_frames_charge(tmp_path: Path) -> None:
         level = dataclasses.replace(cheap, charge=frame.charge, spin=frame.spin)
         expected = label_frame(numbers, positions, level).energy
         assert frame.energy == pytest.approx(expected, abs=1e-6)
-    with pytest.raises(ValueError, match="2 of 2 frames"):
-        read_sources([Source(str(out))], for_model=True)
+    with pytest.raises(ValueError, match="2 of 2 frames.*--charged drop"):
+        read_data(DataConfig((Source(str(out)),)), Console(quiet=True))
+    result = CliRunner().invoke(main, ["evaluate", "water", str(out)])
+    assert result.exit_code == 2 and "2 of 2 frames" in result.output
 
 
 def test_charges_survive_our_format_and_older_files_open(tmp_path: Path) -> None:

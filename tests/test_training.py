@@ -1073,7 +1073,7 @@ def test_bad_frames_are_refused_before_training(config, tmp_path):
     broken = frames[0].positions.copy()
     broken[1, 2] = np.nan
     cases = {
-        "positions that are not finite": [
+        "a position is nan": [
             dataclasses.replace(frames[0], positions=broken),
             *frames[1:],
         ],
