@@ -18,6 +18,18 @@ T = TypeVar("T")
 # fingerprints of older runs and models stay the same.
 ADDED = {"added": True}
 
+# Sizes beyond which building the network alone takes minutes or all memory.
+LARGEST = {
+    "layers": 64,
+    "channels": 4096,
+    "key_channels": 4096,
+    "heads": 256,
+    "radial_functions": 1024,
+    "radial_width": 4096,
+    "self_interaction_width": 4096,
+}
+MAX_DEGREE = 8
+
 
 def from_dict(cls: type[T], values: Mapping[str, Any], section: str) -> T:
     """Return a configuration dataclass made from plain values.
@@ -38,7 +50,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], section: str) -> T:
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1)
+            near = difflib.get_close_matches(str(key), fields, n=1)
             hint = (
                 f"; did you mean {near[0]!r}?" if near else f"; known: {list(fields)}"
             )
@@ -200,18 +212,10 @@ class ModelConfig:
                 "elements must be different chemical symbols such as [H, O], "
                 f"got {list(self.elements)}"
             )
-        for name in (
-            "layers",
-            "channels",
-            "key_channels",
-            "heads",
-            "radial_functions",
-            "radial_width",
-            "self_interaction_width",
-        ):
-            if getattr(self, name) < 1:
+        for name, most in LARGEST.items():
+            if not 1 <= getattr(self, name) <= most:
                 raise ValueError(
-                    f"{name} must be at least 1, got {getattr(self, name)}"
+                    f"{name} must be from 1 to {most}, got {getattr(self, name)}"
                 )
         if not 0.0 < self.cutoff < 100.0:
             raise ValueError(f"cutoff must be in A and positive, got {self.cutoff}")
@@ -226,6 +230,8 @@ class ModelConfig:
                 "attention: softmax needs envelope: none; its weights add up to one, "
                 "so that one neighbor could not fade smoothly at the cutoff"
             )
+        if self.lmax > MAX_DEGREE:
+            raise ValueError(f"lmax must be at most {MAX_DEGREE}, got {self.lmax}")
         if self.force_mode != "conservative" and self.lmax < 1:
             raise ValueError("direct forces are vectors: they need lmax of at least 1")
         for name in ("channels", "key_channels"):

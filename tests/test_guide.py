@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from openmm_se3 import SE3Potential
+from openmm_se3.reference.sources import Source
 from openmm_se3.simulation import ModelRun, water_topology
 from openmm_se3.simulation.minimum import fused_atoms
 from openmm_se3.simulation.structure import read_structure
@@ -98,6 +99,8 @@ def test_the_reference_names_every_argument_and_its_default() -> None:
                 known = {parameter.default, inspect.Parameter.empty}
                 assert ast.literal_eval(stated) in known, f"{name}: {parameter}"
     for field in dataclasses.fields(ModelRun):
+        assert ast.literal_eval(defaults[field.name] or "") == field.default, field
+    for field in dataclasses.fields(Source)[1:]:  # the path has no default
         assert ast.literal_eval(defaults[field.name] or "") == field.default, field
 
 

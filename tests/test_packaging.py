@@ -181,6 +181,7 @@ def test_the_check_runs_the_commands_of_the_readme() -> None:
 # Each part of the package imports from those before it only.
 PIPELINE = (
     ("version", "units", "elements", "files", "lock", "signals", "threads"),
+    ("available_memory",),
     ("box", "differences", "rotation", "quantities", "torch_state"),
     ("structure_text", "water_molecule"),
     ("config", "graph", "shipped", "molecules"),

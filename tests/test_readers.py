@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from rich.console import Console
 
 from openmm_se3.cli import main
 from openmm_se3.graph import neighbour_pairs
+from openmm_se3.reference import hdf5_check
 from openmm_se3.reference.dataset import Dataset
+from openmm_se3.reference.detect import detect_format
 from openmm_se3.reference.frames import Frame, Frames, Structure
 from openmm_se3.reference.hdf5 import read_hdf5, write_hdf5
 from openmm_se3.reference.labelling import (
@@ -28,7 +31,7 @@ from openmm_se3.reference.pair_fit import energy_slope
 from openmm_se3.reference.plausibility import findings
 from openmm_se3.reference.readers.charges import charge_and_spin, charge_of_smiles
 from openmm_se3.reference.readers.xyz_text import parse_comment, read_text_frames
-from openmm_se3.reference.safe_hdf5 import walk
+from openmm_se3.reference.safe_hdf5 import open_hdf5, walk
 from openmm_se3.reference.self_energies import self_energies
 from openmm_se3.reference.sources import (
     Source,
@@ -36,6 +39,8 @@ from openmm_se3.reference.sources import (
     read_source,
     read_sources,
 )
+from openmm_se3.training.prepare import read_data
+from openmm_se3.training.settings import DataConfig
 from openmm_se3.units import BOHR_TO_ANGSTROM, FORCE_UNITS, HARTREE_TO_EV
 
 ROOT = Path(__file__).parents[1]
@@ -410,28 +415,30 @@ def test_label_uses_the_charge_of_each_frame(tmp_path: Path) -> None:
     assert structure_key(charged, level) != structure_key(water, level)
 
 
-def test_labels_of_a_dication_are_those_of_its_charge(tmp_path: Path) -> None:
+def test_labels_are_those_of_each_frames_charge(tmp_path: Path) -> None:
     from openmm_se3.reference.dft import label_frame
     from openmm_se3.reference.executor import LocalExecutor
     from openmm_se3.reference.labelling import label
 
-    cheap = LevelOfTheory("pbe", "sto-3g", grid_level=1)
-    positions = np.array([[0.0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
-    numbers = np.array([8, 1, 1])
+    cheap = LevelOfTheory("pbe", "sto-3g", grid_level=0, grid_response=False)
+    positions, numbers = np.array([[0.0, 0, 0], [0.97, 0, 0]]), np.array([8, 1])
     structures = [
-        Structure(numbers, positions, "a", charge=2),
-        Structure(numbers, positions + 0.01, "b"),
+        Structure(numbers, positions, "hydroxide", charge=-1),
+        Structure(numbers, positions, "radical", spin=1),
     ]
     out = tmp_path / "a.h5"
     label(structures, out, cheap, LocalExecutor(1))
     read = read_hdf5(out).frames
-    assert read.column("charge").tolist() == [2, 0]
-    charged = dataclasses.replace(cheap, charge=2)
-    expected = label_frame(numbers, positions, charged).energy
-    assert read[0].energy == pytest.approx(expected, abs=1e-6)
-    assert read[1].energy < read[0].energy - 20.0
-    with pytest.raises(ValueError, match="1 of 2 frames"):
-        read_sources([Source(str(out))], for_model=True)
+    assert read.column("charge").tolist() == [-1, 0]
+    assert read.column("spin").tolist() == [0, 1]
+    for frame in read:
+        level = dataclasses.replace(cheap, charge=frame.charge, spin=frame.spin)
+        expected = label_frame(numbers, positions, level).energy
+        assert frame.energy == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(ValueError, match="2 of 2 frames.*--charged drop"):
+        read_data(DataConfig((Source(str(out)),)), Console(quiet=True))
+    result = CliRunner().invoke(main, ["evaluate", "water", str(out)])
+    assert result.exit_code == 2 and "2 of 2 frames" in result.output
 
 
 def test_charges_survive_our_format_and_older_files_open(tmp_path: Path) -> None:
@@ -615,6 +622,31 @@ def test_damaged_numpy_files_of_deepmd_are_named(
     what = {"coord": "position", "force": "a force", "box": "box"}.get(name, name)
     with pytest.raises(ValueError, match=f"{name}.npy|set.000.*{what}"):
         read_source(source)
+
+
+def test_a_file_on_which_the_hdf5_library_hangs_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An object of size 0 in the heap of texts is passed by for ever."""
+    probe = tmp_path / "probe.py"
+    text = hdf5_check.PROBE.read_text()
+    probe.write_text(text.replace("CPU_SECONDS = 5", "CPU_SECONDS = 1"))
+    monkeypatch.setattr(hdf5_check, "PROBE", probe)
+    monkeypatch.setattr(hdf5_check, "_probes", {})
+    path, broken = tmp_path / "a.h5", tmp_path / "b.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["format"], file.attrs["more"] = "some text", "other text"
+    content = bytearray(path.read_bytes())
+    size = content.index(b"GCOL") + 24
+    content[size : size + 8] = bytes(8)
+    broken.write_bytes(content)
+    try:
+        with pytest.raises(ValueError, match="b.h5.*does not end"):
+            detect_format(broken)
+        with open_hdf5(path) as file:  # the next file has a probe of its own
+            assert file.attrs["format"] == "some text"
+    finally:
+        hdf5_check._end()
 
 
 def test_links_in_circles_and_deep_groups_end(tmp_path: Path) -> None:

@@ -162,6 +162,16 @@ def test_alternate_locations_of_mmcif_are_refused(tmp_path: Path) -> None:
         read_structure(path)
 
 
+def test_an_mmcif_row_cut_short_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "cut.cif", POSITIONS)
+    lines = path.read_text().splitlines()
+    last = max(i for i, line in enumerate(lines) if line.startswith(("ATOM", "HETATM")))
+    lines[last] = " ".join(lines[last].split()[:3])
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match="cut.cif.* 3 of .* columns"):
+        read_structure(path)
+
+
 def test_a_box_too_small_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "small.pdb", water_positions(1), 1.2 * np.eye(3))
     with pytest.raises(ValueError, match=r"Å apart.*box too small .1.20 x 1.20 x 1.20"):

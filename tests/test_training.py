@@ -566,6 +566,18 @@ def test_learning_rate_is_a_function_of_the_step():
         ("{model: {elements: [H]}, data: {files: [a]}, training: {steps: 0}}", "steps"),
         ("[1, 2]", "model, data and training"),
         ("!!python/object/apply:os.getcwd []", "not valid YAML"),
+        ("[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("{preset: [default], model: {}, data: {files: [a]}}", "preset must be one of"),
+        ("{model: {elements: [H], 1: 2}, data: {files: [a]}}", "unknown key 1"),
+        (
+            "{model: {elements: [H]}, data: {files: [a], self_energies: {1: 2, H: 3}}}",
+            "self_energies",
+        ),
+        (
+            "{model: {elements: [H]}, data: {files: [a], split: {fractions: "
+            "[.nan, 0.5, 0.5]}}}",
+            "add up to 1",
+        ),
     ],
 )
 def test_wrong_configurations_are_refused(tmp_path, text, message):
@@ -1245,6 +1257,15 @@ def test_wrong_values_within_settings_are_refused(config, key):
         from_dict(TrainingConfig, settings, "training")
 
 
+def test_names_of_swept_paths_are_single_folders(config):
+    grid = {"training.initial": ["/a/b", "_a_b", "../c"], "training.seed": [1]}
+    names = [variant.name for variant in variants(config, grid)]
+    assert len(set(names)) == 3
+    assert all(Path(name).name == name and ".." != name for name in names)
+    plain = variants(config, {"training.seed": [1, 2]})
+    assert [variant.name for variant in plain] == ["seed=1", "seed=2"]
+
+
 def test_sweep_runs_every_combination_and_goes_on(config, tmp_path, monkeypatch):
     path = tmp_path / "train.yaml"
     path.write_text(yaml.safe_dump(changed(config, steps=8).to_dict()))
@@ -1337,7 +1358,7 @@ def test_bad_frames_are_refused_before_training(config, tmp_path):
     broken = frames[0].positions.copy()
     broken[1, 2] = np.nan
     cases = {
-        "positions that are not finite": [
+        "a position is nan": [
             dataclasses.replace(frames[0], positions=broken),
             *frames[1:],
         ],

@@ -89,7 +89,10 @@ def command(
         words = ["openmm-se3", "export", str(folder / BEST), "--out", str(exported)]
         click.echo(f"To use the model: {shlex.join(words)}")
         return
-    click.echo(f"Stopped at step {outcome.step}, nothing is lost. Go on with")
+    total = settings.training.steps
+    click.echo(
+        f"Stopped at step {outcome.step} of {total}, nothing is lost. Go on with"
+    )
     words = ["openmm-se3", "train", str(config), "--out", str(folder), "--resume"]
     click.echo(f"  {shlex.join(words)}")
     if outcome.signal is not None:

@@ -34,6 +34,7 @@ from openmm_se3.files import atomic_write
 from openmm_se3.reference.dataset import Dataset, check_splits, formula
 from openmm_se3.reference.frames import SPLITS, Block, Frames, Texts
 from openmm_se3.reference.level import LevelOfTheory, read_level
+from openmm_se3.reference.limits import fault_of
 
 FORMAT = "openmm-se3 labels"
 FORMAT_VERSION = 3
@@ -181,7 +182,10 @@ def _read_group(path: Path, name: str, group: Any, charge: int, spin: int) -> Bl
             f"{place}: atomic_numbers, energy and temperature must be lists, they have "
             f"shapes {numbers.shape}, {energy.shape} and {temperature.shape}"
         )
-    symbols_of(numbers)
+    try:
+        symbols_of(numbers)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
     n_frames = len(energy)
     shape = (n_frames, len(numbers), 3)
     if positions.shape != shape or forces.shape != shape:
@@ -220,6 +224,8 @@ def _read_group(path: Path, name: str, group: Any, charge: int, spin: int) -> Bl
                 f"{place}: NaN or infinite {what} in {len(bad)} frames, the first of "
                 f"them frame {bad[0]}; take them out"
             )
+    if (fault := fault_of(positions, energy, forces, box)) is not None:
+        raise ValueError(f"{place}, frame {fault[0]}: {fault[1]}; is the file damaged?")
     unknown = set(texts["split"]) - set(SPLITS)
     if unknown:
         raise ValueError(f"{place}: split must be one of {SPLITS}, got {unknown}")

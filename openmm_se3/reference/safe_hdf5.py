@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 
 from openmm_se3.available_memory import GB, available_memory
+from openmm_se3.reference.hdf5_check import require_readable
 
 # The most that deflate can compress, and an allowance for small arrays.
 MAX_COMPRESSION = 1032
@@ -44,6 +45,7 @@ def open_kept(path: str | Path) -> h5py.File:
     if not h5py.is_hdf5(path):
         with open(path, "rb") as raw:
             raise ValueError(f"{path} is not HDF5; it starts with {raw.read(20)!r}")
+    require_readable(path)
     with damage_named(path):
         # Files here are written whole and then renamed, so that no lock is needed, and
         # some file systems have none.

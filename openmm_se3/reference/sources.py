@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from openmm_se3.files import sha256
 from openmm_se3.reference.charged_frames import CHARGED, is_charged, refuse_charged
 from openmm_se3.reference.dataset import Dataset, combine
+from openmm_se3.reference.detect import detect_format
 from openmm_se3.reference.frames import SPLITS, Frames, Texts
-from openmm_se3.reference.hdf5 import FORMAT, read_hdf5
+from openmm_se3.reference.hdf5 import read_hdf5
 from openmm_se3.reference.isolated_atoms import take_isolated_atoms
 from openmm_se3.reference.level import PublishedLevel
 from openmm_se3.reference.limits import fault_of
@@ -60,7 +60,6 @@ FORMATS = {
 }
 # Fields of a source that not every format has.
 FORMAT_OPTIONS = ("energy_key", "forces_key", *UNITS, "gradient")
-XYZ_SUFFIXES = (".xyz", ".extxyz")
 UNKNOWN_LEVEL = "unknown"
 
 
@@ -155,47 +154,6 @@ class Source:
         )
 
 
-def detect_format(path: Path) -> str:
-    """Return the format of a file or folder.
-
-    Raises:
-        FileNotFoundError: There is nothing of this name.
-        ValueError: It is none of ``FORMATS``.
-    """
-    from openmm_se3.reference.readers import conformers
-    from openmm_se3.reference.safe_hdf5 import attribute, open_hdf5
-
-    if not path.exists():
-        raise FileNotFoundError(f"no data file {path}")
-    if path.is_dir():
-        if (path / "type.raw").is_file():
-            return "deepmd"
-        raise ValueError(f"{path} is a folder without type.raw; name a file")
-    if path.suffix.lower() in XYZ_SUFFIXES:
-        return "extxyz"
-    if not h5py.is_hdf5(path):
-        with open(path, "rb") as raw:
-            start = raw.read(20)
-        raise ValueError(
-            f"{path} is none of the formats that hold labels: HDF5 (of openmm-se3, "
-            f"ANI-1, ANI-1x, COMP6, TorchANI, SPICE), extended XYZ "
-            f"({', '.join(XYZ_SUFFIXES)}) and folders of DeePMD-kit; it "
-            f"starts with {start!r}; structures without energies and forces get them "
-            "from 'openmm-se3 label'"
-        )
-    with open_hdf5(path) as file:
-        if attribute(file, "format") == FORMAT:
-            return "openmm-se3"
-    found = conformers.detect(path)
-    if found is None:
-        raise ValueError(
-            f"{path} is HDF5 but neither ours nor of ANI-1, ANI-1x, COMP6, TorchANI or "
-            "SPICE: no group holds 'coordinates', or 'conformations' and "
-            "'dft_total_energy'"
-        )
-    return found
-
-
 def read_source(source: Source) -> Dataset:
     """Read one file or folder.
 
@@ -210,7 +168,8 @@ def read_source(source: Source) -> Dataset:
     frames = dataset.frames
     if not len(frames):
         raise ValueError(f"{path} holds no frames")
-    _refuse_faults(path, frames)
+    if kind != "openmm-se3":  # whose reader does so
+        _refuse_faults(path, frames)
     if source.groups is not None:
         frames = with_groups(frames, Path(source.groups))
     if source.split is not None:

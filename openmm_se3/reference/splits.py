@@ -45,8 +45,8 @@ class SplitConfig:
         shares = self.fractions
         if (
             len(shares) != len(SPLITS)
-            or min(shares) < 0.0
-            or abs(sum(shares) - 1.0) > 1e-6
+            or not min(shares) >= 0.0
+            or not abs(sum(shares) - 1.0) <= 1e-6
         ):
             raise ValueError(
                 "split.fractions must be three shares (train, validation, test) that "

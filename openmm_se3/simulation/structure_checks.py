@@ -52,7 +52,7 @@ def refuse_alternates(path: Path, text: str) -> None:
         ValueError: There are alternate locations; names one.
     """
     first: dict[str, str] = {}  # the first row of each location
-    for name, row in _alternates(text):
+    for name, row in _alternates(path, text):
         first.setdefault(name, row)
     if len(first) > 1:
         row = " ".join(first[sorted(first)[1]].split())
@@ -62,7 +62,7 @@ def refuse_alternates(path: Path, text: str) -> None:
         )
 
 
-def _alternates(text: str) -> Iterator[tuple[str, str]]:
+def _alternates(path: Path, text: str) -> Iterator[tuple[str, str]]:
     """Yield the alternate location and the row of each atom that has one."""
     columns = columns_of(text)
     if columns and "label_alt_id" not in columns:
@@ -70,7 +70,16 @@ def _alternates(text: str) -> Iterator[tuple[str, str]]:
     for line in text.splitlines():
         if line.startswith(ATOM_ROWS):
             place = columns.get("label_alt_id")
-            name = line[16:17].strip() if place is None else line.split()[place]
+            if place is None:
+                name = line[16:17].strip()
+            else:
+                words = line.split()
+                if len(words) < len(columns):
+                    raise ValueError(
+                        f"{path}: a row has {len(words)} of {len(columns)} columns: "
+                        f"{line.strip()!r}"
+                    )
+                name = words[place]
             if name not in ("", ".", "?"):
                 yield name, line
 

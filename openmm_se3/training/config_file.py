@@ -15,6 +15,8 @@ from openmm_se3.reference.splits import SplitConfig
 from openmm_se3.training.presets import with_preset
 from openmm_se3.training.settings import DataConfig, RunConfig, TrainingConfig
 
+MAX_BYTES = 1 << 20  # of a configuration file; usual ones have some hundred
+
 
 def read_config(path: str | Path) -> RunConfig:
     """Read the YAML file of a run; paths of data files become absolute.
@@ -26,10 +28,14 @@ def read_config(path: str | Path) -> RunConfig:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no configuration file {path}")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path} is larger than {MAX_BYTES} bytes: is it a YAML file?")
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
+    except RecursionError:
+        raise ValueError(f"{path}: lists or mappings are nested too deeply") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} must have the keys model, data and training")
     try:

@@ -113,7 +113,7 @@ def with_preset(values: dict[str, Any]) -> dict[str, Any]:
     name = values.pop("preset", None)
     if name is None:
         return values
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise ValueError(f"preset must be one of {list(PRESETS)}, got {name!r}")
     for section, defaults in PRESETS[name].items():
         given = values.get(section) or {}

@@ -241,7 +241,7 @@ class DataConfig:
             raise ValueError("data.files is empty; name at least one file of labels")
         given = self.self_energies
         if isinstance(given, dict):
-            unknown = sorted(set(given) - set(SYMBOLS))
+            unknown = sorted(map(str, set(given) - set(SYMBOLS)))
             numbers = all(
                 isinstance(x, int | float) and math.isfinite(x) for x in given.values()
             )

@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from openmm_se3.training.settings import RunConfig
 from openmm_se3.training.trainer import processes
 
 TABLE, CURVES = "sweep.csv", "curves.png"
+MAX_NAME = 200  # characters of a folder
 LEGEND_COLUMNS = 3
 DASHES = ("-", "--", ":")
 
@@ -93,7 +95,7 @@ def variants(base: RunConfig, grid: Mapping[str, Sequence[Any]]) -> list[Variant
     Raises:
         ValueError: A key or value does not fit, as in a configuration file.
     """
-    made = []
+    made: list[Variant] = []
     for values in itertools.product(*grid.values()):
         settings = dict(zip(grid, values, strict=True))
         plain = copy.deepcopy(base.to_dict())
@@ -101,9 +103,23 @@ def variants(base: RunConfig, grid: Mapping[str, Sequence[Any]]) -> list[Variant
             section, _, name = key.partition(".")
             # YAML reads 1e-3 without a point as text.
             plain[section][name] = _number(value)
-        name = ",".join(f"{k.partition('.')[2]}={v}" for k, v in settings.items())
+        name = _folder_name(settings, {variant.name for variant in made})
         made.append(Variant(name, settings, run_config(plain, Path())))
     return made
+
+
+def _folder_name(settings: Mapping[str, Any], taken: set[str]) -> str:
+    """Return the settings of a run as one name that no other run has.
+
+    Values may be paths, which must not make folders of their own.
+    """
+    pairs = (f"{key.partition('.')[2]}={value}" for key, value in settings.items())
+    name = re.sub(r"[^\w.,=+-]+", "_", ",".join(pairs))[:MAX_NAME]
+    number = 2
+    unique = name
+    while unique in taken:
+        unique, number = f"{name}-{number}", number + 1
+    return unique
 
 
 def run_sweep(

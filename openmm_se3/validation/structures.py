@@ -113,7 +113,7 @@ def structure_from_file(path: str | Path, elements: tuple[str, ...]) -> Structur
     if not path.is_file():
         raise FileNotFoundError(f"no structure file {path}")
     try:
-        atoms: Any = read(path, index=-1)
+        atoms: Any = read(path, index=-1, do_not_split_by_at_sign=True)
     except Exception as error:  # each of ASE's readers has errors of its own
         raise ValueError(f"{path} cannot be read as a structure: {error}") from error
     if atoms.pbc.any():
