@@ -71,7 +71,7 @@ from openmm_se3.training.module import (
     TrainingModule,
     make_optimizer,
 )
-from openmm_se3.training.prepare import read_data
+from openmm_se3.training.prepare import read_data, split_graphs
 from openmm_se3.training.presets import PRESETS
 from openmm_se3.training.report import PANELS, error_report, plot_history, plot_parity
 from openmm_se3.training.schedule import (
@@ -327,6 +327,19 @@ def test_weights_fall_with_the_energy_above_the_lowest_frame():
     ]
     weights = frame_weights(Frames.of(frames + others), 0.2)
     np.testing.assert_allclose(weights, [1.0, 0.5, 0.1, 0.5, 1.0])
+
+
+def test_weights_of_other_splits_are_from_the_lowest_training_frame(config):
+    first, second, third = analytic_frames()[:3]
+    frames = [
+        dataclasses.replace(first, energy=-2036.0, split="train"),
+        dataclasses.replace(second, energy=-2036.0 + 3 * 0.5, split="validation"),
+        dataclasses.replace(third, energy=-2036.0 + 3 * 1.5, split="validation"),
+    ]
+    data = Dataset(Frames.of(frames), LevelOfTheory(), SELF_ENERGIES)
+    assert config.training.energy_cap == 0.5
+    weights = split_graphs(config, data, "validation").weights
+    assert weights.tolist() == pytest.approx([0.5, 0.1])
 
 
 def test_graphs_of_boxes_have_all_their_images():
