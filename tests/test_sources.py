@@ -11,11 +11,12 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from click.testing import CliRunner, Result
-from random_model import WATER, random_checkpoint
+from random_model import SELF_ENERGIES, SMALLEST, WATER, random_checkpoint
 
 from openmm_se3.cli import main, source_options
 from openmm_se3.config import to_dict
@@ -781,6 +782,20 @@ def test_evaluate_prints_the_errors_of_a_model(
         main, ["evaluate", str(random_model), str(tmp_path / "c.xyz")]
     )
     assert result.exit_code == 2 and "hold ['C'], which the model lack" in result.output
+
+
+def test_errors_of_a_model_are_against_its_own_self_energies() -> None:
+    model = model_of_checkpoint(random_checkpoint(**SMALLEST), "small", "MIT")
+    isolated = SELF_ENERGIES["O"] + 2.0 * SELF_ENERGIES["H"]
+    frames = []
+    for size, shift in ((1.0, 0.1), (1.05, -0.3)):
+        network = model.network(torch.float64)
+        energy, forces = evaluate(network, ["O", "H", "H"], size * WATER)
+        total = isolated + energy + shift
+        frames.append(Frame(np.array([8, 1, 1]), size * WATER, total, forces + 0.02))
+    found = evaluate_model(model, Frames.of(frames), torch.float64).errors["all"]
+    assert found["energy_mae"] == pytest.approx(0.2 * EV_TO_KCAL_PER_MOL, rel=1e-6)
+    assert found["force_mae"] == pytest.approx(0.02 * EV_TO_KCAL_PER_MOL, rel=1e-6)
 
 
 def test_evaluate_divides_frames_as_the_models_run_did(

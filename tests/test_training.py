@@ -71,7 +71,7 @@ from openmm_se3.training.module import (
     TrainingModule,
     make_optimizer,
 )
-from openmm_se3.training.prepare import read_data, split_graphs
+from openmm_se3.training.prepare import read_data, split_graphs, surroundings
 from openmm_se3.training.presets import PRESETS
 from openmm_se3.training.report import PANELS, error_report, plot_history, plot_parity
 from openmm_se3.training.schedule import (
@@ -340,6 +340,18 @@ def test_weights_of_other_splits_are_from_the_lowest_training_frame(config):
     assert config.training.energy_cap == 0.5
     weights = split_graphs(config, data, "validation").weights
     assert weights.tolist() == pytest.approx([0.5, 0.1])
+
+
+def test_surroundings_of_the_data():
+    free = analytic_frames()[0]
+    boxed = dataclasses.replace(free, box=20.0 * np.eye(3))
+    for frames, expected in (
+        ([free], "free"),
+        ([boxed], "periodic"),
+        ([boxed, free], "both"),
+    ):
+        data = Dataset(Frames.of(frames), LevelOfTheory(), SELF_ENERGIES)
+        assert surroundings(data) == expected
 
 
 def test_graphs_of_boxes_have_all_their_images():
