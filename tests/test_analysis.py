@@ -37,7 +37,7 @@ from openmm_se3.analysis import (
 from openmm_se3.analysis.energies import energies
 from openmm_se3.analysis.figure import draw
 from openmm_se3.analysis.read import read_log
-from openmm_se3.analysis.spectrum import internal_velocities
+from openmm_se3.analysis.spectrum import find_peaks, internal_velocities
 from openmm_se3.cli import main
 from openmm_se3.simulation import (
     RunOptions,
@@ -238,6 +238,17 @@ def test_intensities_of_a_spectrum_are_kinetic_energies() -> None:
         for wavenumber in wavenumbers
     ]
     assert heights == pytest.approx([1.0 / 16.0, 1.0], rel=1e-2)
+    # Half of the frames are lags: 4 ps.
+    assert found.resolution == pytest.approx(1.0 / (SPEED_OF_LIGHT * 4000.0))
+    above = found.wavenumber[found.intensity > 0.5]
+    assert np.ptp(above) == pytest.approx(found.resolution, rel=0.2)
+
+
+@pytest.mark.parametrize("top", [1001.3, 1500.0, 2998.9])
+def test_the_top_of_a_peak_lies_between_points(top: float) -> None:
+    wavenumber = 4.0 * np.arange(1500)
+    intensity = (1.0 - ((wavenumber - top) / 50.0) ** 2).clip(min=0.0)
+    assert find_peaks(wavenumber, intensity).tolist() == pytest.approx([top])
 
 
 def turning_water(vibration: float) -> tuple[np.ndarray, np.ndarray, openmm.System]:
@@ -533,6 +544,10 @@ def test_a_box_adds_density_and_pair_distribution_to_the_report() -> None:
         recording(frames), trajectory=boxed(frames, np.tile(7.0 * np.eye(3), (5, 1, 1)))
     )
     analysis = analyze(box)
+    # Both hydrogens of a molecule are among the pairs, 1.51 A apart.
+    assert analysis.liquid is not None
+    inside = np.abs(analysis.liquid.r - 1.51) < 0.1
+    assert analysis.liquid.g["H-H"][inside].max() > 1.0
     titles = {axis.get_title() for axis in draw(analysis).axes}
     assert "Pair distribution g(r)" in titles
     assert not any(title.startswith("Density") for title in titles)
