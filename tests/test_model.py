@@ -309,7 +309,8 @@ def test_isolated_energies_are_those_of_the_weights(dtype: torch.dtype) -> None:
     network = random_network(dtype)
     other = SE3Transformer(network.config).to(dtype)
     other.load_state_dict(network.state_dict())
-    for one in (network, other.eval()):
+    converted = random_network(torch.float64).to(dtype)
+    for one in (network, other.eval(), converted):
         assert one.isolated.dtype == torch.float64
         assert torch.equal(one.isolated, one.isolated_energies(one.isolated))
     assert torch.equal(network.isolated, other.isolated)
