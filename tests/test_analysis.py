@@ -37,7 +37,7 @@ from openmm_se3.analysis import (
 from openmm_se3.analysis.energies import energies
 from openmm_se3.analysis.figure import draw
 from openmm_se3.analysis.read import read_log
-from openmm_se3.analysis.spectrum import find_peaks, internal_velocities
+from openmm_se3.analysis.spectrum import internal_velocities
 from openmm_se3.cli import main
 from openmm_se3.simulation import (
     RunOptions,
@@ -242,13 +242,6 @@ def test_intensities_of_a_spectrum_are_kinetic_energies() -> None:
     assert found.resolution == pytest.approx(1.0 / (SPEED_OF_LIGHT * 4000.0))
     above = found.wavenumber[found.intensity > 0.5]
     assert np.ptp(above) == pytest.approx(found.resolution, rel=0.2)
-
-
-@pytest.mark.parametrize("top", [1001.3, 1500.0, 2998.9])
-def test_the_top_of_a_peak_lies_between_points(top: float) -> None:
-    wavenumber = 4.0 * np.arange(1500)
-    intensity = (1.0 - ((wavenumber - top) / 50.0) ** 2).clip(min=0.0)
-    assert find_peaks(wavenumber, intensity).tolist() == pytest.approx([top])
 
 
 def turning_water(vibration: float) -> tuple[np.ndarray, np.ndarray, openmm.System]:

@@ -28,6 +28,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of DGL and Lightning while they are imported
     from lightning.fabric.utilities import move_data_to_device
 
+    from openmm_se3.training import prepare
     from openmm_se3.training import run as training_run
     from openmm_se3.training.data import import_dgl
 
@@ -71,7 +72,7 @@ from openmm_se3.training.module import (
     TrainingModule,
     make_optimizer,
 )
-from openmm_se3.training.prepare import read_data, split_graphs, surroundings
+from openmm_se3.training.prepare import read_data
 from openmm_se3.training.presets import PRESETS
 from openmm_se3.training.report import PANELS, error_report, plot_history, plot_parity
 from openmm_se3.training.schedule import (
@@ -336,7 +337,7 @@ def test_weights_of_other_splits_are_from_the_lowest_training_frame(config):
     ]
     data = Dataset(Frames.of(frames), LevelOfTheory(), SELF_ENERGIES)
     assert config.training.energy_cap == 0.5
-    weights = split_graphs(config, data, "validation").weights
+    weights = prepare.split_graphs(config, data, "validation").weights
     assert weights.tolist() == pytest.approx([0.5, 0.1])
 
 
@@ -349,7 +350,7 @@ def test_surroundings_of_the_data():
         ([boxed, free], "both"),
     ):
         data = Dataset(Frames.of(frames), LevelOfTheory(), SELF_ENERGIES)
-        assert surroundings(data) == expected
+        assert prepare.surroundings(data) == expected
 
 
 def test_graphs_of_boxes_have_all_their_images():
