@@ -60,8 +60,8 @@ def clebsch_gordan(j1: int, m1: int, j2: int, m2: int, j: int, m: int) -> float:
     if m1 + m2 != m or not abs(j1 - j2) <= j <= j1 + j2:
         return 0.0
     f = math.factorial
-    size = (2 * j + 1) * f(j + j1 - j2) * f(j - j1 + j2) * f(j1 + j2 - j)
-    size /= f(j1 + j2 + j + 1)
+    size = (2 * j + 1) / f(j1 + j2 + j + 1)
+    size *= f(j + j1 - j2) * f(j - j1 + j2) * f(j1 + j2 - j)
     size *= f(j + m) * f(j - m) * f(j1 - m1) * f(j1 + m1) * f(j2 - m2) * f(j2 + m2)
     total = 0.0
     for k in range(j1 + j2 + j + 1):

@@ -377,6 +377,10 @@ def test_intensities_of_a_spectrum_are_kinetic_energies() -> None:
         for wavenumber in wavenumbers
     ]
     assert heights == pytest.approx([1.0 / 16.0, 1.0], rel=1e-2)
+    # Half of the frames are lags: 4 ps.
+    assert found.resolution == pytest.approx(1.0 / (SPEED_OF_LIGHT * 4000.0))
+    above = found.wavenumber[found.intensity > 0.5]
+    assert np.ptp(above) == pytest.approx(found.resolution, rel=0.2)
 
 
 def turning_water(vibration: float) -> tuple[np.ndarray, np.ndarray, openmm.System]:
@@ -723,6 +727,10 @@ def test_a_box_adds_density_and_pair_distribution_to_the_report() -> None:
         recording(frames), trajectory=boxed(frames, np.tile(7.0 * np.eye(3), (5, 1, 1)))
     )
     analysis = analyze(box)
+    # Both hydrogens of a molecule are among the pairs, 1.51 A apart.
+    assert analysis.liquid is not None
+    inside = np.abs(analysis.liquid.r - 1.51) < 0.1
+    assert analysis.liquid.g["H-H"][inside].max() > 1.0
     titles = {axis.get_title() for axis in draw(analysis).axes}
     assert "Pair distribution g(r)" in titles
     assert not any(title.startswith("Density") for title in titles)

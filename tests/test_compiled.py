@@ -106,6 +106,14 @@ def test_equal_in_a_box_smaller_than_two_cutoffs(n_atoms: int, precision: str) -
     assert differences(settings, TRICLINIC) < limit
 
 
+@pytest.mark.parametrize("n_atoms", [1, 2])
+def test_equal_in_a_box_narrower_than_the_cutoff(n_atoms: int) -> None:
+    """Images of the second shell of boxes are neighbors, too."""
+    box = torch.tensor([[0.44, 0.0, 0.0], [0.1, 0.48, 0.0], [-0.05, 0.15, 0.5]])
+    settings = settings_of(n_atoms, "double", periodic=True)
+    assert differences(settings, box.double(), calls=3) < TOLERANCE["double"]
+
+
 @pytest.mark.parametrize("precision", TOLERANCE)
 def test_equal_for_192_atoms_in_a_box(precision: str) -> None:
     settings = settings_of(192, precision, periodic=True)

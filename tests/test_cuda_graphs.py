@@ -95,6 +95,16 @@ def test_fixed_pairs_are_all_neighbours(cell: np.ndarray | None, wrapped: bool) 
     assert (lengths < CUTOFF).sum() < len(expected)
 
 
+def test_there_is_room_for_no_more_than_there_can_be() -> None:
+    """An atom has all others as neighbors, and in a box their images and its own."""
+    assert Capacity.of(5, CUTOFF, None, 64) == Capacity(4)
+    assert Capacity.of(5, CUTOFF, None, 3) == Capacity(3)
+    # 2 CUTOFF / 0.9 is 8.9 A: one, two and three images along these axes.
+    box = tensor(np.diag([9.0, 5.0, 3.0]))
+    assert Capacity.of(5, CUTOFF, box, 1000) == Capacity(5 * 6 - 1, (1, 2, 3))
+    assert Capacity.of(5, CUTOFF, box, 20) == Capacity(20, (1, 2, 3))
+
+
 @pytest.mark.parametrize("cell", [WIDE, BOX, NARROW], ids=["wide", "two", "one"])
 def test_a_box_that_shrinks_is_searched_until_it_is_said(cell: np.ndarray) -> None:
     _, positions = water_cluster(8)

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from random_model import BOX, small_config
-from torch import Tensor
 
 from openmm_se3.config import ModelConfig
 from openmm_se3.graph import all_pairs, in_pairs, neighbour_pairs
@@ -128,9 +127,9 @@ def assert_same(
     network: SE3Transformer,
     positions: np.ndarray,
     species: list[int],
-    edges: tuple[Tensor, ...],
+    edges: Any,
     cell: np.ndarray | None = None,
-    **path: bool,
+    **path: Any,
 ) -> None:
     """Compare energy, conservative and direct forces with those of the equations."""
     function = oracle(network, species, cell)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from openmm_se3.files import atomic_write, sha256
+from openmm_se3.reference.journal import Journal
+from openmm_se3.simulation.reporters import open_at, synced_size
 
 
 def test_content_is_on_the_disk_before_the_name(
@@ -34,6 +36,40 @@ def test_content_is_on_the_disk_before_the_name(
     file, folder = path.stat().st_ino, tmp_path.stat().st_ino
     assert events == [("sync", file), ("rename", file), ("sync", folder)]
     assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_a_result_is_as_readable_as_other_files(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        with atomic_write(tmp_path / "result.json") as temporary:
+            temporary.write_text("{}")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "result.json").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_what_is_counted_or_promised_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes of a checkpoint, and a label's line in the journal."""
+    sizes: list[int] = []
+    real_sync = os.fsync
+
+    def sync(descriptor: int) -> None:
+        sizes.append(os.fstat(descriptor).st_size)
+        real_sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with open_at(tmp_path / "frames", 0) as file:
+        file.write(b"12345")
+        assert synced_size(file) == 5
+    assert sizes == [5]
+    with Journal(tmp_path / "journal") as journal:
+        journal.append("one", {"energy": -1.5})
+        assert sizes[1:] == [(tmp_path / "journal").stat().st_size]
+        journal.append("two", {"energy": -2.5})
+        assert sizes[2:] == [(tmp_path / "journal").stat().st_size]
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:

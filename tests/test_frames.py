@@ -11,6 +11,7 @@ from openmm_se3.reference.dataset import Dataset
 from openmm_se3.reference.frames import SPLITS, Frame, Frames, join
 from openmm_se3.reference.hdf5 import read_hdf5, write_hdf5
 from openmm_se3.reference.level import LevelOfTheory
+from openmm_se3.reference.sources import hash_source, with_groups, with_splits
 
 WATER, HYDROXYL, ANOTHER_ORDER = [8, 1, 1], [8, 1], [1, 8, 1]
 KINDS = [WATER, HYDROXYL, WATER, ANOTHER_ORDER, WATER, HYDROXYL, WATER]
@@ -96,3 +97,36 @@ def test_labels_of_chosen_frames_in_a_file(tmp_path: Path) -> None:
     found = [-int(energy) for energy in read.column("energy")]
     assert sorted(found) == [2, 4, 5, 6]
     assert_labels(read, found)
+
+
+def test_groups_and_splits_go_to_their_frames(tmp_path: Path) -> None:
+    chosen = Frames.of(numbered_frames())[np.array([5, 1, 6, 3, 0])]
+    np.save(tmp_path / "groups.npy", np.array([50, 10, 60, 30, 0]))
+    grouped = with_groups(chosen, tmp_path / "groups.npy")
+    numbers = [5, 1, 6, 3, 0]
+    assert [frame.trajectory for frame in grouped] == [
+        f"group-{10 * n}" for n in numbers
+    ]
+    divided = with_splits(chosen, np.array([0, 1, 2, 1, 2]))
+    assert divided.column("split").tolist() == [0, 1, 2, 1, 2]
+    for changed in (grouped, divided):
+        assert changed.column("energy").tolist() == [-n for n in numbers]
+    assert_labels(chosen, numbers)  # which did not change
+
+
+def test_hash_of_a_folder_is_that_of_names_and_contents(tmp_path: Path) -> None:
+    contents = [
+        {"a.npy": "1", "set/b.npy": "2"},
+        {"set/b.npy": "2", "a.npy": "1"},
+        {"a.npy": "2", "set/b.npy": "1"},
+        {"a.npy": "1", "b.npy": "2"},
+    ]
+    hashes = []
+    for number, files in enumerate(contents):
+        for name, text in files.items():
+            path = tmp_path / str(number) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        hashes.append(hash_source(tmp_path / str(number)))
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes)) == 3

@@ -311,6 +311,19 @@ def test_positions_stay_as_they_are(dtype: torch.dtype) -> None:
     assert not positions.requires_grad
 
 
+@both_precisions
+def test_isolated_energies_are_those_of_the_weights(dtype: torch.dtype) -> None:
+    """In float64, and computed again when precision or weights change."""
+    network = random_network(dtype)
+    other = SE3Transformer(network.config).to(dtype)
+    other.load_state_dict(network.state_dict())
+    converted = random_network(torch.float64).to(dtype)
+    for one in (network, other.eval(), converted):
+        assert one.isolated.dtype == torch.float64
+        assert torch.equal(one.isolated, one.isolated_energies(one.isolated))
+    assert torch.equal(network.isolated, other.isolated)
+
+
 def test_another_precision_is_another_rounding_only() -> None:
     single = random_network(torch.float32)
     double = SE3Transformer(single.config)

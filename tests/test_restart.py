@@ -314,6 +314,19 @@ def test_a_longer_run_goes_on_where_the_shorter_ended(
     assert_same(content(tmp_path / "a"), uninterrupted("nve"))
 
 
+def test_a_run_without_a_seed_goes_on_with_the_one_it_drew(tmp_path: Path) -> None:
+    seeds = []
+    for steps in (STEPS // 4, STEPS // 2):
+        run(tmp_path / "a", steps=steps, seed=None, resume=steps > STEPS // 4)
+        facts = json.loads((tmp_path / "a" / names.RUN).read_text())
+        assert facts["status"] == "completed" and facts["steps"] == steps
+        seeds.append(facts["options"]["seed"])
+    assert seeds[0] == seeds[1]
+    run(tmp_path / "b", steps=STEPS // 4, seed=None)
+    other = json.loads((tmp_path / "b" / names.RUN).read_text())
+    assert other["options"]["seed"] != seeds[0]
+
+
 def test_a_complete_run_stays_as_it_is(tmp_path: Path) -> None:
     first = run(tmp_path / "a", steps=100)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("a/*.*")}

@@ -208,6 +208,21 @@ def test_saved_velocities_are_half_a_step_before_the_frames(tmp_path: Path) -> N
     assert np.abs(full - recording.velocities[1:-1]).max() > 1e-3
 
 
+@pytest.mark.parametrize("interval", [1, 2, 4, 5])
+def test_rows_of_the_log_have_a_shadow_energy_where_there_is_time_for_it(
+    interval: int, tmp_path: Path
+) -> None:
+    """Four steps: closer rows are all written, without it."""
+    spacing = 0.5 * interval
+    record = run(tmp_path / "a", steps=20, frame_fs=spacing, log_fs=spacing)
+    log = read_log(record.folder / names.LOG)
+    assert log["step"].tolist() == list(range(interval, 21, interval))
+    known = np.isfinite(log["shadow_kj_per_mol"])
+    # The last row's following steps are not run.
+    assert known.tolist() == [interval >= 4] * (len(known) - 1) + [False]
+    assert np.isfinite(log["total_kj_per_mol"]).all()
+
+
 def test_momentum_is_removed_and_angular_momentum_stays(tmp_path: Path) -> None:
     run(tmp_path / "a", n_molecules=2, steps=200)
     recording = read_folder(tmp_path / "a")

@@ -28,6 +28,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of DGL and Lightning while they are imported
     from lightning.fabric.utilities import move_data_to_device
 
+    from openmm_se3.training import prepare
     from openmm_se3.training import run as training_run
     from openmm_se3.training.data import import_dgl
 
@@ -285,8 +286,6 @@ def test_missing_labels_are_left_out_of_the_means():
     )
     assert terms.energy.item() == pytest.approx((1.0 + 9.0) / 2)
     assert terms.forces.item() == pytest.approx(4 * 3.0 / 4)
-    counts = label_counts(known_energies, known_forces)
-    assert counts.tolist() == [2, 4]
 
 
 def test_huber_has_a_gradient_for_perfect_forces():
@@ -383,6 +382,31 @@ def test_weights_fall_with_the_energy_above_the_lowest_frame():
     ]
     weights = frame_weights(Frames.of(frames + others), 0.2)
     np.testing.assert_allclose(weights, [1.0, 0.5, 0.1, 0.5, 1.0])
+
+
+def test_weights_of_other_splits_are_from_the_lowest_training_frame(config):
+    first, second, third = analytic_frames()[:3]
+    frames = [
+        dataclasses.replace(first, energy=-2036.0, split="train"),
+        dataclasses.replace(second, energy=-2036.0 + 3 * 0.5, split="validation"),
+        dataclasses.replace(third, energy=-2036.0 + 3 * 1.5, split="validation"),
+    ]
+    data = Dataset(Frames.of(frames), LevelOfTheory(), SELF_ENERGIES)
+    assert config.training.energy_cap == 0.5
+    weights = prepare.split_graphs(config, data, "validation").weights
+    assert weights.tolist() == pytest.approx([0.5, 0.1])
+
+
+def test_surroundings_of_the_data():
+    free = analytic_frames()[0]
+    boxed = dataclasses.replace(free, box=20.0 * np.eye(3))
+    for frames, expected in (
+        ([free], "free"),
+        ([boxed], "periodic"),
+        ([boxed, free], "both"),
+    ):
+        data = Dataset(Frames.of(frames), LevelOfTheory(), SELF_ENERGIES)
+        assert prepare.surroundings(data) == expected
 
 
 def test_graphs_of_boxes_have_all_their_images():
