@@ -13,6 +13,11 @@ from openmm_se3.elements import SYMBOLS
 
 T = TypeVar("T")
 
+# Metadata of a field that older versions do not know.  ``to_dict`` leaves it out where
+# it has its default, so that older versions open what does not need it, and so that
+# fingerprints of older runs and models stay the same.
+ADDED = {"added": True}
+
 
 def from_dict(cls: type[T], values: Mapping[str, Any], section: str) -> T:
     """Return a configuration dataclass made from plain values.
@@ -54,10 +59,19 @@ def from_dict(cls: type[T], values: Mapping[str, Any], section: str) -> T:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Return the fields of a configuration as plain values, tuples as lists."""
+    """Return the fields of a configuration as plain values, tuples as lists.
+
+    Fields marked with ``ADDED`` are left out where they have their defaults.
+    """
+    left_out = {
+        f.name
+        for f in dataclasses.fields(config)
+        if f.metadata.get("added") and getattr(config, f.name) == f.default
+    }
     return {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in dataclasses.asdict(config).items()
+        if key not in left_out
     }
 
 
@@ -126,6 +140,18 @@ class ModelConfig:
             conservative forces are the model's, direct ones estimate their error.
         energy_scale: Atomic energies are the network's outputs times this, eV.
         wall: Add the repulsion of nuclei (ZBL) below bonding distances.
+        attention: "bounded" (logits A tanh(q.k / (A sqrt(d))) with A = 10) or
+            "softmax", which is (2.5) with logits q.k / sqrt(d), as in the thesis; it
+            needs ``envelope: none``.
+        activation: Activation of the radial networks, of the network of (2.6) and of
+            the energy's: "silu", or "relu" as in the thesis.
+        readout: "mlp" (a nonlinearity and a network of two layers make atomic energies
+            from the last layer's outputs) or "linear": type-0 and type-1 outputs of the
+            last layer, summed over channels with weights, are atomic energies and
+            direct forces, as in the thesis.
+        isolated_atoms: "zero" (what the network gives for an isolated atom is
+            subtracted, so that it has exactly its self-energy) or "learned" (nothing is
+            subtracted, as in the thesis).
     """
 
     elements: tuple[str, ...]
@@ -149,6 +175,18 @@ class ModelConfig:
     force_mode: typing.Literal["conservative", "direct", "both"] = "conservative"
     energy_scale: float = 1.0
     wall: bool = True
+    attention: typing.Literal["bounded", "softmax"] = dataclasses.field(
+        default="bounded", metadata=ADDED
+    )
+    activation: typing.Literal["silu", "relu"] = dataclasses.field(
+        default="silu", metadata=ADDED
+    )
+    readout: typing.Literal["mlp", "linear"] = dataclasses.field(
+        default="mlp", metadata=ADDED
+    )
+    isolated_atoms: typing.Literal["zero", "learned"] = dataclasses.field(
+        default="zero", metadata=ADDED
+    )
 
     def __post_init__(self) -> None:
         """Check values that would fail later with a message that names no field.
@@ -182,6 +220,11 @@ class ModelConfig:
         if self.lmax < 0 or (self.jmax is not None and self.jmax < self.lmax):
             raise ValueError(
                 f"need 0 <= lmax <= jmax, got lmax={self.lmax}, jmax={self.jmax}"
+            )
+        if self.attention == "softmax" and self.envelope == "smooth":
+            raise ValueError(
+                "attention: softmax needs envelope: none; its weights add up to one, "
+                "so that one neighbor could not fade smoothly at the cutoff"
             )
         if self.force_mode != "conservative" and self.lmax < 1:
             raise ValueError("direct forces are vectors: they need lmax of at least 1")

@@ -324,6 +324,9 @@ def test_generators_turn_the_harmonics(degree: int) -> None:
     [
         ("kernel", "full"),
         ("nonlinearity", "norm"),
+        ("activation", "relu"),
+        ("readout", "linear"),
+        ("isolated_atoms", "learned"),
         ("envelope", "none"),
         ("radial_basis", "distance"),
         ("embedding", "one-hot"),

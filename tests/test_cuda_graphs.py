@@ -183,8 +183,14 @@ def test_the_same_for_a_few_free_atoms(model: Path) -> None:
     [
         {"kernel": "full", "nonlinearity": "norm", "channels": 2, "key_channels": 2},
         {"force_mode": "both", "mirror": False},
+        {
+            "envelope": "none",
+            "attention": "softmax",
+            "activation": "relu",
+            "readout": "linear",
+        },
     ],
-    ids=["layers of the thesis", "both forces"],
+    ids=["layers of the thesis", "both forces", "softmax"],
 )
 def test_the_same_for_other_networks(changes: dict[str, Any], tmp_path: Path) -> None:
     other = write_random_weights(tmp_path / "other", **{"layers": 2, **changes})

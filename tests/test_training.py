@@ -68,7 +68,7 @@ from openmm_se3.training.module import (
     TrainingModule,
     make_optimizer,
 )
-from openmm_se3.training.prepare import read_data
+from openmm_se3.training.prepare import normalized, read_data
 from openmm_se3.training.presets import PRESETS
 from openmm_se3.training.report import PANELS, error_report, plot_history, plot_parity
 from openmm_se3.training.schedule import (
@@ -285,6 +285,62 @@ def test_huber_has_a_gradient_for_perfect_forces():
     assert forces.grad.abs().max() == 0.0
 
 
+def test_forces_averaged_by_frame_as_in_equation_3_2():
+    """The atoms of each frame first, then the frames; unknown forces are left out."""
+    rng = np.random.default_rng(3)
+    sizes, weights = (2, 3, 1), np.array([1.0, 0.5, 1.0])
+    force, reference = rng.standard_normal((2, 6, 3))
+    reference[2:3] = np.nan  # one atom of the second frame
+    reference[5:] = np.nan  # the whole third frame
+    energy = np.zeros(3)
+    expected, atom = 0.0, 0
+    for size, weight in zip(sizes, weights, strict=True):
+        own = slice(atom, atom + size)
+        squares = ((force[own] - reference[own]) ** 2).sum(1)
+        known = squares[~np.isnan(squares)]
+        if len(known):
+            expected += weight * known.mean() / 2
+        atom += size
+    terms = loss_terms(
+        *map(torch.tensor, (energy, force, energy, reference, weights)),
+        molecule=torch.tensor([0, 0, 1, 1, 1, 2]),
+        config=TrainingConfig(forces_per="frame"),
+    )
+    assert terms.forces.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_normalized_errors_are_in_deviations_of_the_training_labels(config):
+    dataset = read_data(config.data, Console(quiet=True))
+    config = changed(config, normalize=True, energy_weight=2.0, force_weight=0.5)
+    train = dataset.select("train")
+    module = training_run.make_module(config, dataset)
+    energies, forces = [], []
+    for i in range(len(train)):
+        own = sum(dataset.self_energies[int(z)] for z in train[i].numbers)
+        energies.append(train[i].energy - own)
+        forces.append(train[i].forces)
+    assert module.config.energy_weight == pytest.approx(2.0 / np.var(energies))
+    deviation = np.concatenate(forces).std()
+    assert module.config.force_weight == pytest.approx(0.5 / deviation**2)
+    frames = [train[i] for i in range(len(train))]
+    same_energies = [
+        dataclasses.replace(f, energy=0.0, numbers=f.numbers * 0 + 1) for f in frames
+    ]
+    with pytest.raises(ValueError, match="training.energy_weight"):
+        normalized(config.training, Frames.of(same_energies), {1: 0.0})
+
+
+def test_settings_of_older_versions_are_not_changed_by_newer_ones(config):
+    """What has the defaults is written without the fields, as before there were any."""
+    for part, section in ((config.model, "model"), (config.training, "training")):
+        added = {f.name for f in dataclasses.fields(part) if f.metadata.get("added")}
+        assert added and not added & to_dict(part).keys()
+        assert from_dict(type(part), to_dict(part), section) == part
+    other = dataclasses.replace(config.model, activation="relu")
+    assert to_dict(other)["activation"] == "relu"
+    assert from_dict(ModelConfig, to_dict(other), "model") == other
+
+
 def test_weights_fall_with_the_energy_above_the_lowest_frame():
     frames = analytic_frames()[:3]
     energies = [-2036.0, -2036.0 + 3 * 0.2, -2036.0 + 3 * 0.6]
@@ -327,6 +383,7 @@ NETWORKS = {
     "direct forces": {"force_mode": "both"},
     "norm": {"nonlinearity": "norm", "self_interaction": "linear"},
     "thesis": {"radial_basis": "distance", "envelope": "none", "embedding": "one-hot"},
+    "softmax": {"envelope": "none", "attention": "softmax", "readout": "linear"},
 }
 
 
@@ -364,7 +421,7 @@ def test_step_happens_on_the_device_of_the_batch(config, network, left_behind):
             labels["weight"],
             tensors.molecule,
             config.training,
-            label_counts(*expected),
+            label_counts(*expected, tensors.molecule),
             direct if network.both else None,
         ).total
 
@@ -921,6 +978,39 @@ def test_presets_make_networks_that_train(name, tmp_path, data_file):
     path.write_text(text)
     with pytest.raises(ValueError, match="preset must be one of"):
         read_config(path)
+
+
+THESIS = Path(__file__).parents[1] / "examples/thesis"
+
+
+@pytest.mark.parametrize("name", sorted(f.stem for f in THESIS.glob("*.yaml")))
+def test_configurations_of_the_thesis_train(name, tmp_path, data_file):
+    values = yaml.safe_load((THESIS / f"{name}.yaml").read_text())
+    assert values["model"]["elements"] == ["H", "C", "N", "O"]
+    values["model"] |= {"elements": ["H", "O"], "radial_width": 4}
+    values["data"]["files"] = [str(data_file)]
+    if "self_energies" in values["data"]:
+        values["data"]["self_energies"] = {"H": 0.0, "O": 0.0}
+    path = tmp_path / "train.yaml"
+    path.write_text(yaml.safe_dump(values))
+    full = read_config(path).training
+    rates = [learning_rate(full, step) for step in (0, full.steps - 1)]
+    first_attempt = name in ("fig-3.2", "fig-3.3")
+    assert rates == pytest.approx([1e-3, 1e-7 if first_attempt else 1e-3])
+    assert full.normalize != first_attempt
+    short = {"steps": 3, "validate_every": 3, "batch_size": 4}
+    values["training"] = {**values.get("training", {}), **short}
+    path.write_text(yaml.safe_dump(values))
+    config = read_config(path)
+    dataset = read_data(config.data, Console(quiet=True))
+    module = training_run.make_module(config, dataset)
+    assert module.compiled is None
+    before = {k: v.clone() for k, v in module.network.state_dict().items()}
+    training_run.fit(module, [], None)
+    assert module.step == 3 and module.skipped == 0
+    assert any(
+        not torch.equal(before[k], v) for k, v in module.network.state_dict().items()
+    )
 
 
 def test_tensorboard_holds_the_history(finished):

@@ -53,7 +53,7 @@ def gradient(
         labels["weight"],
         tensors.molecule,
         config,
-        label_counts(*expected),
+        label_counts(*expected, tensors.molecule),
         None,
     ).total.backward()
     parts = [

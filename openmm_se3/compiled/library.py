@@ -42,6 +42,10 @@ NEEDED = {
     "nonlinearity": "gate",
     "embedding": "learned",
     "force_mode": "conservative",
+    "attention": "bounded",
+    "activation": "silu",
+    "readout": "mlp",
+    "isolated_atoms": "zero",
 }
 
 logger = logging.getLogger("openmm_se3")

@@ -31,7 +31,8 @@ def parts_of(network: SE3Transformer) -> list[Part]:
     gates = cast("list[Gate]", list(network.nonlinearities))
     for attention, gate in zip(_attention(network), gates, strict=True):
         parts += _layer(attention, gate)
-    hidden, _, output = cast("list[nn.Linear]", list(network.energy_head))
+    head = cast("nn.Sequential", network.energy_head)
+    hidden, _, output = cast("list[nn.Linear]", list(head))
     parts += [(hidden.weight.T, True), (hidden.bias, False), (output.weight, False)]
     return parts
 

@@ -8,6 +8,7 @@ with an SE(3)-Transformer" (2021), after Fuchs et al., https://arxiv.org/abs/200
     products     matrix products of many edges
     attention    q_i, k_ij, alpha_ij, the layer     (2.3) (2.4) (2.5) (2.8)
     layers       self-interaction, nonlinearity     (2.6) (2.7) (2.9)
+    activation   SiLU or ReLU
     wall         repulsion of nuclei
     transformer  the whole network; energy and forces from positions
 """

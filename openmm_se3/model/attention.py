@@ -25,8 +25,8 @@ Where we differ and why:
   smooth when a neighbour crosses the cutoff, the last one included, and an atom without
   neighbours receives nothing instead of 0/0.
 * Logits are a = A tanh(q . k / (A sqrt(d))): no overflow of exp in float32, without a
-  maximum over neighbours, which has kinks and costs a reduction.  The factor stands in
-  the weights of the queries.
+  maximum over neighbours, which costs a reduction.  The factor stands in the weights of
+  the queries.  ``attention: softmax`` has a = q . k / sqrt(d) and u = 0 or 1.
 * Keys and values use one kernel, with channels of their own.
 """
 
@@ -47,6 +47,9 @@ LOGIT_BOUND = 10.0
 # In the place of the 1 in the denominator: below any weight, and not zero where an atom
 # has no neighbours.
 NO_NEIGHBOURS = 1e-12
+# Logit of an edge beyond a sharp cutoff: below all others, and finite, as differences
+# of infinities are not numbers.
+UNSEEN = -1e30
 
 
 # Where every atom has as many edges, sorted by centre, a quantity of edges is an array
@@ -81,6 +84,25 @@ def sum_over_neighbours(
     return sums.index_add(0, centre, values)
 
 
+def largest_over_neighbours(
+    values: Tensor, centre: Tensor, n_atoms: int, dense: bool, least: float
+) -> Tensor:
+    """Return the largest over the edges of each atom [n_atoms, heads].
+
+    Args:
+        values: Values of edges [edges, heads].
+        centre: Central atom of each edge [n_edges].
+        n_atoms: Number of atoms.
+        dense: Every atom has as many edges, sorted by centre.
+        least: Below all values; that of an atom without edges.
+    """
+    lowest = values.new_full((n_atoms, values.shape[-1]), least)
+    if dense:
+        return torch.cat([values, lowest.unsqueeze(1)], dim=1).amax(1)
+    index = centre.unsqueeze(1).expand_as(values)
+    return lowest.scatter_reduce(0, index, values, "amax")
+
+
 class AttentionLayer(nn.Module):
     """One SE(3)-Transformer layer, equation (2.8), with several heads.
 
@@ -105,12 +127,14 @@ class AttentionLayer(nn.Module):
         self.basis = KernelBasis(l_max, k_max, max_harmonic(config), config.mirror)
         # q . k is a sum of this many products a head.
         n_products = self.dim_query * key_channels / self.heads
-        self.logit_bound = LOGIT_BOUND
+        self.bounded = config.attention == "bounded"
+        self.logit_bound = LOGIT_BOUND if self.bounded else 1.0
+        self.unseen = UNSEEN
         self.query = EquivariantLinear(
             shared,
             channels_in,
             key_channels,
-            1.0 / (LOGIT_BOUND * math.sqrt(n_products)),
+            1.0 / (self.logit_bound * math.sqrt(n_products)),
         )
         self.mix: nn.Module
         kernel: DepthwiseKernel | FullKernel
@@ -122,7 +146,10 @@ class AttentionLayer(nn.Module):
             kernel = FullKernel(self.basis.paths, channels_in, key_channels + channels)
         self.kernel = kernel
         self.radial = RadialNetwork(
-            n_radial_functions(config), config.radial_width, kernel.n_radial
+            n_radial_functions(config),
+            config.radial_width,
+            kernel.n_radial,
+            config.activation,
         )
         # With a sharp cutoff the weights of the neighbours add up to one, as in (2.5).
         self.rest = 1.0 if config.envelope == "smooth" else NO_NEIGHBOURS
@@ -130,7 +157,11 @@ class AttentionLayer(nn.Module):
         self.self_interaction: nn.Module
         if config.self_interaction == "attentive":
             self.self_interaction = AttentiveSelfInteraction(
-                shared, channels_in, channels, config.self_interaction_width
+                shared,
+                channels_in,
+                channels,
+                config.self_interaction_width,
+                config.activation,
             )
         else:
             self.self_interaction = EquivariantLinear(shared, channels_in, channels)
@@ -173,8 +204,17 @@ class AttentionLayer(nn.Module):
         queries = queries.unflatten(-1, (self.heads, -1))
 
         logits = (at_centre(queries, centre, dense) * keys).sum((-3, -1))
-        logits = self.logit_bound * torch.tanh(logits)
-        weights = torch.exp(logits) * by_centre(envelope, n_atoms, dense).unsqueeze(-1)
+        u = by_centre(envelope, n_atoms, dense).unsqueeze(-1)
+        if self.bounded:
+            logits = self.logit_bound * torch.tanh(logits)
+        else:
+            # A constant for each atom changes no weight, and keeps exp from overflow.
+            logits = torch.where(u > 0.0, logits, self.unseen)
+            largest = largest_over_neighbours(
+                logits.detach(), centre, n_atoms, dense, self.unseen
+            )
+            logits = logits - at_centre(largest, centre, dense)
+        weights = torch.exp(logits) * u
         total = self.rest + sum_over_neighbours(weights, centre, n_atoms, dense)
         alpha = weights / at_centre(total, centre, dense)  # (2.5) [edges, heads]
 

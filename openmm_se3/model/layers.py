@@ -17,6 +17,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from openmm_se3.model.activation import ACTIVATIONS, Activation
+
 NORM_EPSILON = 1e-12  # keeps the slope of a norm finite at zero
 
 
@@ -68,14 +70,21 @@ class AttentiveSelfInteraction(nn.Module):
         w_i,c'c^{ll} = MLP( all products f_c'^l . f_c^l )                    (2.6)
         f_out,i,c'^l = sum_c w_i,c'c^{ll} f_in,i,c^l                         (2.7)
 
-    Where we differ and why: the activation is SiLU, not ReLU, whose kinks are jumps of
-    the force; products are divided by 2l+1 so that all degrees have the same scale.
+    Where we differ and why: the activation is SiLU by default, not ReLU, whose kinks
+    are jumps of the force; products are divided by 2l+1 so that all degrees have the
+    same scale.
     """
 
     def __init__(
-        self, l_max: int, channels_in: int, channels_out: int, width: int
+        self,
+        l_max: int,
+        channels_in: int,
+        channels_out: int,
+        width: int,
+        activation: Activation = "silu",
     ) -> None:
         super().__init__()
+        self.activation = ACTIVATIONS[activation]()
         self.dims = [2 * l + 1 for l in range(l_max + 1)]
         self.shape = (l_max + 1, channels_in, channels_out)
         self.hidden = nn.Linear((l_max + 1) * channels_in**2, width)
@@ -96,7 +105,7 @@ class AttentiveSelfInteraction(nn.Module):
         products: list[Tensor] = []
         for f in by_degree:  # [n_atoms, 2l+1, channels]
             products.append(torch.bmm(f.transpose(1, 2), f).flatten(1))
-        hidden = nn.functional.silu(
+        hidden = self.activation(
             nn.functional.linear(
                 torch.cat(products, dim=1),
                 self.product_scale * self.hidden.weight,

@@ -18,6 +18,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from openmm_se3.model.activation import ACTIVATIONS, Activation
+
 
 class Envelope(nn.Module):
     """Smooth cutoff u(r) = (1 - (r / r_c)^4)^3, and 0 beyond the cutoff r_c.
@@ -91,11 +93,19 @@ class RadialNetwork(nn.Module):
         n_functions: Functions of the radial basis.
         width: Hidden values.
         n_outputs: Outputs, in parts that are used apart from each other.
+        activation: Activation of the hidden values.
     """
 
-    def __init__(self, n_functions: int, width: int, n_outputs: list[int]) -> None:
+    def __init__(
+        self,
+        n_functions: int,
+        width: int,
+        n_outputs: list[int],
+        activation: Activation = "silu",
+    ) -> None:
         super().__init__()
         self.n_outputs = n_outputs
+        self.activation = ACTIVATIONS[activation]()
         self.hidden = nn.Linear(n_functions, width)
         self.output = nn.Linear(width, sum(n_outputs))
 
@@ -109,7 +119,7 @@ class RadialNetwork(nn.Module):
         # u times the few hidden values, not times the many outputs, which would move
         # far more memory; the bias gets its u as one more of them.
         u = envelope.unsqueeze(-1)
-        hidden = torch.cat([nn.functional.silu(self.hidden(basis)) * u, u], dim=1)
+        hidden = torch.cat([self.activation(self.hidden(basis)) * u, u], dim=1)
         weights = torch.cat([self.output.weight, self.output.bias.unsqueeze(1)], dim=1)
         return [
             nn.functional.linear(hidden, part) for part in weights.split(self.n_outputs)

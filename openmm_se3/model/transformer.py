@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from openmm_se3.config import ModelConfig
+from openmm_se3.model.activation import ACTIVATIONS
 from openmm_se3.model.attention import (
     AttentionLayer,
     by_centre,
@@ -40,7 +41,8 @@ class SE3Transformer(nn.Module):
     """Atomic energies and direct forces of a set of atoms.
 
     Energies are relative to isolated atoms: what the network gives for an atom without
-    neighbours is subtracted by species, so that an isolated atom has exactly zero.
+    neighbours is subtracted by species, so that an isolated atom has exactly zero,
+    unless the configuration has ``isolated_atoms: learned``.
 
     A new network is in float64, which its constants need; ``.float()`` makes it fast.
     A float64 network with the weights of a float32 one is a new one that loads them.
@@ -57,6 +59,7 @@ class SE3Transformer(nn.Module):
         self.direct = config.force_mode == "direct"
         self.both = config.force_mode == "both"
         self.energy_scale = config.energy_scale
+        self.subtract_isolated = config.isolated_atoms == "zero"
         self.distance_epsilon = DISTANCE_EPSILON
         if config.embedding == "learned":
             embedding = nn.Embedding(self.n_species, config.channels)
@@ -79,25 +82,35 @@ class SE3Transformer(nn.Module):
 
         degrees = feature_degrees(config)
         channels = [embedding.embedding_dim] + [config.channels] * (config.layers - 1)
-        attention, nonlinearities = [], []
+        attention: list[nn.Module] = []
+        nonlinearities: list[nn.Module] = []
         nonlinearity = Gate if config.nonlinearity == "gate" else NormNonlinearity
+        linear = config.readout == "linear"
         for k_max, l_max, n in zip(degrees[:-1], degrees[1:], channels, strict=True):
             attention.append(AttentionLayer(config, k_max, l_max, n))
             nonlinearities.append(nonlinearity(l_max, config.channels))
+        if linear:
+            nonlinearities[-1] = nn.Identity()
         self.attention = nn.ModuleList(attention)
         self.nonlinearities = nn.ModuleList(nonlinearities)
-        self.energy_head = nn.Sequential(
-            nn.Linear(config.channels, config.channels),
-            nn.SiLU(),
-            nn.Linear(config.channels, 1, bias=False),
-        )
+        self.energy_head: nn.Module
+        if linear:
+            self.energy_head = nn.Linear(config.channels, 1, bias=False)
+        else:
+            self.energy_head = nn.Sequential(
+                nn.Linear(config.channels, config.channels),
+                ACTIVATIONS[config.activation](),
+                nn.Linear(config.channels, 1, bias=False),
+            )
         self.force_head = nn.Linear(config.channels, 1, bias=False)
         # None where there is no such layer, which TorchScript then leaves out.
         self.head_attention: nn.Module | None = None
         self.head_nonlinearity: nn.Module | None = None
         if self.both:
             self.head_attention = AttentionLayer(config, degrees[-2], 1, channels[-1])
-            self.head_nonlinearity = nonlinearity(1, config.channels)
+            self.head_nonlinearity = (
+                nn.Identity() if linear else nonlinearity(1, config.channels)
+            )
         # Energy of isolated atoms as the network gives it; made anew by eval().
         isolated = torch.zeros(self.n_species, dtype=torch.float64)
         self.register_buffer("isolated", isolated, persistent=False)
@@ -353,7 +366,12 @@ class SE3Transformer(nn.Module):
         return energies * self.energy_scale
 
     def isolated_energies(self, like: Tensor) -> Tensor:
-        """Return what the network gives for a lone atom of each species [n_species]."""
+        """Return what is subtracted for an isolated atom of each species [n_species].
+
+        That is what the network gives for it, or zero where nothing is subtracted.
+        """
+        if not self.subtract_isolated:
+            return torch.zeros(self.n_species, dtype=torch.float64, device=like.device)
         species = torch.arange(self.n_species, device=like.device)
         nothing = species[:0]
         vectors = self.embedding.weight.new_zeros((0, 3))

@@ -5,6 +5,8 @@
            + 1/N  sum over atoms a      of  w_m(a) W_d |d_a - f_a^ref|^2
 
 The last line is that of a network whose forces are both conservative, f, and direct, d.
+With ``forces_per: frame``, as in the thesis, the mean over the N atoms of a batch is
+that over the atoms of each molecule, and then over the molecules.
 
 | symbol   | variable        | shape        | unit  |
 |----------|-----------------|--------------|-------|
@@ -69,13 +71,14 @@ def loss_terms(
         weights: Weight of each frame [n_molecules].
         molecule: Frame of each atom [n_atoms].
         config: Holds the weights, the energy's scaling and Huber's bound.
-        counts: M and N [2]; by default those of these labels.  Where several processes
-            share a batch, those of the whole batch: their losses then add up to its.
+        counts: What :func:`label_counts` returns [3]; by default of these labels.
+            Where several processes share a batch, of the whole batch: their losses then
+            add up to its.
         direct_forces: Predicted direct forces [n_atoms, 3], eV/A; None without any.
     """
     if counts is None:
-        counts = label_counts(reference_energies, reference_forces)
-    n_energies, n_forces = counts.clamp(min=1).unbind()
+        counts = label_counts(reference_energies, reference_forces, molecule)
+    n_energies, n_forces, n_frames = counts.clamp(min=1).unbind()
     error = known_errors(energies, reference_energies)
     power = POWER_OF_SIZE[config.energy_per]
     # torch.bincount would wait for a GPU.
@@ -85,10 +88,16 @@ def loss_terms(
     energy_squares = bounded(error.square(), config.huber_delta)
     energy = config.energy_weight * (weights * energy_squares).sum() / n_energies
 
+    if config.forces_per == "frame":
+        known = atoms_with_forces(reference_forces, molecule, len(energies))
+        share = weights / (known.clamp(min=1) * n_frames)
+    else:
+        share = weights / n_forces
+
     def mean_square(predicted: Tensor) -> Tensor:
         errors = known_errors(predicted, reference_forces)
         squares = bounded(errors.square().sum(-1), config.huber_delta)
-        return (weights[molecule] * squares).sum() / n_forces
+        return (share[molecule] * squares).sum()
 
     force = config.force_weight * mean_square(forces)
     direct = torch.zeros_like(force)
@@ -97,10 +106,21 @@ def loss_terms(
     return LossTerms(energy + force + direct, energy, force, direct)
 
 
-def label_counts(reference_energies: Tensor, reference_forces: Tensor) -> Tensor:
-    """Return how many energies and how many atoms' forces are known [2]."""
+def label_counts(
+    reference_energies: Tensor, reference_forces: Tensor, molecule: Tensor
+) -> Tensor:
+    """Return how many energies, atoms' forces and frames with forces are known [3]."""
     energies = (~reference_energies.isnan()).sum()
-    return torch.stack([energies, (~reference_forces.isnan().any(-1)).sum()])
+    atoms = atoms_with_forces(reference_forces, molecule, len(reference_energies))
+    return torch.stack([energies, atoms.sum(), (atoms > 0).sum()])
+
+
+def atoms_with_forces(
+    reference_forces: Tensor, molecule: Tensor, n_molecules: int
+) -> Tensor:
+    """Return how many atoms of each molecule have a known force [n_molecules]."""
+    known = (~reference_forces.isnan().any(-1)).long()
+    return known.new_zeros(n_molecules).index_add(0, molecule, known)
 
 
 def known_errors(predicted: Tensor, reference: Tensor) -> Tensor:

@@ -141,7 +141,9 @@ class TrainingModule(lightning.LightningModule):
         else:
             energies = energies_only(self.network, tensors)
             forces = torch.zeros_like(tensors.positions)  # with the weight 0
-        counts = total(label_counts(labels["energy"], labels["forces"]))
+        counts = total(
+            label_counts(labels["energy"], labels["forces"], tensors.molecule)
+        )
         terms = loss_terms(
             energies,
             forces,

@@ -19,7 +19,7 @@ from openmm_se3.reference.self_energies import SelfEnergies, self_energies
 from openmm_se3.reference.sources import read_sources, with_splits
 from openmm_se3.reference.splits import SplitConfig, make_splits
 from openmm_se3.training.data import FrameGraphs, frame_weights, lowest_energies
-from openmm_se3.training.settings import DataConfig, RunConfig
+from openmm_se3.training.settings import DataConfig, RunConfig, TrainingConfig
 
 
 def read_data(config: DataConfig, console: Console) -> Dataset:
@@ -33,7 +33,10 @@ def read_data(config: DataConfig, console: Console) -> Dataset:
         raise ValueError("all data files are forces_only; one must have energies")
     dataset = divide(read_sources(config.files), config.split)
     chosen = self_energies(dataset, cast(Any, config.self_energies))
-    require_plausible(dataset.frames, chosen.energies)
+    # Self-energies that are all zero ask for total energies, as the thesis's first runs
+    # had them: nothing is known about their size then.
+    subtracted = chosen.energies if any(chosen.energies.values()) else None
+    require_plausible(dataset.frames, subtracted)
     dataset = dataclasses.replace(dataset, self_energies=chosen.energies)
     console.print(data_summary(dataset, chosen), highlight=False, soft_wrap=True)
     if chosen.warning:
@@ -97,6 +100,46 @@ def frames_without_forces(frames: Frames) -> int:
         elif isinstance(forces, np.ndarray):
             count += int(np.isnan(forces[rows]).any(axis=(1, 2)).sum())
     return count
+
+
+def normalized(
+    config: TrainingConfig, frames: Frames, self_energies: Mapping[int, float]
+) -> TrainingConfig:
+    """Return settings whose weights measure errors in deviations of the labels.
+
+    Args:
+        config: Settings with ``normalize``.
+        frames: Frames to train on; forces are those of ``evaluated_frames`` of them at
+            most, drawn with the seed.
+        self_energies: Energies of isolated atoms by atomic number, eV.
+
+    Raises:
+        ValueError: The labels do not differ, so that there is nothing to measure by.
+    """
+    interaction = frames.column("energy") - frames.isolated_energies(self_energies)
+    energies = interaction[np.isfinite(interaction)]
+    rng = np.random.default_rng(config.seed)
+    drawn = rng.permutation(len(frames))[: config.evaluated_frames]
+    forces = [frames[int(i)].forces for i in np.sort(drawn)]
+    known = [f.ravel() for f in forces if f is not None]
+    components = np.concatenate(known) if known else np.zeros(0)
+    components = components[np.isfinite(components)]
+    weights = {}
+    for name, labels in (("energy", energies), ("force", components)):
+        weight = getattr(config, f"{name}_weight")
+        if not weight:
+            continue
+        deviation = float(labels.std()) if len(labels) else 0.0
+        if not deviation > 0.0:
+            raise ValueError(
+                f"training.normalize: the training frames' {name} labels are missing "
+                "or all the same, so they have no deviation to measure errors by; set "
+                f"training.{name}_weight to 0, or normalize to false"
+            )
+        weights[f"{name}_weight"] = weight / deviation**2
+        if name == "force":
+            weights["direct_weight"] = config.direct_weight / deviation**2
+    return dataclasses.replace(config, **weights)
 
 
 def split_graphs(

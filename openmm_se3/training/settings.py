@@ -7,7 +7,7 @@ import math
 import typing
 from typing import Any
 
-from openmm_se3.config import ModelConfig, to_dict
+from openmm_se3.config import ADDED, ModelConfig, to_dict
 from openmm_se3.elements import SYMBOLS
 from openmm_se3.reference.self_energies import Choice
 from openmm_se3.reference.sources import Source
@@ -43,6 +43,12 @@ class TrainingConfig:
             loss: "frame" (nothing), "sqrt-atom" (the root of N: errors of atoms that
             do not depend on each other count as much in a large frame as in a small
             one) or "atom" (N).
+        forces_per: What the squared errors of forces are averaged over: "atom" (all
+            atoms of a batch) or "frame" (the atoms of each frame, then the frames:
+            equation 3.2, in which an atom of a small molecule counts more).
+        normalize: Measure errors in the loss in standard deviations of the labels to
+            train on: those of energies against isolated atoms, and those of components
+            of forces.  ``energy_weight`` is then without a unit.
         energy_cap: Energy above the lowest frame of the same composition, eV per atom,
             at which the weight of a frame is 1/2; null gives every frame the weight 1.
         huber_delta: Error beyond which the loss grows linearly (eV/A, and eV of the
@@ -125,6 +131,10 @@ class TrainingConfig:
     nodes: int = 1
     threads: int | None = None
     checkpoint_minutes: float = 5.0
+    forces_per: typing.Literal["atom", "frame"] = dataclasses.field(
+        default="atom", metadata=ADDED
+    )
+    normalize: bool = dataclasses.field(default=False, metadata=ADDED)
 
     def __post_init__(self) -> None:
         """Check the ranges.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import warnings
@@ -15,7 +16,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from openmm_se3.compiled.library import ENGINE_VARIABLE, compiled_or_none
 from openmm_se3.compiled.training import CompiledBatches
-from openmm_se3.config import ModelConfig, to_dict
+from openmm_se3.config import ModelConfig, from_dict
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.modelfile import load_model
 from openmm_se3.reference.dataset import Dataset
@@ -30,7 +31,11 @@ from openmm_se3.training.data import (
 from openmm_se3.training.distributed import launched, rank, world_size
 from openmm_se3.training.metrics import evaluation_batches
 from openmm_se3.training.module import TrainingModule
-from openmm_se3.training.prepare import frames_without_forces, split_graphs
+from openmm_se3.training.prepare import (
+    frames_without_forces,
+    normalized,
+    split_graphs,
+)
 from openmm_se3.training.settings import RunConfig, TrainingConfig
 from openmm_se3.training.sitting import SittingOver
 
@@ -74,6 +79,8 @@ def make_module(config: RunConfig, dataset: Dataset) -> TrainingModule:
     if training.initial is not None:
         network.load_state_dict(initial_weights(training.initial, config.model))
     network.to(getattr(torch, training.precision))
+    if training.normalize:
+        training = normalized(training, train, dataset.self_energies)
     return TrainingModule(
         network,
         training,
@@ -132,15 +139,16 @@ def initial_weights(name: str, config: ModelConfig) -> dict[str, torch.Tensor]:
     weights: dict[str, torch.Tensor]
     if path.is_file() and path.name in (BEST, LAST, PREVIOUS):
         checkpoint = load_checkpoint(path)
-        shape, weights = checkpoint["model"], checkpoint["average"]
+        shape = from_dict(ModelConfig, checkpoint["model"], "model")
+        weights = checkpoint["average"]
     else:
         model = load_model(name)
-        shape, weights = to_dict(model.config), model.weights
-    now = to_dict(config)
+        shape, weights = model.config, model.weights
+    before, now = (dataclasses.asdict(each) for each in (shape, config))
     lines = [
-        f"{key}: {shape.get(key)} (here {now[key]})"
+        f"{key}: {before[key]} (here {now[key]})"
         for key in now
-        if shape.get(key) != now[key]
+        if before[key] != now[key]
     ]
     if lines:
         raise ValueError(
