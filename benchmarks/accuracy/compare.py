@@ -3,11 +3,12 @@
     python benchmarks/accuracy/compare.py --minutes 60
 
 MACE, NequIP, TensorNet (TorchMD-Net) and NVIDIA's SE(3)-Transformer, each in its own
-package, beside ours: every pair of a network and a set of frames (frames.py) is one
+package, beside ours: every network, set of frames (frames.py) and ``--seed`` is one
 training run of ``--minutes`` of one core's time or, with ``--device cuda``, of a GPU's
 (budget.py).  Errors on the test frames are measured here, by the same arithmetic for
 all (errors.py).  A finished run is a JSON file in ``--out`` and is not repeated; one
-that was stopped starts again.
+that was stopped starts again.  The tables hold all finished runs of the sets, so that
+several commands can fill one folder.
 
 Written to ``--out``: accuracy.csv, accuracy.md and accuracy.png (validation errors
 against time), and for each run its frames, predictions and log.
@@ -15,16 +16,15 @@ against time), and for each run its frames, predictions and log.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
+import itertools
 import json
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import click
-import matplotlib
 import numpy as np
 from budget import PREDICTIONS, RUN, SPLITS, Job
 from devices import device_of
@@ -40,42 +40,17 @@ from environments import (
 from errors import errors
 from frames import SETS, SHARED, export
 from labels import Labels
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from tables import plot, print_tables, write_tables
 
 from openmm_se3.benchmark import machine
 from openmm_se3.files import atomic_write, sha256
-from openmm_se3.plot_style import STYLE, logarithmic, save
 
 HERE = Path(__file__).parent
 
 CURVE_POINTS = 10
 SHORT_MINUTES, SHORT_CURVE_POINTS, SHORT_TEST_ATOMS = 0.1, 2, 400
-COLUMNS = {
-    "key": "network",
-    "parameters": "parameters",
-    "ms_per_step": "ms a step",
-    "frames_per_second": "frames/s",
-    "peak_memory_mib": "MiB",
-    "force_mae": "force MAE",
-    "force_rmse": "force RMSE",
-    "energy_mae": "energy MAE",
-}
-LABELS = {
-    "ours": "ours",
-    "mace": "MACE",
-    "nequip": "NequIP",
-    "tensornet": "TensorNet",
-    "nvidia": "NVIDIA's SE(3)-Transformer",
-}
-UNITS = (
-    "Forces in kcal/mol/A, over components; energies in kcal/mol per molecule after "
-    "the mean error of each composition is taken off; test frames.  MiB: peak above "
-    "the memory before the first step."
-)
 
 
 def code_of(network: str) -> list[Path]:
@@ -168,6 +143,23 @@ def result(network: str, job: Job, molecule_atoms: int | None) -> dict[str, Any]
     }
 
 
+def job_of(common: Job, network: str, seed: int) -> Job:
+    """Return one run of a set: what all have in common, with its folder and seed."""
+    out = common.out / f"{network}-seed{seed}"
+    return dataclasses.replace(common, out=out, seed=seed)
+
+
+def result_file(folder: Path, name: str, network: str, seed: int) -> Path:
+    """Return the file of one run's result."""
+    return folder / f"{name}-{network}-seed{seed}.json"
+
+
+def seeds_of(folder: Path, name: str, network: str) -> list[int]:
+    """Return the seeds of a network's finished runs on a set."""
+    stem = f"{name}-{network}-seed"
+    return sorted(int(path.stem[len(stem) :]) for path in folder.glob(f"{stem}*.json"))
+
+
 def finished(path: Path, network: str, job: Job) -> dict[str, Any] | None:
     """Return the kept result of a job; None if there is none.
 
@@ -187,98 +179,21 @@ def finished(path: Path, network: str, job: Job) -> dict[str, Any] | None:
     return kept
 
 
-def format_row(row: dict[str, Any]) -> list[str]:
-    """Return the cells of a result, in the order of ``COLUMNS``."""
-    formats = {
-        "key": "{}",
-        "parameters": "{:,}",
-        "ms_per_step": "{:.0f}",
-        "frames_per_second": "{:.1f}",
-        "peak_memory_mib": "{:.0f}",
-    }
-    return [formats.get(key, "{:.3f}").format(row[key]) for key in COLUMNS]
-
-
-def title(name: str, rows: list[dict[str, Any]]) -> str:
-    """Return what the rows of one set have in common."""
-    settings = rows[0]["settings"]
-    return (
-        f"{name}: {settings['seconds'] / 60.0:g} min of {rows[0]['device']}, cutoff "
-        f"{settings['cutoff']:g} A, batches of up to {settings['batch_atoms']} atoms, "
-        f"{rows[0]['test_frames']} test frames"
-    )
-
-
-def networks(results: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Return one line a network: its shape and the versions of its packages."""
-    lines = {}
-    for rows in results.values():
-        for row in rows:
-            versions = ", ".join(f"{k} {v}" for k, v in row["versions"].items())
-            lines[row["key"]] = f"{row['key']}: {row['network']} ({versions})"
-    return list(lines.values())
-
-
-def print_tables(results: dict[str, list[dict[str, Any]]], console: Console) -> None:
-    """Print one table a set."""
-    for name, rows in results.items():
-        table = Table(title=title(name, rows), title_justify="left", box=None)
-        for key, heading in COLUMNS.items():
-            table.add_column(heading, justify="left" if key == "key" else "right")
-        for row in rows:
-            table.add_row(*format_row(row))
-        console.print(table)
-    console.print("\n".join([UNITS, *networks(results)]), highlight=False)
-
-
-def write_tables(folder: Path, results: dict[str, list[dict[str, Any]]]) -> None:
-    """Write accuracy.csv and accuracy.md."""
-    with atomic_write(folder / "accuracy.csv") as temporary:
-        with open(temporary, "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["set", *COLUMNS])
-            for name, rows in results.items():
-                writer.writerows([name, *(row[k] for k in COLUMNS)] for row in rows)
-    lines = ["# Networks on the same frames", "", UNITS]
-    for name, rows in results.items():
-        lines += ["", f"## {title(name, rows)}", ""]
-        lines.append("| " + " | ".join(COLUMNS.values()) + " |")
-        lines.append("|---|" + "---:|" * (len(COLUMNS) - 1))
-        lines += ["| " + " | ".join(format_row(row)) + " |" for row in rows]
-    lines += ["", *(f"- {line}" for line in networks(results))]
-    with atomic_write(folder / "accuracy.md") as temporary:
-        temporary.write_text("\n".join(lines) + "\n")
-
-
-def plot(path: Path, results: dict[str, list[dict[str, Any]]]) -> None:
-    """Draw validation errors against training time, a panel for each set."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.6 * len(results), 3.6), layout="constrained")
-        panels = figure.subplots(1, len(results), squeeze=False)[0]
-        lines: dict[str, Line2D] = {}
-        for axes, (name, rows) in zip(panels, results.items(), strict=True):
-            for row in rows:
-                minutes = [point["seconds"] / 60.0 for point in row["curve"]]
-                values = [point["force_mae"] for point in row["curve"]]
-                colour = f"C{list(ENVIRONMENTS).index(row['key'])}"
-                (lines[row["key"]],) = axes.plot(
-                    minutes, values, color=colour, marker=".", label=LABELS[row["key"]]
-                )
-            axes.set(title=name, xlabel="training time (minutes)", xlim=(0.0, None))
-            logarithmic(axes, (p["force_mae"] for row in rows for p in row["curve"]))
-        panels[0].set_ylabel("validation force MAE (kcal/mol/Å)")
-        named = [lines[key] for key in ENVIRONMENTS if key in lines]
-        figure.legend(handles=named, loc="outside upper center", ncols=len(named))
-        save(path, figure)
-
-
 @click.command()
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), default=60.0)
 @click.option("--set", "sets", multiple=True, type=click.Choice(list(SETS)))
 @click.option("--network", "chosen", multiple=True, type=click.Choice(ENVIRONMENTS))
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu")
 @click.option("--short", is_flag=True, help="Seconds and few frames, to try it out.")
-@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--seed",
+    "seeds",
+    multiple=True,
+    type=click.IntRange(0),
+    default=[0],
+    show_default=True,
+    help="Seed of weights and batches; several are several runs.",
+)
 @environments_option
 @nvidia_option
 @click.option(
@@ -295,7 +210,7 @@ def main(
     chosen: tuple[str, ...],
     device: str,
     short: bool,
-    seed: int,
+    seeds: tuple[int, ...],
     environments: Path,
     nvidia_repository: str,
     shared: Path,
@@ -323,44 +238,47 @@ def main(
             export(frame_set.read(shared), data)
         except FileNotFoundError as error:
             raise click.ClickException(f"{error}; --shared names its folder") from error
-        for network in chosen or ENVIRONMENTS:
-            job = Job(
-                data=data,
-                out=folder / name / network,
-                elements=frame_set.elements,
-                cutoff=frame_set.cutoff,
-                batch_atoms=frame_set.batch_atoms,
-                seconds=60.0 * minutes,
-                curve_points=SHORT_CURVE_POINTS if short else CURVE_POINTS,
-                test_atoms=SHORT_TEST_ATOMS if short else None,
-                seed=seed,
-                source=None,
-                device=device,
-            )
-            path = folder / f"{name}-{network}.json"
-            row = finished(path, network, job)
-            if row is None:
-                console.rule(f"{name}: {network}")
-                python = python_of(network, environments)
-                if network == "nvidia":
-                    source = nvidia_source(environments, nvidia_repository)
-                    job = dataclasses.replace(job, source=source)
-                try:
-                    run_job(network, job, python)
-                except subprocess.CalledProcessError:
-                    log = job.out / "log.txt"
-                    said = log.read_text(errors="replace").strip().splitlines()
-                    last = escape(said[-1]) if said else ""
-                    console.print(f"[red]failed[/]: {last}; see {log}")
-                    failed.append(path.stem)
-                    continue
-                row = {
-                    "key": network,
-                    **result(network, job, frame_set.molecule_atoms),
-                }
-                with atomic_write(path) as temporary:
-                    temporary.write_text(json.dumps(row, indent=1) + "\n")
-            results.setdefault(name, []).append(row)
+        common = Job(
+            data=data,
+            out=folder / name,
+            elements=frame_set.elements,
+            cutoff=frame_set.cutoff,
+            batch_atoms=frame_set.batch_atoms,
+            seconds=60.0 * minutes,
+            curve_points=SHORT_CURVE_POINTS if short else CURVE_POINTS,
+            test_atoms=SHORT_TEST_ATOMS if short else None,
+            seed=0,
+            source=None,
+            device=device,
+        )
+        for seed, network in itertools.product(seeds, chosen or ENVIRONMENTS):
+            job = job_of(common, network, seed)
+            path = result_file(folder, name, network, seed)
+            if finished(path, network, job) is not None:
+                continue
+            console.rule(f"{name}: {network}, seed {seed}")
+            python = python_of(network, environments)
+            if network == "nvidia":
+                source = nvidia_source(environments, nvidia_repository)
+                job = dataclasses.replace(job, source=source)
+            try:
+                run_job(network, job, python)
+            except subprocess.CalledProcessError:
+                log = job.out / "log.txt"
+                said = log.read_text(errors="replace").strip().splitlines()
+                last = escape(said[-1]) if said else ""
+                console.print(f"[red]failed[/]: {last}; see {log}")
+                failed.append(path.stem)
+                continue
+            row = {"key": network, **result(network, job, frame_set.molecule_atoms)}
+            with atomic_write(path) as temporary:
+                temporary.write_text(json.dumps(row, indent=1) + "\n")
+        for network in ENVIRONMENTS:
+            for seed in seeds_of(folder, name, network):
+                path = result_file(folder, name, network, seed)
+                row = finished(path, network, job_of(common, network, seed))
+                assert row is not None
+                results.setdefault(name, []).append(row)
     if results:
         print_tables(results, console)
         write_tables(folder, results)
