@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import inspect
 import io
 import json
 import os
@@ -16,10 +17,12 @@ import numpy as np
 import openmm
 import pytest
 import torch
+from ase import Atoms
 from click.testing import CliRunner
 from rich.console import Console
 
 from openmm_se3.force.memory import NotEnoughMemoryError
+from openmm_se3.reference.level import LevelOfTheory
 from openmm_se3.units import NM_TO_ANGSTROM
 
 FOLDER = Path(__file__).parents[1] / "benchmarks/speed"
@@ -28,6 +31,8 @@ sys.path[:0] = [str(FOLDER), str(FOLDER.parent), str(FOLDER.parent / "accuracy")
 import comparison  # noqa: E402
 import contenders  # noqa: E402
 import gpu  # noqa: E402
+import job  # noqa: E402
+import peers  # noqa: E402
 import sizes  # noqa: E402
 import turns  # noqa: E402
 import worker as speed_worker  # noqa: E402
@@ -121,7 +126,9 @@ def test_goal_table_names_what_is_reached(results: comparison.Results) -> None:
     assert lines[2].endswith("| 40 x faster | 30 | no |")
     assert lines[5].endswith("| 4 x faster | 5 | yes (without TensorNet 128x2) |")
     assert lines[6].endswith("| 4 x less memory | 5 | yes (without TensorNet 128x2) |")
-    assert lines[-1] == "| 24 | DFT | 25,000 x faster | 2.6e+04 | yes |"
+    assert lines[-1] == (
+        "| 24 | DFT, density fitting | 25,000 x faster | 2.6e+04 | yes |"
+    )
     assert sum(line.endswith("| - |  |") for line in lines) == 5
 
 
@@ -137,7 +144,10 @@ def test_time_table(results: comparison.Results) -> None:
     assert "over 16 GB at 1536 atoms" in lines[-1]
     assert len({line.count("|") for line in lines}) == 1
     text = comparison.report(results)
-    assert "load average 0.5 to 0.5" in text and "- DFT: a network" in text
+    assert (
+        "load average 0.5 to 0.5" in text
+        and "- DFT, density fitting: a network" in text
+    )
 
 
 def worker(tmp_path: Path, code: str, limits: worker_process.Limits = LIMITS) -> Any:
@@ -187,8 +197,8 @@ def test_a_worker_says_that_there_is_too_little_memory(
     monkeypatch.setitem(contenders.CONTENDERS, "full", too_large)
     said: list[dict[str, Any]] = []
     monkeypatch.setattr(speed_worker, "answers_on_stdout", lambda: said.append)
-    job = contenders.Job("full", 3, 1, 0.0, "water", "")
-    monkeypatch.setattr(sys, "argv", ["worker", json.dumps(dataclasses.asdict(job))])
+    what = job.Job("full", 3, 1, 0.0, "water", "")
+    monkeypatch.setattr(sys, "argv", ["worker", json.dumps(dataclasses.asdict(what))])
     speed_worker.main()
     assert said == [{"over": "over the memory there is"}]
 
@@ -209,7 +219,7 @@ def test_what_is_measured_is_kept(
     started: list[str] = []
     codes = {"mace": "raise SystemExit('broken')"}
 
-    def start(job: contenders.Job, *_: object) -> Any:
+    def start(job: job.Job, *_: object) -> Any:
         started.append(f"{job.contender} {job.atoms} {job.threads}")
         return worker(tmp_path, codes.get(job.contender, SERVE))
 
@@ -241,7 +251,7 @@ def test_one_that_went_over_a_limit_is_not_tried_at_larger_sizes(
 ) -> None:
     started: list[tuple[str, int]] = []
 
-    def start(job: contenders.Job, *_: object) -> Any:
+    def start(job: job.Job, *_: object) -> Any:
         started.append((job.contender, job.atoms))
         little = worker_process.Limits(seconds=60.0, gigabytes=1e-6)
         slow = job.contender == "mace" and job.atoms == 6
@@ -273,11 +283,70 @@ def test_water_is_the_same_in_every_process() -> None:
 
 
 def test_our_contender_makes_steps(smallest_model: Path) -> None:
-    job = contenders.Job("torchscript", 3, 1, 0.0, str(smallest_model), "")
-    step, facts = contenders.CONTENDERS["torchscript"].make(*sizes.water(3), job)
+    what = job.Job("torchscript", 3, 1, 0.0, str(smallest_model), "")
+    step, facts = contenders.CONTENDERS["torchscript"].make(*sizes.water(3), what)
     step(2)
     assert facts["platform"] == "Reference"
     assert "1 layers, 2 channels, 1 heads, degrees 0 to 0, 4 A" in facts["network"]
+
+
+def test_dft_is_fitted_on_the_grid_of_the_labels() -> None:
+    """And moves on: a second step starts from the first one's density."""
+    pytest.importorskip("pyscf")
+    level = LevelOfTheory()
+    assert level.density_fit and level.grid_level == 4
+    what = job.Job("dft", 3, 1, 0.0, "water", "")
+    step, facts = contenders.CONTENDERS["dft"].make(*sizes.water(3), what)
+    assert "density fitting, grid 4" in facts["network"]
+    cycles: list[int] = []
+    scanner = inspect.getclosurevars(step).nonlocals["scanner"]
+    assert hasattr(scanner.base, "with_df") and scanner.base.grids.level == 4
+    for _ in range(2):
+        step(1)
+        cycles.append(scanner.base.cycles)
+    assert scanner.base.converged and 0 < cycles[1] < cycles[0]
+
+
+def test_a_contender_may_have_threads_of_its_own(
+    results: comparison.Results,
+) -> None:
+    results[3]["rows"]["dft-2"] = row(0.6, 500.0)
+    (line,) = [s for s in comparison.time_table(results) if "2 threads" in s]
+    assert [cell.strip() for cell in line.split("|")[1:3]] == ["3", "2"]
+    assert contenders.CONTENDERS["dft-2"].threads == 2
+
+
+def test_a_calculator_of_ase_in_a_python_force() -> None:
+    """Energies in eV and forces in eV/A become kJ/mol and kJ/mol/nm, box included."""
+    from ase.calculators.lj import LennardJones
+
+    parameters = {"sigma": 3.0, "epsilon": 0.5, "rc": 6.0, "smooth": True}
+    for periodic in (False, True):
+        call = peers.CalculatorForce(
+            LennardJones(**parameters), np.full(2, 18), periodic
+        )
+        system = openmm.System()
+        for _ in range(2):
+            system.addParticle(40.0)
+        system.setDefaultPeriodicBoxVectors(*(1.3 * np.eye(3)))
+        force = openmm.PythonForce(call)
+        force.setUsesPeriodicBoundaryConditions(periodic)
+        system.addForce(force)
+        context = openmm.Context(
+            system,
+            openmm.VerletIntegrator(0.001),
+            openmm.Platform.getPlatformByName("Reference"),
+        )
+        # 3.3 A apart, across the face of the box where there is one.
+        other = -0.33 + (1.3 if periodic else 0.0)
+        context.setPositions(np.array([[0.0, 0.0, 0.0], [other, 0.0, 0.0]]))
+        state = context.getState(energy=True, forces=True)
+        atoms = Atoms("Ar2", [[0.0, 0.0, 0.0], [3.3, 0.0, 0.0]])
+        atoms.calc = LennardJones(**parameters)
+        energy = state.getPotentialEnergy()._value
+        assert energy == pytest.approx(96.48533 * atoms.get_potential_energy(), 1e-6)
+        pushed = state.getForces(asNumpy=True)._value[0, 0]
+        assert pushed == pytest.approx(-964.8533 * atoms.get_forces()[0, 0], 1e-5)
 
 
 def test_units_of_the_network_in_a_python_force() -> None:
@@ -288,7 +357,7 @@ def test_units_of_the_network_in_a_python_force() -> None:
         return 0.5 * positions.square().sum()[None], -positions
 
     network = type("", (), {"energy_and_forces": staticmethod(spring)})()
-    call: Callable[..., Any] = contenders.NvidiaForce(
+    call: Callable[..., Any] = peers.NvidiaForce(
         network, np.array([8, 1, 1]), 5.0, periodic=False
     )
     system = openmm.System()

@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import venv
 from pathlib import Path
 
@@ -26,8 +25,11 @@ from openmm_se3.files import atomic_write
 REQUIREMENTS = {
     "mace": ("mace-torch==0.3.16",),
     "nequip-torchmd": ("nequip==0.19.1", "torchmd-net==3.1.0"),
+    # These are timed only.
+    "symmetrix": ("mace-torch==0.3.16", "symmetrix-xl==0.1.1"),
+    "ani": ("torchani==2.9.0",),
 }
-# Environment of each network; None is the one that runs the script.
+# Environment of each network that is trained; None is the one that runs the script.
 ENVIRONMENTS = {
     "ours": None,
     "mace": "mace",
@@ -49,13 +51,13 @@ def python_of(network: str, folder: Path) -> Path:
     """Return the interpreter that a network runs with, made ready if need be.
 
     Args:
-        network: Name of the network.
+        network: Name of the network, or of an environment.
         folder: Folder of the environments.
 
     Raises:
         subprocess.CalledProcessError: A package cannot be installed.
     """
-    name = ENVIRONMENTS[network]
+    name = ENVIRONMENTS.get(network, network)
     return Path(sys.executable) if name is None else make_environment(name, folder)
 
 
@@ -81,9 +83,11 @@ def make_environment(name: str, folder: Path) -> Path:
     click.echo(f"making {place}")
     shutil.rmtree(place, ignore_errors=True)
     venv.create(place, with_pip=True)
-    # Looked at after the environment's own packages.
+    # Looked at after the environment's own packages.  The parent may be one that looks
+    # into another environment itself.
     link = Path(_site_packages(python)) / "parent.pth"
-    link.write_text(sysconfig.get_path("purelib") + "\n")
+    parents = [path for path in sys.path if path.endswith("-packages")]
+    link.write_text("\n".join([*parents, ""]))
     install = [python, "-m", "pip", "install", "--quiet", *REQUIREMENTS[name]]
     subprocess.run(install, check=True)
     with atomic_write(place / MADE) as temporary:

@@ -28,13 +28,14 @@ HERE = Path(__file__).parent
 sys.path += [str(HERE), str(HERE.parent), str(HERE.parent / "accuracy")]
 
 from comparison import Results, draw, report  # noqa: E402
-from contenders import CONTENDERS, Job  # noqa: E402
+from contenders import CONTENDERS  # noqa: E402
 from environments import (  # noqa: E402
     environments_option,
     nvidia_option,
     nvidia_source,
     python_of,
 )
+from job import Job  # noqa: E402
 from sizes import SIZES, VACUUM  # noqa: E402
 from turns import start_worker, workers_take_turns  # noqa: E402
 from worker_process import Limits, OverLimitError, Worker  # noqa: E402
@@ -158,7 +159,8 @@ def main(
             facts = machine.describe()
             starts = {}
             for name in wanted:
-                job = Job(name, n, cores, seconds, model, source)
+                own = CONTENDERS[name].threads or cores
+                job = Job(name, n, own, seconds, model, source)
                 starts[name] = partial(start, job, environments, logs, limits)
             left = {name: starts[name] for name in wanted if name not in over}
             rows, errors = workers_take_turns(left, rounds)

@@ -26,9 +26,13 @@ STYLES = {
     "torchscript": (BLUE, "s"),
     "full": (BLUE, "D"),
     "mace": (ORANGE, "^"),
+    "mace-compiled": (ORANGE, ">"),
+    "symmetrix": (ORANGE, "<"),
+    "ani": (GREEN, "P"),
     "tensornet": (GREEN, "v"),
     "nvidia": (GREY, "D"),
     "dft": ("black", "x"),
+    "dft-2": ("black", "+"),
 }
 FILLED = set(STYLES) - {"torchscript", "full"}  # markers
 TIMES = ("seconds", "fastest", "slowest", "cpu_seconds")
@@ -124,11 +128,11 @@ def time_table(results: Results) -> list[str]:
         "|---:|---:|---|---|" + "---:|" * 8,
     ]
     for atoms, result in sorted(results.items()):
-        threads = result["settings"]["threads"]
         for name, contender in CONTENDERS.items():
             if name not in result["rows"]:
                 continue
             row = result["rows"][name]
+            threads = contender.threads or result["settings"]["threads"]
             head = f"| {atoms:,} | {threads} | {contender.label} "
             if "over" in row:
                 lines.append(f"{head}| {row['over']} |" + " |" * 8)

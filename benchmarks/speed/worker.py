@@ -18,7 +18,8 @@ sys.path += [str(HERE.parent), str(HERE.parent / "accuracy")]
 
 import torch  # noqa: E402
 from answers import answers_on_stdout  # noqa: E402
-from contenders import CONTENDERS, Job  # noqa: E402
+from contenders import CONTENDERS  # noqa: E402
+from job import Job  # noqa: E402
 from sizes import water  # noqa: E402
 
 from openmm_se3.benchmark.memory import peak_memory  # noqa: E402
@@ -37,7 +38,7 @@ def main() -> None:
     except MemoryError:
         answer({"over": "over the memory there is"})
         return
-    steps = warm_up(step, job.seconds)
+    steps = warm_up(step, job.seconds, contender.first_steps)
     answer({**facts, "steps": steps})
     for _ in sys.stdin:
         measured = timed(step, steps)

@@ -98,9 +98,9 @@ def timed(step: Steps, steps: int) -> Round:
     )
 
 
-def warm_up(step: Steps, seconds: float) -> int:
+def warm_up(step: Steps, seconds: float, first_steps: int = FIRST_STEPS) -> int:
     """Make first steps; return how many last about so many seconds, at least one."""
-    step(FIRST_STEPS)
+    step(first_steps)
     steps = 1
     while True:
         measured = timed(step, steps).seconds

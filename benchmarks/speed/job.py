@@ -1,0 +1,50 @@
+"""One measurement, and what makes its steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import openmm
+from sizes import VACUUM
+
+from openmm_se3.benchmark.timing import Stepper, Steps
+
+# A step of some water, and what it is: "network", "platform" and the like.
+Made = tuple[Steps, dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What one process measures.
+
+    Attributes:
+        contender: One of ``CONTENDERS``.
+        atoms: Size of the water.
+        threads: Threads.
+        seconds: About how long a round lasts, s.
+        model: Our model, by name or path.
+        source: Folder of NVIDIA's files.
+    """
+
+    contender: str
+    atoms: int
+    threads: int
+    seconds: float
+    model: str
+    source: str
+
+
+def through_openmm(system: openmm.System, positions: np.ndarray, network: str) -> Made:
+    """Return a step of a System in a Context of OpenMM.
+
+    Args:
+        system: The System.
+        positions: Positions [n_atoms, 3], A.
+        network: What it computes, in words.
+    """
+    # A few atoms give the thread pool of the CPU platform nothing to do.
+    platform = "Reference" if len(positions) <= VACUUM[-1] else "CPU"
+    stepper = Stepper(system, positions, platform)
+    return stepper.step, {"network": network, "platform": platform}
