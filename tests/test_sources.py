@@ -24,7 +24,7 @@ from openmm_se3.export.write import model_of_checkpoint
 from openmm_se3.modelfile import load_model
 from openmm_se3.reference import resemblance as resembling
 from openmm_se3.reference import sources
-from openmm_se3.reference.dataset import Dataset
+from openmm_se3.reference.dataset import Dataset, formula
 from openmm_se3.reference.frames import SPLITS, Frame, Frames, join
 from openmm_se3.reference.inspection import inspect
 from openmm_se3.reference.plausibility import (
@@ -50,7 +50,8 @@ from openmm_se3.reference.splits import (
     one_sided,
 )
 from openmm_se3.single_point import evaluate
-from openmm_se3.training.evaluation import evaluate_model
+from openmm_se3.training.evaluation import evaluate_model, read_as_trained
+from openmm_se3.training.identity import refuse_changes
 from openmm_se3.training.prepare import frames_without_forces
 from openmm_se3.units import BOHR_TO_ANGSTROM, EV_TO_KCAL_PER_MOL, HARTREE_TO_EV
 
@@ -562,7 +563,25 @@ def test_what_a_split_lacks_is_named() -> None:
     for temperature in (300, 500, 800):
         assert [line for line in lines if f"{temperature} K: none in" in line]
     assert distribution(heated([("", float("nan"))] * 3)) == {}
+    # Public data name each formula as a kind, which says nothing.
+    own = formula(np.array([8, 1, 1]))
+    assert distribution(heated([(own, float("nan"))] * 3)) == {}
     assert one_sided(heated([("", float("nan"))] * 3)) == []
+
+
+@pytest.mark.parametrize("stratify", [True, False])
+def test_runs_of_older_versions_keep_their_splits(stratify: bool) -> None:
+    data = {"sha256": "a", "files": [], "options": []}
+    common = {"model": {}, "training": {}, "data": data}
+    rule = to_dict(SplitConfig(by="trajectory", stratify=stratify))
+    before = {key: value for key, value in rule.items() if key != "stratify"}
+    old = {**common, "choices": {"split": before}}
+    new = {**common, "choices": {"split": rule}}
+    if stratify:
+        with pytest.raises(ValueError, match="stratify"):
+            refuse_changes(old, new, Path("run"))
+    else:
+        refuse_changes(old, new, Path("run"))
 
 
 def test_without_kinds_the_splits_are_as_they_were() -> None:
@@ -739,6 +758,30 @@ def test_evaluate_prints_the_errors_of_a_model(
         main, ["evaluate", str(random_model), str(tmp_path / "c.xyz")]
     )
     assert result.exit_code == 2 and "hold ['C'], which the model lack" in result.output
+
+
+def test_models_of_older_versions_keep_their_test_frames(tmp_path: Path) -> None:
+    file = tmp_path / "a.xyz"
+    for index in range(40):
+        info = {"energy": -2000.0, "trajectory": f"t{index}", "kind": "md"}
+        info["temperature"] = 300.0 if index < 30 else 500.0
+        atoms = Atoms("OHH", (1.0 + 0.01 * index) * WATER, info=info)
+        write(file, atoms, append=True)
+    rule = SplitConfig(by="trajectory", fractions=(0.5, 0.2, 0.3), seed=7)
+    frames = read_datasets([file]).frames
+    splits = {}
+    for old in (True, False):
+        checkpoint = random_checkpoint()
+        checkpoint["data"]["files"] = [[file.name, hash_source(file)]]
+        checkpoint["choices"]["split"] = to_dict(rule)
+        if old:
+            del checkpoint["choices"]["split"]["stratify"]
+        model = export_model(checkpoint, tmp_path / f"model-{old}")
+        dataset = read_as_trained(model, [Source(str(file))])
+        splits[old] = dataset.frames.column("split")
+        then = dataclasses.replace(rule, stratify=not old)
+        assert (splits[old] == make_splits(frames, then)).all()
+    assert (splits[True] != splits[False]).any()
 
 
 def test_evaluate_divides_frames_as_the_models_run_did(

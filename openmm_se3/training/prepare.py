@@ -21,6 +21,8 @@ from openmm_se3.reference.splits import SplitConfig, make_splits, one_sided
 from openmm_se3.training.data import FrameGraphs, frame_weights, lowest_energies
 from openmm_se3.training.settings import DataConfig, RunConfig
 
+MOST_UNEVEN = 8  # kinds and temperatures named that a split lacks
+
 
 def read_data(config: DataConfig, console: Console) -> Dataset:
     """Read and divide the data, and say what they are.
@@ -71,6 +73,8 @@ def data_summary(dataset: Dataset, chosen: SelfEnergies) -> str:
             "by 'openmm-se3 data inspect' on a sample"
         )
     uneven = one_sided(frames)
+    if len(uneven) > MOST_UNEVEN:
+        uneven = [*uneven[:MOST_UNEVEN], f"{len(uneven) - MOST_UNEVEN} more"]
     if uneven:
         lines.append(
             "not every split has frames of each kind and temperature, so that its "
