@@ -184,7 +184,7 @@ PIPELINE = (
     ("available_memory",),
     ("box", "differences", "rotation", "quantities", "torch_state"),
     ("structure_text", "water_molecule"),
-    ("config", "graph", "shipped", "molecules"),
+    ("config", "graph", "shipped", "molecules", "domain"),
     ("plugin", "plot_style", "model"),
     ("single_point",),
     ("modelfile",),

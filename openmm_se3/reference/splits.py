@@ -114,15 +114,13 @@ def strata(frames: Frames) -> tuple[np.ndarray, list[str]]:
         block = frames.blocks[frames.block[index[0]]]
         pairs = np.stack([block.kind.codes[rows], block.temperature[rows]], axis=1)
         values, inverse = np.unique(pairs, axis=0, return_inverse=True)
-        local = np.array(
-            [
-                known.setdefault(
-                    (block.kind.names[int(code)], _kelvin(heat)), len(known)
-                )
-                for code, heat in values
-            ]
-        )
-        numbers[index] = local[inverse.ravel()]
+        own = formula(block.numbers)
+        local = []
+        for code, heat in values:
+            kind = block.kind.names[int(code)]
+            stratum = ("" if kind == own else kind, _kelvin(heat))
+            local.append(known.setdefault(stratum, len(known)))
+        numbers[index] = np.array(local)[inverse.ravel()]
     return numbers, [", ".join(filter(None, pair)) for pair in known]
 
 

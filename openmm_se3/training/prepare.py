@@ -23,6 +23,8 @@ from openmm_se3.training.settings import DataConfig, RunConfig, TrainingConfig
 
 MOST_UNEVEN = 8  # kinds and temperatures named that a split lacks
 
+MOST_UNEVEN = 8  # kinds and temperatures named that a split lacks
+
 
 def read_data(config: DataConfig, console: Console) -> Dataset:
     """Read and divide the data, and say what they are.
