@@ -12,8 +12,8 @@ VERSION = re.search(
 )[1]
 
 # torch and openmm are pinned because openmmtorch 1.5, the release with TorchForce, is
-# built for them; beside others it aborts the process.  openmm_se3/plugin.py holds the
-# same numbers.
+# built for them; beside others it aborts the process.  openmm_se3/force/plugin.py
+# holds the same numbers.
 OPENMM = ">=8.4,<8.6"
 # openmmtorch has wheels for Linux on x86-64; elsewhere OpenMM's PythonForce does its
 # work.

@@ -28,7 +28,7 @@ from rich.table import Table
 from openmm_se3.benchmark import machine
 from openmm_se3.files import atomic_write
 from openmm_se3.force import SE3Potential
-from openmm_se3.quantities import in_angstrom
+from openmm_se3.geometry import in_angstrom
 from openmm_se3.simulation import water_start, water_topology
 from openmm_se3.simulation.guard import MAX_STRETCH
 from openmm_se3.units import ANGSTROM_TO_NM, FS_TO_PS

@@ -38,8 +38,8 @@ from openmm_se3.analysis.read import Recording, read_folder
 from openmm_se3.benchmark import machine
 from openmm_se3.files import atomic_write
 from openmm_se3.force import SE3Potential
+from openmm_se3.geometry import in_angstrom
 from openmm_se3.plot_style import BLUE, GREY, STYLE, few_ticks, legend_above, save
-from openmm_se3.quantities import in_angstrom
 from openmm_se3.simulation import RunOptions, run_dynamics, water_start, water_topology
 from openmm_se3.simulation.drift import block_error
 from openmm_se3.units import (

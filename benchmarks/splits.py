@@ -24,9 +24,9 @@ sys.path += [str(HERE / "accuracy")]
 
 from frames import SHARED, read_liquid_water  # noqa: E402
 
+from openmm_se3.data.frames import Frames  # noqa: E402
+from openmm_se3.data.load import read_datasets  # noqa: E402
 from openmm_se3.files import atomic_write  # noqa: E402
-from openmm_se3.reference.frames import Frames  # noqa: E402
-from openmm_se3.reference.sources import read_datasets  # noqa: E402
 
 NEAR = 0.1  # A, root mean square distance of atoms
 FIRST_SHELL = 3.4  # A, about the first minimum of gOO

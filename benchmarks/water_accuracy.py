@@ -30,11 +30,11 @@ from water_geometry import (
     frequencies,
 )
 
+from openmm_se3.data.frames import Frame
+from openmm_se3.data.load import read_datasets
 from openmm_se3.files import atomic_write
-from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.modelfile import PRECISIONS, ModelFile, load_model
-from openmm_se3.reference.frames import Frame
-from openmm_se3.reference.sources import read_datasets
+from openmm_se3.model_file import PRECISIONS, ModelFile, load_model
+from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.shipped import models_folder
 from openmm_se3.single_point import evaluate
 from openmm_se3.units import EV_TO_KCAL_PER_MOL

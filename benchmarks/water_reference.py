@@ -31,10 +31,10 @@ from water_geometry import (
     monomer_start,
 )
 
+from openmm_se3.data.labeling.dft import build_molecule, converge, label_frame
+from openmm_se3.data.labeling.label import PROGRAMS
+from openmm_se3.data.level_of_theory import LevelOfTheory
 from openmm_se3.files import atomic_write
-from openmm_se3.reference.dft import build_molecule, converge, label_frame
-from openmm_se3.reference.labelling import PROGRAMS
-from openmm_se3.reference.level import LevelOfTheory
 from openmm_se3.units import BOHR_TO_ANGSTROM, EV_TO_KCAL_PER_MOL, HARTREE_TO_EV
 from openmm_se3.version import installed_versions
 

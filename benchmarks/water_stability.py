@@ -30,13 +30,11 @@ from rich.table import Table
 from openmm_se3.analysis.energies import energies
 from openmm_se3.analysis.read import read_folder
 from openmm_se3.analysis.stability import Stability, judge
+from openmm_se3.data.labeling.executors import LocalExecutor
 from openmm_se3.files import atomic_write
 from openmm_se3.force import SE3Potential
-from openmm_se3.integrators import run_verlet
-from openmm_se3.modelfile import load_model
-from openmm_se3.quantities import in_angstrom
-from openmm_se3.reference.executor import LocalExecutor
-from openmm_se3.rotation import random_rotation
+from openmm_se3.geometry import in_angstrom, random_rotation
+from openmm_se3.model_file import load_model
 from openmm_se3.simulation import RunOptions, run_dynamics, water_start, water_topology
 from openmm_se3.simulation.minimum import BadMinimumError
 from openmm_se3.units import (
@@ -46,8 +44,8 @@ from openmm_se3.units import (
     NM_TO_ANGSTROM,
 )
 from openmm_se3.validation.contexts import as_function, make_context, masses_of
-from openmm_se3.validation.drift import DRIFT_LIMIT
-from openmm_se3.validation.dynamics import HALVING_RANGE
+from openmm_se3.validation.dynamics import DRIFT_LIMIT, HALVING_RANGE
+from openmm_se3.verlet import run_verlet
 
 DT = 0.5  # fs
 SEEDS = (1, 2, 3)

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
+from openmm_se3 import _moved
 from openmm_se3.version import __version__
 
 if TYPE_CHECKING:
+    from openmm_se3.ase import SE3Calculator
     from openmm_se3.force import SE3Potential, register_plugins
+    from openmm_se3.model_file import load_model
 
-__all__ = ["SE3Potential", "__version__", "register_plugins"]
+__all__ = [
+    "SE3Calculator",
+    "SE3Potential",
+    "__version__",
+    "load_model",
+    "register_plugins",
+]
+
+# Loaded on first use, so that the command line starts without torch and OpenMM.
+_HOMES = {
+    "SE3Calculator": "ase",
+    "SE3Potential": "force",
+    "load_model": "model_file",
+    "register_plugins": "force",
+}
+
+_moved.install()
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded on first use, so that the command line starts without torch and OpenMM.
-    if name in ("SE3Potential", "register_plugins"):
-        from openmm_se3 import force
-
-        return getattr(force, name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

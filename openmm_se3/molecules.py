@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from openmm_se3.elements import COVALENT_RADII
-from openmm_se3.graph import neighbour_pairs
+from openmm_se3.neighbors import neighbour_pairs
 
 BOND = 1.3  # longest bond, of the sum of covalent radii; hydrogen bonds are at 1.8
 LEAST_SEARCH = 2.5  # A

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from openmm_se3.graph import all_pairs, neighbour_pairs
-from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.neighbors import all_pairs, neighbour_pairs
+from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.torch_state import usual_torch
 
 # Up to this many atoms without a box all pairs cost less than a neighbor list.

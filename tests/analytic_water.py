@@ -6,7 +6,7 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from openmm_se3.quantities import in_angstrom
+from openmm_se3.geometry import in_angstrom
 from openmm_se3.simulation import water_start, water_topology
 
 OH_LENGTH = 0.9572  # A

@@ -1,13 +1,13 @@
 """The thesis's equations (2.1) to (2.9) in plain NumPy loops, one function each.
 
-Nothing here is shared with ``openmm_se3.model``: this is what its networks are compared
+Nothing here is shared with ``openmm_se3.nn``: this is what its networks are compared
 with.  An atom's features f are a list over degrees l of arrays [2l+1, channels].
 Spherical harmonics come from associated Legendre functions, Clebsch-Gordan coefficients
 from Racah's formula for complex harmonics and a change of basis.
 
 Weights are those of a network, by the names of its ``state_dict``.  Where a network
 departs from the thesis, the function says so; all of it is described in
-``openmm_se3.model``.
+``openmm_se3.nn``.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from openmm import app, unit
 from torch import Tensor
 
 from openmm_se3.config import ModelConfig, to_dict
-from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.reference.splits import SplitConfig
+from openmm_se3.data.splits import SplitConfig
+from openmm_se3.nn.transformer import SE3Transformer
 
 # Every degree and every equation, with few channels.  The scale gives forces near 1
 # eV/A.
@@ -117,8 +117,8 @@ def write_random_model(folder: Path, **changes: Any) -> Path:
 
 def write_random_weights(folder: Path, **changes: Any) -> Path:
     """Write what of a model's folder SE3Potential reads: all but the TorchScript."""
-    from openmm_se3.export.write import model_of_checkpoint
-    from openmm_se3.modelfile import contents
+    from openmm_se3.export import model_of_checkpoint
+    from openmm_se3.model_file import contents
 
     model = model_of_checkpoint(random_checkpoint(**changes), folder.name, "MIT")
     folder.mkdir()

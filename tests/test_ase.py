@@ -15,12 +15,12 @@ from evaluator import evaluate
 from random_model import BOX, WATER, topology_of, water_cluster, write_random_weights
 
 from openmm_se3 import SE3Potential
-from openmm_se3.compiled.compiler import find_compiler
-from openmm_se3.export.build import DENSE_ATOMS
+from openmm_se3.compiled.library import find_compiler
 from openmm_se3.force import evaluator
 from openmm_se3.force.memory import NotEnoughMemoryError
-from openmm_se3.graph import all_pairs
-from openmm_se3.modelfile import load_model
+from openmm_se3.model_file import load_model
+from openmm_se3.neighbors import all_pairs
+from openmm_se3.torchscript.build import DENSE_ATOMS
 from openmm_se3.units import EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM, EV_TO_KJ_PER_MOL
 
 SYMBOLS = ["O", "H", "H"]
@@ -279,7 +279,7 @@ def test_the_engine_in_use_computes_single_points(
 def test_compiled_code_that_fails_its_check_is_not_used(
     monkeypatch: pytest.MonkeyPatch, smallest_model: Path
 ) -> None:
-    from openmm_se3.export import build
+    from openmm_se3.torchscript import build
 
     def wrong(network: torch.nn.Module, precision: str) -> torch.jit.ScriptModule:
         return torch.jit.script(build.GenericForce(other))

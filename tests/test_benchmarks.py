@@ -22,12 +22,12 @@ from random_model import write_random_weights
 from scipy.spatial.transform import Rotation
 from test_integrators import ANGLE, LENGTH, water_force
 
+from openmm_se3.data.dataset import Dataset
+from openmm_se3.data.formats.hdf5 import write_hdf5
+from openmm_se3.data.frames import Frame, Frames
+from openmm_se3.data.level_of_theory import LevelOfTheory
 from openmm_se3.force.mixed import without_internal_terms
-from openmm_se3.modelfile import load_model
-from openmm_se3.reference.dataset import Dataset
-from openmm_se3.reference.frames import Frame, Frames
-from openmm_se3.reference.hdf5 import write_hdf5
-from openmm_se3.reference.level import LevelOfTheory
+from openmm_se3.model_file import load_model
 from openmm_se3.simulation.minimum import BadMinimumError
 from openmm_se3.training.sweep import Result, Variant
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from openmm_se3.box import minimum_image
+from openmm_se3.geometry import minimum_image
 
 SLANTED = np.array([[9.0, 0.0, 0.0], [3.5, 8.0, 0.0], [-4.0, 3.0, 7.0]])
 

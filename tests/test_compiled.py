@@ -18,26 +18,26 @@ import pytest
 import torch
 from random_model import SMALLEST, WATER, write_random_weights
 
-from openmm_se3.compiled import cache, library, pack
-from openmm_se3.compiled.compiler import find_compiler
+from openmm_se3.compiled import cache, library
+from openmm_se3.compiled import weights as pack
+from openmm_se3.compiled.codegen import rotation_generators
 from openmm_se3.compiled.force import TABLE_INTERVALS, compiled_force
-from openmm_se3.compiled.generate import rotation_generators
-from openmm_se3.compiled.library import CompileError, reason_against
+from openmm_se3.compiled.library import CompileError, find_compiler, reason_against
 from openmm_se3.config import ModelConfig
-from openmm_se3.export.build import (
+from openmm_se3.force import SE3Potential
+from openmm_se3.model_file import load_model
+from openmm_se3.neighbors import neighbour_pairs
+from openmm_se3.nn.kernel import SphericalHarmonics
+from openmm_se3.nn.transformer import SE3Transformer
+from openmm_se3.simulation import water_topology
+from openmm_se3.single_point import evaluate
+from openmm_se3.torchscript.build import (
     ForceSettings,
     build_module,
     eager_force,
 )
-from openmm_se3.export.checks import ExportError, random_positions
-from openmm_se3.export.engine import compile_engine
-from openmm_se3.force import SE3Potential
-from openmm_se3.graph import neighbour_pairs
-from openmm_se3.model.kernel import SphericalHarmonics
-from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.modelfile import load_model
-from openmm_se3.simulation import water_topology
-from openmm_se3.single_point import evaluate
+from openmm_se3.torchscript.engine import compile_engine
+from openmm_se3.torchscript.self_check import random_positions
 from openmm_se3.units import EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM, EV_TO_KJ_PER_MOL
 
 pytestmark = pytest.mark.skipif(
@@ -482,34 +482,6 @@ def test_a_cache_that_cannot_be_kept_costs_only_speed(
     assert re.search(f"{cause}.*going on with TorchScript", caplog.text)
 
 
-def test_compiled_code_that_fails_its_check_costs_only_speed(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    compiled = "openmm_se3.export.build._compiled_module"
-
-    def wrong(settings: ForceSettings) -> None:
-        raise ExportError("differs from the network by 1.0e+00 eV/A")
-
-    monkeypatch.setattr("openmm_se3.export.build.resolve_engine", lambda *_: "compiled")
-    monkeypatch.setattr(compiled, wrong)
-    settings = ForceSettings(
-        load_model("water"), "double", (1, 0, 0), (0, 1, 2), 3, False, 0.0
-    )
-    x = torch.tensor(0.1 * WATER)
-    monkeypatch.setenv("OPENMM_SE3_ENGINE", "auto")
-    energy, forces = build_module(settings)(x)
-    expected = eager_force(settings.model.network(torch.float64), settings)(x)
-    torch.testing.assert_close(energy, expected[0])
-    torch.testing.assert_close(forces, expected[1])
-    assert "differs from the network" in caplog.text and "TorchScript" in caplog.text
-    # Whoever asks for compiled code gets it or the error.
-    with pytest.raises(ExportError):
-        build_module(dataclasses.replace(settings, engine="compiled"))
-    monkeypatch.setenv("OPENMM_SE3_ENGINE", "compiled")
-    with pytest.raises(ExportError):
-        build_module(settings)
-
-
 @pytest.mark.parametrize("damage", ["cut off", "changed", "hash missing"])
 def test_a_damaged_library_is_compiled_anew(
     monkeypatch: pytest.MonkeyPatch,
@@ -538,7 +510,7 @@ def test_a_damaged_library_is_compiled_anew(
         "from openmm_se3.compiled import library\n"
         "library._compile = lambda *given: print('compiled', given[-1].name)\n"
         "library._load = lambda path: print('loaded', path.name)\n"
-        "from openmm_se3.modelfile import load_model\n"
+        "from openmm_se3.model_file import load_model\n"
         "library.load_library(load_model('water').config, 'single')\n"
     )
     for expected in ([f"compiled {copy.name}"], []):

@@ -17,8 +17,8 @@ import pytest
 from openmm_se3.compiled import cache, library
 from openmm_se3.compiled.library import CompileError, load_library
 from openmm_se3.config import ModelConfig
-from openmm_se3.export.engine import choose_engine, compile_engine
-from openmm_se3.modelfile import load_model
+from openmm_se3.model_file import load_model
+from openmm_se3.torchscript.engine import choose_engine, compile_engine
 
 # Writes its last argument, the library, and counts its calls.
 COMPILER = """#!/bin/sh

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from openmm_se3.compiled.compiler import find_compiler
-from openmm_se3.compiled.library import CompileError
+from openmm_se3.compiled.library import CompileError, find_compiler
 from openmm_se3.compiled.training import CompiledBatches
 from openmm_se3.config import ModelConfig
-from openmm_se3.graph import neighbour_pairs
-from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.training.settings import TrainingConfig
+from openmm_se3.neighbors import neighbour_pairs
+from openmm_se3.nn.transformer import SE3Transformer
+from openmm_se3.training.config import TrainingConfig
 from openmm_se3.training.trainer import compiled_batches
 
 pytestmark = pytest.mark.skipif(

@@ -24,15 +24,15 @@ from random_model import (
 from torch import Tensor
 
 from openmm_se3 import SE3Potential
-from openmm_se3.export import simplify
-from openmm_se3.export.modules import specialise
-from openmm_se3.graph import (
+from openmm_se3.neighbors import (
     Capacity,
     fixed_pairs,
     inverse_of_triangle,
     neighbour_pairs,
     plane_distances,
 )
+from openmm_se3.torchscript import graph_passes as simplify
+from openmm_se3.torchscript.modules import specialise
 
 CUTOFF = SMALL["cutoff"]
 WIDE = np.diag([9.0, 8.5, 8.1])  # larger than two cutoffs

@@ -16,12 +16,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from openmm_se3 import plugin, shipped
-from openmm_se3.doctor import diagnosis, evidence, report
-from openmm_se3.doctor.evidence import BackendResult, Evidence, ProbeOutcome
+from openmm_se3 import shipped
+from openmm_se3.doctor import collect as evidence
+from openmm_se3.doctor import diagnosis, report
+from openmm_se3.doctor.collect import BackendResult, Evidence, ProbeOutcome
 from openmm_se3.files import sha256
+from openmm_se3.force import plugin
 
-ROOT = Path(plugin.__file__).parents[1]
+ROOT = Path(plugin.__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +121,7 @@ def test_plugin_loads_when_openmm_was_imported_first() -> None:
         "import openmm\n"
         "reference = openmm.Platform.getPlatformByName('Reference')\n"
         "assert not reference.supportsKernels(['CalcTorchForce'])\n"
-        "from openmm_se3.plugin import load_openmmtorch\n"
+        "from openmm_se3.force.plugin import load_openmmtorch\n"
         "load_openmmtorch()\n"
         "assert reference.supportsKernels(['CalcTorchForce'])\n"
     )
@@ -129,7 +131,7 @@ def test_plugin_loads_when_openmm_was_imported_first() -> None:
 
 def test_plugin_directory_elsewhere(tmp_path: Path) -> None:
     done = run(
-        "from openmm_se3.plugin import torchforce_problem\n"
+        "from openmm_se3.force.plugin import torchforce_problem\n"
         "print(torchforce_problem())\n",
         OPENMM_PLUGIN_DIR=str(tmp_path),
     )

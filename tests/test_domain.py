@@ -16,6 +16,8 @@ from random_model import (
 )
 
 from openmm_se3 import SE3Potential
+from openmm_se3.data.domain import data_domain
+from openmm_se3.data.frames import Frame, Frames
 from openmm_se3.domain import (
     Compositions,
     Domain,
@@ -25,11 +27,9 @@ from openmm_se3.domain import (
     domain_to_dict,
     outside_domain,
 )
-from openmm_se3.export.write import model_of_checkpoint
-from openmm_se3.modelfile import ModelFileError, load_model
+from openmm_se3.export import model_of_checkpoint
+from openmm_se3.model_file import ModelFileError, load_model
 from openmm_se3.molecules import bonds_by_distance
-from openmm_se3.reference.domain import data_domain
-from openmm_se3.reference.frames import Frame, Frames
 from openmm_se3.simulation import ModelRun, run_model, water_topology
 
 WATERS = Compositions(("H2O",))

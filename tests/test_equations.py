@@ -1,6 +1,6 @@
 """Every variant of the network is the thesis's equations, written out in NumPy.
 
-``equations`` shares nothing with ``openmm_se3.model``; both are in float64 here.
+``equations`` shares nothing with ``openmm_se3.nn``; both are in float64 here.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from random_model import BOX, small_config
 
 from openmm_se3.config import ModelConfig
-from openmm_se3.graph import all_pairs, in_pairs, neighbour_pairs
-from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.neighbors import all_pairs, in_pairs, neighbour_pairs
+from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.training.presets import PRESETS
 
 TOLERANCE = 1e-9  # relative to the largest energy or force

@@ -37,18 +37,18 @@ from torch import Tensor, nn
 
 from openmm_se3 import SE3Potential, cli
 from openmm_se3.export import (
+    CHECKED_SIZES,
     ExportError,
     ModelFileError,
-    checks,
     export_model,
     export_topology,
     load_model,
-    modules,
 )
-from openmm_se3.export.write import CHECKED_SIZES
-from openmm_se3.graph import all_pairs, neighbour_pairs
-from openmm_se3.model.radial import Envelope
-from openmm_se3.modelfile import UNITS
+from openmm_se3.model_file import UNITS
+from openmm_se3.neighbors import all_pairs, neighbour_pairs
+from openmm_se3.nn.radial import Envelope
+from openmm_se3.torchscript import modules
+from openmm_se3.torchscript import self_check as checks
 from openmm_se3.training.checkpoint import save_checkpoint
 
 # The cheapest network; for what does not depend on its equations.

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from openmm_se3.data.labeling.journal import Journal
 from openmm_se3.files import atomic_write, sha256
-from openmm_se3.reference.journal import Journal
 from openmm_se3.simulation.reporters import open_at, synced_size
 
 

@@ -33,18 +33,19 @@ from random_model import (
     write_random_model,
 )
 
-from openmm_se3 import SE3Potential, plugin
-from openmm_se3.export import build as module
-from openmm_se3.export.build import DENSE_ATOMS
+from openmm_se3 import SE3Potential
+from openmm_se3.force import plugin
 from openmm_se3.force.backends import BACKENDS
-from openmm_se3.graph import all_pairs
-from openmm_se3.modelfile import WEIGHTS, contents, load_model
+from openmm_se3.model_file import WEIGHTS, contents, load_model
+from openmm_se3.neighbors import all_pairs
 from openmm_se3.simulation import water_topology
+from openmm_se3.torchscript import build as module
+from openmm_se3.torchscript.build import DENSE_ATOMS
 
 TOLERANCE = {"single": 5e-5, "double": 1e-9}  # eV and eV/A
 DTYPE = {"single": torch.float32, "double": torch.float64}
 KJ_PER_MOL = 96.48533212331  # in 1 eV
-ROOT = Path(plugin.__file__).parents[1]
+ROOT = Path(plugin.__file__).parents[2]
 
 Result = tuple[float, np.ndarray]
 

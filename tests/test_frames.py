@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openmm_se3.reference.dataset import Dataset
-from openmm_se3.reference.frames import SPLITS, Frame, Frames, join
-from openmm_se3.reference.hdf5 import read_hdf5, write_hdf5
-from openmm_se3.reference.level import LevelOfTheory
-from openmm_se3.reference.sources import hash_source, with_groups, with_splits
+from openmm_se3.data.dataset import Dataset
+from openmm_se3.data.formats.hdf5 import read_hdf5, write_hdf5
+from openmm_se3.data.frames import SPLITS, Frame, Frames, join
+from openmm_se3.data.level_of_theory import LevelOfTheory
+from openmm_se3.data.load import hash_source, with_groups, with_splits
 
 WATER, HYDROXYL, ANOTHER_ORDER = [8, 1, 1], [8, 1], [1, 8, 1]
 KINDS = [WATER, HYDROXYL, WATER, ANOTHER_ORDER, WATER, HYDROXYL, WATER]

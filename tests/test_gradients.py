@@ -11,8 +11,8 @@ from random_model import random_network, water_cluster
 from torch import Tensor
 from torch.func import functional_call
 
-from openmm_se3.graph import all_pairs
-from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.neighbors import all_pairs
+from openmm_se3.nn.transformer import SE3Transformer
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},

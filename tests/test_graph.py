@@ -10,7 +10,7 @@ import torch
 from ase import Atoms
 from ase.neighborlist import neighbor_list
 
-from openmm_se3.graph import all_pairs, in_pairs, neighbour_pairs
+from openmm_se3.neighbors import all_pairs, in_pairs, neighbour_pairs
 
 
 def random_atoms(n_atoms: int, cell: object = None, seed: int = 0) -> Atoms:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from openmm_se3 import SE3Potential
-from openmm_se3.reference.sources import Source
+from openmm_se3.data.load import Source
 from openmm_se3.simulation import ModelRun, water_topology
 from openmm_se3.simulation.minimum import fused_atoms
 from openmm_se3.simulation.structure import read_structure

@@ -7,20 +7,20 @@ import openmm
 import pytest
 from openmm import unit
 
-from openmm_se3.integrators import (
-    Trajectory,
-    VelocityTime,
-    central_velocities,
-    kinetic_energy,
-    reversed_start,
-    run_verlet,
-)
 from openmm_se3.units import (
     AVOGADRO,
     BOLTZMANN_EV,
     DALTON_KG,
     EV_PER_ANGSTROM_DALTON_TO_ANGSTROM_PER_FS2,
     EV_TO_KJ_PER_MOL,
+)
+from openmm_se3.verlet import (
+    Trajectory,
+    VelocityTime,
+    central_velocities,
+    kinetic_energy,
+    reversed_start,
+    run_verlet,
 )
 
 # A Morse bond and a harmonic angle close to water's.

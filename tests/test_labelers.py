@@ -10,11 +10,11 @@ from ase.io import write
 from click.testing import CliRunner
 
 from openmm_se3.cli import main
-from openmm_se3.reference import labelers
-from openmm_se3.reference.batch_labeling import label_in_batches, label_with
-from openmm_se3.reference.frames import Structure
-from openmm_se3.reference.hdf5 import read_hdf5
-from openmm_se3.reference.labelers import LabelerError, labeler
+from openmm_se3.data.formats.hdf5 import read_hdf5
+from openmm_se3.data.frames import Structure
+from openmm_se3.data.labeling import labelers
+from openmm_se3.data.labeling.batches import label_in_batches, label_with
+from openmm_se3.data.labeling.labelers import LabelerError, labeler
 
 
 class Serial:

@@ -24,7 +24,7 @@ from openmm_se3.force.memory import (
     expected_edges,
     needed_memory,
 )
-from openmm_se3.modelfile import load_model
+from openmm_se3.model_file import load_model
 
 EDGE = 12.0  # A, of a box
 # Peak of the resident memory that two evaluations add, GB, after one has come to rest.

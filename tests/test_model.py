@@ -11,11 +11,11 @@ from random_model import random_network, small_config, water_cluster
 from torch import Tensor, nn
 
 from openmm_se3.config import ModelConfig
-from openmm_se3.graph import all_pairs, in_pairs, neighbour_pairs
-from openmm_se3.model.attention import AttentionLayer
-from openmm_se3.model.products import edge_products
-from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.model.wall import ZBLWall
+from openmm_se3.neighbors import all_pairs, in_pairs, neighbour_pairs
+from openmm_se3.nn.attention import AttentionLayer
+from openmm_se3.nn.kernel import edge_products
+from openmm_se3.nn.transformer import SE3Transformer
+from openmm_se3.nn.zbl import ZBLWall
 from openmm_se3.training.presets import PRESETS
 
 # Of energies (eV) and forces (eV/A), relative where these are large.

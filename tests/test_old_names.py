@@ -54,7 +54,7 @@ def test_label_takes_the_old_name(
         outputs.append(output)
         raise ValueError("seen")
 
-    monkeypatch.setattr("openmm_se3.reference.labelling.label", stop)
+    monkeypatch.setattr("openmm_se3.data.labeling.label.label", stop)
     xyz, out = tmp_path / "a.xyz", tmp_path / "a.h5"
     xyz.write_text("3\n\nO 0 0 0\nH 0.96 0 0\nH -0.24 0.93 0\n")
     result = CliRunner().invoke(main, ["label", str(xyz), option, str(out)])

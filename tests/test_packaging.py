@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from openmm_se3 import plugin
 from openmm_se3.doctor import diagnosis
+from openmm_se3.force import plugin
 from openmm_se3.version import __version__, installed_version
 
 ROOT = Path(__file__).parents[1]
@@ -40,8 +40,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     source.mkdir()
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    unwanted = shutil.ignore_patterns("__pycache__", "data")
+    unwanted = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "openmm_se3", source / "openmm_se3", ignore=unwanted)
+    unwanted = shutil.ignore_patterns("__pycache__", "data")
     shutil.copytree(ROOT / "models", source / "models", ignore=unwanted)
     model = source / "models/extra"
     (model / "data").mkdir(parents=True)
@@ -180,19 +181,20 @@ def test_the_check_runs_the_commands_of_the_readme() -> None:
 
 # Each part of the package imports from those before it only.
 PIPELINE = (
-    ("version", "units", "elements", "files", "lock", "signals", "threads"),
+    ("_moved", "version", "units", "elements", "files", "signals", "threads"),
     ("available_memory",),
-    ("box", "differences", "rotation", "quantities", "torch_state"),
+    ("torch_state",),
     ("structure_text", "water_molecule"),
-    ("config", "graph", "shipped", "molecules", "domain"),
-    ("plugin", "plot_style", "model"),
+    ("config", "neighbors", "shipped", "molecules", "domain", "geometry"),
+    ("plot_style", "nn"),
     ("single_point",),
-    ("modelfile",),
-    ("compiled", "reference"),
+    ("model_file",),
+    ("compiled", "data"),
     ("training", "nbody"),
+    ("torchscript",),
     ("export",),
-    ("force",),
-    ("openmmml", "integrators", "simulation"),
+    ("force", "ase"),
+    ("openmmml", "verlet", "simulation"),
     ("analysis", "validation", "doctor", "benchmark"),
     ("cli",),
 )

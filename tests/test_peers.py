@@ -39,10 +39,10 @@ from graphs import labels_of, read_graphs  # noqa: E402
 from labels import Labels  # noqa: E402
 from train_ours import Ours  # noqa: E402
 
-from openmm_se3.reference.dataset import Dataset  # noqa: E402
-from openmm_se3.reference.frames import SPLITS, Frame, Frames  # noqa: E402
-from openmm_se3.reference.level import PublishedLevel  # noqa: E402
-from openmm_se3.training.data import import_dgl  # noqa: E402
+from openmm_se3.data.dataset import Dataset  # noqa: E402
+from openmm_se3.data.frames import SPLITS, Frame, Frames  # noqa: E402
+from openmm_se3.data.level_of_theory import PublishedLevel  # noqa: E402
+from openmm_se3.training.batches import import_dgl  # noqa: E402
 
 KCAL = 23.060548
 BOX = np.array([[9.0, 0.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 9.0]])

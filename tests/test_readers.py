@@ -15,32 +15,32 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from openmm_se3.cli import main
-from openmm_se3.graph import neighbour_pairs
-from openmm_se3.reference import hdf5_check
-from openmm_se3.reference.dataset import Dataset
-from openmm_se3.reference.detect import detect_format
-from openmm_se3.reference.frames import Frame, Frames, Structure
-from openmm_se3.reference.hdf5 import read_hdf5, write_hdf5
-from openmm_se3.reference.labelling import (
+from openmm_se3.data.checks.pair_fit import energy_slope
+from openmm_se3.data.checks.units import findings
+from openmm_se3.data.dataset import Dataset
+from openmm_se3.data.formats import hdf5_check
+from openmm_se3.data.formats.charges import charge_and_spin, charge_of_smiles
+from openmm_se3.data.formats.detect import detect_format
+from openmm_se3.data.formats.hdf5 import read_hdf5, write_hdf5
+from openmm_se3.data.formats.safe_hdf5 import open_hdf5, walk
+from openmm_se3.data.formats.xyz_text import parse_comment, read_text_frames
+from openmm_se3.data.frames import Frame, Frames, Structure
+from openmm_se3.data.labeling.label import (
     level_of,
     read_structures,
     structure_key,
 )
-from openmm_se3.reference.level import LevelOfTheory, PublishedLevel
-from openmm_se3.reference.pair_fit import energy_slope
-from openmm_se3.reference.plausibility import findings
-from openmm_se3.reference.readers.charges import charge_and_spin, charge_of_smiles
-from openmm_se3.reference.readers.xyz_text import parse_comment, read_text_frames
-from openmm_se3.reference.safe_hdf5 import open_hdf5, walk
-from openmm_se3.reference.self_energies import self_energies
-from openmm_se3.reference.sources import (
+from openmm_se3.data.level_of_theory import LevelOfTheory, PublishedLevel
+from openmm_se3.data.load import (
     Source,
     read_datasets,
     read_source,
     read_sources,
 )
+from openmm_se3.data.self_energies import self_energies
+from openmm_se3.neighbors import neighbour_pairs
+from openmm_se3.training.config import DataConfig
 from openmm_se3.training.prepare import read_data
-from openmm_se3.training.settings import DataConfig
 from openmm_se3.units import BOHR_TO_ANGSTROM, FORCE_UNITS, HARTREE_TO_EV
 
 ROOT = Path(__file__).parents[1]
@@ -416,9 +416,9 @@ def test_label_uses_the_charge_of_each_frame(tmp_path: Path) -> None:
 
 
 def test_labels_are_those_of_each_frames_charge(tmp_path: Path) -> None:
-    from openmm_se3.reference.dft import label_frame
-    from openmm_se3.reference.executor import LocalExecutor
-    from openmm_se3.reference.labelling import label
+    from openmm_se3.data.labeling.dft import label_frame
+    from openmm_se3.data.labeling.executors import LocalExecutor
+    from openmm_se3.data.labeling.label import label
 
     cheap = LevelOfTheory("pbe", "sto-3g", grid_level=0, grid_response=False)
     positions, numbers = np.array([[0.0, 0, 0], [0.97, 0, 0]]), np.array([8, 1])
@@ -537,7 +537,7 @@ def test_extended_xyz_that_others_write(tmp_path: Path) -> None:
 def test_a_line_without_an_end_is_not_read_into_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from openmm_se3.reference.readers import xyz_text
+    from openmm_se3.data.formats import xyz_text
 
     monkeypatch.setattr(xyz_text, "MAX_LINE", 1000)
     path = tmp_path / "a.xyz"
@@ -670,7 +670,7 @@ def test_links_in_circles_and_deep_groups_end(tmp_path: Path) -> None:
 def test_arrays_that_compress_too_well_or_do_not_fit_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from openmm_se3.reference import safe_hdf5
+    from openmm_se3.data.formats import safe_hdf5
 
     path = tmp_path / "a.h5"
     n = 1_000_000
@@ -701,7 +701,7 @@ def test_a_frame_of_many_atoms_is_checked_in_little_memory(tmp_path: Path) -> No
         file["w/coordinates"] = frame.positions[None]
         file["w/wb97x_dz.energy"] = np.array([-1.0])
         file["w/wb97x_dz.forces"] = np.zeros((1, n, 3))
-    from openmm_se3.reference.inspection import inspect
+    from openmm_se3.data.checks.summary import inspect
 
     data = read_source(Source(str(path)))
     assert inspect(data, self_energies(data)).frames == 1

@@ -27,10 +27,12 @@ from distributed import LocalCluster
 from rich.console import Console
 
 from openmm_se3.cli import main
-from openmm_se3.lock import LockedError, run_lock
-from openmm_se3.reference import executor, labelling
-from openmm_se3.reference.dataset import Dataset, check_splits
-from openmm_se3.reference.dft import (
+from openmm_se3.data.dataset import Dataset, check_splits
+from openmm_se3.data.formats.hdf5 import read_hdf5, write_hdf5
+from openmm_se3.data.frames import Frame, Frames, Structure
+from openmm_se3.data.labeling import executors as executor
+from openmm_se3.data.labeling import label as labelling
+from openmm_se3.data.labeling.dft import (
     Label,
     LabelError,
     build_molecule,
@@ -39,27 +41,26 @@ from openmm_se3.reference.dft import (
     isolated_atom_energy,
     label_frame,
 )
-from openmm_se3.reference.executor import (
+from openmm_se3.data.labeling.executors import (
     DaskExecutor,
     LocalExecutor,
     WorkerDiedError,
 )
-from openmm_se3.reference.frames import Frame, Frames, Structure
-from openmm_se3.reference.hdf5 import read_hdf5, write_hdf5
-from openmm_se3.reference.journal import Journal
-from openmm_se3.reference.labelling import label, read_structures
-from openmm_se3.reference.level import NAMED_LEVELS, LevelOfTheory
-from openmm_se3.reference.provenance import read_provenance
-from openmm_se3.reference.sources import Source, read_datasets, read_sources
-from openmm_se3.reference.water_sampler import (
+from openmm_se3.data.labeling.journal import Journal
+from openmm_se3.data.labeling.label import label, read_structures
+from openmm_se3.data.labeling.provenance import read_provenance
+from openmm_se3.data.labeling.water_sampler import (
     APPROACH_DISTANCES,
     PLANS,
     Plan,
     has_bad_contact,
     sample_water,
 )
+from openmm_se3.data.level_of_theory import NAMED_LEVELS, LevelOfTheory
+from openmm_se3.data.load import Source, read_datasets, read_sources
+from openmm_se3.files import LockedError, run_lock
+from openmm_se3.training.config import DataConfig
 from openmm_se3.training.prepare import read_data
-from openmm_se3.training.settings import DataConfig
 from openmm_se3.units import (
     EV_TO_KCAL_PER_MOL,
     HARTREE_PER_BOHR_TO_EV_PER_ANGSTROM,
@@ -227,7 +228,7 @@ def test_the_command_labels_at_the_level_of_its_options(
         levels.append(level)
         raise ValueError("seen")
 
-    monkeypatch.setattr("openmm_se3.reference.labelling.label", stop)
+    monkeypatch.setattr("openmm_se3.data.labeling.label.label", stop)
     xyz = tmp_path / "a.xyz"
     xyz.write_text("3\n\nO 0 0 0\nH 0.96 0 0\nH -0.24 0.93 0\n")
     command = ["label", str(xyz), "-o", str(tmp_path / "a.h5"), *options]
@@ -360,7 +361,7 @@ def test_failure_inside_pyscf(
         raise error("something is missing")
 
     check_level(CHEAP, [1, 8])
-    monkeypatch.setattr("openmm_se3.reference.dft.converge", fail)
+    monkeypatch.setattr("openmm_se3.data.labeling.dft.converge", fail)
     with pytest.raises(ValueError, match="cannot compute forces with pbe/sto-3g"):
         check_level(CHEAP, [1, 8])
     expected = LabelError if error is ValueError else error

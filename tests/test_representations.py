@@ -10,7 +10,7 @@ from test_analysis import WATER, recording
 
 from openmm_se3 import SE3Potential
 from openmm_se3.analysis import analyze
-from openmm_se3.reference.frames import Frame, Frames
+from openmm_se3.data.frames import Frame, Frames
 from openmm_se3.training.progress import TrainingProgress
 
 

@@ -15,9 +15,9 @@ from openmmml import MLPotential
 from random_model import BOX, topology_of, water_cluster
 
 from openmm_se3 import SE3Potential
-from openmm_se3.export.build import DENSE_ATOMS, ForceSettings, build_module
 from openmm_se3.force.backends import BACKENDS
-from openmm_se3.modelfile import load_model
+from openmm_se3.model_file import load_model
+from openmm_se3.torchscript.build import DENSE_ATOMS, ForceSettings, build_module
 
 MANY = DENSE_ATOMS // 3 + 1  # molecules whose module has a neighbour list
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from openmm_se3.export.simplify import simplify
+from openmm_se3.torchscript.graph_passes import simplify
 
 WEIGHT = torch.arange(12.0).reshape(3, 4) / 7.0
 BIAS = torch.ones(4)

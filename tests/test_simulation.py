@@ -24,6 +24,7 @@ from rich.console import Console
 
 from openmm_se3.analysis import analyze_folder, read_folder, verdict
 from openmm_se3.analysis.read import read_log
+from openmm_se3.geometry import closest_contact, molecules_of
 from openmm_se3.simulation import (
     FolderInUseError,
     GuardReporter,
@@ -39,7 +40,6 @@ from openmm_se3.simulation import (
     water_topology,
 )
 from openmm_se3.simulation import folder as names
-from openmm_se3.simulation.contacts import closest_contact, molecules_of
 from openmm_se3.simulation.drift import block_error
 from openmm_se3.simulation.folder import RunFolder, was_cut_short
 from openmm_se3.simulation.minimum import BadMinimumError

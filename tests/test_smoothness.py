@@ -10,9 +10,9 @@ import torch
 from random_model import SMALL, random_network
 from torch import Tensor, nn
 
-from openmm_se3.graph import all_pairs, neighbour_pairs
-from openmm_se3.model.radial import Envelope
-from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.neighbors import all_pairs, neighbour_pairs
+from openmm_se3.nn.radial import Envelope
+from openmm_se3.nn.transformer import SE3Transformer
 
 CUTOFF: float = SMALL["cutoff"]
 STEP = 1e-6  # A

@@ -20,23 +20,19 @@ from random_model import SELF_ENERGIES, SMALLEST, WATER, random_checkpoint
 
 from openmm_se3.cli import main, source_options
 from openmm_se3.config import to_dict
-from openmm_se3.export import export_model
-from openmm_se3.export.write import model_of_checkpoint
-from openmm_se3.modelfile import load_model
-from openmm_se3.reference import resemblance as resembling
-from openmm_se3.reference import sources
-from openmm_se3.reference.dataset import Dataset, formula
-from openmm_se3.reference.frames import SPLITS, Frame, Frames, join
-from openmm_se3.reference.inspection import inspect
-from openmm_se3.reference.plausibility import (
+from openmm_se3.data import load as sources
+from openmm_se3.data.checks import near_duplicates as resembling
+from openmm_se3.data.checks.near_duplicates import resemblance
+from openmm_se3.data.checks.summary import inspect
+from openmm_se3.data.checks.units import (
     findings,
     require_plausible,
     strain_ratio,
 )
-from openmm_se3.reference.readers import conformers
-from openmm_se3.reference.resemblance import resemblance
-from openmm_se3.reference.self_energies import least_squares, self_energies
-from openmm_se3.reference.sources import (
+from openmm_se3.data.dataset import Dataset, formula
+from openmm_se3.data.formats import ani as conformers
+from openmm_se3.data.frames import SPLITS, Frame, Frames, join
+from openmm_se3.data.load import (
     Source,
     hash_source,
     read_datasets,
@@ -44,16 +40,19 @@ from openmm_se3.reference.sources import (
     read_sources,
     with_splits,
 )
-from openmm_se3.reference.splits import (
+from openmm_se3.data.self_energies import least_squares, self_energies
+from openmm_se3.data.splits import (
     SplitConfig,
     distribution,
     group_numbers,
     make_splits,
     one_sided,
 )
+from openmm_se3.export import export_model, model_of_checkpoint
+from openmm_se3.model_file import load_model
 from openmm_se3.single_point import evaluate
+from openmm_se3.training.checkpoint import refuse_changes
 from openmm_se3.training.evaluation import evaluate_model, read_as_trained
-from openmm_se3.training.identity import refuse_changes
 from openmm_se3.training.prepare import frames_without_forces
 from openmm_se3.units import BOHR_TO_ANGSTROM, EV_TO_KCAL_PER_MOL, HARTREE_TO_EV
 

@@ -21,8 +21,8 @@ from ase import Atoms
 from click.testing import CliRunner
 from rich.console import Console
 
+from openmm_se3.data.level_of_theory import LevelOfTheory
 from openmm_se3.force.memory import NotEnoughMemoryError
-from openmm_se3.reference.level import LevelOfTheory
 from openmm_se3.units import NM_TO_ANGSTROM
 
 FOLDER = Path(__file__).parents[1] / "benchmarks/speed"

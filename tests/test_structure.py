@@ -14,9 +14,9 @@ from openmm import app, unit
 from random_model import topology_of
 
 from openmm_se3 import SE3Potential
-from openmm_se3.box import box_of
-from openmm_se3.export.write import export_topology
-from openmm_se3.modelfile import load_model
+from openmm_se3.export import export_topology
+from openmm_se3.geometry import box_of
+from openmm_se3.model_file import load_model
 from openmm_se3.simulation import (
     ModelRun,
     read_structure,

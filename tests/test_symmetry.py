@@ -11,22 +11,22 @@ from e3nn import o3
 from random_model import random_network, small_config, water_cluster
 from torch import Tensor
 
-from openmm_se3.graph import all_pairs
-from openmm_se3.model.attention import AttentionLayer, max_harmonic
-from openmm_se3.model.kernel import (
+from openmm_se3.neighbors import all_pairs
+from openmm_se3.nn.attention import AttentionLayer, max_harmonic
+from openmm_se3.nn.kernel import (
     DepthwiseKernel,
     FullKernel,
     KernelBasis,
     SphericalHarmonics,
 )
-from openmm_se3.model.layers import (
+from openmm_se3.nn.layers import (
     AttentiveSelfInteraction,
     EquivariantLinear,
     Gate,
     NormNonlinearity,
 )
-from openmm_se3.model.radial import BesselBasis, Envelope, RadialNetwork
-from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.nn.radial import BesselBasis, Envelope, RadialNetwork
+from openmm_se3.nn.transformer import SE3Transformer
 
 LAYER_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 FORCE_TOLERANCE = {torch.float32: 5e-6, torch.float64: 1e-12}

@@ -30,26 +30,23 @@ with warnings.catch_warnings():
 
     from openmm_se3.training import prepare
     from openmm_se3.training import run as training_run
-    from openmm_se3.training.data import import_dgl
+    from openmm_se3.training.batches import import_dgl
 
     import_dgl()
 
 from openmm_se3 import plot_style
 from openmm_se3.cli import main
 from openmm_se3.config import ModelConfig, from_dict, to_dict
-from openmm_se3.export import export_model
-from openmm_se3.export.write import model_of_checkpoint
-from openmm_se3.graph import neighbour_pairs
-from openmm_se3.lock import LockedError, run_lock
-from openmm_se3.reference.dataset import Dataset
-from openmm_se3.reference.frames import Frame, Frames
-from openmm_se3.reference.hdf5 import write_hdf5
-from openmm_se3.reference.level import LevelOfTheory
-from openmm_se3.reference.sources import Source
+from openmm_se3.data.dataset import Dataset
+from openmm_se3.data.formats.hdf5 import write_hdf5
+from openmm_se3.data.frames import Frame, Frames
+from openmm_se3.data.level_of_theory import LevelOfTheory
+from openmm_se3.data.load import Source
+from openmm_se3.export import export_model, model_of_checkpoint
+from openmm_se3.files import LockedError, run_lock
+from openmm_se3.neighbors import neighbour_pairs
 from openmm_se3.signals import Signals
-from openmm_se3.training.checkpoint import BEST, LAST, load_checkpoint, load_last
-from openmm_se3.training.config_file import read_config
-from openmm_se3.training.data import (
+from openmm_se3.training.batches import (
     BatchOrder,
     FrameGraphs,
     frame_weights,
@@ -57,6 +54,13 @@ from openmm_se3.training.data import (
     loader,
     take_apart,
 )
+from openmm_se3.training.checkpoint import BEST, LAST, load_checkpoint, load_last
+from openmm_se3.training.config import (
+    DataConfig,
+    RunConfig,
+    TrainingConfig,
+)
+from openmm_se3.training.config_file import read_config
 from openmm_se3.training.distributed import launched_rank
 from openmm_se3.training.loss import label_counts, loss_terms
 from openmm_se3.training.metrics import (
@@ -74,21 +78,16 @@ from openmm_se3.training.module import (
 )
 from openmm_se3.training.prepare import normalized, read_data
 from openmm_se3.training.presets import PRESETS
+from openmm_se3.training.progress import CHARTS, TensorBoard
+from openmm_se3.training.progress import FOLDER as TENSORBOARD
 from openmm_se3.training.report import PANELS, error_report, plot_history, plot_parity
 from openmm_se3.training.schedule import (
     count_plateaus,
     learning_rate,
     validations_since_best,
 )
-from openmm_se3.training.settings import (
-    DataConfig,
-    RunConfig,
-    TrainingConfig,
-)
 from openmm_se3.training.sitting import Sitting
 from openmm_se3.training.sweep import parse_settings, run_variants, variants
-from openmm_se3.training.tensorboard import CHARTS, TensorBoard
-from openmm_se3.training.tensorboard import FOLDER as TENSORBOARD
 from openmm_se3.training.trainer import make_module
 
 pytestmark = [

@@ -14,14 +14,14 @@ from click.testing import CliRunner
 from test_training import SHORT, TINY, analytic_frames, pytestmark, write_springs
 
 from openmm_se3.cli import main
-from openmm_se3.reference.sources import Source
+from openmm_se3.data.load import Source
 from openmm_se3.training import run as training_run
 from openmm_se3.training import speed
 from openmm_se3.training.checkpoint import LAST, load_checkpoint
+from openmm_se3.training.config import DataConfig, RunConfig
 from openmm_se3.training.module import TrainingModule
 from openmm_se3.training.prepare import read_data
 from openmm_se3.training.schedule import learning_rate
-from openmm_se3.training.settings import DataConfig, RunConfig
 from openmm_se3.training.trainer import make_module
 
 __all__ = ["pytestmark"]  # the warnings that training tests let pass

@@ -18,33 +18,34 @@ from openmm import app
 from random_model import SELF_ENERGIES, WATER, random_network, write_random_weights
 from rich.console import Console
 
-from openmm_se3 import integrators
+from openmm_se3 import verlet as integrators
 from openmm_se3.cli import main
 from openmm_se3.compiled.library import ENGINE_VARIABLE, CompileError
 from openmm_se3.config import ModelConfig
 from openmm_se3.elements import numbers_of
 from openmm_se3.force import SE3Potential
 from openmm_se3.force.backends import TorchForce
-from openmm_se3.model.layers import Gate
-from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.modelfile import load_model
+from openmm_se3.model_file import load_model
+from openmm_se3.nn.layers import Gate
+from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.shipped import shipped_models
 from openmm_se3.units import EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM
-from openmm_se3.validation import backends, battery, energies, mixed, symmetry
-from openmm_se3.validation.battery import Settings
+from openmm_se3.validation import backends, energies, mixed, symmetry
+from openmm_se3.validation import validate as battery
 from openmm_se3.validation.check import Check
-from openmm_se3.validation.drift import drift_check
-from openmm_se3.validation.dynamics import verlet_checks
-from openmm_se3.validation.network import evaluate, in_both_precisions
+from openmm_se3.validation.dynamics import drift_check, verlet_checks
 from openmm_se3.validation.report import Report
 from openmm_se3.validation.structures import (
     Structure,
+    evaluate,
+    in_both_precisions,
     pair_in_contact,
     random_cluster,
     reference_structure,
     smallest_molecule,
     structure_from_file,
 )
+from openmm_se3.validation.validate import Settings
 
 ELEMENTS = ("H", "O")
 MOLECULE = Structure("H2O", np.array([8, 1, 1]), WATER)

@@ -15,15 +15,14 @@ from test_analysis import ETHANOL
 from test_validation import AnalyticPotential
 
 from openmm_se3.cli import main
+from openmm_se3.data.level_of_theory import LevelOfTheory
+from openmm_se3.data.load import Source
 from openmm_se3.elements import COVALENT_RADII
-from openmm_se3.modelfile import load_model
-from openmm_se3.reference.level import LevelOfTheory
-from openmm_se3.reference.sources import Source
+from openmm_se3.model_file import load_model
 from openmm_se3.validation.accuracy import accuracy_checks, held_out, without_labels
-from openmm_se3.validation.battery import Settings, validate
 from openmm_se3.validation.check import Check
 from openmm_se3.validation.contexts import as_function, make_context, masses_of
-from openmm_se3.validation.drift import DRIFT_LIMIT, drift_limit
+from openmm_se3.validation.dynamics import DRIFT_LIMIT, drift_limit
 from openmm_se3.validation.relabel import (
     frequencies,
     level_of,
@@ -33,6 +32,7 @@ from openmm_se3.validation.relabel import (
 )
 from openmm_se3.validation.report import Report
 from openmm_se3.validation.structures import Structure, random_cluster
+from openmm_se3.validation.validate import Settings, validate
 
 DATA = Path(__file__).parents[1] / "models" / "water" / "data"
 WATER = Structure("H2O", np.array([8, 1, 1]), water_positions(1))
@@ -189,7 +189,7 @@ def test_a_drift_within_its_error_is_none() -> None:
 def test_the_command_measures_labels(
     smallest_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from openmm_se3.validation import battery
+    from openmm_se3.validation import validate as battery
 
     empty = ("symmetry_checks", "energy_checks", "backend_checks", "verlet_checks")
     for name in empty:

@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from openmm_se3.benchmark.memory import peak_memory, reset_peak_memory
+from openmm_se3.benchmark.machine import peak_memory, reset_peak_memory
 
 BYTES_PER_MIB = 1 << 20
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from labels import Labels
 
-from openmm_se3.training.data import composition
+from openmm_se3.training.batches import composition
 from openmm_se3.units import EV_TO_KCAL_PER_MOL
 
 

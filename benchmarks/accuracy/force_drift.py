@@ -30,10 +30,10 @@ from rich.table import Table
 
 from openmm_se3.analysis.energies import energies
 from openmm_se3.analysis.read import read_folder
-from openmm_se3.export.write import model_of_checkpoint
+from openmm_se3.export import model_of_checkpoint
 from openmm_se3.files import atomic_write
 from openmm_se3.force import SE3Potential
-from openmm_se3.modelfile import contents
+from openmm_se3.model_file import contents
 from openmm_se3.plot_style import BLUE, ORANGE, STYLE, few_ticks, legend_above, save
 from openmm_se3.simulation import RunOptions, run_dynamics, water_start, water_topology
 from openmm_se3.simulation.minimum import BadMinimumError

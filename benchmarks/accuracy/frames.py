@@ -33,17 +33,17 @@ import h5py
 import numpy as np
 from labels import Labels
 
-from openmm_se3.files import atomic_write
-from openmm_se3.reference.dataset import Dataset
-from openmm_se3.reference.frames import SPLITS, Frames
-from openmm_se3.reference.self_energies import least_squares
-from openmm_se3.reference.sources import (
+from openmm_se3.data.dataset import Dataset
+from openmm_se3.data.frames import SPLITS, Frames
+from openmm_se3.data.load import (
     Source,
     read_datasets,
     read_source,
     read_sources,
 )
-from openmm_se3.reference.splits import SplitConfig
+from openmm_se3.data.self_energies import least_squares
+from openmm_se3.data.splits import SplitConfig
+from openmm_se3.files import atomic_write
 from openmm_se3.training.prepare import divide
 from openmm_se3.units import EV_TO_KCAL_PER_MOL
 

@@ -10,9 +10,9 @@ from budget import SPLITS, Job
 from frames import labels
 from labels import Labels
 
+from openmm_se3.data.load import Source, read_source
 from openmm_se3.elements import ATOMIC_NUMBERS
-from openmm_se3.reference.sources import Source, read_source
-from openmm_se3.training.data import FrameGraphs, import_dgl
+from openmm_se3.training.batches import FrameGraphs, import_dgl
 
 
 def read_graphs(job: Job) -> dict[str, FrameGraphs]:

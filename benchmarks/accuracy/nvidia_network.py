@@ -49,7 +49,7 @@ def import_se3_transformer(source: Path) -> Any:
     Raises:
         FileNotFoundError: The folder does not hold it.
     """
-    if not (source / PACKAGE / "model/transformer.py").is_file():
+    if not (source / PACKAGE / "nn/transformer.py").is_file():
         raise FileNotFoundError(f"{source} does not hold NVIDIA's {PACKAGE}")
     os.environ.setdefault("DGLBACKEND", "pytorch")
     if not torch.backends.cuda.is_built():
@@ -136,7 +136,7 @@ class ForceField(nn.Module):
         """Return the energy of each molecule [n_molecules], float64, eV.
 
         Args:
-            graph: Batched graph of :func:`openmm_se3.training.data.frame_graph`.
+            graph: Batched graph of :func:`openmm_se3.training.batches.frame_graph`.
             vectors: Edge vectors [n_edges, 3], A.
             basis: What :meth:`basis` gives for them.
         """
@@ -157,7 +157,7 @@ class ForceField(nn.Module):
         """Return molecules' energies [n_molecules], eV, and forces [n_atoms, 3], eV/A.
 
         Args:
-            graph: Batched graph of :func:`openmm_se3.training.data.frame_graph`.
+            graph: Batched graph of :func:`openmm_se3.training.batches.frame_graph`.
             create_graph: Keep what is needed to differentiate the forces, for training.
         """
         vectors = self.edge_vectors(graph).requires_grad_()

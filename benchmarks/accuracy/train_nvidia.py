@@ -14,10 +14,10 @@ from graphs import batch, labels_of, read_graphs
 from labels import Labels
 from nvidia_network import ForceField
 
-from openmm_se3.training.data import import_dgl
+from openmm_se3.training.batches import import_dgl
+from openmm_se3.training.config import TrainingConfig
 from openmm_se3.training.loss import loss_terms
 from openmm_se3.training.presets import PRESETS
-from openmm_se3.training.settings import TrainingConfig
 
 LEARNING_RATE, WEIGHT_DECAY = 2e-3, 0.1
 

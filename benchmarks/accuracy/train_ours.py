@@ -11,9 +11,9 @@ from budget import Job, Predictions, Trainee, main
 from graphs import batch, labels_of, read_graphs
 from labels import Labels
 
-from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.nn.transformer import SE3Transformer
+from openmm_se3.training.batches import BatchOrder, GraphTensors, take_apart
 from openmm_se3.training.config_file import run_config
-from openmm_se3.training.data import BatchOrder, GraphTensors, take_apart
 from openmm_se3.training.metrics import predict_batch
 from openmm_se3.training.module import TrainingModule
 from openmm_se3.training.trainer import compiled_batches

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from ase import Atoms
 
-from openmm_se3.reference.labelers import LabelerError, labeler
+from openmm_se3.data.labeling.labelers import LabelerError, labeler
 
 PAIRS_PER_BATCH = 40_000
 

@@ -19,8 +19,8 @@ from ase import Atoms
 from potentials import energies
 from rdkit import Chem, RDLogger
 
+from openmm_se3.data.labeling.molecules import CONNECTIVITY, key_hash, read_excluded
 from openmm_se3.files import atomic_write
-from openmm_se3.reference.molecule_files import CONNECTIVITY, key_hash, read_excluded
 from openmm_se3.units import EV_TO_KCAL_PER_MOL, HARTREE_TO_EV
 
 REFERENCES = ("E[DLPNO-CCSD(T)](Ha)", "E[wB97X-D3BJ/def2-TZVPD](Ha)")

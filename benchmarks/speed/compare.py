@@ -42,7 +42,7 @@ from worker_process import Limits, OverLimitError, Worker  # noqa: E402
 
 from openmm_se3.benchmark import machine  # noqa: E402
 from openmm_se3.files import atomic_write  # noqa: E402
-from openmm_se3.modelfile import load_model  # noqa: E402
+from openmm_se3.model_file import load_model  # noqa: E402
 
 SHORT_SIZES, SHORT_ROUNDS, SHORT_SECONDS = (3, 6), 2, 0.05
 

@@ -47,9 +47,9 @@ def full(topology: app.Topology, positions: np.ndarray, job: Job) -> Made:
     """
     from openmm_se3 import SE3Potential
     from openmm_se3.config import ModelConfig, to_dict
-    from openmm_se3.export.write import model_of_checkpoint
-    from openmm_se3.model.transformer import SE3Transformer
-    from openmm_se3.modelfile import contents
+    from openmm_se3.export import model_of_checkpoint
+    from openmm_se3.model_file import contents
+    from openmm_se3.nn.transformer import SE3Transformer
 
     config = ModelConfig(
         elements=("H", "O"),
@@ -102,8 +102,8 @@ def dft(topology: app.Topology, positions: np.ndarray, job: Job) -> Made:
     """
     from pyscf.dft import RKS
 
-    from openmm_se3.reference.dft import build_molecule
-    from openmm_se3.reference.level import LevelOfTheory
+    from openmm_se3.data.labeling.dft import build_molecule
+    from openmm_se3.data.level_of_theory import LevelOfTheory
 
     level = LevelOfTheory()
     numbers = np.array([atom.element.atomic_number for atom in topology.atoms()])

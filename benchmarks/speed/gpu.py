@@ -38,15 +38,15 @@ from sizes import cluster, liquid  # noqa: E402
 from openmm_se3 import SE3Potential  # noqa: E402
 from openmm_se3.benchmark import machine  # noqa: E402
 from openmm_se3.benchmark.timing import Stepper, summary, take_turns  # noqa: E402
-from openmm_se3.box import box_of  # noqa: E402
 from openmm_se3.compiled.library import CompileError  # noqa: E402
-from openmm_se3.export.checks import ExportError  # noqa: E402
 from openmm_se3.files import atomic_write  # noqa: E402
 from openmm_se3.force.backends import BACKENDS  # noqa: E402
 from openmm_se3.force.memory import NotEnoughMemoryError  # noqa: E402
-from openmm_se3.graph import all_pairs, neighbour_pairs  # noqa: E402
-from openmm_se3.modelfile import load_model  # noqa: E402
+from openmm_se3.geometry import box_of  # noqa: E402
+from openmm_se3.model_file import load_model  # noqa: E402
+from openmm_se3.neighbors import all_pairs, neighbour_pairs  # noqa: E402
 from openmm_se3.simulation.platforms import named_platform  # noqa: E402
+from openmm_se3.torchscript.self_check import ExportError  # noqa: E402
 from openmm_se3.validation.contexts import energy_and_forces_of  # noqa: E402
 
 SIZES = (3, 24, 192, 3000)  # atoms

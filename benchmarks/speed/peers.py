@@ -243,8 +243,8 @@ class NvidiaForce:
 
     def __call__(self, state: openmm.State) -> tuple[float, np.ndarray]:
         """Return energy, kJ/mol, and forces [n_atoms, 3], kJ/mol/nm."""
-        from openmm_se3.reference.frames import Frame
-        from openmm_se3.training.data import frame_graph
+        from openmm_se3.data.frames import Frame
+        from openmm_se3.training.batches import frame_graph
 
         box = None
         if self._periodic:

@@ -22,7 +22,7 @@ from contenders import CONTENDERS  # noqa: E402
 from job import Job  # noqa: E402
 from sizes import water  # noqa: E402
 
-from openmm_se3.benchmark.memory import peak_memory  # noqa: E402
+from openmm_se3.benchmark.machine import peak_memory  # noqa: E402
 from openmm_se3.benchmark.timing import timed, warm_up  # noqa: E402
 
 

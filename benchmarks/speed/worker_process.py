@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from openmm_se3.benchmark.memory import peak_memory
+from openmm_se3.benchmark.machine import peak_memory
 
 POLL_SECONDS = 0.1
 MIB, GB = 2**20, 1e9  # bytes

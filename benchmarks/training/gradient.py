@@ -18,13 +18,13 @@ from rich.table import Table
 from torch import Tensor
 
 from openmm_se3.compiled.training import CompiledBatches
-from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.modelfile import load_model
+from openmm_se3.model_file import load_model
+from openmm_se3.nn.transformer import SE3Transformer
+from openmm_se3.training.batches import GraphTensors, Interval, loader, take_apart
+from openmm_se3.training.config import TrainingConfig
 from openmm_se3.training.config_file import read_config
-from openmm_se3.training.data import GraphTensors, Interval, loader, take_apart
 from openmm_se3.training.loss import label_counts, loss_terms
 from openmm_se3.training.prepare import read_data
-from openmm_se3.training.settings import TrainingConfig
 from openmm_se3.training.trainer import make_module
 
 CONFIG = Path(__file__).parents[2] / "models" / "water" / "train.yaml"

@@ -17,9 +17,9 @@ import torch
 from graphs import batch as batch_graphs
 from torch import Tensor
 
-from openmm_se3.reference.frames import Frames
-from openmm_se3.reference.hdf5 import read_hdf5
-from openmm_se3.training.data import FrameGraphs
+from openmm_se3.data.formats.hdf5 import read_hdf5
+from openmm_se3.data.frames import Frames
+from openmm_se3.training.batches import FrameGraphs
 
 DATA = Path(__file__).parents[2] / "models/water/data"
 ELEMENTS, CUTOFF = ("H", "O"), 6.0
@@ -95,8 +95,8 @@ def ours(engine: str, **changes: Any) -> Callable[[Batch, Job], Made]:
     def make(batch: Batch, job: Job) -> Made:
         from openmm_se3.compiled.training import CompiledBatches
         from openmm_se3.config import ModelConfig
-        from openmm_se3.model.transformer import SE3Transformer
-        from openmm_se3.training.data import graph_tensors
+        from openmm_se3.nn.transformer import SE3Transformer
+        from openmm_se3.training.batches import graph_tensors
         from openmm_se3.training.module import energies_only
 
         config = ModelConfig(

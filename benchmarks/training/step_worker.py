@@ -20,7 +20,7 @@ import torch  # noqa: E402
 from answers import answers_on_stdout  # noqa: E402
 from networks import NETWORKS, Job, read_batch, training_step  # noqa: E402
 
-from openmm_se3.benchmark.memory import peak_memory, reset_peak_memory  # noqa: E402
+from openmm_se3.benchmark.machine import peak_memory, reset_peak_memory  # noqa: E402
 from openmm_se3.benchmark.timing import timed  # noqa: E402
 from openmm_se3.training.memory import keep_freed_memory  # noqa: E402
 

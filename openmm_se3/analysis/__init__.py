@@ -5,8 +5,7 @@ from pathlib import Path
 from openmm_se3.analysis.analysis import Analysis, analyze
 from openmm_se3.analysis.energies import Energies
 from openmm_se3.analysis.figure import write_figure
-from openmm_se3.analysis.geometry import Geometry, conformations, geometry
-from openmm_se3.analysis.hydrogen_bonds import cluster
+from openmm_se3.analysis.geometry import Geometry, cluster, conformations, geometry
 from openmm_se3.analysis.liquid import Liquid, liquid, pair_distribution
 from openmm_se3.analysis.read import Recording, read_files, read_folder
 from openmm_se3.analysis.report import print_report, summary, verdict, write_markdown

@@ -8,8 +8,15 @@ from collections import Counter
 import numpy as np
 
 from openmm_se3.analysis.energies import Energies, energies
-from openmm_se3.analysis.geometry import Geometry, bonds, geometry, water_molecules
-from openmm_se3.analysis.hydrogen_bonds import MAX_MOLECULES, Cluster, cluster
+from openmm_se3.analysis.geometry import (
+    MAX_MOLECULES,
+    Cluster,
+    Geometry,
+    bonds,
+    cluster,
+    geometry,
+    water_molecules,
+)
 from openmm_se3.analysis.liquid import Liquid, liquid
 from openmm_se3.analysis.read import Recording
 from openmm_se3.analysis.spectrum import (

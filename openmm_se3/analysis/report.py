@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from openmm_se3.analysis import hydrogen_bonds, stability
+from openmm_se3.analysis import geometry as hydrogen_bonds
+from openmm_se3.analysis import stability
 from openmm_se3.analysis.analysis import Analysis
 from openmm_se3.analysis.geometry import Geometry, conformations
 from openmm_se3.analysis.liquid import Liquid
+from openmm_se3.data.level_of_theory import level_name
 from openmm_se3.files import atomic_write
-from openmm_se3.reference.level import level_name
 from openmm_se3.simulation import folder as names
 from openmm_se3.simulation.drift import Drift, block_error
 from openmm_se3.units import FS_TO_PS

@@ -16,7 +16,7 @@ import numpy as np
 from openmm_se3.analysis.geometry import bonds, distances
 from openmm_se3.analysis.read import Recording
 from openmm_se3.elements import COVALENT_RADII, chemical_symbol, symbols_of
-from openmm_se3.simulation.contacts import NONMETALS
+from openmm_se3.geometry import NONMETALS
 from openmm_se3.simulation.guard import MAX_STRETCH
 
 CRITERION = (

@@ -104,7 +104,7 @@ def command(out: Path | None, overwrite: bool, **options: Any) -> None:
     from rich.console import Console
 
     from openmm_se3.benchmark import machine
-    from openmm_se3.benchmark.model import Settings, bench, table
+    from openmm_se3.benchmark.bench import Settings, bench, table
 
     settings = Settings(**{**options, "platforms": options["platforms"] or None})
     console = Console(width=max(Console().width, WIDTH))

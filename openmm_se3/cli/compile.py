@@ -25,7 +25,7 @@ def command(model: str, precision: str) -> None:
 
     from openmm_se3.compiled.cache import cache_folder
     from openmm_se3.compiled.library import load_library
-    from openmm_se3.modelfile import load_model
+    from openmm_se3.model_file import load_model
 
     config = load_model(model).config
     start = time.perf_counter()

@@ -13,7 +13,7 @@ from openmm_se3.elements import ATOMIC_NUMBERS
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from openmm_se3.reference.inspection import Inspection
+    from openmm_se3.data.checks.summary import Inspection
 
 FORMULAS_SHOWN = 12
 OUTLIERS_SHOWN = 5
@@ -46,9 +46,9 @@ def inspect(files: tuple[Path, ...], self_energies: str, **options: Any) -> None
 
     from rich.console import Console
 
-    from openmm_se3.reference import self_energies as atoms
-    from openmm_se3.reference.inspection import inspect as look
-    from openmm_se3.reference.sources import read_sources
+    from openmm_se3.data import self_energies as atoms
+    from openmm_se3.data.checks.summary import inspect as look
+    from openmm_se3.data.load import read_sources
 
     dataset = read_sources(make_sources(files, **options))
     chosen = atoms.self_energies(dataset, cast(atoms.Choice, self_energies))

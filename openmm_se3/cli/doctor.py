@@ -13,7 +13,8 @@ def command() -> None:
     """
     from rich.console import Console
 
-    from openmm_se3.doctor import diagnosis, evidence, report
+    from openmm_se3.doctor import collect as evidence
+    from openmm_se3.doctor import diagnosis, report
 
     with Console(stderr=True).status("examining; this takes some ten seconds"):
         found = evidence.gather()

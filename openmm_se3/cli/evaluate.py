@@ -53,9 +53,9 @@ def command(
     """
     import torch
 
-    from openmm_se3.modelfile import load_model
-    from openmm_se3.reference.level import level_name
-    from openmm_se3.reference.sources import read_sources
+    from openmm_se3.data.level_of_theory import level_name
+    from openmm_se3.data.load import read_sources
+    from openmm_se3.model_file import load_model
     from openmm_se3.training.evaluation import (
         evaluate_model,
         read_as_trained,

@@ -61,9 +61,8 @@ def command(
     SOURCE is a training checkpoint (best.pt of a run) or its folder; with --topology it
     can also be a model: a shipped model's name, a model folder or a model.pt.
     """
-    from openmm_se3.export import export_model, export_topology, load_model
-    from openmm_se3.export.write import model_of_checkpoint
-    from openmm_se3.modelfile import DESCRIPTION, SCRIPT
+    from openmm_se3.export import export_model, export_topology, model_of_checkpoint
+    from openmm_se3.model_file import DESCRIPTION, SCRIPT, load_model
     from openmm_se3.shipped import shipped_models
     from openmm_se3.training.checkpoint import BEST, load_checkpoint
 

@@ -10,10 +10,10 @@ from click.core import ParameterSource
 
 from openmm_se3.cli.command_line import command_line
 from openmm_se3.cli.old_names import renamed
-from openmm_se3.reference.level import NAMED_LEVELS, LevelOfTheory
+from openmm_se3.data.level_of_theory import NAMED_LEVELS, LevelOfTheory
 
 if TYPE_CHECKING:
-    from openmm_se3.reference.dataset import Dataset
+    from openmm_se3.data.dataset import Dataset
 
 DEFAULT = LevelOfTheory()
 FAILURES_SHOWN = 20
@@ -140,16 +140,16 @@ def command(
     the reason.
     """
     from openmm_se3.cli.progress_bar import progress_bar
-    from openmm_se3.files import sha256
-    from openmm_se3.reference import labelling
-    from openmm_se3.reference.batch_labeling import label_with
-    from openmm_se3.reference.executor import (
+    from openmm_se3.data.labeling import label as labelling
+    from openmm_se3.data.labeling.batches import label_with
+    from openmm_se3.data.labeling.executors import (
         DaskExecutor,
         LocalExecutor,
         WorkerDiedError,
     )
-    from openmm_se3.reference.labelers import is_labeler
-    from openmm_se3.reference.provenance import read_provenance
+    from openmm_se3.data.labeling.labelers import is_labeler
+    from openmm_se3.data.labeling.provenance import read_provenance
+    from openmm_se3.files import sha256
 
     if scheduler is not None and workers is not None:
         raise click.UsageError("--workers are of this machine; leave out --scheduler")
@@ -240,7 +240,7 @@ def _refuse_settings_of_dft(context: click.Context) -> None:
 def _report(dataset: Dataset, failures: list[tuple[int, str]], output: Path) -> None:
     from ase.data import chemical_symbols
 
-    from openmm_se3.reference.labelling import failures_path, summary
+    from openmm_se3.data.labeling.label import failures_path, summary
 
     click.echo(f"{len(dataset.frames)} labels with {dataset.level}: {output}")
     click.echo(summary(dataset))

@@ -93,8 +93,8 @@ def water(
     from ase.io import write
 
     from openmm_se3.cli.progress_bar import progress_bar
-    from openmm_se3.reference.executor import LocalExecutor
-    from openmm_se3.reference.water_sampler import sample_water
+    from openmm_se3.data.labeling.executors import LocalExecutor
+    from openmm_se3.data.labeling.water_sampler import sample_water
 
     with progress_bar("Sampling") as progress:
         structures = sample_water(
@@ -225,10 +225,10 @@ def molecules(
         numbers_of(chosen)
 
     from openmm_se3.cli.progress_bar import progress_bar
-    from openmm_se3.reference.executor import LocalExecutor
-    from openmm_se3.reference.molecule_files import read_excluded, read_molecules
-    from openmm_se3.reference.molecule_sampler import Plan
-    from openmm_se3.reference.sample_file import sample_to_file
+    from openmm_se3.data.labeling.executors import LocalExecutor
+    from openmm_se3.data.labeling.molecule_sampler import Plan
+    from openmm_se3.data.labeling.molecules import read_excluded, read_molecules
+    from openmm_se3.data.labeling.sample_file import sample_to_file
 
     plan = Plan(
         conformers=conformers,
@@ -263,7 +263,7 @@ def molecules(
 def _report(
     output: Path, counts: Counter[tuple[str, str]], made_by: str, seed: int
 ) -> None:
-    from openmm_se3.reference.provenance import write_provenance
+    from openmm_se3.data.labeling.provenance import write_provenance
 
     write_provenance(output, made_by, seed)
     click.echo(f"{counts.total()} structures: {output}")

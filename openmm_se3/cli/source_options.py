@@ -73,7 +73,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def make_sources(files: tuple[Path, ...], format_: str, **options: Any) -> list[Any]:
     """Return the sources that files and options describe."""
-    from openmm_se3.reference.sources import Source
+    from openmm_se3.data.load import Source
 
     groups = options.pop("groups", None)
     return [

@@ -87,7 +87,7 @@ def command(
 
     from rich.console import Console
 
-    from openmm_se3.validation.battery import Settings, validate
+    from openmm_se3.validation.validate import Settings, validate
 
     console = Console()
     if max_force_error is not None and not labels:

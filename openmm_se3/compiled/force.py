@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from openmm_se3.compiled import pack
+from openmm_se3.compiled import weights as pack
 from openmm_se3.compiled.library import load_library
-from openmm_se3.compiled.pack import radial_tables
-from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.modelfile import PRECISIONS
+from openmm_se3.compiled.weights import radial_tables
+from openmm_se3.model_file import PRECISIONS
+from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.torch_state import scripted
 from openmm_se3.units import EV_TO_KJ_PER_MOL, NM_TO_ANGSTROM
 
@@ -21,7 +21,7 @@ TABLE_INTERVALS = {"single": 256, "double": 3072}
 def compiled_force(network: SE3Transformer, precision: str) -> torch.jit.ScriptModule:
     """Return a module that OpenMM can call once it has been told its atoms.
 
-    Its methods are those of :class:`openmm_se3.export.modules.GenericForce`.  It
+    Its methods are those of :class:`openmm_se3.torchscript.modules.GenericForce`.  It
     computes on the CPU; positions on another device are copied there and back.
 
     Args:

@@ -9,6 +9,8 @@ are data: all models of one shape share one library.
 from __future__ import annotations
 
 import hashlib
+import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -31,8 +33,7 @@ from openmm_se3.compiled.cache import (
     require_private,
     warn_once,
 )
-from openmm_se3.compiled.compiler import NO_COMPILER, find_compiler
-from openmm_se3.compiled.generate import shape_header
+from openmm_se3.compiled.codegen import shape_header
 from openmm_se3.config import ModelConfig
 from openmm_se3.files import atomic_write, sha256
 
@@ -234,3 +235,15 @@ def _compile(compiler: list[str], header: str, options: list[str], path: Path) -
             shutil.copyfile(built, temporary)
         for file in (path, hash_file(path)):
             file.chmod(0o644)  # whatever the umask lets others do
+
+
+NO_COMPILER = "no C++ compiler found; fix: install g++, or name another in CXX"
+
+
+def find_compiler() -> list[str] | None:
+    """Return the command of the C++ compiler: CXX, g++ or clang++; None without one."""
+    for candidate in (os.environ.get("CXX", ""), "g++", "clang++"):
+        command = shlex.split(candidate)
+        if command and shutil.which(command[0]):
+            return command
+    return None

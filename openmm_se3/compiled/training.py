@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openmm_se3.compiled import pack
+from openmm_se3.compiled import weights as pack
 from openmm_se3.compiled.library import load_library
-from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.nn.transformer import SE3Transformer
 
 # Intervals of the tables of radial functions, which are made anew for every batch: the
 # model that is kept is the network, which has none.

@@ -6,8 +6,8 @@ import re
 import sys
 from typing import NamedTuple
 
-from openmm_se3.compiled.compiler import NO_COMPILER
-from openmm_se3.doctor.evidence import BackendResult, Evidence
+from openmm_se3.compiled.library import NO_COMPILER
+from openmm_se3.doctor.collect import BackendResult, Evidence
 from openmm_se3.doctor.probe import XML
 
 FIX_GPU_PLATFORM = 'pip install "openmm[cuda12]>=8.4,<8.6" "openmmtorch[cuda12]==1.5"'

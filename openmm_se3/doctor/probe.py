@@ -39,7 +39,7 @@ def environment() -> None:
         platforms=[openmm.Platform.getPlatform(i).getName() for i in range(count)],
         load_failures=list(openmm.Platform.getPluginLoadFailures()),
     )
-    from openmm_se3 import plugin
+    from openmm_se3.force import plugin
 
     _emit(
         pythonforce_problem=plugin.pythonforce_problem(),
@@ -67,7 +67,7 @@ def _python_force() -> Any:
 def _torch_force() -> Any:
     import torch
 
-    from openmm_se3 import plugin
+    from openmm_se3.force import plugin
 
     # Versions that do not fit are tried all the same: this process is there to find
     # out.

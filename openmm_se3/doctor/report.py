@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from openmm_se3.doctor.collect import Evidence
 from openmm_se3.doctor.diagnosis import Finding, concerns_other_hardware
-from openmm_se3.doctor.evidence import Evidence
 from openmm_se3.doctor.probe import XML
 
 NOT_FOUND = ": cannot open shared object file: No such file or directory"

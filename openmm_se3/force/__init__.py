@@ -2,12 +2,12 @@
 
     potential  SE3Potential, what users call
     atoms      which atoms a model acts on, and whether it knows them
-    fitness    whether a System is fit for a model
+    system_checks  whether a System is fit for a model
     register   what OpenMM needs to open a System from XML
     backends   TorchForce and PythonForce
     memory     what energy and forces need of it, and what there is
     mixed      a classical System prepared for atoms that a model takes over
-    ase        ASE calculator
+    plugin     whether TorchForce can be used here
 
 Units change here: OpenMM's nm, ps and kJ/mol outside, A and eV inside.
 """

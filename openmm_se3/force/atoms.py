@@ -10,7 +10,7 @@ import numpy as np
 from openmm import app, unit
 
 from openmm_se3.elements import ATOMIC_NUMBERS, SYMBOLS, chemical_symbol, symbols_of
-from openmm_se3.modelfile import ModelFile
+from openmm_se3.model_file import ModelFile
 
 
 def require_topology(topology: app.Topology) -> None:

@@ -17,10 +17,10 @@ import openmm
 import torch
 from openmm import unit
 
-from openmm_se3 import plugin
-from openmm_se3.export.build import ForceSettings, build_module
-from openmm_se3.force.names import force_name
+from openmm_se3.force import plugin
+from openmm_se3.force.system_checks import force_name
 from openmm_se3.torch_state import usual_torch
+from openmm_se3.torchscript.build import ForceSettings, build_module
 
 
 class Backend(Protocol):

@@ -6,8 +6,8 @@ import math
 
 from openmm import app
 
-from openmm_se3.box import box_of
-from openmm_se3.export.build import CUDAGraphs, takes_all_pairs
+from openmm_se3.geometry import box_of
+from openmm_se3.torchscript.build import CUDAGraphs, takes_all_pairs
 
 # Room for neighbours of atoms half as dense again as those of water, in an A^3.
 DENSITY_OF_ROOM = 0.15

@@ -7,12 +7,12 @@ import threading
 import numpy as np
 import torch
 
-from openmm_se3.export.build import ForceSettings, compiled_module
 from openmm_se3.force.memory import count_edges, expected_edges, require_memory
-from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.modelfile import ModelFile
+from openmm_se3.model_file import ModelFile
+from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.single_point import DENSE_ATOMS, evaluate, strain_derivative
 from openmm_se3.torch_state import usual_torch
+from openmm_se3.torchscript.build import ForceSettings, compiled_module
 from openmm_se3.units import (
     EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM,
     EV_TO_KJ_PER_MOL,

@@ -17,12 +17,12 @@ from scipy.spatial import cKDTree
 
 from openmm_se3.available_memory import GB, available_memory
 from openmm_se3.compiled.library import reason_against
-from openmm_se3.graph import neighbour_pairs
-from openmm_se3.model.attention import AttentionLayer
-from openmm_se3.model.kernel import FullKernel
-from openmm_se3.model.layers import AttentiveSelfInteraction
-from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.modelfile import PRECISIONS
+from openmm_se3.model_file import PRECISIONS
+from openmm_se3.neighbors import neighbour_pairs
+from openmm_se3.nn.attention import AttentionLayer
+from openmm_se3.nn.kernel import FullKernel
+from openmm_se3.nn.layers import AttentiveSelfInteraction
+from openmm_se3.nn.transformer import SE3Transformer
 
 # What compiled code has of a pair of atoms: two indices and a vector in float64, and
 # what follows from the distance, in the network's precision.

@@ -16,9 +16,9 @@ import numpy as np
 import openmm
 from openmm import unit
 
-from openmm_se3.box import rows_of
-from openmm_se3.force.names import inside_name, listed
+from openmm_se3.force.system_checks import inside_name, listed
 from openmm_se3.force.tail import tail_coefficient
+from openmm_se3.geometry import rows_of
 from openmm_se3.units import NM_TO_ANGSTROM
 
 LATTICE = (

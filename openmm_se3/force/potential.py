@@ -11,8 +11,6 @@ import numpy as np
 import openmm
 from openmm import app
 
-from openmm_se3.export.build import ForceSettings
-from openmm_se3.export.engine import compile_engine
 from openmm_se3.force.atoms import (
     atom_indices,
     free_molecule,
@@ -27,7 +25,11 @@ from openmm_se3.force.cuda_graphs import (
     recorded_edges,
 )
 from openmm_se3.force.evaluator import Evaluator
-from openmm_se3.force.fitness import (
+from openmm_se3.force.memory import count_edges, expected_edges, require_memory
+from openmm_se3.force.mixed import without_internal_terms
+from openmm_se3.force.register import register_plugins
+from openmm_se3.force.remaining import require_nothing_inside
+from openmm_se3.force.system_checks import (
     box_volume,
     refuse_unfit,
     warn_of_cut_molecules,
@@ -36,13 +38,11 @@ from openmm_se3.force.fitness import (
     warn_of_other_box,
     warn_of_second_model,
 )
-from openmm_se3.force.memory import count_edges, expected_edges, require_memory
-from openmm_se3.force.mixed import without_internal_terms
-from openmm_se3.force.register import register_plugins
-from openmm_se3.force.remaining import require_nothing_inside
-from openmm_se3.modelfile import PRECISIONS, load_model
+from openmm_se3.model_file import PRECISIONS, load_model
 from openmm_se3.molecules import keep_molecules
 from openmm_se3.single_point import force_disagreement
+from openmm_se3.torchscript.build import ForceSettings
+from openmm_se3.torchscript.engine import compile_engine
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -483,7 +483,7 @@ class SE3Potential:
             ImportError: ASE is not installed.
         """
         try:
-            from openmm_se3.force.ase import SE3Calculator
+            from openmm_se3.ase import SE3Calculator
         except ModuleNotFoundError as error:
             raise ImportError(f'{error}; fix: pip install "openmm-se3[ase]"') from error
 

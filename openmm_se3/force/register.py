@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from openmm_se3 import plugin
 from openmm_se3.compiled.library import load_compiled_networks
+from openmm_se3.force import plugin
 
 
 def register_plugins() -> None:

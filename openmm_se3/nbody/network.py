@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from openmm_se3.config import ModelConfig
-from openmm_se3.graph import all_pairs
-from openmm_se3.model.attention import AttentionLayer, max_harmonic
-from openmm_se3.model.kernel import SphericalHarmonics
-from openmm_se3.model.layers import Gate
-from openmm_se3.model.radial import BesselBasis, Envelope
-from openmm_se3.model.transformer import DISTANCE_EPSILON
 from openmm_se3.nbody.particles import HALF_WIDTH
+from openmm_se3.neighbors import all_pairs
+from openmm_se3.nn.attention import AttentionLayer, max_harmonic
+from openmm_se3.nn.kernel import SphericalHarmonics
+from openmm_se3.nn.layers import Gate
+from openmm_se3.nn.radial import BesselBasis, Envelope
+from openmm_se3.nn.transformer import DISTANCE_EPSILON
 
 # Longer than the diagonal of the box: every particle sees all others.
 CUTOFF = 4.0 * HALF_WIDTH

@@ -10,8 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from openmm_se3.files import atomic_write
-from openmm_se3.lock import LockedError, run_lock
+from openmm_se3.files import LockedError, atomic_write, run_lock
 from openmm_se3.simulation.options import MAX_SEED, RunOptions
 
 RUN = "run.json"  # what was asked for, on what it ran and how it ended

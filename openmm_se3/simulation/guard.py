@@ -10,10 +10,9 @@ import numpy as np
 import openmm
 from openmm import app
 
-from openmm_se3.box import box_of, minimum_image
 from openmm_se3.elements import chemical_symbol
 from openmm_se3.files import atomic_write
-from openmm_se3.simulation.contacts import closest_contact, molecules_of
+from openmm_se3.geometry import box_of, closest_contact, minimum_image, molecules_of
 from openmm_se3.simulation.reporters import every
 from openmm_se3.units import (
     BOLTZMANN_KJ_PER_MOL,

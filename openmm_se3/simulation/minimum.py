@@ -13,9 +13,8 @@ import openmm
 from openmm import app, unit
 from rich.console import Console
 
-from openmm_se3.box import box_of, minimum_image
 from openmm_se3.elements import chemical_symbol
-from openmm_se3.simulation.contacts import closest_contact, molecules_of
+from openmm_se3.geometry import box_of, closest_contact, minimum_image, molecules_of
 from openmm_se3.simulation.guard import MAX_STRETCH
 from openmm_se3.units import ANGSTROM_TO_NM, NM_TO_ANGSTROM
 

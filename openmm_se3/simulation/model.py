@@ -12,12 +12,11 @@ import numpy as np
 from openmm import app, unit
 from rich.console import Console
 
-from openmm_se3.box import box_of
 from openmm_se3.config import to_dict
 from openmm_se3.domain import outside_domain
 from openmm_se3.elements import chemical_symbol
+from openmm_se3.geometry import box_of, in_angstrom
 from openmm_se3.molecules import bonds_by_distance
-from openmm_se3.quantities import in_angstrom
 from openmm_se3.simulation.ensemble import refuse_npt_without_box
 from openmm_se3.simulation.folder import refuse_results
 from openmm_se3.simulation.options import RunOptions

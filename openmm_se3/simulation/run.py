@@ -17,9 +17,14 @@ from openmm import app, unit
 from rich.console import Console
 
 from openmm_se3.files import atomic_write
-from openmm_se3.quantities import in_angstrom
+from openmm_se3.geometry import in_angstrom
 from openmm_se3.simulation import folder as names
-from openmm_se3.simulation.checkpoint import Checkpoint, Checkpoints
+from openmm_se3.simulation.checkpoint import (
+    Checkpoint,
+    Checkpoints,
+    environment,
+    identity,
+)
 from openmm_se3.simulation.ensemble import (
     add_ensemble_forces,
     degrees_of_freedom,
@@ -27,7 +32,6 @@ from openmm_se3.simulation.ensemble import (
 )
 from openmm_se3.simulation.folder import RunFolder, chosen_seed
 from openmm_se3.simulation.guard import GuardReporter
-from openmm_se3.simulation.identity import environment, identity
 from openmm_se3.simulation.minimum import minimised
 from openmm_se3.simulation.options import RunOptions
 from openmm_se3.simulation.phases import Phases, RunRecord

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from openmm import app, unit
 
-from openmm_se3.box import box_of, minimum_image
+from openmm_se3.geometry import box_of, minimum_image
 from openmm_se3.simulation.structure_checks import (
     refuse_alternates,
     refuse_contacts,

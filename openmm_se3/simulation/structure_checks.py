@@ -12,7 +12,7 @@ import numpy as np
 from openmm import app
 
 from openmm_se3.elements import chemical_symbol
-from openmm_se3.simulation.contacts import closest_contact
+from openmm_se3.geometry import closest_contact
 from openmm_se3.structure_text import ATOM_ROWS, columns_of
 
 LEAST_START = 0.7  # of the sum of covalent radii; a start is nearer to rest than a run

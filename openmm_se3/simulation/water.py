@@ -9,7 +9,7 @@ import numpy as np
 from openmm import app, unit
 from rich.console import Console
 
-from openmm_se3.rotation import random_rotation
+from openmm_se3.geometry import random_rotation
 from openmm_se3.simulation.folder import chosen_seed
 from openmm_se3.simulation.model import ModelRun, run_model
 from openmm_se3.simulation.phases import RunRecord

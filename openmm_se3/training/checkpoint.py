@@ -18,6 +18,7 @@ They load with ``weights_only=True``, which runs no code from the file.  Keys:
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 import zipfile
 from pathlib import Path
@@ -25,7 +26,10 @@ from typing import Any
 
 import torch
 
+from openmm_se3.config import differences, to_dict
+from openmm_se3.data.load import hash_source
 from openmm_se3.files import atomic_write
+from openmm_se3.training.config import CIRCUMSTANCES, RunConfig
 from openmm_se3.version import installed_versions
 
 FORMAT = "openmm-se3 checkpoint"
@@ -108,3 +112,77 @@ def load_last(folder: Path) -> dict[str, Any] | None:
     if problems:
         raise ValueError("; ".join(problems))
     return None
+
+
+MOST_DIFFERENCES = 8  # shown; more do not help
+
+
+def identity(config: RunConfig) -> dict[str, Any]:
+    """Return what tells one run from another: its settings and hashes of its data."""
+    sources = config.data.files
+    paths = [Path(source.path) for source in sources]
+    hashes = [hash_source(path) for path in paths]
+    choices = config.data.to_dict()
+    return {
+        "model": to_dict(config.model),
+        "training": to_dict(config.training),
+        "choices": {key: choices[key] for key in ("split", "self_energies")},
+        "data": {
+            "sha256": hashlib.sha256("".join(hashes).encode()).hexdigest(),
+            "files": [
+                [path.name, digest] for path, digest in zip(paths, hashes, strict=True)
+            ],
+            "options": [source.options() for source in sources],
+        },
+    }
+
+
+def refuse_changes(
+    checkpoint: dict[str, Any], now: dict[str, Any], folder: Path
+) -> None:
+    """Compare a run with the one it wants to go on from, or whose results it takes.
+
+    Args:
+        checkpoint: A checkpoint of the run in the folder.
+        now: Identity of the run that is asked for.
+        folder: The folder, for the message.
+
+    Raises:
+        ValueError: Settings or data differ; each difference is shown.
+    """
+    lines = differences(_settings(checkpoint), _settings(now))
+    old, new = checkpoint["data"], now["data"]
+    if old["sha256"] != new["sha256"]:
+        files = (
+            {name: {"sha256": digest} for name, digest in data["files"]}
+            for data in (old, new)
+        )
+        lines += [f"data {line}" for line in differences(*files)] or [
+            "data: the same files in another order, or others of the same names"
+        ]
+    elif "options" in old:  # a checkpoint of an older version does not know
+        for (name, _), *options in zip(
+            new["files"], old["options"], new["options"], strict=True
+        ):
+            lines += [f"data {name}: {line}" for line in differences(*options)]
+    if lines:
+        shown = lines[:MOST_DIFFERENCES]
+        if len(lines) > len(shown):
+            shown.append(f"{len(lines) - len(shown)} more")
+        raise ValueError(
+            f"{folder} cannot be resumed, the run has changed: {'; '.join(shown)}. "
+            "Undo the change, or start a new run with --out or --overwrite"
+        )
+
+
+def _settings(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the settings that change what a run computes, by section."""
+    training = run["training"].items()
+    choices = dict(run.get("choices", {}))
+    if "split" in choices:  # runs of older versions did not stratify
+        choices["split"] = {"stratify": False, **choices["split"]}
+    return {
+        "model": run["model"],
+        "training": {key: value for key, value in training if key not in CIRCUMSTANCES},
+        "data": choices,
+    }

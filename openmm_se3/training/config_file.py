@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 
 from openmm_se3.config import ModelConfig, from_dict
-from openmm_se3.reference.sources import Source
-from openmm_se3.reference.splits import SplitConfig
+from openmm_se3.data.load import Source
+from openmm_se3.data.splits import SplitConfig
+from openmm_se3.training.config import DataConfig, RunConfig, TrainingConfig
 from openmm_se3.training.presets import with_preset
-from openmm_se3.training.settings import DataConfig, RunConfig, TrainingConfig
 
 MAX_BYTES = 1 << 20  # of a configuration file; usual ones have some hundred
 

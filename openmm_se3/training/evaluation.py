@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from openmm_se3.config import from_dict
+from openmm_se3.data.dataset import Dataset
+from openmm_se3.data.frames import Frames
+from openmm_se3.data.load import Source, hash_source, read_sources
+from openmm_se3.data.splits import SplitConfig
 from openmm_se3.files import atomic_write
-from openmm_se3.modelfile import ModelFile
-from openmm_se3.reference.dataset import Dataset
-from openmm_se3.reference.frames import Frames
-from openmm_se3.reference.sources import Source, hash_source, read_sources
-from openmm_se3.reference.splits import SplitConfig
+from openmm_se3.model_file import ModelFile
 from openmm_se3.torch_state import usual_torch
-from openmm_se3.training.data import FrameGraphs
+from openmm_se3.training.batches import FrameGraphs
 from openmm_se3.training.metrics import (
     Predictions,
     error_table,

@@ -34,7 +34,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from openmm_se3.training.settings import TrainingConfig
+from openmm_se3.training.config import TrainingConfig
 
 # Energy errors are divided by the number of atoms to this power.
 POWER_OF_SIZE = {"frame": 0.0, "sqrt-atom": 0.5, "atom": 1.0}

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 
 from openmm_se3.compiled.training import CompiledBatches
+from openmm_se3.data.dataset import formula
+from openmm_se3.data.frames import Frames
 from openmm_se3.elements import symbols_of
-from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.reference.dataset import formula
-from openmm_se3.reference.frames import Frames
-from openmm_se3.training.data import (
+from openmm_se3.nn.transformer import SE3Transformer
+from openmm_se3.training.batches import (
     FrameGraphs,
     GraphTensors,
     fill_batches,

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from openmm_se3.compiled.training import CompiledBatches
-from openmm_se3.model.layers import AttentiveSelfInteraction
-from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.training.data import (
+from openmm_se3.nn.layers import AttentiveSelfInteraction
+from openmm_se3.nn.transformer import SE3Transformer
+from openmm_se3.training.batches import (
     BatchOrder,
     FrameGraphs,
     GraphTensors,
 )
+from openmm_se3.training.config import TrainingConfig
 from openmm_se3.training.distributed import from_all, rank, total, world_size
 from openmm_se3.training.loss import LossTerms, label_counts, loss_terms
 from openmm_se3.training.metrics import (
@@ -37,7 +38,6 @@ from openmm_se3.training.metrics import (
     predict_batch,
 )
 from openmm_se3.training.schedule import learning_rate, validations_since_best
-from openmm_se3.training.settings import TrainingConfig
 
 FIRST_AVERAGES = 10.0  # steps over which the moving average forgets the random start
 TINY_NORM = 1e-30  # keeps the logarithm of a vanishing gradient finite

@@ -10,16 +10,16 @@ from typing import Any, cast
 import numpy as np
 from rich.console import Console
 
+from openmm_se3.data.checks.near_duplicates import resemblance
+from openmm_se3.data.checks.units import require_plausible
+from openmm_se3.data.dataset import Dataset
+from openmm_se3.data.frames import SPLITS, Frames
+from openmm_se3.data.load import read_sources, with_splits
+from openmm_se3.data.self_energies import SelfEnergies, self_energies
+from openmm_se3.data.splits import SplitConfig, make_splits, one_sided
 from openmm_se3.elements import symbols_of
-from openmm_se3.reference.dataset import Dataset
-from openmm_se3.reference.frames import SPLITS, Frames
-from openmm_se3.reference.plausibility import require_plausible
-from openmm_se3.reference.resemblance import resemblance
-from openmm_se3.reference.self_energies import SelfEnergies, self_energies
-from openmm_se3.reference.sources import read_sources, with_splits
-from openmm_se3.reference.splits import SplitConfig, make_splits, one_sided
-from openmm_se3.training.data import FrameGraphs, frame_weights, lowest_energies
-from openmm_se3.training.settings import DataConfig, RunConfig, TrainingConfig
+from openmm_se3.training.batches import FrameGraphs, frame_weights, lowest_energies
+from openmm_se3.training.config import DataConfig, RunConfig, TrainingConfig
 
 MOST_UNEVEN = 8  # kinds and temperatures named that a split lacks
 

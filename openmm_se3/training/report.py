@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from openmm_se3.files import atomic_write
-from openmm_se3.training.data import FrameGraphs
+from openmm_se3.training.batches import FrameGraphs
 from openmm_se3.training.metrics import (
     DIRECT_UNITS,
     UNITS,

@@ -28,26 +28,27 @@ import yaml
 from rich.console import Console
 
 from openmm_se3.config import to_dict
+from openmm_se3.data.dataset import Dataset
+from openmm_se3.data.domain import data_domain
+from openmm_se3.data.frames import SPLITS
 from openmm_se3.domain import domain_to_dict
 from openmm_se3.elements import symbols_of
-from openmm_se3.files import atomic_write, remove_unfinished
-from openmm_se3.lock import run_lock
-from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.reference.dataset import Dataset
-from openmm_se3.reference.domain import data_domain
-from openmm_se3.reference.frames import SPLITS
+from openmm_se3.files import atomic_write, remove_unfinished, run_lock
+from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.signals import Signals
 from openmm_se3.torch_state import usual_torch
 from openmm_se3.training.checkpoint import (
     BEST,
     LAST,
     PREVIOUS,
+    identity,
     load_checkpoint,
     load_last,
+    refuse_changes,
     save_checkpoint,
 )
+from openmm_se3.training.config import RunConfig
 from openmm_se3.training.distributed import is_first
-from openmm_se3.training.identity import identity, refuse_changes
 from openmm_se3.training.memory import keep_freed_memory
 from openmm_se3.training.metrics import (
     error_table,
@@ -63,7 +64,8 @@ from openmm_se3.training.prepare import (
     split_graphs,
     surroundings,
 )
-from openmm_se3.training.progress import TrainingProgress
+from openmm_se3.training.progress import FOLDER as TENSORBOARD
+from openmm_se3.training.progress import TensorBoard, TrainingProgress
 from openmm_se3.training.report import (
     HISTORY,
     error_report,
@@ -72,11 +74,8 @@ from openmm_se3.training.report import (
     write_errors,
     write_history,
 )
-from openmm_se3.training.settings import RunConfig
 from openmm_se3.training.sitting import Sitting
 from openmm_se3.training.speed import choose_threads, fit_to_budget
-from openmm_se3.training.tensorboard import FOLDER as TENSORBOARD
-from openmm_se3.training.tensorboard import TensorBoard
 from openmm_se3.training.trainer import (
     compiled_batches,
     fit,

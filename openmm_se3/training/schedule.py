@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from openmm_se3.training.settings import TrainingConfig
+from openmm_se3.training.config import TrainingConfig
 
 
 def learning_rate(

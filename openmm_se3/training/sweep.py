@@ -18,12 +18,17 @@ from rich.console import Console
 
 from openmm_se3.files import atomic_write
 from openmm_se3.signals import interruption
-from openmm_se3.training.checkpoint import BEST, LAST, load_checkpoint
+from openmm_se3.training.checkpoint import (
+    BEST,
+    LAST,
+    identity,
+    load_checkpoint,
+    refuse_changes,
+)
+from openmm_se3.training.config import RunConfig
 from openmm_se3.training.config_file import run_config
-from openmm_se3.training.identity import identity, refuse_changes
 from openmm_se3.training.module import DivergedError
 from openmm_se3.training.run import CONFIG, ERRORS, train
-from openmm_se3.training.settings import RunConfig
 from openmm_se3.training.trainer import processes
 
 TABLE, CURVES = "sweep.csv", "curves.png"

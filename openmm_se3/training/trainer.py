@@ -17,17 +17,18 @@ from lightning.pytorch.strategies import DDPStrategy
 from openmm_se3.compiled.library import ENGINE_VARIABLE, compiled_or_none
 from openmm_se3.compiled.training import CompiledBatches
 from openmm_se3.config import ModelConfig, from_dict
-from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.modelfile import load_model
-from openmm_se3.reference.dataset import Dataset
-from openmm_se3.training.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
-from openmm_se3.training.data import (
+from openmm_se3.data.dataset import Dataset
+from openmm_se3.model_file import load_model
+from openmm_se3.nn.transformer import SE3Transformer
+from openmm_se3.training.batches import (
     BatchOrder,
     GraphTensors,
     Interval,
     loader,
     take_apart,
 )
+from openmm_se3.training.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
+from openmm_se3.training.config import RunConfig, TrainingConfig
 from openmm_se3.training.distributed import launched, rank, world_size
 from openmm_se3.training.metrics import evaluation_batches
 from openmm_se3.training.module import TrainingModule
@@ -36,7 +37,6 @@ from openmm_se3.training.prepare import (
     normalized,
     split_graphs,
 )
-from openmm_se3.training.settings import RunConfig, TrainingConfig
 from openmm_se3.training.sitting import SittingOver
 
 

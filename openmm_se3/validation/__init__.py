@@ -4,7 +4,7 @@
 |-----------------|--------------------------------------------------------------------|
 | ``symmetry``    | equivariance error (3.1) of layers and network, permutation        |
 | ``energies``    | finite differences, isolated atoms, the cutoff                     |
-| ``dynamics``    | OpenMM's Verlet against ``openmm_se3.integrators``                 |
+| ``dynamics``    | OpenMM's Verlet against ``openmm_se3.verlet``                 |
 | ``drift``       | the drift of the energy in a short NVE run                         |
 | ``backends``    | eager, TorchForce, PythonForce and ASE; platforms and precisions   |
 | ``structures``  | what the checks run on, made from the model's elements             |

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from openmm_se3.modelfile import ModelFile
+from openmm_se3.model_file import ModelFile
 from openmm_se3.units import EV_TO_KCAL_PER_MOL
 from openmm_se3.validation.check import Check
 
 if TYPE_CHECKING:
-    from openmm_se3.reference.frames import Frames
-    from openmm_se3.reference.sources import Source
+    from openmm_se3.data.frames import Frames
+    from openmm_se3.data.load import Source
 
 GROUP = "accuracy"
 SHOWN = {
@@ -33,7 +33,7 @@ def held_out(model: ModelFile, sources: Sequence[Source]) -> tuple[Frames, str]:
         sources: Files of labels.  Of those that its run had, the test frames are held
             out; of others, those that the files call test, or all.
     """
-    from openmm_se3.reference.sources import hash_source
+    from openmm_se3.data.load import hash_source
     from openmm_se3.training.evaluation import read_as_trained
 
     dataset = read_as_trained(model, sources)

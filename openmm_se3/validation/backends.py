@@ -12,15 +12,14 @@ import openmm
 
 from openmm_se3.compiled.cache import CompileError
 from openmm_se3.compiled.library import ENGINE_VARIABLE
-from openmm_se3.export.engine import ENGINES
 from openmm_se3.force import SE3Potential
 from openmm_se3.force.backends import BACKENDS
-from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.simulation.platforms import platform_names
+from openmm_se3.torchscript.engine import ENGINES
 from openmm_se3.validation.check import Check
 from openmm_se3.validation.contexts import as_function, make_context, make_system
-from openmm_se3.validation.network import evaluate
-from openmm_se3.validation.structures import Structure
+from openmm_se3.validation.structures import Structure, evaluate
 
 FORCE_LIMIT = {"double": 1e-10, "single": 5e-5}  # eV/A
 CPU_PLATFORMS = ("Reference", "CPU")  # which every OpenMM has

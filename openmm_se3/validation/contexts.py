@@ -11,7 +11,6 @@ from openmm import app, unit
 from openmm_se3.domain import OutsideDomainWarning
 from openmm_se3.elements import symbols_of
 from openmm_se3.force import SE3Potential
-from openmm_se3.integrators import EnergyAndForces
 from openmm_se3.simulation.platforms import named_platform, platform_properties
 from openmm_se3.units import (
     AVOGADRO,
@@ -20,6 +19,7 @@ from openmm_se3.units import (
     EV_TO_KJ_PER_MOL,
 )
 from openmm_se3.validation.structures import Structure
+from openmm_se3.verlet import EnergyAndForces
 
 # OpenMM's dalton is exactly 1 g/mol, which is 1e-9 off CODATA's dalton.  Over 2,000
 # steps that is 3e-8 A in a water molecule, more than two integrators may differ by.

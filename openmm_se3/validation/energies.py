@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from openmm_se3.elements import numbers_of
-from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.validation.check import Check
-from openmm_se3.validation.network import evaluate
-from openmm_se3.validation.structures import Structure
+from openmm_se3.validation.structures import Structure, evaluate
 
 STEP = 5e-4  # A, of the finite differences
 FORCE_LIMIT = 1e-6  # eV/A, float64

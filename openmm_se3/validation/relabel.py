@@ -10,9 +10,9 @@ import numpy as np
 import openmm
 from openmm import unit
 
+from openmm_se3.data.level_of_theory import LevelOfTheory
 from openmm_se3.elements import COVALENT_RADII, symbols_of
 from openmm_se3.force import SE3Potential
-from openmm_se3.reference.level import LevelOfTheory
 from openmm_se3.units import (
     EV_PER_ANGSTROM_DALTON_TO_ANGSTROM_PER_FS2,
     EV_TO_KCAL_PER_MOL,
@@ -58,7 +58,7 @@ def level_of(metadata: dict[str, Any]) -> LevelOfTheory:
 
 def dft_of(numbers: np.ndarray, level: LevelOfTheory) -> Labels:
     """Return DFT as a function of positions [n_atoms, 3], A: energy, eV, and forces."""
-    from openmm_se3.reference.dft import label_frame
+    from openmm_se3.data.labeling.dft import label_frame
 
     def function(positions: np.ndarray) -> tuple[float, np.ndarray]:
         label = label_frame(numbers, positions, level)

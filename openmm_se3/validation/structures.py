@@ -10,10 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from openmm_se3.elements import COVALENT_RADII, numbers_of, symbols_of
+from openmm_se3.geometry import random_rotation
+from openmm_se3.model_file import PRECISIONS, ModelFile
 from openmm_se3.molecules import molecules_by_bonds
-from openmm_se3.rotation import random_rotation
+from openmm_se3.nn.transformer import SE3Transformer
+from openmm_se3.single_point import all_pairs_of
+from openmm_se3.single_point import evaluate as evaluate_symbols
 
 CLUSTER_ATOMS = 8  # at least; every element stands in the cluster twice or more
 CLUSTER_SPACING = (1.3, 1.9)  # nearest neighbour, in sums of covalent radii
@@ -182,3 +187,24 @@ def formula(chemical_symbols: Sequence[str]) -> str:
     """Return a formula with the elements in alphabetical order, such as H2O."""
     counts = sorted(Counter(chemical_symbols).items())
     return "".join(f"{s}{n if n > 1 else ''}" for s, n in counts)
+
+
+def in_both_precisions(model: ModelFile) -> dict[str, SE3Transformer]:
+    """Return the network in float64 and float32, by OpenMM's names of precisions."""
+    return {precision: model.network(dtype) for precision, dtype in PRECISIONS.items()}
+
+
+def evaluate(network: SE3Transformer, structure: Structure) -> tuple[float, np.ndarray]:
+    """Return interaction energy (eV) and forces [n_atoms, 3] (eV/A)."""
+    return evaluate_symbols(network, symbols_of(structure.numbers), structure.positions)
+
+
+def edges_of(
+    network: SE3Transformer, structure: Structure
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return species, vectors, centre and neighbour of all pairs."""
+    positions, species, centre, neighbour = all_pairs_of(
+        network, symbols_of(structure.numbers), structure.positions
+    )
+    vectors = positions[neighbour] - positions[centre]
+    return species, vectors.to(network.embedding.weight.dtype), centre, neighbour

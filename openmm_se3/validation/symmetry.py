@@ -17,13 +17,12 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from openmm_se3.model.attention import AttentionLayer
-from openmm_se3.model.layers import AttentiveSelfInteraction, Gate, NormNonlinearity
-from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.rotation import random_rotation
+from openmm_se3.geometry import random_rotation
+from openmm_se3.nn.attention import AttentionLayer
+from openmm_se3.nn.layers import AttentiveSelfInteraction, Gate, NormNonlinearity
+from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.validation.check import Check
-from openmm_se3.validation.network import edges_of, evaluate
-from openmm_se3.validation.structures import Structure
+from openmm_se3.validation.structures import Structure, edges_of, evaluate
 
 LAYER_LIMIT = {"double": 1e-12, "single": 1e-6}
 FORCE_LIMIT = {"double": 1e-12, "single": 5e-6}

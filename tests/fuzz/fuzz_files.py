@@ -35,12 +35,12 @@ from mutations import BINARY, KEEPS_FRAMES, TEXT
 from seeds import N_FRAMES, write_seeds
 
 from openmm_se3.cli import EXPECTED_ERRORS
-from openmm_se3.graph import neighbour_pairs
-from openmm_se3.modelfile import load_model
-from openmm_se3.reference.frames import Frames
-from openmm_se3.reference.labelling import read_structures
-from openmm_se3.reference.plausibility import findings
-from openmm_se3.reference.sources import Source, read_source
+from openmm_se3.data.checks.units import findings
+from openmm_se3.data.frames import Frames
+from openmm_se3.data.labeling.label import read_structures
+from openmm_se3.data.load import Source, read_source
+from openmm_se3.model_file import load_model
+from openmm_se3.neighbors import neighbour_pairs
 from openmm_se3.simulation.structure import read_structure
 from openmm_se3.training.config_file import read_config
 

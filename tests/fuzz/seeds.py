@@ -8,10 +8,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from openmm_se3.reference.dataset import Dataset
-from openmm_se3.reference.frames import Frame, Frames
-from openmm_se3.reference.hdf5 import write_hdf5
-from openmm_se3.reference.level import LevelOfTheory
+from openmm_se3.data.dataset import Dataset
+from openmm_se3.data.formats.hdf5 import write_hdf5
+from openmm_se3.data.frames import Frame, Frames
+from openmm_se3.data.level_of_theory import LevelOfTheory
 from openmm_se3.shipped import shipped_models
 from openmm_se3.units import BOHR_TO_ANGSTROM, HARTREE_TO_EV
 

@@ -1,0 +1,150 @@
+"""The potential as an ASE calculator."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ase.calculators.calculator import (
+    Calculator,
+    PropertyNotImplementedError,
+    all_changes,
+)
+from ase.stress import full_3x3_to_voigt_6_stress
+from openmm import app
+
+from openmm_se3.elements import symbols_of
+from openmm_se3.force.system_checks import warn_of_free_molecules, warn_of_missing_atoms
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from openmm_se3.force.potential import SE3Potential
+
+# Sums of initial charges and moments are rounded to whole electrons.
+HALF_AN_ELECTRON = 0.5
+
+
+class SE3Calculator(Calculator):
+    """ASE calculator: energy relative to isolated atoms, forces and stress.
+
+    The atoms may be a molecule, or periodic in one, two or three directions; stress
+    needs three, and a model with conservative forces.
+
+    Args:
+        potential: The potential.
+    """
+
+    def __init__(self, potential: SE3Potential) -> None:
+        super().__init__()
+        self.implemented_properties = ["energy", "free_energy", "forces"]
+        if potential.config.force_mode != "direct":
+            self.implemented_properties.append("stress")
+        self.potential = potential
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Any = ("energy",),
+        system_changes: Any = all_changes,
+    ) -> None:
+        """Compute energy (eV), forces (eV/A) and, if asked for, stress (eV/A^3).
+
+        Raises:
+            NotEnoughMemoryError: That takes more memory than there is.
+            PropertyNotImplementedError: Stress without a box in all directions.
+            ValueError: The atoms are of elements that the model does not know, have a
+                charge or spin that it does not describe, or a periodic direction
+                without a cell vector.
+        """
+        super().calculate(atoms, properties, system_changes)
+        assert self.atoms is not None
+        self._require_state(self.atoms)
+        box = self._box(self.atoms)
+        numbers, positions = self.atoms.numbers, self.atoms.positions
+        if system_changes or "energy" not in self.results:
+            energy, forces = self.potential.energy_and_forces(numbers, positions, box)
+            # There is no electronic temperature: both energies are the same.
+            self.results = {"energy": energy, "free_energy": energy, "forces": forces}
+        if "numbers" in system_changes or "pbc" in system_changes:
+            self._warn(self.atoms)
+        if "stress" in properties:
+            if not self.atoms.pbc.all():
+                raise PropertyNotImplementedError(
+                    "stress needs atoms that are periodic in all three directions: set "
+                    "atoms.cell and atoms.pbc = True"
+                )
+            derivative = self.potential.evaluator.strain_derivative(
+                symbols_of(numbers), positions, box
+            )
+            self.results["stress"] = full_3x3_to_voigt_6_stress(
+                derivative / self.atoms.get_volume()
+            )
+
+    def _box(self, atoms: Atoms) -> np.ndarray | None:
+        """Return box vectors as rows [3, 3], A; None for a free molecule.
+
+        An open direction gets a vector so long that no atom sees its image.
+        """
+        if not atoms.pbc.any():
+            return None
+        rows = np.array(atoms.cell[atoms.pbc], dtype=float)
+        if np.linalg.matrix_rank(rows) < len(rows):
+            raise ValueError(
+                f"atoms.pbc is {atoms.pbc.tolist()}, but the cell vectors of these "
+                f"directions span no space: {rows.tolist()}; set atoms.cell, or "
+                "atoms.pbc = False"
+            )
+        box = np.array(atoms.cell, dtype=float)
+        # Orthogonal to the periodic directions and to each other.
+        open_directions = np.linalg.svd(rows)[2][len(rows) :]
+        for index, direction in zip(
+            np.flatnonzero(~atoms.pbc), open_directions, strict=True
+        ):
+            extent = float(np.ptp(atoms.positions @ direction))
+            box[index] = (extent + 2.0 * self.potential.config.cutoff) * direction
+        return box
+
+    def _require_state(self, atoms: Atoms) -> None:
+        """Refuse charges and spins other than those of the model's training data."""
+        level = self.potential.metadata["level_of_theory"]
+        model = self.potential.metadata["name"]
+        charge, spin = level.get("charge", 0), level.get("spin", 0)
+        said = {
+            "atoms.info['charge']": (atoms.info.get("charge"), (charge,)),
+            # Unpaired electrons or, as some programs have it, the multiplicity.
+            "atoms.info['spin']": (atoms.info.get("spin"), (spin, spin + 1)),
+            "atoms.info['multiplicity']": (
+                atoms.info.get("multiplicity"),
+                (spin + 1,),
+            ),
+        }
+        for name, (value, allowed) in said.items():
+            if value is not None and value not in allowed:
+                raise ValueError(
+                    f"{name} is {value}; the model {model!r} describes a charge of "
+                    f"{charge} and {spin} unpaired electrons only: take another model, "
+                    "or remove the entry"
+                )
+        for what, values, allowed_sum in (
+            ("initial charges", atoms.get_initial_charges(), charge),
+            ("initial magnetic moments", atoms.get_initial_magnetic_moments(), spin),
+        ):
+            total = float(np.sum(values))
+            if values.any() and abs(total - allowed_sum) > HALF_AN_ELECTRON:
+                raise ValueError(
+                    f"the {what} of the atoms add up to {total:g}; the model {model!r} "
+                    f"describes {allowed_sum} only: take another model, or set them to "
+                    "zero"
+                )
+
+    def _warn(self, atoms: Atoms) -> None:
+        """Warn of what createSystem warns of."""
+        topology = app.Topology()
+        residue = topology.addResidue("MOL", topology.addChain())
+        for number in atoms.numbers:
+            element = app.Element.getByAtomicNumber(int(number))
+            topology.addAtom(element.symbol, element, residue)
+        warn_of_missing_atoms(self.potential.model, topology, list(range(len(atoms))))
+        if not atoms.pbc.any():
+            warn_of_free_molecules(self.potential.model)

@@ -1,0 +1,1 @@
+"""Checks of labeled data before they are trained on."""

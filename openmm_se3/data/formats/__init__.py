@@ -1,0 +1,1 @@
+"""Formats of labeled data, each with the units and signs of its source."""

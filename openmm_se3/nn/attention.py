@@ -1,0 +1,254 @@
+"""Attention over neighbours, equations (2.3) to (2.5) and (2.8).
+
+    q_i      = sum_l W_Q^l f_i^l                                            (2.3)
+    k_ij     = sum_k W_K^{lk}(x_j - x_i) f_j^k                              (2.4)
+    alpha_ij = exp(q_i . k_ij) / sum_j' exp(q_i . k_ij')                    (2.5)
+    f_out,i^l = self-interaction(f_i)^l
+                + sum_k sum_j alpha_ij W_V^{lk}(x_j - x_i) f_j^k            (2.8)
+
+| symbol     | variable      | shape                                     |
+|------------|---------------|-------------------------------------------|
+| f_i        | features      | [dim_in, n_atoms, channels]               |
+| q_i        | queries       | [n_atoms, dim_query, key_channels]        |
+| k_ij       | keys          | [n_edges, dim_out, key_channels]          |
+| v_ij       | values        | [n_edges, dim_out, channels]              |
+| alpha_ij   | alpha         | [edges, heads]                            |
+
+Atom i is the ``centre`` of an edge, atom j its ``neighbour``.  Heads share out the
+channels: head h owns channels h C/H to (h+1) C/H - 1, so that concatenating heads is no
+operation.
+
+Where we differ and why:
+
+* (2.5) becomes alpha_ij = u_ij exp(a_ij) / (1 + sum_j' u_ij' exp(a_ij')) with the
+  envelope u(r), which the radial functions carry too.  Energy and forces are then
+  smooth when a neighbour crosses the cutoff, the last one included, and an atom without
+  neighbours receives nothing instead of 0/0.
+* Logits are a = A tanh(q . k / (A sqrt(d))): no overflow of exp in float32, without a
+  maximum over neighbours, which costs a reduction.  The factor stands in the weights of
+  the queries.  ``attention: softmax`` has a = q . k / sqrt(d) and u = 0 or 1.
+* Keys and values use one kernel, with channels of their own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor, nn
+
+from openmm_se3.config import ModelConfig
+from openmm_se3.nn.kernel import DepthwiseKernel, FullKernel, KernelBasis
+from openmm_se3.nn.layers import AttentiveSelfInteraction, EquivariantLinear
+from openmm_se3.nn.radial import RadialNetwork
+
+LOGIT_BOUND = 10.0
+# In the place of the 1 in the denominator: below any weight, and not zero where an atom
+# has no neighbours.
+NO_NEIGHBOURS = 1e-12
+# Logit of an edge beyond a sharp cutoff: below all others, and finite, as differences
+# of infinities are not numbers.
+UNSEEN = -1e30
+
+
+# Where every atom has as many edges, sorted by centre, a quantity of edges is an array
+# [n_atoms, n_neighbours, ...], written [edges, ...] below: neither gathering nor adding
+# up needs an index then.  Elsewhere [edges] is [n_edges].
+
+
+def by_centre(values: Tensor, n_atoms: int, dense: bool) -> Tensor:
+    """Return values of edges [n_edges, ...] as [edges, ...]."""
+    return values.unflatten(0, (n_atoms, -1)) if dense else values
+
+
+def at_centre(values: Tensor, centre: Tensor, dense: bool) -> Tensor:
+    """Return what the central atom of each edge has [edges, ...], to be broadcast."""
+    return values.unsqueeze(1) if dense else values.index_select(0, centre)
+
+
+def sum_over_neighbours(
+    values: Tensor, centre: Tensor, n_atoms: int, dense: bool
+) -> Tensor:
+    """Return the sum over the edges of each atom [n_atoms, ...].
+
+    Args:
+        values: Values of edges [edges, ...].
+        centre: Central atom of each edge [n_edges].
+        n_atoms: Number of atoms.
+        dense: Every atom has as many edges, sorted by centre.
+    """
+    if dense:
+        return values.sum(1)
+    sums = values.new_zeros([n_atoms] + list(values.shape[1:]))
+    return sums.index_add(0, centre, values)
+
+
+def largest_over_neighbours(
+    values: Tensor, centre: Tensor, n_atoms: int, dense: bool, least: float
+) -> Tensor:
+    """Return the largest over the edges of each atom [n_atoms, heads].
+
+    Args:
+        values: Values of edges [edges, heads].
+        centre: Central atom of each edge [n_edges].
+        n_atoms: Number of atoms.
+        dense: Every atom has as many edges, sorted by centre.
+        least: Below all values; that of an atom without edges.
+    """
+    lowest = values.new_full((n_atoms, values.shape[-1]), least)
+    if dense:
+        return torch.cat([values, lowest.unsqueeze(1)], dim=1).amax(1)
+    index = centre.unsqueeze(1).expand_as(values)
+    return lowest.scatter_reduce(0, index, values, "amax")
+
+
+class AttentionLayer(nn.Module):
+    """One SE(3)-Transformer layer, equation (2.8), with several heads.
+
+    Args:
+        config: Shape of the network.
+        k_max: Highest degree of the input features.
+        l_max: Highest degree of the output features.
+        channels_in: Channels of the input features.
+    """
+
+    def __init__(
+        self, config: ModelConfig, k_max: int, l_max: int, channels_in: int
+    ) -> None:
+        super().__init__()
+        channels, key_channels = config.channels, config.key_channels
+        self.heads = config.heads
+        self.channels = channels
+        self.key_channels = key_channels
+        shared = min(k_max, l_max)
+        self.dim_query = (shared + 1) ** 2
+        self.dim_out = (l_max + 1) ** 2
+        self.basis = KernelBasis(l_max, k_max, max_harmonic(config), config.mirror)
+        # q . k is a sum of this many products a head.
+        n_products = self.dim_query * key_channels / self.heads
+        self.bounded = config.attention == "bounded"
+        self.logit_bound = LOGIT_BOUND if self.bounded else 1.0
+        self.unseen = UNSEEN
+        self.query = EquivariantLinear(
+            shared,
+            channels_in,
+            key_channels,
+            1.0 / (self.logit_bound * math.sqrt(n_products)),
+        )
+        self.mix: nn.Module
+        kernel: DepthwiseKernel | FullKernel
+        if config.kernel == "depthwise":
+            self.mix = EquivariantLinear(k_max, channels_in, key_channels + channels)
+            kernel = DepthwiseKernel(self.basis.paths, key_channels + channels)
+        else:
+            self.mix = nn.Identity()
+            kernel = FullKernel(self.basis.paths, channels_in, key_channels + channels)
+        self.kernel = kernel
+        self.radial = RadialNetwork(
+            n_radial_functions(config),
+            config.radial_width,
+            kernel.n_radial,
+            config.activation,
+        )
+        # With a sharp cutoff the weights of the neighbours add up to one, as in (2.5).
+        self.rest = 1.0 if config.envelope == "smooth" else NO_NEIGHBOURS
+        self.output = EquivariantLinear(l_max, channels, channels)
+        self.self_interaction: nn.Module
+        if config.self_interaction == "attentive":
+            self.self_interaction = AttentiveSelfInteraction(
+                shared,
+                channels_in,
+                channels,
+                config.self_interaction_width,
+                config.activation,
+            )
+        else:
+            self.self_interaction = EquivariantLinear(shared, channels_in, channels)
+
+    def forward(
+        self,
+        features: Tensor,
+        harmonics: Tensor,
+        radial_basis: Tensor,
+        envelope: Tensor,
+        centre: Tensor,
+        neighbour: Tensor,
+        dense: bool,
+    ) -> Tensor:
+        """Return features [(l_max+1)^2, n_atoms, channels].
+
+        Args:
+            features: f_in [(k_max+1)^2, n_atoms, channels_in].
+            harmonics: Y_{Jm} of the edges' directions [n_edges, (jmax+1)^2].
+            radial_basis: b_n(r) [n_distances, n_functions]; of edges, or of pairs of
+                edges.
+            envelope: u(r) [n_edges].
+            centre: Atom i of each edge [n_edges].
+            neighbour: Atom j of each edge [n_edges].
+            dense: Every atom has as many edges, sorted by centre.
+        """
+        n_atoms = features.shape[1]
+        queries = self.query(features[: self.dim_query]).transpose(0, 1)  # (2.3)
+        senders = self.mix(features).index_select(1, neighbour).transpose(0, 1)
+        basis = self.basis(harmonics)  # (2.1)
+        radial = self.radial(radial_basis, envelope.narrow(0, 0, radial_basis.shape[0]))
+        messages = self.kernel(
+            basis, radial, senders
+        )  # (2.2) [n_edges, dim_out, Ck + C]
+        keys, values = by_centre(messages, n_atoms, dense).split(
+            [self.key_channels, self.channels], dim=-1
+        )  # (2.4)
+        keys = keys.narrow(-2, 0, self.dim_query).unflatten(-1, (self.heads, -1))
+        values = values.unflatten(-1, (self.heads, -1))  # [edges, dim_out, heads, C/H]
+        queries = queries.unflatten(-1, (self.heads, -1))
+
+        logits = (at_centre(queries, centre, dense) * keys).sum((-3, -1))
+        u = by_centre(envelope, n_atoms, dense).unsqueeze(-1)
+        if self.bounded:
+            logits = self.logit_bound * torch.tanh(logits)
+        else:
+            # A constant for each atom changes no weight, and keeps exp from overflow.
+            logits = torch.where(u > 0.0, logits, self.unseen)
+            largest = largest_over_neighbours(
+                logits.detach(), centre, n_atoms, dense, self.unseen
+            )
+            logits = logits - at_centre(largest, centre, dense)
+        weights = torch.exp(logits) * u
+        total = self.rest + sum_over_neighbours(weights, centre, n_atoms, dense)
+        alpha = weights / at_centre(total, centre, dense)  # (2.5) [edges, heads]
+
+        weighted = values * alpha.unsqueeze(-2).unsqueeze(-1)
+        heads = sum_over_neighbours(weighted, centre, n_atoms, dense).flatten(-2)
+        update = self.output(heads.transpose(0, 1))
+        kept = self.self_interaction(features[: self.dim_query])  # (2.6, 2.7)
+        if self.dim_query < self.dim_out:
+            low, high = update.split([self.dim_query, self.dim_out - self.dim_query])
+            return torch.cat([kept + low, high])
+        return kept + update  # (2.8)
+
+
+def n_radial_functions(config: ModelConfig) -> int:
+    """Return the number of functions of the radial basis."""
+    return config.radial_functions if config.radial_basis == "bessel" else 1
+
+
+def feature_degrees(config: ModelConfig) -> list[int]:
+    """Return the highest degree of the features before, between and after the layers.
+
+    Energies need degree 0 at the end, direct forces degree 1.  Where there are both,
+    the direct forces have a last layer of their own, which is not counted here.
+    """
+    last = 1 if config.force_mode == "direct" else 0
+    return [0] + [config.lmax] * (config.layers - 1) + [last]
+
+
+def max_harmonic(config: ModelConfig) -> int:
+    """Return the highest degree J of the network's kernels, which is k + l by (2.2).
+
+    A last layer of direct forces beside an energy makes do with these, and J = 1.
+    """
+    allowed = max(k + l for k, l in itertools.pairwise(feature_degrees(config)))
+    if config.force_mode == "both":
+        allowed = max(allowed, 1)
+    return allowed if config.jmax is None else min(config.jmax, allowed)

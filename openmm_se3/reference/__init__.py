@@ -1,1 +1,0 @@
-"""Structures, their DFT labels, and the files that hold both."""

@@ -1,1 +1,0 @@
-"""Readers of other people's formats, each with the units and signs of its source."""

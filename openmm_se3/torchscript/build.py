@@ -1,0 +1,270 @@
+"""The TorchScript module of one force: a model, its atoms, a box or none."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from openmm_se3.compiled.cache import warn_once
+from openmm_se3.compiled.force import compiled_force
+from openmm_se3.model_file import PRECISIONS, ModelFile
+from openmm_se3.neighbors import Capacity, fixed_pairs, neighbour_pairs
+from openmm_se3.nn.transformer import SE3Transformer
+from openmm_se3.single_point import DENSE_ATOMS
+from openmm_se3.threads import threads_for
+from openmm_se3.torch_state import require_torchscript, scripted, usual_torch
+from openmm_se3.torchscript.engine import compile_engine, is_required
+from openmm_se3.torchscript.modules import (
+    GenericForce,
+    ScaledForce,
+    ScaledPeriodicForce,
+    specialise,
+)
+from openmm_se3.torchscript.self_check import (
+    CALLS,
+    ExportError,
+    positions_in_box,
+    random_positions,
+    require_equal,
+)
+from openmm_se3.units import (
+    EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM,
+    EV_TO_KJ_PER_MOL,
+    NM_TO_ANGSTROM,
+)
+
+# A module for any number of atoms is compared with the network on at most so many.
+CHECKED_ATOMS = 24
+# A recorded module with so many edges and more is compared in fewer calls.
+MANY_EDGES, FEW_CALLS = 4_000, 4
+
+
+@dataclasses.dataclass(frozen=True)
+class CUDAGraphs:
+    """What a force needs to know for CUDA graphs.
+
+    Attributes:
+        neighbours: Room for so many neighbours of an atom.
+        box: Box vectors as rows, A; None without a box.
+    """
+
+    neighbours: int
+    box: tuple[tuple[float, float, float], ...] | None
+
+
+def takes_all_pairs(n_atoms: int, periodic: bool) -> bool:
+    """Tell whether TorchScript takes all pairs of atoms instead of a neighbour list."""
+    return not periodic and n_atoms <= DENSE_ATOMS
+
+
+@dataclasses.dataclass(frozen=True)
+class ForceSettings:
+    """Everything that decides what one force computes.
+
+    Attributes:
+        model: The model.
+        precision: "single" or "double", of the network; energies are always summed in
+            float64.
+        species: Index of each atom's element in the model's elements [n_atoms].
+        atoms: Particle of the System that each atom is [n_atoms].
+        n_particles: Particles of the System.
+        periodic: The System has a box.
+        offset: Added to the energy, eV.
+        engine: "compiled", "torchscript", or "auto": compiled where that works and
+            there is no GPU, else TorchScript.
+        scale: Name of the global parameter that multiplies energy and forces; None for
+            none.
+        cuda_graphs: Let TorchForce record the force as a CUDA graph; None for not.
+    """
+
+    model: ModelFile
+    precision: str
+    species: tuple[int, ...]
+    atoms: tuple[int, ...]
+    n_particles: int
+    periodic: bool
+    offset: float
+    engine: str = "auto"
+    scale: str | None = None
+    cuda_graphs: CUDAGraphs | None = None
+
+    @property
+    def static(self) -> bool:
+        """Tell whether the force is recorded for exactly these atoms, all pairs."""
+        return takes_all_pairs(len(self.atoms), self.periodic)
+
+
+def build_module(settings: ForceSettings) -> torch.jit.ScriptModule:
+    """Return the module of a force, compared with the network it was made from.
+
+    Raises:
+        CompileError: It is to be compiled, and that does not work here.
+        ExportError: The module does not reproduce the network.
+        RuntimeError: TorchScript is turned off.
+        ValueError: There is too little room for neighbours.
+    """
+    require_torchscript()
+    with usual_torch():
+        module = compiled_module(settings) or _torchscript_module(settings)
+        if settings.scale is None:
+            return module
+        wrapper = ScaledPeriodicForce if settings.periodic else ScaledForce
+        return scripted(wrapper(module))
+
+
+def compiled_module(settings: ForceSettings) -> torch.jit.ScriptModule | None:
+    """Return a compiled module, or None where TorchScript is to be used.
+
+    Raises:
+        CompileError: It is to be compiled, and that does not work here.
+        ExportError: It is to be compiled, and does not reproduce the network.
+    """
+    engine, config = settings.engine, settings.model.config
+    if compile_engine(engine, config, settings.precision) == "torchscript":
+        return None
+    network = settings.model.network(torch.float64)
+    try:
+        module = compiled_force(network, settings.precision)
+        return _for_atoms(module, network, settings)
+    except ExportError as error:
+        if is_required(engine):
+            raise
+        warn_once(f"{error}; going on with TorchScript, which is slower")
+        return None
+
+
+def _torchscript_module(settings: ForceSettings) -> torch.jit.ScriptModule:
+    """Return a module of TorchScript: recorded for its atoms, or for any.
+
+    Raises:
+        ExportError: It does not reproduce the network.
+        ValueError: There is too little room for neighbours.
+    """
+    network = settings.model.network(PRECISIONS[settings.precision])
+    if settings.static or settings.cuda_graphs is not None:
+        with threads_for(len(settings.atoms)):
+            return _recorded_module(network, settings)
+    return _for_atoms(scripted(GenericForce(network)), network, settings)
+
+
+def _few_atoms(settings: ForceSettings) -> ForceSettings:
+    """Return settings for the first atoms, alone in a System without a box."""
+    few = min(len(settings.species), CHECKED_ATOMS)
+    return dataclasses.replace(
+        settings,
+        species=settings.species[:few],
+        atoms=tuple(range(few)),
+        n_particles=few,
+        periodic=False,
+    )
+
+
+def _recorded_module(
+    network: SE3Transformer, settings: ForceSettings
+) -> torch.jit.ScriptModule:
+    species, atoms = torch.tensor(settings.species), torch.tensor(settings.atoms)
+    cutoff, n_atoms = network.config.cutoff, len(atoms)
+    graphs = settings.cuda_graphs
+    own, box, capacity, calls = random_positions(n_atoms, cutoff), None, None, CALLS
+    if graphs is not None and not settings.static:
+        cell = None
+        if graphs.box is not None:
+            cell = torch.tensor(graphs.box, dtype=torch.float64)
+            box = cell / NM_TO_ANGSTROM
+            own = positions_in_box(n_atoms, box)
+        capacity = Capacity.of(n_atoms, cutoff, cell, graphs.neighbours)
+        _require_room(NM_TO_ANGSTROM * own, cutoff, cell, capacity)
+        if n_atoms * capacity.neighbours >= MANY_EDGES:
+            calls = FEW_CALLS
+    example = torch.zeros(settings.n_particles, 3, dtype=torch.float64)
+    example[atoms] = own
+    module = specialise(
+        network,
+        species,
+        atoms,
+        settings.n_particles,
+        settings.offset,
+        example,
+        box,
+        capacity,
+    )
+    eager = eager_force(network, settings)
+    found, expected = (
+        f if box is None else partial(f, box=box) for f in (module, eager)
+    )
+    require_equal(found, expected, example, settings.precision, calls)
+    return module
+
+
+def _require_room(
+    positions: Tensor, cutoff: float, cell: Tensor | None, capacity: Capacity
+) -> None:
+    """Refuse a capacity that does not suffice for atoms that are spread evenly.
+
+    Raises:
+        ValueError: It does not.
+    """
+    most = int(fixed_pairs(positions, cutoff, cell, capacity)[3][0])
+    if most > capacity.neighbours:
+        raise ValueError(
+            f"atoms spread evenly have up to {most} neighbours within the cutoff, and "
+            f"there is room for {capacity.neighbours}: give SE3Potential a larger "
+            f"neighbours, such as {most + most // 4}"
+        )
+
+
+def _for_atoms(
+    module: torch.jit.ScriptModule, network: SE3Transformer, settings: ForceSettings
+) -> torch.jit.ScriptModule:
+    """Return a module for any atoms, told its own once it has proved itself on few."""
+    few = _few_atoms(settings)
+    _set_atoms(module, few)
+    example = random_positions(few.n_particles, few.model.config.cutoff)
+    with threads_for(few.n_particles):
+        require_equal(module, eager_force(network, few), example, few.precision)
+    _set_atoms(module, settings)
+    return module
+
+
+def _set_atoms(module: torch.jit.ScriptModule, settings: ForceSettings) -> None:
+    module.set_atoms(
+        torch.tensor(settings.species), torch.tensor(settings.atoms), settings.offset
+    )
+
+
+class eager_force:  # noqa: N801  (used like a function)
+    """The same force computed by the network itself, the slow and certain way.
+
+    Args:
+        network: The network, in evaluation mode.
+        settings: What to compute.
+    """
+
+    def __init__(self, network: SE3Transformer, settings: ForceSettings) -> None:
+        self.network = network
+        self.settings = settings
+        self.species = torch.tensor(settings.species)
+        self.atoms = torch.tensor(settings.atoms)
+
+    def __call__(
+        self, positions: Tensor, box: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return energy [1] (kJ/mol) and forces [n_particles, 3] (kJ/mol/nm).
+
+        Args:
+            positions: Positions of all particles [n_particles, 3], nm.
+            box: Box vectors as rows [3, 3], nm; None without a box.
+        """
+        x = positions.detach()[self.atoms] * NM_TO_ANGSTROM
+        cell = None if box is None else box * NM_TO_ANGSTROM
+        centre, neighbour, shifts = neighbour_pairs(x, self.network.config.cutoff, cell)
+        energy, forces = self.network.energy_and_forces(
+            x, self.species, centre, neighbour, shifts
+        )
+        result = torch.zeros_like(positions.detach())
+        result[self.atoms] = forces.to(result.dtype) * EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM
+        energy = (energy + self.settings.offset) * EV_TO_KJ_PER_MOL
+        return energy.to(positions.dtype), result
