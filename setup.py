@@ -80,7 +80,14 @@ TEST = [
     "setuptools>=70.1",
 ]
 
-DEV = [*TEST, "ruff>=0.14", "mypy>=1.18", "types-PyYAML"]
+# The site of docs/; MkDocs 2 reads another configuration.
+DOCS = [
+    "mkdocs>=1.6,<2",
+    "mkdocs-material>=9.5",
+    "mkdocstrings[python]>=0.26",
+]
+
+DEV = [*TEST, *DOCS, "ruff>=0.14", "mypy>=1.18", "types-PyYAML", "pre-commit>=4"]
 
 setup(
     name="openmm-se3",
@@ -114,6 +121,7 @@ setup(
         "openmm-ml": OPENMM_ML,
         "cuda12": CUDA12,
         "test": TEST,
+        "docs": DOCS,
         "dev": DEV,
     },
     entry_points={

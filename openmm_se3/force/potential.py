@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 class SE3Potential:
     """A trained SE(3)-Transformer that can be added to OpenMM Systems.
 
-    Example:
+    Examples:
         >>> potential = SE3Potential("water")
         >>> system = potential.createSystem(pdb.topology)
 

@@ -54,7 +54,7 @@ def run_structure(
 ) -> RunRecord:
     """Run molecular dynamics of a structure file on a model.
 
-    Example:
+    Examples:
         >>> from openmm_se3.simulation import ModelRun, run_structure
         >>> options = ModelRun(ensemble="nvt", steps=20_000, out="cluster-run")
         >>> record = run_structure("cluster.pdb", options)

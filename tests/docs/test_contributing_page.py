@@ -1,0 +1,49 @@
+"""CONTRIBUTING.md: the rooms that it sends to exist; the citation has the version."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+
+from openmm_se3.version import __version__
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def test_every_change_of_the_list_has_a_place() -> None:
+    table = PAGE.partition("### Twenty everyday changes")[2].partition("## Commits")[0]
+    rows = re.findall(r"^\| (?!change \||---)(.+?) \| (.+) \|$", table, re.M)
+    assert len(rows) == 20
+    for change, places in rows:
+        paths = re.findall(r"`(openmm_se3/[\w./]+)`", places)
+        assert paths, change
+        for path in paths:
+            assert (ROOT / path).exists(), f"{change}: {path}"
+
+
+def test_what_the_text_names_is_there() -> None:
+    for path in re.findall(r"`((?:openmm_se3|tests|docs|models)/[\w./]+)`", PAGE):
+        assert (ROOT / path).exists(), path
+    package = ROOT / "openmm_se3"
+    for path in re.findall(r"`([a-z_]+/[\w./]+\.py)`", PAGE):
+        assert (package / path).exists() or (ROOT / path).exists(), path
+    source = {
+        "FORMATS": "data/load.py",
+        "_refuse_options": "data/load.py",
+        "BACKENDS": "force/backends.py",
+        "NEEDED": "compiled/library.py",
+        "VERBS": "cli/__init__.py",
+        "PIPELINE": "../tests/test_packaging.py",
+    }
+    for name, path in source.items():
+        assert re.search(rf"\b{name}\b", (package / path).read_text()), name
+
+
+def test_the_citation_has_the_version_of_the_package() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == __version__
+    (thesis,) = citation["references"]
+    assert thesis["title"] == "Learning inter-atomic forces with an SE(3)-Transformer"
