@@ -10,11 +10,14 @@ from ase.io import write
 from click.testing import CliRunner
 
 from openmm_se3.cli import main
-from openmm_se3.data.formats.hdf5 import read_hdf5
-from openmm_se3.data.frames import Structure
+from openmm_se3.data.dataset import Dataset
+from openmm_se3.data.formats.hdf5 import read_hdf5, write_hdf5
+from openmm_se3.data.frames import Frame, Frames, Structure
 from openmm_se3.data.labeling import labelers
 from openmm_se3.data.labeling.batches import label_in_batches, label_with
 from openmm_se3.data.labeling.labelers import LabelerError, labeler
+from openmm_se3.data.level_of_theory import PublishedLevel
+from openmm_se3.data.load import Source, read_source
 
 
 class Serial:
@@ -212,3 +215,36 @@ def test_unpaired_electrons_are_refused(springs, tmp_path):
     triplet = dataclasses.replace(structure, spin=2)
     with pytest.raises(ValueError, match="structure 0"):
         label_with([triplet], tmp_path / "a.h5", springs, Serial())
+
+
+def test_uncertain_frames_can_be_left_out(tmp_path):
+    path = tmp_path / "a.h5"
+    frames = []
+    for index, (structure, std) in enumerate(
+        zip(
+            structures_of("H2O", "CH4", "H2O", "NH3"),
+            (0.1, 0.3, 0.5, None),
+            strict=True,
+        )
+    ):
+        n_atoms = len(structure.numbers)
+        frames.append(
+            Frame(
+                structure.numbers,
+                structure.positions,
+                -10.0 * n_atoms,
+                np.zeros((n_atoms, 3)),
+                trajectory=str(index),
+                forces_std=None if std is None else np.full((n_atoms, 3), std),
+            )
+        )
+    level = PublishedLevel("an ensemble")
+    write_hdf5(path, Dataset(Frames.of(frames), level, {}))
+    source = Source(str(path), max_forces_std=0.4)
+    dataset = read_source(source)
+    kept = {frame.trajectory.split("/")[1] for frame in dataset.frames}
+    assert kept == {"0", "1", "3"}
+    assert any("1 frames" in note for note in dataset.notes)
+    assert len(read_source(Source(str(path))).frames) == 4
+    with pytest.raises(ValueError, match="max_forces_std"):
+        Source(str(path), max_forces_std=0.0)

@@ -56,6 +56,12 @@ OPTIONS = (
         "neither.",
     ),
     click.option(
+        "--max-forces-std",
+        type=click.FloatRange(min=0.0, min_open=True),
+        help="Leave out frames whose forces an ensemble is uncertain of by more than "
+        "this, eV/A.",
+    ),
+    click.option(
         "--groups",
         type=click.Path(path_type=Path, exists=True, dir_okay=False),
         help="NumPy file with the group of each frame.",

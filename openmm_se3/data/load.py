@@ -87,6 +87,9 @@ class Source:
         charged: What a model does with frames that have a charge or unpaired electrons,
             which it cannot tell from others: "refuse" the file, "drop" the frames, or
             "keep" them, where all structures of one composition have the same charge.
+        max_forces_std: Leave out frames on which the ensemble that labeled them
+            disagrees: the root mean square of ``forces_std`` over the components is
+            larger than this, eV/A.  Frames of no ensemble stay.
     """
 
     path: str
@@ -102,6 +105,7 @@ class Source:
     split: str | None = None
     forces_only: bool = False
     charged: str = "refuse"
+    max_forces_std: float | None = None
 
     def __post_init__(self) -> None:
         """Check the names.
@@ -120,6 +124,9 @@ class Source:
             if value not in known:
                 names = [name for name in known if name is not None]
                 raise ValueError(f"{what} must be one of {names}, got {value!r}")
+        most = self.max_forces_std
+        if most is not None and not most > 0.0:
+            raise ValueError(f"max_forces_std must be positive (eV/A), got {most}")
 
     def options(self) -> dict[str, Any]:
         """Return how the file is read where that is not the default.
@@ -185,6 +192,14 @@ def read_source(source: Source) -> Dataset:
     if source.charged == "drop" and (charged := is_charged(frames)).any():
         frames = frames[~charged]
         notes.append(f"{charged.sum()} frames with a charge or spin are left out")
+    if source.max_forces_std is not None:
+        uncertain = forces_std(frames) > source.max_forces_std
+        if uncertain.all():
+            raise ValueError(
+                f"{path}: max_forces_std={source.max_forces_std:g} leaves no frame"
+            )
+        frames = frames[~uncertain]
+        notes.append(f"{uncertain.sum()} frames with uncertain forces are left out")
     dataset = dataclasses.replace(
         dataset,
         frames=frames,
@@ -213,6 +228,21 @@ def _read(source: Source, path: Path, kind: str) -> Dataset:
         frames = Frames(read_conformers(path, layout, units))
         level = source.level or layout.level
     return Dataset(frames, PublishedLevel(level), {}, notes=(note,))
+
+
+def forces_std(frames: Frames) -> np.ndarray:
+    """Return the uncertainty of the forces of each frame [n_frames], eV/A.
+
+    That is the root mean square of their standard deviations over the components; NaN
+    where no ensemble labeled the frame.
+    """
+    result = np.full(len(frames), np.nan)
+    for index, rows in frames.by_block():
+        deviation = frames.blocks[frames.block[index[0]]].forces_std
+        if deviation is not None:
+            squares = np.square(np.asarray(deviation[rows], dtype=float))
+            result[index] = np.sqrt(squares.mean(axis=(1, 2)))
+    return result
 
 
 def _refuse_faults(path: Path, frames: Frames) -> None:
