@@ -1,0 +1,336 @@
+"""The GPU's kernels without a GPU: their source, run on NumPy, against the network."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import triton_emulator
+from random_model import BOX, random_network, water_cluster
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from openmm_se3.compiled.pack import RadialTables
+from openmm_se3.graph import neighbour_pairs
+from openmm_se3.model.transformer import SE3Transformer
+from openmm_se3.triton import kernels
+from openmm_se3.triton.force import TABLE_INTERVALS
+from openmm_se3.triton.network import Network
+from openmm_se3.triton.pack import Weights, constants
+
+TOLERANCE = {"single": 5e-5, "double": 1e-9}  # eV/A, and eV an atom
+DTYPES = {"single": torch.float32, "double": torch.float64}
+ORGANIC = ("H", "B", "C", "N", "O", "F", "P", "S", "Cl", "Br")
+NARROW = np.array([[3.3, 0.0, 0.0], [1.0, 3.5, 0.0], [-1.2, 0.4, 3.1]])
+CELLS = {
+    "wide": np.diag([9.0, 8.5, 8.1]),
+    "two cutoffs": BOX,
+    "one cutoff": NARROW,
+    "turned": BOX @ np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0],
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def emulator() -> Iterator[None]:
+    """Let kernels run on NumPy in this module."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(kernels, "language", triton_emulator.language)
+    forget()
+    yield
+    patch.undo()
+    forget()
+
+
+def forget() -> None:
+    for made in (kernels.shared_kernels, kernels.layer_kernels, kernels._kernels_of):
+        made.cache_clear()
+
+
+@functools.cache
+def network_of(**changes: Any) -> SE3Transformer:
+    return random_network(**{"self_interaction": "linear", **changes})
+
+
+def evaluate(
+    network: SE3Transformer,
+    species: Tensor,
+    positions: Tensor,
+    box: Tensor | None = None,
+    precision: str = "double",
+    room: int = 64,
+    atoms: Tensor | None = None,
+    offset: float = 0.0,
+) -> tuple[float, Tensor]:
+    """Return energy, eV, and forces, eV/A, as the kernels give them."""
+    dtype = DTYPES[precision]
+    tables = RadialTables(network, TABLE_INTERVALS[precision])
+    with torch.no_grad():
+        energy, forces = Network(network.config).energy_and_forces(
+            positions,
+            box,
+            species,
+            torch.arange(len(species)) if atoms is None else atoms,
+            torch.tensor([offset], dtype=torch.float64),
+            Weights.of(network).flat().to(dtype),
+            tables(network).to(dtype),
+            constants(network),
+            room,
+            1.0,
+            1.0,
+        )
+    return float(energy), forces
+
+
+def difference(
+    network: SE3Transformer,
+    species: Tensor,
+    positions: Tensor,
+    box: Tensor | None = None,
+    **options: Any,
+) -> float:
+    """Return the largest difference to the network: eV an atom, or eV/A."""
+    edges = neighbour_pairs(positions, network.config.cutoff, box)
+    expected = network.energy_and_forces(positions, species, *edges)
+    energy, forces = evaluate(network, species, positions, box, **options)
+    off = abs(energy - float(expected[0])) / len(species)
+    return max(off, float((forces - expected[1]).abs().max()))
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+@pytest.mark.parametrize("n_atoms", [1, 2, 3, 5, 24, 25])
+def test_equal_to_the_network_for_free_molecules(n_atoms: int, precision: str) -> None:
+    network = network_of(elements=ORGANIC)
+    positions = 1.7 * water_cluster(9)[1][:n_atoms]  # heavy atoms need more space
+    species = torch.arange(n_atoms) * 7 % len(ORGANIC)
+    off = difference(network, species, positions, precision=precision)
+    assert off < TOLERANCE[precision]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_equal_in_boxes_of_any_shape(cell: str) -> None:
+    species, positions = water_cluster(1 if cell == "one cutoff" else 2)
+    box = torch.tensor(CELLS[cell])
+    options: dict[str, Any] = {"room": 120}
+    assert difference(network_of(), species, positions, box, **options) < 1e-9
+    # Wherever the images are that OpenMM hands over.
+    away = torch.randint(-3, 4, positions.shape, generator=torch.manual_seed(0))
+    moved = positions + away.double() @ box
+    assert difference(network_of(), species, moved, box, **options) < 1e-9
+    options["precision"] = "single"
+    assert difference(network_of(), species, moved, box, **options) < 5e-5
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"channels": 6, "key_channels": 3, "heads": 3},
+        {"channels": 8, "key_channels": 4, "heads": 1},
+        {"lmax": 1, "jmax": 2, "mirror": False},
+        {"lmax": 0},
+        {"lmax": 3, "jmax": 3, "layers": 2},
+        {"layers": 1, "wall": False},
+    ],
+    ids=str,
+)
+def test_equal_for_other_shapes(changes: dict[str, Any]) -> None:
+    species, positions = water_cluster(1)
+    assert difference(network_of(**changes), species, positions) < 1e-9
+
+
+def test_atoms_without_neighbors_have_no_energy() -> None:
+    species = torch.tensor([0, 1, 1])
+    positions = torch.tensor([[0.0, 0.0, 0.0], [4.001, 0.0, 0.0], [0.0, 90.0, 0.0]])
+    energy, forces = evaluate(network_of(), species, positions.double())
+    assert energy == pytest.approx(0.0, abs=1e-12)
+    assert not forces.any()
+    # A control: a little nearer they have.
+    positions[1, 0] = 3.0
+    assert abs(evaluate(network_of(), species, positions.double())[0]) > 1e-6
+
+
+def test_atoms_that_touch_meet_the_wall() -> None:
+    species = torch.tensor([0, 1])
+    positions = torch.tensor([[0.0, 0.0, 0.0], [0.2, 0.1, 0.0]]).double()
+    assert difference(network_of(), species, positions) < 1e-7  # of 1e3 eV/A
+
+
+def test_particles_that_are_no_atoms_feel_nothing() -> None:
+    species, positions = water_cluster(1)
+    atoms = torch.tensor([3, 1, 4])
+    particles = torch.full((6, 3), 1.5, dtype=torch.float64)
+    particles[atoms] = positions
+    energy, forces = evaluate(network_of(), species, particles, atoms=atoms, offset=2.0)
+    expected = evaluate(network_of(), species, positions)
+    assert energy == pytest.approx(expected[0] + 2.0, rel=1e-12)
+    torch.testing.assert_close(forces[atoms], expected[1])
+    assert not forces[[0, 2, 5]].any()
+
+
+def test_too_little_room_gives_no_number() -> None:
+    species, positions = water_cluster(2)
+    assert np.isfinite(evaluate(network_of(), species, positions, room=5)[0])
+    energy, forces = evaluate(network_of(), species, positions, room=4)
+    assert np.isnan(energy) and forces.isnan().any()
+
+
+@pytest.mark.parametrize("length", [0.1, 0.0])
+def test_a_collapsed_box_gives_no_number(length: float) -> None:
+    box = length * torch.eye(3).double()
+    species, positions = water_cluster(1)
+    assert np.isnan(evaluate(network_of(), species, positions, box)[0])
+
+
+def test_a_position_that_is_no_number_gives_no_number() -> None:
+    species, positions = water_cluster(2)
+    positions[4, 1] = torch.nan
+    assert np.isnan(evaluate(network_of(), species, positions)[0])
+
+
+# Of each fault: the function from which on the text is changed, what, and to what.
+FAULTS = {
+    "a coupling": ("value_message", "radial(table + 8, t)", "1.01 * radial(table, t)"),
+    "the softmax": ("", "gains[h] - dots[h]", "gains[h]"),
+    "the slope of the envelope": ("", "gain * exponent * du", "0.0 * du"),
+    "a torque": ("", "tl.sum(wide_alpha * turn[1], axis=1)", "0.0"),
+    "the torque at the neighbor": ("", "torque_in(g, x_key)", "torque_in(g, x_value)"),
+    "the other edge": (
+        "",
+        "pull + planes + other, mask=both",
+        "pull + other, mask=both",
+    ),
+    "the queries": ("", "back + atom * WIDTH + of_key", "back + of_key"),
+    "the gate": ("", "gates[l] * (1.0 - gates[l])", "gates[l]"),
+    "images": ("", "images_a * images_b * images_c", "images_a"),
+    "the wall": ("", "screened * slope", "0.0 * slope"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_shows(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    function, old, new = FAULTS[fault]
+    original = kernels.Kernels.__init__
+    planted = 0
+
+    def with_fault(self: kernels.Kernels, text: str) -> None:
+        nonlocal planted
+        head, mark, rest = text.partition(f"def {function}")
+        planted += old in rest
+        original(self, head + mark + rest.replace(old, new))
+
+    monkeypatch.setattr(kernels.Kernels, "__init__", with_fault)
+    forget()
+    try:
+        species, positions = water_cluster(1)
+        box = None
+        if fault == "images":
+            box = torch.tensor(NARROW)
+        if fault == "the wall":
+            positions[1] *= 0.5
+        off = difference(network_of(), species, positions, box)
+        assert planted and off > TOLERANCE["single"]
+    finally:
+        forget()
+
+
+# ------------------------------------------------------- what a GPU would wait for
+
+# Operations that start nothing on a device.
+VIEWS = ("view", "slice", "narrow", "select", "split", "unbind", "unsqueeze")
+VIEWS += ("transpose", "detach", "alias")
+MEMORY = ("empty", "new_empty", "empty_like")
+
+
+class Recorder(TorchDispatchMode):
+    """Lists PyTorch's operations and refuses those that wait for a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launched: list[str] = []
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name = function.overloadpacket.__name__
+        waits = "_local_scalar_dense", "nonzero", "item", "masked_select", "_to_copy"
+        assert name not in waits, f"{name} waits for the device"
+        if not name.startswith(VIEWS + MEMORY):
+            self.launched.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def launches(network: SE3Transformer, box: Tensor | None = None) -> int:
+    """Return the launches of one step, none of which waits."""
+    species, positions = water_cluster(2)
+    flat = Weights.of(network).flat()
+    tables = RadialTables(network, 64)(network).detach()
+    own, atoms = constants(network), torch.arange(len(species))
+    offset = torch.zeros(1, dtype=torch.float64)
+    compute = Network(network.config)
+    triton_emulator.Kernel.launched.clear()
+    with Recorder() as recorder, torch.no_grad():
+        compute.energy_and_forces(
+            positions, box, species, atoms, offset, flat, tables, own, 8, 1.0, 1.0
+        )
+    return len(triton_emulator.Kernel.launched) + len(recorder.launched)
+
+
+def test_few_launches_and_none_that_waits() -> None:
+    three = launches(network_of())
+    four = launches(network_of(layers=4))
+    assert four - three <= 12
+    assert three <= 3 * 12 + 5
+    assert launches(network_of(), torch.tensor(BOX)) == three
+
+
+def test_a_wait_would_show() -> None:
+    with pytest.raises(AssertionError, match="waits"), Recorder():
+        torch.ones(1).item()
+
+
+# ------------------------------------------------------------- Triton's own rules
+
+INTERPRETED = """
+import sys
+import torch
+import triton.runtime.interpreter as interpreter
+
+# Of numbers in arrays of one element, which NumPy 2.4 no longer takes for numbers.
+patch = interpreter._patch_lang_tensor
+
+
+def patched(tensor):
+    patch(tensor)
+    tensor.__index__ = lambda self: int(self.handle.data.item())
+
+
+interpreter._patch_lang_tensor = patched
+sys.path.insert(0, sys.argv[1])
+import test_triton
+
+changes = {"lmax": 1, "layers": 2, "channels": 16, "key_channels": 4}
+network = test_triton.network_of(**changes)
+species, positions = torch.tensor([1, 0]), test_triton.water_cluster(1)[1][:2]
+box = torch.eye(3).double() * 9.0
+print(test_triton.difference(network, species, positions, box, room=8))
+"""
+
+
+def test_equal_in_the_interpreter_of_triton() -> None:
+    pytest.importorskip("triton")
+    result = subprocess.run(
+        [sys.executable, "-c", INTERPRETED, str(Path(__file__).parent)],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout.split()[-1]) < 1e-9
