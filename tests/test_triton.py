@@ -43,15 +43,10 @@ def emulator() -> Iterator[None]:
     """Let kernels run on NumPy in this module."""
     patch = pytest.MonkeyPatch()
     patch.setattr(kernels, "language", triton_emulator.language)
-    forget()
+    kernels.forget()
     yield
     patch.undo()
-    forget()
-
-
-def forget() -> None:
-    for made in (kernels.shared_kernels, kernels.layer_kernels, kernels._kernels_of):
-        made.cache_clear()
+    kernels.forget()
 
 
 @functools.cache
@@ -137,6 +132,8 @@ def test_equal_in_boxes_of_any_shape(cell: str) -> None:
         {"lmax": 0},
         {"lmax": 3, "jmax": 3, "layers": 2},
         {"layers": 1, "wall": False},
+        {"self_interaction": "attentive"},
+        {"self_interaction": "attentive", "channels": 20, "self_interaction_width": 24},
     ],
     ids=str,
 )
@@ -210,6 +207,8 @@ FAULTS = {
     "the gate": ("", "gates[l] * (1.0 - gates[l])", "gates[l]"),
     "images": ("", "images_a * images_b * images_c", "images_a"),
     "the wall": ("", "screened * slope", "0.0 * slope"),
+    "the products": ("", "change + 2.0 * sums[m]", "change + sums[m]"),
+    "the mixing": ("", "change += tl.load(back", "change = tl.load(back"),
 }
 
 
@@ -226,7 +225,7 @@ def test_a_planted_fault_shows(fault: str, monkeypatch: pytest.MonkeyPatch) -> N
         original(self, head + mark + rest.replace(old, new))
 
     monkeypatch.setattr(kernels.Kernels, "__init__", with_fault)
-    forget()
+    kernels.forget()
     try:
         species, positions = water_cluster(1)
         box = None
@@ -234,10 +233,12 @@ def test_a_planted_fault_shows(fault: str, monkeypatch: pytest.MonkeyPatch) -> N
             box = torch.tensor(NARROW)
         if fault == "the wall":
             positions[1] *= 0.5
-        off = difference(network_of(), species, positions, box)
+        attentive = fault in ("the products", "the mixing")
+        network = network_of(self_interaction="attentive" if attentive else "linear")
+        off = difference(network, species, positions, box)
         assert planted and off > TOLERANCE["single"]
     finally:
-        forget()
+        kernels.forget()
 
 
 # ------------------------------------------------------- what a GPU would wait for
@@ -287,6 +288,7 @@ def test_few_launches_and_none_that_waits() -> None:
     four = launches(network_of(layers=4))
     assert four - three <= 12
     assert three <= 3 * 12 + 5
+    assert launches(network_of(self_interaction="attentive")) == three
     assert launches(network_of(), torch.tensor(BOX)) == three
 
 

@@ -75,7 +75,9 @@ class Kernel:
         return self.function(*arguments)
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        def launch(*arguments: Any, num_warps: int = 4, **named: Any) -> None:
+        def launch(*arguments: Any, **named: Any) -> None:
+            for option in ("num_warps", "num_stages"):
+                named.pop(option, None)
             Kernel.launched.append(self.function.__name__)
             with _disable_current_modes():
                 own = [
@@ -161,6 +163,11 @@ class Language:
     def debug_barrier() -> None:
         pass
 
+    @staticmethod
+    def reshape(values: Block, shape: tuple[int, ...]) -> Block:
+        return block(np.reshape(values, shape))
+
+    trans = staticmethod(np.transpose)
     exp = staticmethod(lambda x: block(np.exp(x)))
     sqrt = staticmethod(lambda x: block(np.sqrt(x)))
     floor = staticmethod(lambda x: block(np.floor(x)))

@@ -33,6 +33,7 @@ def network_source(config: ModelConfig) -> str:
         "CHANNELS": config.channels,
         "KEYS": config.key_channels,
         "HEADS": config.heads,
+        "WIDTH": config.self_interaction_width,
         "CUTOFF": config.cutoff,
         "TABLE_START": TABLE_START,
         "LOGIT_BOUND": LOGIT_BOUND,

@@ -118,6 +118,7 @@ def layer_kernels(config: ModelConfig, layer: int) -> Kernels:
 
     Layers of the same degrees have the same text, and share what Triton compiled.
     """
+    attentive = config.self_interaction == "attentive"
     return _kernels_of(
         "\n".join(
             [
@@ -125,9 +126,16 @@ def layer_kernels(config: ModelConfig, layer: int) -> Kernels:
                 layer_source(config, layer),
                 _read("attention"),
                 _read("atoms"),
+                *([_read("self_interaction")] if attentive else []),
             ]
         )
     )
+
+
+def forget() -> None:
+    """Make all kernels anew where they are needed next: the language is another."""
+    for made in (shared_kernels, layer_kernels, _kernels_of):
+        made.cache_clear()
 
 
 @functools.cache

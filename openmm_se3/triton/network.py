@@ -18,7 +18,7 @@ from torch import Tensor
 from openmm_se3.config import ModelConfig
 from openmm_se3.triton.generate import kernel_shapes, radial_functions
 from openmm_se3.triton.kernels import Kernels, layer_kernels, shared_kernels
-from openmm_se3.triton.pack import LayerWeights, Weights
+from openmm_se3.triton.pack import LayerWeights, Linear, Weights
 
 # Numbers that a thread has of each component of a block of values: fewer leave threads
 # without work, more do not fit into registers.
@@ -28,6 +28,7 @@ THREADS = 32 * WARPS
 CANDIDATES = 1024  # atoms that are looked at together as neighbors
 # Atoms of a block of the gate and the energy head: the least that Triton multiplies.
 ATOMS = 16
+PAIRS = 64  # of channels, which are multiplied together
 SUMMED = 1024  # energies that are added up together
 
 
@@ -75,6 +76,15 @@ class Blocks:
             "HEADS_2": self.heads,
             "KEYS_2": self.keys,
             "VALUES_2": self.values,
+        }
+
+    def of_self_interaction(self, config: ModelConfig) -> dict[str, int]:
+        """Return the arguments of the kernels of attentive self-interaction."""
+        return {
+            "ATOMS": ATOMS,
+            "CHANNELS_2": self.channels,
+            "WIDTH_2": max(ATOMS, power_of_two(config.self_interaction_width)),
+            "TOGETHER": max(PAIRS // self.channels, 1),
         }
 
 
@@ -339,7 +349,7 @@ class _Layer:
             **self.attention,
         )
         self.update = torch.bmm(self.heads, self.weights.output)
-        self._shared(self.update).baddbmm_(self._shared(features), self.weights.kept)
+        self._keep(features)
         result = torch.empty_like(self.update)
         self.kernels.gate[(-(-n_atoms // ATOMS),)](
             self.update,
@@ -425,7 +435,48 @@ class _Layer:
             **self.attention,
         )
         result = torch.bmm(projected_back, self.weights.project.transpose(1, 2))
-        self._shared(result).baddbmm_(
-            self._shared(back), self.weights.kept.transpose(1, 2)
-        )
+        self._keep_backward(back, result)
         return result
+
+    def _keep(self, features: Tensor) -> None:
+        """Add the self-interaction to the update."""
+        weights, n_atoms = self.weights.kept, features.shape[1]
+        if isinstance(weights, Linear):
+            shared = self._shared(self.update)
+            shared.baddbmm_(self._shared(features), weights.matrix)
+            return
+        self.inner = features.new_empty(n_atoms, self.config.self_interaction_width)
+        self.kernels.self_interaction[(-(-n_atoms // ATOMS),)](
+            features,
+            weights.hidden,
+            weights.hidden_bias,
+            weights.mixing,
+            weights.mixing_bias,
+            self.update,
+            self.inner,
+            n_atoms,
+            num_warps=WARPS,
+            num_stages=1,  # weights wait in no shared memory, of which there is little
+            **self.blocks.of_self_interaction(self.config),
+        )
+
+    def _keep_backward(self, slope: Tensor, back: Tensor) -> None:
+        """Add the self-interaction's part to dE/d(features)."""
+        weights, n_atoms = self.weights.kept, slope.shape[1]
+        if isinstance(weights, Linear):
+            shared = self._shared(back)
+            shared.baddbmm_(self._shared(slope), weights.matrix.transpose(1, 2))
+            return
+        self.kernels.self_interaction_back[(-(-n_atoms // ATOMS),)](
+            self.features,
+            weights.hidden,
+            weights.mixing,
+            weights.mixing_bias,
+            self.inner,
+            slope,
+            back,
+            n_atoms,
+            num_warps=WARPS,
+            num_stages=1,  # weights wait in no shared memory, of which there is little
+            **self.blocks.of_self_interaction(self.config),
+        )

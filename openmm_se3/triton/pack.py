@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,40 @@ from torch import Tensor, nn
 from openmm_se3.config import ModelConfig
 from openmm_se3.model.attention import AttentionLayer, feature_degrees
 from openmm_se3.model.layers import (
+    AttentiveSelfInteraction,
     EquivariantLinear,
     Gate,
     degree_of_component,
 )
 from openmm_se3.model.transformer import SE3Transformer
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """A fixed mixing of channels.
+
+    Attributes:
+        matrix: [shared dim, channels, channels].
+    """
+
+    matrix: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Attentive:
+    """Equations (2.6) and (2.7).
+
+    Attributes:
+        hidden: [degrees, channels, channels, width], symmetric in the channels.
+        hidden_bias: [width].
+        mixing: [degrees, width, channels, channels].
+        mixing_bias: [degrees, channels, channels].
+    """
+
+    hidden: Tensor
+    hidden_bias: Tensor
+    mixing: Tensor
+    mixing_bias: Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,14 +59,14 @@ class LayerWeights:
         project: To query, and to what an atom sends for keys and for values
             [K dim, channels, 2 keys + channels].
         output: After the heads [L dim, channels, channels].
-        kept: Linear self-interaction [shared dim, channels, channels].
+        kept: Self-interaction, see :class:`Linear` and :class:`Attentive`.
         gate: [degrees * channels, degrees * channels].
         gate_bias: [degrees * channels].
     """
 
     project: Tensor
     output: Tensor
-    kept: Tensor
+    kept: Linear | Attentive
     gate: Tensor
     gate_bias: Tensor
 
@@ -86,6 +115,17 @@ class Weights:
             place += size
             return part
 
+        def kept(n_degrees: int) -> Linear | Attentive:
+            if config.self_interaction == "linear":
+                return Linear(take(n_degrees**2, channels, channels))
+            width, pairs = config.self_interaction_width, (channels, channels)
+            return Attentive(
+                take(n_degrees, *pairs, width),
+                take(width),
+                take(n_degrees, width, *pairs),
+                take(n_degrees, *pairs),
+            )
+
         channels = config.channels
         embedding = take(len(config.elements), channels)
         degrees = feature_degrees(config)
@@ -98,7 +138,7 @@ class Weights:
                         (k_max + 1) ** 2, channels, 2 * config.key_channels + channels
                     ),
                     take((l_max + 1) ** 2, channels, channels),
-                    take((min(k_max, l_max) + 1) ** 2, channels, channels),
+                    kept(min(k_max, l_max) + 1),
                     take(gates, gates),
                     take(gates),
                 )
@@ -113,11 +153,18 @@ class Weights:
 
     def flat(self) -> Tensor:
         """Return all weights as one tensor, without a gradient."""
-        parts = [self.embedding]
-        for layer in self.layers:
-            parts += [getattr(layer, f.name) for f in dataclasses.fields(layer)]
-        parts += [self.hidden, self.hidden_bias, self.output]
-        return torch.cat([part.detach().reshape(-1) for part in parts])
+        return torch.cat([part.detach().reshape(-1) for part in _tensors(self)])
+
+
+def _tensors(weights: Any) -> list[Tensor]:
+    """Return the tensors in a dataclass, in their order."""
+    if isinstance(weights, Tensor):
+        return [weights]
+    if isinstance(weights, tuple):
+        parts = list(weights)
+    else:
+        parts = [getattr(weights, field.name) for field in dataclasses.fields(weights)]
+    return [tensor for part in parts for tensor in _tensors(part)]
 
 
 def _layer(attention: AttentionLayer, gate: Gate) -> LayerWeights:
@@ -127,9 +174,22 @@ def _layer(attention: AttentionLayer, gate: Gate) -> LayerWeights:
     return LayerWeights(
         torch.cat([query, mix], dim=2),
         _matrices(attention.output),
-        _matrices(attention.self_interaction),
+        _self_interaction(attention.self_interaction),
         gate.gate.weight.T,
         gate.gate.bias,
+    )
+
+
+def _self_interaction(layer: nn.Module) -> Linear | Attentive:
+    if not isinstance(layer, AttentiveSelfInteraction):
+        return Linear(_matrices(layer))
+    hidden = (layer.product_scale * layer.hidden.weight).T.unflatten(0, layer.shape)
+    mixing = (layer.scale * layer.output.weight).unflatten(0, layer.shape)
+    return Attentive(
+        0.5 * (hidden + hidden.transpose(1, 2)),
+        layer.hidden.bias,
+        mixing.movedim(-1, 1),
+        layer.scale * layer.output.bias.unflatten(0, layer.shape),
     )
 
 
