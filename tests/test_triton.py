@@ -11,14 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openmm
 import pytest
 import torch
 import triton_emulator
-from random_model import BOX, random_network, water_cluster
+from evaluator import Evaluator
+from random_model import (
+    BOX,
+    random_network,
+    topology_of,
+    water_cluster,
+    write_random_weights,
+)
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from openmm_se3 import SE3Potential
 from openmm_se3.compiled.pack import RadialTables
+from openmm_se3.export import checks
 from openmm_se3.graph import neighbour_pairs
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.triton import kernels
@@ -295,6 +305,43 @@ def test_few_launches_and_none_that_waits() -> None:
 def test_a_wait_would_show() -> None:
     with pytest.raises(AssertionError, match="waits"), Recorder():
         torch.ones(1).item()
+
+
+# ------------------------------------------------------------------- called by OpenMM
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model on a machine that seems to have a GPU."""
+    monkeypatch.setattr(kernels, "problem", lambda: None)
+    monkeypatch.setattr(kernels, "device_for", lambda positions: positions.device)
+    monkeypatch.setattr(checks, "CALLS", 1)
+    changes = {"layers": 2, "lmax": 1, "self_interaction": "linear"}
+    return write_random_weights(tmp_path / "small", **changes)
+
+
+@pytest.mark.parametrize("backend", ["torchforce", "pythonforce"])
+@pytest.mark.parametrize("box", [None, BOX], ids=["free", "boxed"])
+def test_openmm_calls_the_kernels(
+    model: Path, backend: str, box: np.ndarray | None
+) -> None:
+    topology = topology_of(["O", "H", "H"] * 2, box)
+    positions = water_cluster(2)[1].numpy()
+    results = []
+    for engine in ("triton", "torchscript"):
+        potential = SE3Potential(
+            model, precision="double", engine=engine, backend=backend
+        )
+        assert potential.engine == engine
+        system = potential.createSystem(topology)
+        if engine == "triton":  # a System that was written and read is the same
+            system = openmm.XmlSerializer.clone(system)
+        triton_emulator.Kernel.launched.clear()
+        results.append(Evaluator(system, "Reference")(positions))
+        assert bool(triton_emulator.Kernel.launched) == (engine == "triton")
+    (energy, forces), (expected, reference) = results
+    assert energy == pytest.approx(expected, abs=1e-9 * 96.5 * 6)
+    np.testing.assert_allclose(forces, reference, atol=1e-9 * 964.9)
 
 
 # ------------------------------------------------------------- Triton's own rules

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from functools import partial
 
@@ -27,10 +28,12 @@ from openmm_se3.export.modules import (
     ScaledPeriodicForce,
     specialise,
 )
-from openmm_se3.graph import Capacity, fixed_pairs, neighbour_pairs
+from openmm_se3.graph import Capacity, default_room, fixed_pairs, neighbour_pairs
 from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.modelfile import PRECISIONS, ModelFile
 from openmm_se3.threads import threads_for
+from openmm_se3.triton.engine import triton_or_none
+from openmm_se3.triton.force import triton_force
 from openmm_se3.units import (
     EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM,
     EV_TO_KJ_PER_MOL,
@@ -43,8 +46,11 @@ DENSE_ATOMS = 64
 CHECKED_ATOMS = 24
 # A recorded module with so many edges and more is compared in fewer calls.
 MANY_EDGES, FEW_CALLS = 4_000, 4
-# What computes the network: C++ compiled for this machine's CPU, or TorchScript.
-ENGINES = ("auto", "compiled", "torchscript")
+# What computes the network: C++ compiled for this machine's CPU, kernels that Triton
+# compiles for its GPU, or TorchScript.
+ENGINES = ("auto", "compiled", "triton", "torchscript")
+
+logger = logging.getLogger("openmm_se3")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +84,8 @@ class ForceSettings:
         n_particles: Particles of the System.
         periodic: The System has a box.
         offset: Added to the energy, eV.
-        engine: "compiled", "torchscript", or "auto": compiled where that works and
-            there is no GPU, else TorchScript.
+        engine: "compiled", "triton", "torchscript", or "auto": Triton where it serves
+            the GPU, compiled where that works and there is no GPU, else TorchScript.
         scale: Name of the global parameter that multiplies energy and forces; None for
             none.
         cuda_graphs: Let TorchForce record the force as a CUDA graph; None for not.
@@ -111,11 +117,14 @@ def build_module(settings: ForceSettings) -> torch.jit.ScriptModule:
         ValueError: There is too little room for neighbours.
     """
     engine = resolve_engine(settings.engine, settings.model, settings.precision)
-    if engine == "compiled":
+    module: torch.jit.ScriptModule | None = None
+    if engine == "triton":
+        module = _triton_module(settings)
+    if module is None and engine == "compiled":
         network = settings.model.network(torch.float64)
         compiled = compiled_force(network, settings.precision)
         module = _for_atoms(compiled, network, settings)
-    else:
+    if module is None:
         network = settings.model.network(PRECISIONS[settings.precision])
         if settings.static or settings.cuda_graphs is not None:
             with threads_for(len(settings.atoms)):
@@ -130,7 +139,7 @@ def build_module(settings: ForceSettings) -> torch.jit.ScriptModule:
 
 
 def resolve_engine(engine: str, model: ModelFile, precision: str) -> str:
-    """Return what computes a model here, "compiled" or "torchscript".
+    """Return what computes a model here: one of :data:`ENGINES`, not "auto".
 
     Args:
         engine: One of :data:`ENGINES`.
@@ -147,8 +156,8 @@ def resolve_engine(engine: str, model: ModelFile, precision: str) -> str:
         raise ValueError(f"engine must be one of {list(ENGINES)}, got {engine!r}")
     if engine == "torchscript":
         return engine
-    if engine == "auto" and torch.cuda.is_available():
-        return "torchscript"
+    if engine == "triton" or (engine == "auto" and torch.cuda.is_available()):
+        return triton_or_none(model.config, engine == "triton") or "torchscript"
     library = compiled_or_none(
         lambda: load_library(model.config, precision),
         model.config,
@@ -156,6 +165,31 @@ def resolve_engine(engine: str, model: ModelFile, precision: str) -> str:
         "TorchScript",
     )
     return "torchscript" if library is None else "compiled"
+
+
+def _triton_module(settings: ForceSettings) -> torch.jit.ScriptModule | None:
+    """Return a module of Triton's kernels, or None where they fail.
+
+    Raises:
+        Exception: They fail, and nothing else will do.
+    """
+    network = settings.model.network(torch.float64)
+    try:
+        module = triton_force(network, settings.precision, _room(settings))
+        return _for_atoms(module, network, settings)
+    except Exception as error:  # of Triton, its compiler, the driver, or the comparison
+        if "triton" in (settings.engine, os.environ.get(ENGINE_VARIABLE)):
+            raise
+        logger.warning("%s; going on with TorchScript, which is slower", error)
+        return None
+
+
+def _room(settings: ForceSettings) -> int:
+    """Return the neighbors that an atom has room for in a list of fixed length."""
+    graphs = settings.cuda_graphs
+    room = default_room(settings.model.config.cutoff)
+    room = room if graphs is None else graphs.neighbours
+    return room if settings.periodic else min(room, max(len(settings.atoms) - 1, 1))
 
 
 def _few_atoms(settings: ForceSettings) -> ForceSettings:

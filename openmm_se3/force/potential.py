@@ -21,7 +21,6 @@ from openmm_se3.force.atoms import (
 from openmm_se3.force.backends import make_force, resolve
 from openmm_se3.force.cuda_graphs import (
     cuda_graphs_for,
-    default_room,
     fit_for_cuda_graphs,
     recorded_edges,
 )
@@ -36,6 +35,7 @@ from openmm_se3.force.fitness import (
 )
 from openmm_se3.force.memory import count_edges, expected_edges, require_memory
 from openmm_se3.force.mixed import without_internal_terms
+from openmm_se3.graph import default_room
 from openmm_se3.modelfile import PRECISIONS, load_model
 from openmm_se3.molecules import keep_molecules
 from openmm_se3.single_point import evaluate, force_disagreement
@@ -334,7 +334,7 @@ class SE3Potential:
                 engine=self._asked_engine,
                 scale=scale,
                 cuda_graphs=cuda_graphs_for(
-                    self._room, topology, len(chosen), is_periodic
+                    self._room, topology, len(chosen), is_periodic, self.engine
                 ),
             ),
         )

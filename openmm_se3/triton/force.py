@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ LIBRARY.define(
     "Tensor offset, Tensor weights, Tensor tables, Tensor constants, str shape, "
     "int room, float length, float unit) -> (Tensor, Tensor)"
 )
+LIBRARY.define("on_gpu(Tensor tensor, Tensor positions) -> Tensor")
 
 
 @functools.cache
@@ -81,7 +83,39 @@ def energy_and_forces(
             length,
             unit,
         )
-    return energy.to(positions.device), forces.to(positions.device)
+    if there.device != positions.device:  # which waits for the numbers
+        energy, forces = energy.to(positions.device), forces.to(positions.device)
+        require_numbers(energy, room)
+    return energy, forces
+
+
+def require_numbers(energy: Tensor, room: int) -> None:
+    """Refuse an energy that is not finite.
+
+    Raises:
+        RuntimeError: Names the causes and the fixes.
+    """
+    if not math.isfinite(float(energy)):
+        raise RuntimeError(
+            "the model's energy is NaN or infinite: a position or the box is no "
+            "number, the box has collapsed, or an atom has more neighbors within the "
+            f"cutoff than the {room} that there is room for; in the last case give "
+            f"SE3Potential neighbours={2 * room} with cudaGraphs=True, or "
+            "engine='torchscript'"
+        )
+
+
+@torch.library.impl(LIBRARY, "on_gpu", "CompositeExplicitAutograd")
+def on_gpu(tensor: Tensor, positions: Tensor) -> Tensor:
+    """Return a tensor on the GPU that computes for these positions."""
+    return tensor.detach().to(kernels.device_for(positions)).clone()
+
+
+@torch.library.register_fake(  # type: ignore[untyped-decorator]
+    "openmm_se3_triton::on_gpu"
+)
+def _copy(tensor: Tensor, positions: Tensor) -> Tensor:
+    return torch.empty_like(tensor, device=positions.device)
 
 
 @torch.library.register_fake(  # type: ignore[untyped-decorator]
@@ -109,25 +143,25 @@ def triton_force(
 class TritonForce(nn.Module):
     """See :func:`triton_force`."""
 
-    weights: Tensor
-    constants: Tensor
-
     def __init__(self, network: SE3Transformer, precision: str, room: int) -> None:
         super().__init__()
         dtype = PRECISIONS[precision]
         tables = processor_pack.RadialTables(network, TABLE_INTERVALS[precision])
-        nothing = torch.zeros(0, dtype=torch.int64)
-        self.register_buffer("weights", Weights.of(network).flat().to(dtype))
-        self.register_buffer("constants", constants(network))
-        self.register_buffer("species", nothing)
-        self.register_buffer("atoms", nothing)
-        self.register_buffer("offset", torch.zeros(1, dtype=torch.float64))
-        # Tables are made where they are first needed: they are many times as large as
-        # what they are made of, and OpenMM reads a System's XML slowly.
+        integers = torch.zeros(0, dtype=torch.int64)
+        numbers = torch.zeros(0, dtype=torch.float64)
+        # Attributes, not buffers, which OpenMM would move with what is made of them.
+        self.weights = Weights.of(network).flat().to(dtype)
+        self.constants = constants(network)
+        self.species, self.atoms, self.offset = integers, integers, numbers
         self.basis, self.polynomial = tables.basis, tables.polynomial
         self.radial = [w.detach() for w in processor_pack.radial_weights(network)]
-        self.tables = torch.zeros(0, dtype=dtype)
-        self.no_box = torch.zeros(0, dtype=torch.float64)
+        # On the GPU, made where they are first needed: tables are many times as large
+        # as what they are made of, and OpenMM reads a System's XML slowly.
+        self.tables = self.weights[:0].clone()
+        self.own_species, self.own_atoms = integers.clone(), integers.clone()
+        self.own_offset, self.own_constants = numbers.clone(), numbers.clone()
+        self.own_weights = self.tables.clone()
+        self.no_box = numbers
         self.shape = json.dumps(to_dict(network.config))
         self.room = room
         self.length = NM_TO_ANGSTROM
@@ -145,7 +179,12 @@ class TritonForce(nn.Module):
         self.species = species
         self.atoms = atoms
         self.offset = torch.full([1], offset, dtype=torch.float64)
-        self.tables = self.tables[:0].clone()  # not to be written to a file
+        # Not to be written to a file.
+        self.tables = torch.zeros(0, dtype=self.tables.dtype)
+        self.own_species, self.own_atoms = species[:0].clone(), species[:0].clone()
+        self.own_offset = self.offset[:0].clone()
+        self.own_constants = self.offset[:0].clone()
+        self.own_weights = self.tables.clone()
 
     def forward(
         self, positions: Tensor, box: Tensor | None = None
@@ -158,19 +197,33 @@ class TritonForce(nn.Module):
         """
         if self.tables.shape[0] == 0:
             tables = radial_tables(self.basis, self.polynomial, self.radial)
-            self.tables = tables.to(self.weights.device, self.weights.dtype)
-        energy, forces = torch.ops.openmm_se3_triton.energy_and_forces(
-            positions,
-            self.no_box if box is None else box,
-            self.species,
-            self.atoms,
-            self.offset,
-            self.weights,
-            self.tables,
-            self.constants,
-            self.shape,
-            self.room,
-            self.length,
-            self.energy,
-        )
+            tables = tables.to(self.weights.dtype)
+            self.tables = torch.ops.openmm_se3_triton.on_gpu(tables, positions)
+            self.own_species = torch.ops.openmm_se3_triton.on_gpu(
+                self.species, positions
+            )
+            self.own_atoms = torch.ops.openmm_se3_triton.on_gpu(self.atoms, positions)
+            self.own_offset = torch.ops.openmm_se3_triton.on_gpu(self.offset, positions)
+            self.own_weights = torch.ops.openmm_se3_triton.on_gpu(
+                self.weights, positions
+            )
+            self.own_constants = torch.ops.openmm_se3_triton.on_gpu(
+                self.constants, positions
+            )
+        # TorchForce hands over positions that require gradients.
+        with torch.no_grad():
+            energy, forces = torch.ops.openmm_se3_triton.energy_and_forces(
+                positions,
+                self.no_box if box is None else box,
+                self.own_species,
+                self.own_atoms,
+                self.own_offset,
+                self.own_weights,
+                self.tables,
+                self.own_constants,
+                self.shape,
+                self.room,
+                self.length,
+                self.energy,
+            )
         return energy, forces
