@@ -6,6 +6,7 @@ import functools
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,20 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from openmm_se3 import SE3Potential
+from openmm_se3.compiled.library import CompileError
 from openmm_se3.compiled.pack import RadialTables
-from openmm_se3.export import checks
-from openmm_se3.graph import neighbour_pairs
+from openmm_se3.export import build, checks
+from openmm_se3.force.memory import needed_memory
+from openmm_se3.graph import default_room, neighbour_pairs
 from openmm_se3.model.transformer import SE3Transformer
-from openmm_se3.triton import kernels
+from openmm_se3.modelfile import load_model
+from openmm_se3.triton import compilation, kernels
 from openmm_se3.triton.force import TABLE_INTERVALS
 from openmm_se3.triton.network import Network
 from openmm_se3.triton.pack import Weights, constants
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks" / "speed"))
+import roofline  # noqa: E402
 
 TOLERANCE = {"single": 5e-5, "double": 1e-9}  # eV/A, and eV an atom
 DTYPES = {"single": torch.float32, "double": torch.float64}
@@ -302,6 +309,69 @@ def test_few_launches_and_none_that_waits() -> None:
     assert launches(network_of(), torch.tensor(BOX)) == three
 
 
+@pytest.mark.parametrize("kind", ["linear", "attentive"])
+def test_launches_are_those_of_the_reckoning(kind: str) -> None:
+    network = network_of(self_interaction=kind)
+    assert roofline.launches_of(network.config) == launches(network)
+
+
+class Memory(TorchDispatchMode):
+    """Follows the memory of tensors that are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, int] = {}  # tensors by their memory
+        self.used = self.most = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function.overloadpacket.__name__ == "_to_copy":  # weights and positions
+            return result
+        for made in result if isinstance(result, list | tuple) else [result]:
+            if not isinstance(made, Tensor) or not made.is_meta:
+                continue
+            storage = made.untyped_storage()
+            key, size = storage._cdata, storage.nbytes()
+            given = any(
+                isinstance(a, Tensor) and a.untyped_storage()._cdata == key
+                for a in args
+            )
+            if given and key not in self.alive:
+                continue  # a view of what was there before
+            if key not in self.alive:
+                self.alive[key] = 0
+                self.used += size
+                self.most = max(self.most, self.used)
+            self.alive[key] += 1
+            weakref.finalize(made, self.free, key, size)
+        return result
+
+    def free(self, key: int, size: int) -> None:
+        self.alive[key] -= 1
+        if not self.alive[key]:
+            del self.alive[key]
+            self.used -= size
+
+
+@pytest.mark.parametrize("name", ["water", "liquid-water"])
+def test_memory_grows_with_atoms_as_estimated(name: str) -> None:
+    config = load_model(name).config
+    n_atoms, room = 1000, default_room(config.cutoff)
+    network = SE3Transformer(config).eval()
+    n_edges = n_atoms * room / 1.5
+    with Memory() as memory:
+        compilation.step_without_numbers(config, "single", n_atoms, room, True)
+    estimate = 1e9 * needed_memory(network, "triton", "single", n_atoms, int(n_edges))
+    assert 0.8 * memory.most < estimate < 1.25 * memory.most
+    work = roofline.work_of(config)
+    reckoned = n_atoms * (work.atom_memory + roofline.list_bytes(config))
+    assert 0.8 * memory.most < reckoned < 1.25 * memory.most
+    # What grows with edges is their list and two numbers a head of one layer.
+    assert memory.most / n_atoms < 40e3
+
+
 def test_a_wait_would_show() -> None:
     with pytest.raises(AssertionError, match="waits"), Recorder():
         torch.ones(1).item()
@@ -315,7 +385,9 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model on a machine that seems to have a GPU."""
     monkeypatch.setattr(kernels, "problem", lambda: None)
     monkeypatch.setattr(kernels, "device_for", lambda positions: positions.device)
-    monkeypatch.setattr(checks, "CALLS", 1)
+    monkeypatch.setattr(
+        build, "require_equal", lambda *a: checks.require_equal(*a[:4], calls=1)
+    )
     changes = {"layers": 2, "lmax": 1, "self_interaction": "linear"}
     return write_random_weights(tmp_path / "small", **changes)
 
@@ -325,8 +397,8 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_openmm_calls_the_kernels(
     model: Path, backend: str, box: np.ndarray | None
 ) -> None:
-    topology = topology_of(["O", "H", "H"] * 2, box)
-    positions = water_cluster(2)[1].numpy()
+    topology = topology_of(["O", "H", "H"], box)
+    positions = water_cluster(1)[1].numpy()
     results = []
     for engine in ("triton", "torchscript"):
         potential = SE3Potential(
@@ -340,8 +412,71 @@ def test_openmm_calls_the_kernels(
         results.append(Evaluator(system, "Reference")(positions))
         assert bool(triton_emulator.Kernel.launched) == (engine == "triton")
     (energy, forces), (expected, reference) = results
-    assert energy == pytest.approx(expected, abs=1e-9 * 96.5 * 6)
+    assert energy == pytest.approx(expected, abs=1e-9 * 96.5 * 3)
     np.testing.assert_allclose(forces, reference, atol=1e-9 * 964.9)
+
+
+def test_auto_takes_the_kernels_where_they_serve(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENMM_SE3_ENGINE", "auto")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = load_model(model)
+    assert build.resolve_engine("auto", found, "single") == "triton"
+    monkeypatch.setattr(kernels, "problem", lambda: "the GPU is too old")
+    assert build.resolve_engine("auto", found, "single") == "torchscript"
+    with pytest.raises(CompileError, match="too old"):
+        build.resolve_engine("triton", found, "single")
+
+
+@pytest.mark.parametrize(
+    ("capability", "hip", "serves"),
+    [((7, 5), None, True), ((7, 0), None, False), ((9, 0), "6.4", False)],
+)
+def test_which_gpus_serve(
+    capability: tuple[int, int],
+    hip: str | None,
+    serves: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert kernels.problem() is not None  # no GPU here
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    assert (kernels.problem() is None) == serves
+
+
+def test_kernels_that_fail_cost_only_speed(
+    model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OPENMM_SE3_ENGINE", "auto")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("ptxas is missing")
+
+    monkeypatch.setattr(build, "triton_force", fail)
+    potential = SE3Potential(model)
+    potential.createSystem(topology_of(["O", "H", "H"]))
+    assert "ptxas is missing" in caplog.text and "TorchScript" in caplog.text
+    with pytest.raises(RuntimeError, match="ptxas"):
+        SE3Potential(model, engine="triton").createSystem(topology_of(["O"]))
+
+
+def test_too_little_room_is_said_where_somebody_looks(model: Path) -> None:
+    topology = topology_of(["O", "H", "H"], 0.75 * NARROW)
+    potential = SE3Potential(model, engine="triton", backend="pythonforce")
+    system = potential.createSystem(topology)
+    with pytest.raises(openmm.OpenMMException, match="neighbours="):
+        Evaluator(system)(water_cluster(1)[1].numpy())
+
+
+def test_cuda_graphs_take_the_kernels(model: Path) -> None:
+    potential = SE3Potential(model, engine="triton", cudaGraphs=True, neighbours=80)
+    force = potential.makeForce(topology_of(["O", "H", "H"] * 400))  # above 1,000 atoms
+    assert potential.engine == "triton"
+    assert force.getProperties()["useCUDAGraphs"] == "true"
 
 
 # ------------------------------------------------------------- Triton's own rules

@@ -79,6 +79,8 @@ class Kernel:
             for option in ("num_warps", "num_stages"):
                 named.pop(option, None)
             Kernel.launched.append(self.function.__name__)
+            if any(isinstance(a, torch.Tensor) and a.is_meta for a in arguments):
+                return  # without numbers
             with _disable_current_modes():
                 own = [
                     pointer_to(a) if isinstance(a, torch.Tensor) else a
@@ -179,4 +181,8 @@ class Language:
 
 def language() -> tuple[Any, Any]:
     """Return what stands for ``triton`` and ``triton.language``."""
-    return types.SimpleNamespace(jit=Kernel), Language
+
+    def jit(function: Any = None, **_: Any) -> Any:
+        return Kernel if function is None else Kernel(function)
+
+    return types.SimpleNamespace(jit=jit), Language

@@ -27,7 +27,9 @@ def fit_for_cuda_graphs(
             f"cudaGraphs needs backend 'torchforce' or 'auto', got '{backend}'"
         )
     if engine == "compiled":
-        raise ValueError("cudaGraphs needs a GPU's engine or 'auto', got 'compiled'")
+        raise ValueError(
+            "cudaGraphs needs engine 'torchscript', 'triton' or 'auto', got 'compiled'"
+        )
     if engine == "auto" and problem() is not None:
         engine = "torchscript"
     return "torchforce", engine

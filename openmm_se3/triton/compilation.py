@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import re
 import subprocess
 import tempfile
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,18 @@ def launches(
 ) -> list[Launch]:
     """Return the launches of Triton's kernels in one step, without computing anything.
 
+    Arguments are those of :func:`step_without_numbers`.
+    """
+    with _recorded() as found:
+        step_without_numbers(config, precision, n_atoms, room, periodic)
+    return found
+
+
+def step_without_numbers(
+    config: ModelConfig, precision: str, n_atoms: int, room: int, periodic: bool
+) -> None:
+    """Go through a step on PyTorch's tensors without numbers; nothing is launched.
+
     Args:
         config: Shape of the network.
         precision: "single" or "double".
@@ -99,7 +113,7 @@ def launches(
     integers = torch.zeros(n_atoms, dtype=torch.int64)
     positions = torch.zeros(n_atoms, 3, dtype=dtype)
     box = torch.zeros(3, 3, dtype=dtype, device="meta")
-    with _recorded() as found, torch.no_grad():
+    with torch.no_grad():
         Network(config).energy_and_forces(
             positions.to("meta"),
             box if periodic else None,
@@ -113,7 +127,6 @@ def launches(
             NM_TO_ANGSTROM,
             EV_TO_KJ_PER_MOL,
         )
-    return found
 
 
 @contextlib.contextmanager
@@ -133,11 +146,15 @@ def _recorded() -> Iterator[list[Launch]]:
 
             return launch
 
-    class Language:
-        jit = Recorded
+    def jit(function: Any = None, **options: Any) -> Any:
+        if function is None:
+            return functools.partial(jit, **options)
+        return Recorded(function, **options)
+
+    triton_ = types.SimpleNamespace(jit=jit)
 
     before = kernels.language
-    kernels.language = lambda: (Language, tl)
+    kernels.language = lambda: (triton_, tl)
     kernels.forget()
     try:
         yield found

@@ -83,7 +83,7 @@ def energy_and_forces(
             length,
             unit,
         )
-    if there.device != positions.device:  # which waits for the numbers
+    if not positions.is_cuda:  # somebody waits for the numbers
         energy, forces = energy.to(positions.device), forces.to(positions.device)
         require_numbers(energy, room)
     return energy, forces

@@ -21,6 +21,11 @@ from openmm_se3.model.kernel import KernelBasis, SphericalHarmonics
 from openmm_se3.model.transformer import DISTANCE_EPSILON, SE3Transformer
 from openmm_se3.model.wall import EXPONENTS, WEIGHTS
 
+# Of kernels, other than the functions that they call.
+LAUNCHED = """# One machine code serves all numbers of atoms.
+launched = triton.jit(do_not_specialize=("n_atoms", "room"))
+"""
+
 # Channels of keys, which queries have too, or of values.
 Part = Literal["key", "value"]
 
@@ -43,7 +48,8 @@ def network_source(config: ModelConfig) -> str:
     }
     for name, values in (("WALL_WEIGHT", WEIGHTS), ("WALL_EXPONENT", EXPONENTS)):
         numbers |= {f"{name}_{k}": value for k, value in enumerate(values)}
-    lines = [f"{name} = tl.constexpr({value!r})" for name, value in numbers.items()]
+    lines = [LAUNCHED]
+    lines += [f"{name} = tl.constexpr({value!r})" for name, value in numbers.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -42,7 +42,8 @@ class Blocks:
     """Sizes of blocks for a network, as kernels take them.
 
     Attributes:
-        edges: Edges of a block.
+        edges: Edges of a block of attention.
+        edges_back: Edges of a block of its backward pass, which has more of each.
         heads: Heads, as a power of two.
         keys: Channels of keys a head, as a power of two.
         values: Channels of values a head, as a power of two.
@@ -50,6 +51,7 @@ class Blocks:
     """
 
     edges: int
+    edges_back: int
     heads: int
     keys: int
     values: int
@@ -61,18 +63,20 @@ class Blocks:
         heads = power_of_two(config.heads)
         values = power_of_two(config.channels // config.heads)
         edges = NUMBERS_OF_A_THREAD * THREADS // (heads * values)
+        edges = min(max(edges, 4), 32)
         return cls(
-            min(max(edges, 4), 32),
+            edges,
+            max(edges // 2, 4),
             heads,
             power_of_two(config.key_channels // config.heads),
             values,
             max(ATOMS, power_of_two(config.channels)),
         )
 
-    def of_attention(self) -> dict[str, int]:
+    def of_attention(self, edges: int) -> dict[str, int]:
         """Return the arguments of attention's kernels."""
         return {
-            "EDGES": self.edges,
+            "EDGES": edges,
             "HEADS_2": self.heads,
             "KEYS_2": self.keys,
             "VALUES_2": self.values,
@@ -210,11 +214,15 @@ class Network:
         Other arguments are those of :meth:`energy_and_forces`.
         """
         n_atoms = len(atoms)
-        integers = positions.new_empty((5, n_atoms * room), dtype=torch.int32)
-        found, found_image, neighbor, image, reverse = integers.unbind(0)
+        # Apart from each other, so that each begins at a place that suits the device.
+        found, found_image, neighbor, image, reverse = (
+            positions.new_empty(n_atoms * room, dtype=torch.int32) for _ in range(5)
+        )
         count = positions.new_empty(n_atoms, dtype=torch.int32)
-        numbers = positions.new_empty((4, n_atoms * room), dtype=dtype)
-        direction, distance = numbers[:3], numbers[3]
+        direction, distance = (
+            positions.new_empty(planes * n_atoms * room, dtype=dtype)
+            for planes in (3, 1)
+        )
         wide = power_of_two(room)
         self.shared.find_neighbors[(n_atoms,)](
             positions,
@@ -283,10 +291,8 @@ class Network:
         del features
         edge_numbers = n_atoms * neighbors.room
         heads = self.config.heads
-        scratch = slope.new_empty((3 + 2 * heads) * edge_numbers)
-        pull, alphas, logits = scratch.split(
-            [3 * edge_numbers] + 2 * [heads * edge_numbers]
-        )
+        pull = slope.new_empty(3 * edge_numbers)
+        alphas, logits = (slope.new_empty(heads * edge_numbers) for _ in range(2))
         while layers:
             layer = layers.pop()  # with the memory that it holds
             slope = layer.backward(neighbors, slope, pull, alphas, logits)
@@ -323,11 +329,7 @@ class _Layer:
         self.dim_query = (min(k_max, l_max) + 1) ** 2
         self.weights = weights
         self.table = table
-        self.attention: dict[str, Any] = {
-            "INTERVALS": len(table),
-            "num_warps": WARPS,
-            **network.blocks.of_attention(),
-        }
+        self.options: dict[str, Any] = {"INTERVALS": len(table), "num_warps": WARPS}
 
     def forward(self, neighbors: Neighbors, features: Tensor) -> Tensor:
         """Return features [L dim, n_atoms, channels] from those before [K dim, ...]."""
@@ -346,7 +348,8 @@ class _Layer:
             self.inverse,
             n_atoms,
             neighbors.room,
-            **self.attention,
+            **self.options,
+            **self.blocks.of_attention(self.blocks.edges),
         )
         self.update = torch.bmm(self.heads, self.weights.output)
         self._keep(features)
@@ -413,7 +416,8 @@ class _Layer:
             neighbors.room,
             ADD=not self.last,
             FIRST=self.first,
-            **self.attention,
+            **self.options,
+            **self.blocks.of_attention(self.blocks.edges_back),
         )
         if self.first:  # nothing before it depends on positions
             return slope
@@ -432,7 +436,8 @@ class _Layer:
             projected_back,
             n_atoms,
             neighbors.room,
-            **self.attention,
+            **self.options,
+            **self.blocks.of_attention(self.blocks.edges_back),
         )
         result = torch.bmm(projected_back, self.weights.project.transpose(1, 2))
         self._keep_backward(back, result)

@@ -53,7 +53,7 @@ def gates_of(invariants, weight, bias, channel, CHANNELS_2: tl.constexpr):
     return result
 
 
-@triton.jit
+@launched
 def gate(
     update,
     weight,
@@ -75,7 +75,7 @@ def gate(
             tl.store(features + place, rows[d] * gates[l], mask=real)
 
 
-@triton.jit
+@launched
 def gate_back(
     update,
     weight,
@@ -120,7 +120,7 @@ def gate_back(
             tl.store(back + place, result, mask=real)
 
 
-@triton.jit
+@launched
 def energy_head(
     features,
     species,

@@ -163,7 +163,7 @@ def envelope_of(distance):
     return rest * rest * rest, (-12.0 / CUTOFF) * cube * rest * rest
 
 
-@triton.jit
+@launched
 def attend(
     projected,
     table,
@@ -268,7 +268,7 @@ def push(
     tl.store(pull + 2 * planes + slot, p2, mask=valid)
 
 
-@triton.jit
+@launched
 def attend_back_to_center(
     projected,
     table,
@@ -410,7 +410,7 @@ def attend_back_to_center(
             )
 
 
-@triton.jit
+@launched
 def attend_back_to_neighbor(
     projected,
     table,

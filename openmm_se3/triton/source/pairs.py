@@ -74,7 +74,7 @@ def vector_between(
     return x, y, z
 
 
-@triton.jit
+@launched
 def find_neighbors(
     positions,
     box,
@@ -246,7 +246,7 @@ def find_neighbors(
     tl.store(direction + 2 * planes + mine + place, (z / r).to(to), mask=used)
 
 
-@triton.jit
+@launched
 def match_reverse(
     count, neighbor, image, reverse, room, ROOM_2: tl.constexpr, EDGES: tl.constexpr
 ):
@@ -296,7 +296,7 @@ def wall_of(charge, screening, reach, r):
     )
 
 
-@triton.jit
+@launched
 def add_forces(
     pull,
     count,
@@ -377,7 +377,7 @@ def add_forces(
         tl.store(energies + atom, tl.load(energies + atom) + tl.sum(energy, 0))
 
 
-@triton.jit
+@launched
 def sum_energies(
     energies,
     count,

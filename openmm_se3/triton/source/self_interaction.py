@@ -34,7 +34,7 @@ def mixing_weights(mixing, l, first, second, real, width):
     return tl.load(mixing + place, mask=used, other=0.0)
 
 
-@triton.jit
+@launched
 def self_interaction(
     features,
     hidden,
@@ -101,7 +101,7 @@ def self_interaction(
             tl.store(update + place, before + sums[m], mask=used)
 
 
-@triton.jit
+@launched
 def self_interaction_back(
     features,
     hidden,
