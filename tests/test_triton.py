@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -518,3 +519,32 @@ def test_equal_in_the_interpreter_of_triton() -> None:
     )
     assert result.returncode == 0, result.stderr
     assert float(result.stdout.split()[-1]) < 1e-9
+
+
+COMPILED = """
+import json
+from openmm_se3.config import ModelConfig
+from openmm_se3.triton.compilation import compile_kernels, launches
+
+shape = {"layers": 2, "lmax": 1, "channels": 16, "self_interaction": "linear"}
+found = launches(ModelConfig(("H", "O"), **shape), "single", 192, 80, True)
+made = [kernel for target in (75, 90) for kernel in compile_kernels(found, target)]
+print(json.dumps([(kernel.name, kernel.registers, kernel.spilled) for kernel in made]))
+"""
+
+
+def test_kernels_compile_for_old_and_new_gpus_without_one() -> None:
+    pytest.importorskip("triton")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    result = subprocess.run(
+        [sys.executable, "-c", COMPILED],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    kernels = json.loads(result.stdout.splitlines()[-1])
+    assert all(0 < registers <= 255 for _, registers, _ in kernels)
+    hot = {name: spilled for name, _, spilled in kernels if name.startswith("attend")}
+    assert len(hot) == 5 and not any(hot.values())

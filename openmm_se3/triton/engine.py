@@ -1,10 +1,15 @@
-"""Whether the kernels serve a network on this machine."""
+"""Whether the kernels serve a network on this machine; compiles them beforehand."""
 
 from __future__ import annotations
 
+import torch
+
 from openmm_se3.compiled.library import CompileError, reason_against
 from openmm_se3.config import ModelConfig
+from openmm_se3.graph import default_room
+from openmm_se3.model.transformer import SE3Transformer
 from openmm_se3.triton import kernels
+from openmm_se3.triton.force import triton_force
 
 
 def triton_or_none(config: ModelConfig, required: bool) -> str | None:
@@ -23,3 +28,22 @@ def triton_or_none(config: ModelConfig, required: bool) -> str | None:
     if required:
         raise CompileError(f"engine 'triton' cannot be used: {reason}")
     return None
+
+
+def compile_kernels(network: SE3Transformer, precision: str) -> None:
+    """Let Triton compile and keep what steps launch, with a box and without.
+
+    Args:
+        network: The network, in float64 and evaluation mode.
+        precision: "single" or "double".
+
+    Raises:
+        CompileError: That does not work here.
+    """
+    triton_or_none(network.config, required=True)
+    one = torch.zeros(1, dtype=torch.int64)
+    positions = torch.zeros(1, 3, dtype=torch.float32)  # as OpenMM's GPUs have them
+    module = triton_force(network, precision, default_room(network.config.cutoff))
+    module.set_atoms(one, one, 0.0)
+    module(positions)
+    module(positions, 5.0 * torch.eye(3))
