@@ -103,6 +103,7 @@ setup(
     package_data={
         "openmm_se3": ["py.typed"],
         "openmm_se3.compiled": ["source/*"],
+        "openmm_se3.triton": ["source/*"],
         "openmm_se3.models": [
             "*/model.pt",
             "*/weights.safetensors",

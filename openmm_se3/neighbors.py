@@ -16,6 +16,8 @@ import math
 import torch
 from torch import Tensor
 
+# Room for neighbours of atoms half as dense again as those of water, in an A^3.
+DENSITY_OF_ROOM = 0.15
 # A box may shrink to this share of its length before images are missed.
 SHRINKAGE = 0.9
 # Longest position or box vector, A: beyond, the integers of a cell list overflow.
@@ -126,6 +128,11 @@ class Capacity:
         planes = SHRINKAGE * plane_distances(torch.linalg.inv(cell))
         x, y, z = (math.ceil(2.0 * cutoff / float(distance)) for distance in planes)
         return cls(min(neighbours, n_atoms * x * y * z - 1), (x, y, z))
+
+
+def default_room(cutoff: float) -> int:
+    """Return room for the neighbours of an atom within a cutoff, A."""
+    return math.ceil(DENSITY_OF_ROOM * 4.0 / 3.0 * math.pi * cutoff**3)
 
 
 def plane_distances(inverse: Tensor) -> Tensor:

@@ -190,6 +190,7 @@ PIPELINE = (
     ("single_point",),
     ("model_file",),
     ("compiled", "data"),
+    ("triton",),
     ("training", "nbody"),
     ("torchscript",),
     ("export",),

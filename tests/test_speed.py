@@ -387,7 +387,11 @@ def test_the_script_for_gpus_runs_without_one(
     done = CliRunner().invoke(gpu.main, [*arguments, "--platform", "Reference"])
     assert done.exit_code == 0, done.output
     rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
-    assert [row["route"] for row in rows] == ["torchforce", "pythonforce"]
+    kernels = [row for row in rows if "triton" in row["route"]]
+    assert all("NVIDIA" in row["problem"] for row in kernels)
+    rows = [row for row in rows if row not in kernels]
+    routes = ["torchforce, torchscript", "pythonforce, torchscript"]
+    assert len(kernels) == 2 and [row["route"] for row in rows] == routes
     for row in rows:
         assert row["route"] in done.output
         assert row["fastest"] <= row["seconds"] <= row["slowest"]
@@ -403,12 +407,12 @@ def test_arithmetic_of_a_network_grows_with_its_edges(smallest_model: Path) -> N
     assert 6 / 3 < six / three <= (6 * 5) / (3 * 2)
 
 
-def test_a_route_that_is_too_slow_misses_its_goals() -> None:
+def test_a_route_that_is_too_slow_misses_its_goal() -> None:
     row = {"atoms": 3, "route": "torchforce", "seconds": 5e-4, "fastest": 4e-4}
     row |= {"slowest": 6e-4, "kernels": 80.0, "share": 0.01, "force_error": 1e-5}
     broken = {"atoms": 3, "route": "pythonforce", "problem": "no plugin"}
     console = Console(record=True, width=gpu.WIDTH, file=io.StringIO())
     console.print(gpu.table([row, broken]))
     text = console.export_text()
-    assert "0.8 met, 0.3 missed" in text
+    assert "0.3 missed" in text
     assert "no plugin" in text

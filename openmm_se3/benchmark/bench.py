@@ -44,7 +44,7 @@ class Settings:
         model: Name of a shipped model, or the path of a model.
         molecules: Sizes of water clusters; not used with a structure.
         structure: PDB or PDBx/mmCIF file; None takes water.
-        engines: "compiled", "torchscript" or both.
+        engines: "compiled", "triton", "torchscript", or some of them.
         precisions: "single", "double" or both.
         platforms: Names of OpenMM platforms; None takes all.
         scale: Time also with a global parameter of this name as scale; None does not.
@@ -57,7 +57,7 @@ class Settings:
     model: str
     molecules: tuple[int, ...] = (1, 2, 8)
     structure: Path | None = None
-    engines: tuple[str, ...] = ("compiled", "torchscript")
+    engines: tuple[str, ...] = ("compiled", "triton", "torchscript")
     precisions: tuple[str, ...] = ("single",)
     platforms: tuple[str, ...] | None = None
     scale: str | None = None

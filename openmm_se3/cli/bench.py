@@ -35,8 +35,8 @@ WIDTH = 110  # of a table, in characters
     "--engine",
     "engines",
     multiple=True,
-    type=click.Choice(["compiled", "torchscript"]),
-    default=("compiled", "torchscript"),
+    type=click.Choice(["compiled", "triton", "torchscript"]),
+    default=("compiled", "triton", "torchscript"),
     show_default=True,
     help="What computes the network.",
 )

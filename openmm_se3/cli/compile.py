@@ -14,8 +14,15 @@ import click
     show_default=True,
     help="Precision of the network.",
 )
-def command(model: str, precision: str) -> None:
-    """Compile the network of MODEL for the CPU of this machine.
+@click.option(
+    "--engine",
+    type=click.Choice(["compiled", "triton"]),
+    default="compiled",
+    show_default=True,
+    help="C++ for the CPU, or Triton's kernels for the NVIDIA GPU.",
+)
+def command(model: str, precision: str, engine: str) -> None:
+    """Compile the network of MODEL for the CPU or the GPU of this machine.
 
     MODEL is a shipped model's name, a model folder or a model.pt.  The first simulation
     does this by itself; here it can be done beforehand, for instance where the machines
@@ -23,13 +30,18 @@ def command(model: str, precision: str) -> None:
     """
     import time
 
+    import torch
+
     from openmm_se3.compiled.cache import cache_folder
     from openmm_se3.compiled.library import load_library
     from openmm_se3.model_file import load_model
+    from openmm_se3.triton.engine import compile_kernels
 
-    config = load_model(model).config
+    found = load_model(model)
     start = time.perf_counter()
-    name = load_library(config, precision)
-    click.echo(
-        f"{cache_folder() / name}.so: ready after {time.perf_counter() - start:.0f} s"
-    )
+    if engine == "triton":
+        compile_kernels(found.network(torch.float64), precision)
+        ready = "kernels in Triton's cache"
+    else:
+        ready = f"{cache_folder() / load_library(found.config, precision)}.so"
+    click.echo(f"{ready}: ready after {time.perf_counter() - start:.0f} s")

@@ -53,11 +53,11 @@ OPTIONS = (
     ),
     click.option(
         "--engine",
-        type=click.Choice(["auto", "compiled", "torchscript"]),
+        type=click.Choice(["auto", "compiled", "triton", "torchscript"]),
         default="auto",
         show_default=True,
-        help="What computes the network: C++ compiled for this CPU at first use, or "
-        "TorchScript.",
+        help="What computes the network: C++ compiled for this CPU, kernels of Triton "
+        "for an NVIDIA GPU, or TorchScript.",
     ),
     click.option(
         "--platform",

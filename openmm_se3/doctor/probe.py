@@ -31,6 +31,9 @@ def environment() -> None:
 
     _emit(torch=torch.__version__, torch_cuda=torch.version.cuda)
     _emit(torch_sees_gpu=torch.cuda.is_available())
+    from openmm_se3.triton.kernels import problem
+
+    _emit(triton_problem=problem())
     import openmm
 
     count = openmm.Platform.getNumPlatforms()

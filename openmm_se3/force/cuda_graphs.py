@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 from openmm import app
 
 from openmm_se3.geometry import box_of
 from openmm_se3.torchscript.build import CUDAGraphs, takes_all_pairs
+from openmm_se3.triton.kernels import problem
 
-# Room for neighbours of atoms half as dense again as those of water, in an A^3.
-DENSITY_OF_ROOM = 0.15
 # Of more atoms than this the arithmetic takes longer than starting it.
 MOST_ATOMS = 1000
 
@@ -29,20 +26,21 @@ def fit_for_cuda_graphs(
         raise ValueError(
             f"cudaGraphs needs backend 'torchforce' or 'auto', got '{backend}'"
         )
-    if engine not in ("auto", "torchscript"):
+    if engine == "compiled":
         raise ValueError(
-            f"cudaGraphs needs engine 'torchscript' or 'auto', got '{engine}'"
+            "cudaGraphs needs engine 'torchscript', 'triton' or 'auto', got 'compiled'"
         )
-    return "torchforce", "torchscript"
-
-
-def default_room(cutoff: float) -> int:
-    """Return room for the neighbours of an atom within a cutoff, A."""
-    return math.ceil(DENSITY_OF_ROOM * 4.0 / 3.0 * math.pi * cutoff**3)
+    if engine == "auto" and problem() is not None:
+        engine = "torchscript"
+    return "torchforce", engine
 
 
 def cuda_graphs_for(
-    room: int | None, topology: app.Topology, n_atoms: int, periodic: bool
+    room: int | None,
+    topology: app.Topology,
+    n_atoms: int,
+    periodic: bool,
+    engine: str = "torchscript",
 ) -> CUDAGraphs | None:
     """Return what a force needs to know for CUDA graphs.
 
@@ -51,18 +49,19 @@ def cuda_graphs_for(
         topology: Topology of the whole System.
         n_atoms: Atoms of the force.
         periodic: The System has a box.
+        engine: What computes the network.
 
     Raises:
         ValueError: There are too many atoms, or the box is not known.
     """
     if room is None:
         return None
-    if n_atoms > MOST_ATOMS:
+    if n_atoms > MOST_ATOMS and engine == "torchscript":
         raise ValueError(
             f"cudaGraphs serves up to {MOST_ATOMS} atoms, got {n_atoms}: of more the "
             "arithmetic takes longer than starting it"
         )
-    if not periodic:
+    if not periodic or engine == "triton":
         return CUDAGraphs(room, None)
     box = box_of(topology)
     if box is None:

@@ -73,7 +73,7 @@ def needed_memory(
 
     Args:
         network: The network.
-        engine: "compiled" or "torchscript".
+        engine: "compiled", "triton" or "torchscript".
         precision: "single" or "double".
         n_atoms: Number of atoms.
         n_edges: Number of edges; a pair of atoms has two.
@@ -84,6 +84,14 @@ def needed_memory(
         kept = [_numbers_of_an_edge(layer) for layer in layers]
         # The backward pass needs as much again, of one layer at a time.
         return HELD * size * n_edges * (sum(kept) + max(kept)) / GB
+    if engine == "triton":
+        atom = sum(_numbers_kept_on_gpu(layer) for layer in layers)
+        atom += max(_numbers_used_on_gpu(layer) for layer in layers)
+        # Room for half as many neighbors again: what a neighbor is, and in which image,
+        # and what is found before it is sorted; direction, distance, and derivatives.
+        heads = max(layer.heads for layer in layers)
+        edge = 5 * 4 + size * (7 + 2 * heads)
+        return (size * n_atoms * atom + 1.5 * n_edges * edge) / GB
     atom = sum(_numbers_of_an_atom(layer) for layer in layers)
     # Weights of attention and what they are computed from, in both directions.
     pair = PAIR_NUMBERS + sum(4 * layer.heads for layer in layers)
@@ -125,12 +133,26 @@ def _numbers_of_an_atom(layer: AttentionLayer) -> int:
     return senders + queries + 6 * out + mixing + sums
 
 
+def _numbers_kept_on_gpu(layer: AttentionLayer) -> int:
+    """Return how many numbers of an atom the backward pass on a GPU needs."""
+    channels = layer.output.weight.shape[1]
+    kept = layer.basis.dim_in + 2 * layer.dim_out  # input, heads, update
+    return kept * channels + layer.heads
+
+
+def _numbers_used_on_gpu(layer: AttentionLayer) -> int:
+    """Return how many numbers of an atom a layer on a GPU needs while it runs."""
+    projected = 2 * layer.key_channels + layer.channels
+    derivatives = 3 * layer.dim_out + layer.basis.dim_in
+    return 2 * layer.basis.dim_in * projected + derivatives * layer.channels
+
+
 def require_memory(
     network: SE3Transformer, engine: str, precision: str, n_atoms: int, n_edges: int
 ) -> tuple[float, float]:
     """Return the memory that is needed, by estimate, and what is available, GB.
 
-    On a machine with a GPU, TorchScript may use its memory instead.
+    On a machine with a GPU, TorchScript and Triton may use its memory instead.
 
     Raises:
         NotEnoughMemoryError: There is less than is needed; the message has both
@@ -138,7 +160,7 @@ def require_memory(
     """
     needed = needed_memory(network, engine, precision, n_atoms, n_edges)
     available = available_memory()
-    if engine == "torchscript" and torch.cuda.is_available():
+    if engine != "compiled" and torch.cuda.is_available():
         available = max(available, torch.cuda.mem_get_info()[0] / GB)
     if needed <= available:
         return needed, available

@@ -20,7 +20,6 @@ from openmm_se3.force.atoms import (
 from openmm_se3.force.backends import make_force, resolve
 from openmm_se3.force.cuda_graphs import (
     cuda_graphs_for,
-    default_room,
     fit_for_cuda_graphs,
     recorded_edges,
 )
@@ -40,6 +39,7 @@ from openmm_se3.force.system_checks import (
 )
 from openmm_se3.model_file import PRECISIONS, load_model
 from openmm_se3.molecules import keep_molecules
+from openmm_se3.neighbors import default_room
 from openmm_se3.single_point import force_disagreement
 from openmm_se3.torchscript.build import ForceSettings
 from openmm_se3.torchscript.engine import compile_engine
@@ -61,10 +61,11 @@ class SE3Potential:
         backend: "torchforce", "pythonforce", or "auto": TorchForce where the plugin
             works, else PythonForce with a warning.
         engine: What computes the network: "compiled", C++ compiled for the CPU of this
-            machine at first use; "torchscript", which needs no compiler and runs on
-            GPUs; or "auto": compiled where that works and there is no GPU.
-        cudaGraphs: On platform CUDA let TorchForce record a step as a CUDA graph, for
-            up to 1,000 atoms; needs TorchForce and TorchScript.
+            machine at first use; "triton", kernels compiled for its NVIDIA GPU at first
+            use; "torchscript", which runs anywhere; or "auto": Triton where it serves
+            the GPU, compiled where that works and there is no GPU, else TorchScript.
+        cudaGraphs: On platform CUDA let TorchForce record a step as a CUDA graph; needs
+            TorchForce, and Triton, or TorchScript and up to 1,000 atoms.
         neighbours: With ``cudaGraphs``, in a box or for more than 64 atoms: room for so
             many neighbours of an atom.  One with more gives an error, on a GPU energy
             and forces that are NaN.  None has room for 0.15 atoms an A^3, half as many
@@ -75,7 +76,7 @@ class SE3Potential:
         metadata: Description of the model: elements, cutoff, level of theory,
             self-energies, errors as measured, and so on.
         backend: The backend in use.
-        engine: The engine in use, "compiled" or "torchscript".
+        engine: The engine in use: "compiled", "triton" or "torchscript".
         evaluator: Computes energy, forces and stress without OpenMM.
 
     Raises:
@@ -388,7 +389,7 @@ class SE3Potential:
                 engine=self._asked_engine,
                 scale=scale,
                 cuda_graphs=cuda_graphs_for(
-                    self._room, topology, len(chosen), is_periodic
+                    self._room, topology, len(chosen), is_periodic, self.engine
                 ),
             ),
         )

@@ -39,7 +39,8 @@ class ModelRun(RunOptions):
     Attributes:
         model: Name of a shipped model, or the path of a model.
         backend: What calls the model: "torchforce", "pythonforce", or "auto".
-        engine: What computes the network: "compiled", "torchscript", or "auto".
+        engine: What computes the network: "compiled", "triton", "torchscript", or
+            "auto".
         outside_domain: Run molecules that the model's training data do not have.
     """
 

@@ -11,7 +11,12 @@ from torch import Tensor
 from openmm_se3.compiled.cache import warn_once
 from openmm_se3.compiled.force import compiled_force
 from openmm_se3.model_file import PRECISIONS, ModelFile
-from openmm_se3.neighbors import Capacity, fixed_pairs, neighbour_pairs
+from openmm_se3.neighbors import (
+    Capacity,
+    default_room,
+    fixed_pairs,
+    neighbour_pairs,
+)
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.single_point import DENSE_ATOMS
 from openmm_se3.threads import threads_for
@@ -30,6 +35,7 @@ from openmm_se3.torchscript.self_check import (
     random_positions,
     require_equal,
 )
+from openmm_se3.triton.force import triton_force
 from openmm_se3.units import (
     EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM,
     EV_TO_KJ_PER_MOL,
@@ -73,8 +79,8 @@ class ForceSettings:
         n_particles: Particles of the System.
         periodic: The System has a box.
         offset: Added to the energy, eV.
-        engine: "compiled", "torchscript", or "auto": compiled where that works and
-            there is no GPU, else TorchScript.
+        engine: "compiled", "triton", "torchscript", or "auto": Triton where it serves
+            the GPU, compiled where that works and there is no GPU, else TorchScript.
         scale: Name of the global parameter that multiplies energy and forces; None for
             none.
         cuda_graphs: Let TorchForce record the force as a CUDA graph; None for not.
@@ -108,7 +114,8 @@ def build_module(settings: ForceSettings) -> torch.jit.ScriptModule:
     """
     require_torchscript()
     with usual_torch():
-        module = compiled_module(settings) or _torchscript_module(settings)
+        module = _triton_module(settings) or compiled_module(settings)
+        module = module or _torchscript_module(settings)
         if settings.scale is None:
             return module
         wrapper = ScaledPeriodicForce if settings.periodic else ScaledForce
@@ -123,14 +130,14 @@ def compiled_module(settings: ForceSettings) -> torch.jit.ScriptModule | None:
         ExportError: It is to be compiled, and does not reproduce the network.
     """
     engine, config = settings.engine, settings.model.config
-    if compile_engine(engine, config, settings.precision) == "torchscript":
+    if compile_engine(engine, config, settings.precision) != "compiled":
         return None
     network = settings.model.network(torch.float64)
     try:
         module = compiled_force(network, settings.precision)
         return _for_atoms(module, network, settings)
     except ExportError as error:
-        if is_required(engine):
+        if is_required(engine, "compiled"):
             raise
         warn_once(f"{error}; going on with TorchScript, which is slower")
         return None
@@ -148,6 +155,35 @@ def _torchscript_module(settings: ForceSettings) -> torch.jit.ScriptModule:
         with threads_for(len(settings.atoms)):
             return _recorded_module(network, settings)
     return _for_atoms(scripted(GenericForce(network)), network, settings)
+
+
+def _triton_module(settings: ForceSettings) -> torch.jit.ScriptModule | None:
+    """Return a module of Triton's kernels, or None where they are not used or fail.
+
+    Raises:
+        CompileError: They are to be used, and do not serve this network here.
+        Exception: They are to be used, and fail.
+    """
+    engine, config = settings.engine, settings.model.config
+    if compile_engine(engine, config, settings.precision) != "triton":
+        return None
+    network = settings.model.network(torch.float64)
+    try:
+        module = triton_force(network, settings.precision, _room(settings))
+        return _for_atoms(module, network, settings)
+    except Exception as error:  # of Triton, its compiler, the driver, or the comparison
+        if is_required(engine, "triton"):
+            raise
+        warn_once(f"{error}; going on with TorchScript, which is slower")
+        return None
+
+
+def _room(settings: ForceSettings) -> int:
+    """Return the neighbors that an atom has room for in a list of fixed length."""
+    graphs = settings.cuda_graphs
+    room = default_room(settings.model.config.cutoff)
+    room = room if graphs is None else graphs.neighbours
+    return room if settings.periodic else min(room, max(len(settings.atoms) - 1, 1))
 
 
 def _few_atoms(settings: ForceSettings) -> ForceSettings:
