@@ -23,6 +23,7 @@ BASE = [
     "torch>=2.9,<2.10",
     f"openmm{OPENMM}",
     f"openmmtorch==1.5; {HAS_PLUGIN}",
+    f"triton>=3.5; {HAS_PLUGIN}",  # comes with torch
     "e3nn>=0.6,<0.7",
     "vesin-torch>=0.6,<0.7",
     "numpy>=1.26",

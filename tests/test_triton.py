@@ -31,11 +31,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from openmm_se3 import SE3Potential
 from openmm_se3.compiled.library import CompileError
 from openmm_se3.compiled.weights import RadialTables
-from openmm_se3.export import build, checks
 from openmm_se3.force.memory import needed_memory
 from openmm_se3.model_file import load_model
 from openmm_se3.neighbors import default_room, neighbour_pairs
 from openmm_se3.nn.transformer import SE3Transformer
+from openmm_se3.torchscript import build
+from openmm_se3.torchscript import self_check as checks
+from openmm_se3.torchscript.engine import compile_engine
 from openmm_se3.triton import compilation, kernels
 from openmm_se3.triton.force import TABLE_INTERVALS
 from openmm_se3.triton.network import Network
@@ -423,11 +425,11 @@ def test_auto_takes_the_kernels_where_they_serve(
     monkeypatch.setenv("OPENMM_SE3_ENGINE", "auto")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     found = load_model(model)
-    assert build.resolve_engine("auto", found, "single") == "triton"
+    assert compile_engine("auto", found.config, "single") == "triton"
     monkeypatch.setattr(kernels, "problem", lambda: "the GPU is too old")
-    assert build.resolve_engine("auto", found, "single") == "torchscript"
+    assert compile_engine("auto", found.config, "single") == "torchscript"
     with pytest.raises(CompileError, match="too old"):
-        build.resolve_engine("triton", found, "single")
+        compile_engine("triton", found.config, "single")
 
 
 @pytest.mark.parametrize(
