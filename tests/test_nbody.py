@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import sys
 import warnings
 from pathlib import Path
 
@@ -15,11 +16,11 @@ import torch
 from click.testing import CliRunner
 from e3nn import o3
 
-from openmm_se3.cli import main
-from openmm_se3.nbody import learning
-from openmm_se3.nbody.learning import NBodyConfig, Samples, split
-from openmm_se3.nbody.network import ParticleTransformer, layer_config
-from openmm_se3.nbody.particles import (
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+from nbody import learning, run  # noqa: E402
+from nbody.learning import NBodyConfig, Samples, split  # noqa: E402
+from nbody.network import ParticleTransformer, layer_config  # noqa: E402
+from nbody.particles import (  # noqa: E402
     HALF_WIDTH,
     LARGEST_FORCE,
     SAVED_EVERY,
@@ -122,10 +123,10 @@ def test_network_turns_with_its_input() -> None:
 
 def test_command_learns_and_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = ["nbody", "--trajectories", "60", "--batch-size", "16", "--out", str(out)]
+    command = ["--trajectories", "60", "--batch-size", "16", "--out", str(out)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result = CliRunner().invoke(main, [*command, "--steps", "60"])
+        result = CliRunner().invoke(run.command, [*command, "--steps", "60"])
         assert result.exit_code == 0, result.output
         assert "0.0389" in result.output
         (row,) = (out / learning.HISTORY).read_text().splitlines()[1:]
@@ -133,7 +134,7 @@ def test_command_learns_and_goes_on(tmp_path: Path) -> None:
         errors = json.loads((out / "errors.json").read_text())
         assert errors["network"] < 0.97 * errors["constant velocity"]
         assert (out / "trajectories.png").stat().st_size > 0
-        refused = CliRunner().invoke(main, command)
+        refused = CliRunner().invoke(run.command, command)
         assert refused.exit_code == 2 and "--resume" in refused.output
 
 

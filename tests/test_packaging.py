@@ -191,7 +191,7 @@ PIPELINE = (
     ("model_file",),
     ("compiled", "data"),
     ("triton",),
-    ("training", "nbody"),
+    ("training",),
     ("torchscript",),
     ("export",),
     ("force", "ase"),

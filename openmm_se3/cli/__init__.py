@@ -35,11 +35,13 @@ VERBS = {
     "train": "Train a network on labelled data.",
     "sweep": "Train with every combination of a few settings, side by side.",
     "evaluate": "Measure the errors of a model on labelled data.",
-    "nbody": "Learn how charged particles move, the thesis's toy problem.",
     "export": "Turn a training checkpoint into a model file.",
     "compile": "Compile a model's network for the CPU of this machine.",
     "doctor": "Check this installation and name a fix for all that is wrong.",
 }
+
+# What was a verb in the last release.
+MOVED = {"nbody": "python examples/nbody/run.py, in the repository"}
 
 # Where the packages of a verb come from when they are not among the base dependencies.
 EXTRAS = {
@@ -49,7 +51,6 @@ EXTRAS = {
     "data": "train",
     "train": "train",
     "sweep": "train",
-    "nbody": "train",
     "evaluate": "train",
 }
 
@@ -122,6 +123,8 @@ class VerbGroup(click.Group):
         """Find the verb; name the nearest one if there is none."""
         verb = args[0]
         if verb not in VERBS and not verb.startswith("-"):
+            if verb in MOVED:
+                raise click.UsageError(f"{verb} is an example now: {MOVED[verb]}", ctx)
             near = difflib.get_close_matches(verb, VERBS, n=1)
             hint = (
                 f"did you mean {near[0]!r}?" if near else f"verbs: {', '.join(VERBS)}"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from openmm_se3.nbody.learning import AHEAD, NBodyModule
-from openmm_se3.nbody.particles import HALF_WIDTH, Trajectories
+from nbody.learning import AHEAD, NBodyModule
+from nbody.particles import HALF_WIDTH, Trajectories
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from nbody.network import ParticleTransformer
+from nbody.particles import SAVED_EVERY, TIME_STEP, Trajectories
 from openmm_se3.config import ModelConfig, to_dict
 from openmm_se3.files import atomic_write
-from openmm_se3.nbody.network import ParticleTransformer
-from openmm_se3.nbody.particles import SAVED_EVERY, TIME_STEP, Trajectories
 from openmm_se3.signals import Signals
 
 AHEAD = 500 // SAVED_EVERY  # saved points

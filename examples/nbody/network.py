@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from nbody.particles import HALF_WIDTH
 from openmm_se3.config import ModelConfig
-from openmm_se3.nbody.particles import HALF_WIDTH
 from openmm_se3.neighbors import all_pairs
 from openmm_se3.nn.attention import AttentionLayer, max_harmonic
 from openmm_se3.nn.kernel import SphericalHarmonics

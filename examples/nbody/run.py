@@ -1,11 +1,35 @@
-"""``openmm-se3 nbody``: the thesis's toy problem, charged particles in a box."""
+"""The thesis's toy problem: learn how charged particles in a box move.
+
+    python examples/nbody/run.py --out nbody-run
+
+Needs the extra "train".
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import click
+from rich.console import Console
+from rich.table import Table
+
+from openmm_se3.cli.progress_bar import progress_bar
+from openmm_se3.files import atomic_write
+from openmm_se3.signals import stop_at_once
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from nbody.figure import draw_trajectories  # noqa: E402
+from nbody.learning import (  # noqa: E402
+    NBodyConfig,
+    errors_on,
+    open_folder,
+    split,
+    train,
+)
+from nbody.network import layer_config  # noqa: E402
+from nbody.particles import STEPS, simulate  # noqa: E402
 
 
 @click.command()
@@ -39,26 +63,13 @@ def command(
     Prints the mean square error on test trajectories beside the 0.0389 of the thesis
     and the 0.0511 of the original implementation of the network there.
     """
-    from rich.console import Console
-    from rich.table import Table
-
-    from openmm_se3.cli.progress_bar import progress_bar
-    from openmm_se3.files import atomic_write
-    from openmm_se3.nbody.figure import draw_trajectories
-    from openmm_se3.nbody.learning import (
-        NBodyConfig,
-        errors_on,
-        open_folder,
-        split,
-        train,
-    )
-    from openmm_se3.nbody.network import layer_config
-    from openmm_se3.nbody.particles import STEPS, simulate
-
     config = NBodyConfig(
         trajectories, steps, batch_size, learning_rate, seed, layer_config()
     )
-    open_folder(out, config, resume)
+    try:
+        open_folder(out, config, resume)
+    except (OSError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
     with progress_bar("Simulating") as progress:
         made = simulate(trajectories, seed, STEPS, lambda step: progress(step, STEPS))
     data = split(made)
@@ -82,3 +93,8 @@ def command(
     table.add_row("original implementation, in the thesis", "0.0511")
     Console().print(table)
     click.echo(f"{out / 'errors.json'}, {out / 'trajectories.png'}")
+
+
+if __name__ == "__main__":
+    with stop_at_once():
+        command()
