@@ -463,7 +463,7 @@ def test_shell_and_python_have_the_same_defaults(verb: str) -> None:
     defaults = {
         p.name: p.default
         for p in module.command.params
-        if not getattr(p, "is_flag", False)
+        if not getattr(p, "is_flag", False) and not getattr(p, "hidden", False)
     }
     shared = [f for f in dataclasses.fields(RunOptions) if f.name in defaults]
     assert len(shared) > 6

@@ -36,19 +36,13 @@ from random_model import (
 from torch import Tensor, nn
 
 from openmm_se3 import SE3Potential, cli
-from openmm_se3.export import (
-    CHECKED_SIZES,
-    ExportError,
-    ModelFileError,
-    export_model,
-    export_topology,
-    load_model,
-)
-from openmm_se3.model_file import UNITS
+from openmm_se3.export import CHECKED_SIZES, export_model, export_topology
+from openmm_se3.model_file import UNITS, ModelFileError, load_model
 from openmm_se3.neighbors import all_pairs, neighbour_pairs
 from openmm_se3.nn.radial import Envelope
 from openmm_se3.torchscript import modules
 from openmm_se3.torchscript import self_check as checks
+from openmm_se3.torchscript.self_check import ExportError
 from openmm_se3.training.checkpoint import save_checkpoint
 
 # The cheapest network; for what does not depend on its equations.

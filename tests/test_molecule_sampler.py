@@ -223,7 +223,7 @@ def test_splits_of_molecules_have_their_shares():
 
 
 def test_stereochemistry_is_kept():
-    for smiles in ("C[C@H](N)C(=O)NC", "C[CH](N)C(=O)NC", r"C/C=C\CO", "C/C=C/CO"):
+    for smiles in ("C[C@H](N)C(=O)NC", "C[C@@H](N)C(=O)NC", r"C/C=C\CO", "C/C=C/CO"):
         molecule = molecule_from_smiles(smiles)
         mol, found = conformers(molecule.mol, 2, seed=3)
         for positions in found:

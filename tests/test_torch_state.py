@@ -22,7 +22,8 @@ from random_model import BOX, WATER, random_checkpoint, random_network, topology
 from openmm_se3 import SE3Potential
 from openmm_se3.compiled import weights as pack
 from openmm_se3.compiled.library import find_compiler
-from openmm_se3.export import export_model, load_model
+from openmm_se3.export import export_model
+from openmm_se3.model_file import load_model
 from openmm_se3.torch_state import usual_torch
 
 SYMBOLS = ["O", "H", "H"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +49,16 @@ class Evaluator:
         self._module: torch.jit.ScriptModule | None = None
         self._species: tuple[int, ...] = ()
         # The module is told its atoms before a call: one thread at a time.
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: not the module, which is made again when needed."""
+        state = {k: v for k, v in vars(self).items() if k != "_lock"}
+        return {**state, "_module": None, "_species": ()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`__getstate__` gave."""
+        vars(self).update(state)
         self._lock = threading.Lock()
 
     def __call__(

@@ -75,7 +75,10 @@ class TrainingModule(lightning.LightningModule):
         validation_graphs: FrameGraphs,
         compiled: CompiledBatches | None = None,
     ) -> None:
-        super().__init__()
+        # Lightning asks for the default device, which PyTorch 2.9 cannot name after
+        # set_default_device(None).
+        with torch.device("cpu"):
+            super().__init__()
         self.automatic_optimization = False
         self.network = network
         self.average = copy.deepcopy(network).requires_grad_(False)
