@@ -19,10 +19,14 @@ OPENMM = ">=8.4,<8.6"
 # work.
 HAS_PLUGIN = 'sys_platform == "linux" and platform_machine == "x86_64"'
 
+# The plugin's wheels for these two versions of Python are linked to CUDA 13's NVRTC.
+NEEDS_NVRTC = f'{HAS_PLUGIN} and (python_version == "3.10" or python_version == "3.13")'
+
 BASE = [
     "torch>=2.9,<2.10",
     f"openmm{OPENMM}",
     f"openmmtorch==1.5; {HAS_PLUGIN}",
+    f"nvidia-cuda-nvrtc>=13,<14; {NEEDS_NVRTC}",
     f"triton>=3.5; {HAS_PLUGIN}",  # comes with torch
     "e3nn>=0.6,<0.7",
     "vesin-torch>=0.6,<0.7",

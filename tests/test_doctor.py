@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import openmm
@@ -88,6 +89,32 @@ def test_linker_error_becomes_a_problem(monkeypatch: pytest.MonkeyPatch) -> None
     assert problem is not None
     assert "libtorch_cuda.so" in problem
     assert problem.endswith(f"fix: {plugin.FIX_CUDA_LIBRARIES}")
+
+
+def test_a_plugin_without_its_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise ImportError("libnvrtc.so.13: cannot open shared object file")
+
+    monkeypatch.setattr(plugin, "_import_openmmtorch", missing)
+    problem = plugin.load_problem()
+    assert problem is not None
+    assert problem.endswith(f"fix: {plugin.FIX_NVRTC}")
+
+
+def test_the_compiler_of_the_plugin_is_loaded_where_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    library = tmp_path / plugin.NVRTC
+    loaded: list[str] = []
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(plugin.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(plugin.ctypes, "CDLL", lambda path, mode: loaded.append(path))
+    plugin._load_nvrtc()
+    assert loaded == []
+    library.parent.mkdir(parents=True)
+    library.touch()
+    plugin._load_nvrtc()
+    assert loaded == [str(library)]
 
 
 def test_old_openmm_has_no_python_force(monkeypatch: pytest.MonkeyPatch) -> None:

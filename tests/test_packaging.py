@@ -123,6 +123,7 @@ def pins(requirement: str) -> tuple[str, set[str]]:
         plugin.FIX_OPENMM,
         plugin.FIX_PLUGIN,
         plugin.FIX_CUDA_LIBRARIES,
+        plugin.FIX_NVRTC,
         diagnosis.FIX_TORCH_AND_OPENMM,
         diagnosis.FIX_GPU_PLATFORM,
     ],

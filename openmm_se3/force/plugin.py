@@ -7,10 +7,14 @@ compared before anything of it is loaded.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import importlib
+import importlib.util
 import logging
 import re
+from pathlib import Path
 from types import ModuleType
 
 import openmm
@@ -22,6 +26,9 @@ TORCH_SERIES = (2, 9)
 OPENMM_FROM = (8, 4)
 OPENMM_BELOW = (8, 6)
 KERNEL = "CalcTorchForce"
+# The plugin's wheels for Python 3.10 and 3.13 are linked to this one of CUDA 13, those
+# for 3.11 and 3.12 to that of CUDA 12, which torch loads.
+NVRTC = "cu13/lib/libnvrtc.so.13"
 
 FIX_TORCH = 'pip install "torch>=2.9,<2.10"'
 FIX_OPENMM = 'pip install "openmm>=8.4,<8.6"'
@@ -30,6 +37,7 @@ FIX_CUDA_LIBRARIES = (
     "install PyPI's own build of torch, whose version ends in +cu12x: "
     'pip install --force-reinstall "torch>=2.9,<2.10"'
 )
+FIX_NVRTC = 'pip install "nvidia-cuda-nvrtc>=13,<14"'
 FIX_PYTHON_FORCE = 'pip install "openmm>=8.5,<8.6"'
 FIX_PLUGIN_DIRECTORY = (
     "unset OPENMM_PLUGIN_DIR if it is set, and pip install --force-reinstall "
@@ -72,12 +80,24 @@ def version_problem() -> str | None:
     return None
 
 
+def _load_nvrtc() -> None:
+    """Load CUDA 13's compiler where it is installed, for the plugin to find it."""
+    spec = importlib.util.find_spec("nvidia")
+    for folder in [] if spec is None else spec.submodule_search_locations or []:
+        library = Path(folder) / NVRTC
+        if library.is_file():
+            # What is wrong with it the plugin's own error tells.
+            with contextlib.suppress(OSError):
+                ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+
+
 def _import_openmmtorch() -> ModuleType:
     # openmmtorch imports the old name simtk.openmm, which logs a warning that means
     # nothing to whoever runs this package.
     def not_about_simtk(record: logging.LogRecord) -> bool:
         return "simtk" not in record.getMessage()
 
+    _load_nvrtc()
     root = logging.getLogger()
     root.addFilter(not_about_simtk)
     try:
@@ -109,6 +129,8 @@ def load_problem() -> str | None:
         _import_openmmtorch()
     except (ImportError, OSError) as error:
         fix = FIX_CUDA_LIBRARIES if "cannot open" in str(error) else FIX_PLUGIN
+        if Path(NVRTC).name in str(error):
+            fix = FIX_NVRTC
         return f"openmmtorch cannot be loaded ({error}); fix: {fix}"
     failures = _load_failed_libraries()
     if not openmm.Platform.getPlatformByName("Reference").supportsKernels([KERNEL]):
