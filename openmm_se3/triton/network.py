@@ -28,7 +28,9 @@ THREADS = 32 * WARPS
 CANDIDATES = 1024  # atoms that are looked at together as neighbors
 # Atoms of a block of the gate and the energy head: the least that Triton multiplies.
 ATOMS = 16
-PAIRS = 64  # of channels, which are multiplied together
+# Pairs of channels that are multiplied together, by so many warps: the loop over all
+# of them is what a few atoms wait for.
+PAIRS, WARPS_OF_PAIRS = 128, 8
 SUMMED = 1024  # energies that are added up together
 
 
@@ -460,7 +462,7 @@ class _Layer:
             self.update,
             self.inner,
             n_atoms,
-            num_warps=WARPS,
+            num_warps=WARPS_OF_PAIRS,
             num_stages=1,  # weights wait in no shared memory, of which there is little
             **self.blocks.of_self_interaction(self.config),
         )
@@ -481,7 +483,7 @@ class _Layer:
             slope,
             back,
             n_atoms,
-            num_warps=WARPS,
+            num_warps=WARPS_OF_PAIRS,
             num_stages=1,  # weights wait in no shared memory, of which there is little
             **self.blocks.of_self_interaction(self.config),
         )
