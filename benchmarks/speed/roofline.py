@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable
 
 import click
+import torch
 
 from openmm_se3.config import ModelConfig
 from openmm_se3.graph import DENSITY_OF_ROOM
@@ -202,7 +203,7 @@ def products_of(config: ModelConfig) -> int:
     for layer, (k_max, l_max) in enumerate(kernel_shapes(config)):
         count += 3 * (l_max + 1) ** 2  # of the gate
         if config.self_interaction == "attentive":
-            together = blocks.of_self_interaction(config)["TOGETHER"]
+            together = blocks.of_self_interaction(config, torch.float32)["TOGETHER"]
             turns = (min(k_max, l_max) + 1) * math.ceil(config.channels / together)
             count += turns * (2 if layer == 0 else 5)
     return count
