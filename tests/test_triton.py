@@ -441,6 +441,8 @@ def test_which_gpus_serve(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert kernels.problem() is not None  # no GPU here
+    with pytest.raises(kernels.TritonError, match="NVIDIA"):
+        kernels.device_for(torch.zeros(1))
     monkeypatch.setattr(torch.version, "hip", hip)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
