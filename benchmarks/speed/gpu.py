@@ -62,7 +62,7 @@ PROBLEMS = (
     openmm.OpenMMException,
 )
 PROFILED_STEPS = 10
-WIDTH = 110  # characters of the table
+WIDTH = 130  # characters of the table
 MATRIX = 4096  # rows, of the product that measures what the device can do
 
 
@@ -215,7 +215,8 @@ def table(rows: list[dict[str, Any]]) -> Table:
     """Return the rows as a table, and at each size whether the goals are met."""
     shown = Table(box=None)
     shown.add_column("atoms", justify="right")
-    shown.add_column("route", no_wrap=True)
+    widest = max(len(str(route)) for route in ROUTES)
+    shown.add_column("route", no_wrap=True, min_width=widest)
     for heading in ("ms/step", "fastest", "slowest", "kernels", "arithmetic"):
         shown.add_column(heading, justify="right", no_wrap=True)
     shown.add_column("error, eV/A", justify="right", no_wrap=True)

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable
 
 import click
+import torch
 
 from openmm_se3.config import ModelConfig
 from openmm_se3.model_file import load_model
@@ -34,6 +35,9 @@ EFFICIENCY = 0.63 * (1.0 + 0.57) / 2.0 * 0.6
 LAUNCH = 2.0e-6  # s, a kernel of a CUDA graph that does nothing: assumed
 # s, a turn of a loop over neighbors, whose loads wait for each other: assumed
 TURN = 1.5e-6
+# s, a matrix product of a block of atoms, one behind the other in the gate and in
+# attentive self-interaction: assumed
+PRODUCT = 0.4e-6
 # What OpenMM and TorchForce take beside: synchronisations, copies.
 BESIDE = 80e-6
 
@@ -192,6 +196,19 @@ def launches_of(config: ModelConfig) -> int:
     return 12 * config.layers - 3 + 6
 
 
+def products_of(config: ModelConfig) -> int:
+    """Return the matrix products that follow each other in kernels of single atoms."""
+    blocks = Blocks.of(config)
+    count = 0
+    for layer, (k_max, l_max) in enumerate(kernel_shapes(config)):
+        count += 3 * (l_max + 1) ** 2  # of the gate
+        if config.self_interaction == "attentive":
+            together = blocks.of_self_interaction(config, torch.float32)["TOGETHER"]
+            turns = (min(k_max, l_max) + 1) * math.ceil(config.channels / together)
+            count += turns * (2 if layer == 0 else 5)
+    return count
+
+
 def times_of(
     config: ModelConfig, work: Work, gpu: GPU, n_atoms: int
 ) -> tuple[float, float]:
@@ -213,6 +230,7 @@ def times_of(
     passes = 3 * config.layers - 1
     turns = passes * math.ceil(neighbors / Blocks.of(config).edges)
     waiting = launches_of(config) * LAUNCH + turns * TURN
+    waiting += products_of(config) * PRODUCT
     return max(arithmetic, moving), waiting
 
 
@@ -240,16 +258,16 @@ def main(model: str) -> None:
         f"{list_bytes(config) / 1e3:.1f} kB"
     )
     click.echo(f"{neighbors:.0f} neighbors in water; {launches_of(config)} launches")
-    click.echo("| atoms | memory, GB | " + " | ".join(GPUS) + " |")
+    click.echo("| atoms | memory, MB | " + " | ".join(GPUS) + " |")
     click.echo("|---:|---:|" + "---:|" * len(GPUS))
     for n_atoms in SIZES:
-        memory = n_atoms * (work.atom_memory + list_bytes(config)) / 1e9
+        memory = n_atoms * (work.atom_memory + list_bytes(config)) / 1e6
         cells = []
         for gpu in GPUS.values():
             busy, waiting = (1e3 * t for t in times_of(config, work, gpu, n_atoms))
             total = max(busy, waiting) + 1e3 * BESIDE
             cells.append(f"{total:.2f} ({busy:.2f}, {waiting:.2f})")
-        click.echo(f"| {n_atoms:,} | {memory:.2g} | " + " | ".join(cells) + " |")
+        click.echo(f"| {n_atoms:,} | {memory:,.1f} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

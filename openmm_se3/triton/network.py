@@ -28,7 +28,9 @@ THREADS = 32 * WARPS
 CANDIDATES = 1024  # atoms that are looked at together as neighbors
 # Atoms of a block of the gate and the energy head: the least that Triton multiplies.
 ATOMS = 16
-PAIRS = 64  # of channels, which are multiplied together
+# Bytes of an atom's products of channels that are multiplied together, by so many
+# warps: the loop over all of them is what a few atoms wait for.
+PAIRS_BYTES, WARPS_OF_PAIRS = 512, 8
 SUMMED = 1024  # energies that are added up together
 
 
@@ -82,13 +84,16 @@ class Blocks:
             "VALUES_2": self.values,
         }
 
-    def of_self_interaction(self, config: ModelConfig) -> dict[str, int]:
+    def of_self_interaction(
+        self, config: ModelConfig, dtype: torch.dtype
+    ) -> dict[str, int]:
         """Return the arguments of the kernels of attentive self-interaction."""
+        pairs = PAIRS_BYTES // dtype.itemsize
         return {
             "ATOMS": ATOMS,
             "CHANNELS_2": self.channels,
             "WIDTH_2": max(ATOMS, power_of_two(config.self_interaction_width)),
-            "TOGETHER": max(PAIRS // self.channels, 1),
+            "TOGETHER": max(pairs // self.channels, 1),
         }
 
 
@@ -460,9 +465,9 @@ class _Layer:
             self.update,
             self.inner,
             n_atoms,
-            num_warps=WARPS,
+            num_warps=WARPS_OF_PAIRS,
             num_stages=1,  # weights wait in no shared memory, of which there is little
-            **self.blocks.of_self_interaction(self.config),
+            **self.blocks.of_self_interaction(self.config, features.dtype),
         )
 
     def _keep_backward(self, slope: Tensor, back: Tensor) -> None:
@@ -481,7 +486,7 @@ class _Layer:
             slope,
             back,
             n_atoms,
-            num_warps=WARPS,
+            num_warps=WARPS_OF_PAIRS,
             num_stages=1,  # weights wait in no shared memory, of which there is little
-            **self.blocks.of_self_interaction(self.config),
+            **self.blocks.of_self_interaction(self.config, slope.dtype),
         )
