@@ -27,7 +27,6 @@ BASE = [
     f"openmm{OPENMM}",
     f"openmmtorch==1.5; {HAS_PLUGIN}",
     f"nvidia-cuda-nvrtc>=13,<14; {NEEDS_NVRTC}",
-    f"triton>=3.5; {HAS_PLUGIN}",  # comes with torch
     "e3nn>=0.6,<0.7",
     "vesin-torch>=0.6,<0.7",
     "numpy>=1.26",
