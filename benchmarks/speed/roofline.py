@@ -21,8 +21,8 @@ import torch
 from openmm_se3.config import ModelConfig
 from openmm_se3.model_file import load_model
 from openmm_se3.neighbors import DENSITY_OF_ROOM
+from openmm_se3.triton.blocks import Blocks
 from openmm_se3.triton.generate import kernel_shapes, layer_source, radial_functions
-from openmm_se3.triton.network import Blocks
 
 DENSITY = 0.1003  # atoms an A^3, of water
 SIZES = (3, 24, 192, 648, 1536, 5184, 20_000, 50_000)

@@ -4,6 +4,8 @@ source    the equations of openmm_se3.nn as text for Triton
 generate  the part of it that depends on the shape of a network
 kernels   makes kernels of the text; whether they can run here
 pack      the weights that kernels and matrix products read
+blocks    how large the blocks are that programs work on
+layer     the launches of one layer
 network   the sequence of launches from positions to energy and forces
 force     what OpenMM calls
 """

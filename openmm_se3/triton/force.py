@@ -14,6 +14,7 @@ from openmm_se3.compiled.weights import radial_tables
 from openmm_se3.config import ModelConfig, from_dict, to_dict
 from openmm_se3.model_file import PRECISIONS
 from openmm_se3.nn.transformer import SE3Transformer
+from openmm_se3.torch_state import scripted
 from openmm_se3.triton import kernels
 from openmm_se3.triton.network import Network
 from openmm_se3.triton.pack import Weights, constants
@@ -137,7 +138,7 @@ def triton_force(
         precision: "single" or "double".
         room: Neighbors that an atom has room for.
     """
-    return torch.jit.script(TritonForce(network, precision, room).eval())
+    return scripted(TritonForce(network, precision, room))
 
 
 class TritonForce(nn.Module):

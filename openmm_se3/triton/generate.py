@@ -78,6 +78,7 @@ def layer_source(config: ModelConfig, layer: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+@functools.cache
 def kernel_shapes(config: ModelConfig) -> list[tuple[int, int]]:
     """Return the highest degrees (k_max, l_max) of each layer."""
     return [

@@ -9,113 +9,22 @@ distance and direction: messages are computed again in the backward pass.
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from openmm_se3.config import ModelConfig
-from openmm_se3.triton.generate import kernel_shapes, radial_functions
-from openmm_se3.triton.kernels import Kernels, layer_kernels, shared_kernels
-from openmm_se3.triton.pack import LayerWeights, Linear, Weights
-
-# Numbers that a thread has of each component of a block of values: fewer leave threads
-# without work, more do not fit into registers.
-NUMBERS_OF_A_THREAD = 4
-WARPS = 4
-THREADS = 32 * WARPS
-CANDIDATES = 1024  # atoms that are looked at together as neighbors
-# Atoms of a block of the gate and the energy head: the least that Triton multiplies.
-ATOMS = 16
-# Bytes of an atom's products of channels that are multiplied together, by so many
-# warps: the loop over all of them is what a few atoms wait for.
-PAIRS_BYTES, WARPS_OF_PAIRS = 512, 8
-SUMMED = 1024  # energies that are added up together
-
-
-def power_of_two(number: int) -> int:
-    """Return the least power of two that is not below a number."""
-    return 1 << max(number - 1, 0).bit_length()
-
-
-@dataclasses.dataclass(frozen=True)
-class Blocks:
-    """Sizes of blocks for a network, as kernels take them.
-
-    Attributes:
-        edges: Edges of a block of attention.
-        edges_back: Edges of a block of its backward pass, which has more of each.
-        heads: Heads, as a power of two.
-        keys: Channels of keys a head, as a power of two.
-        values: Channels of values a head, as a power of two.
-        channels: Channels of single atoms, as a power of two.
-    """
-
-    edges: int
-    edges_back: int
-    heads: int
-    keys: int
-    values: int
-    channels: int
-
-    @classmethod
-    def of(cls, config: ModelConfig) -> Blocks:
-        """Return sizes for a network."""
-        heads = power_of_two(config.heads)
-        values = power_of_two(config.channels // config.heads)
-        edges = NUMBERS_OF_A_THREAD * THREADS // (heads * values)
-        edges = min(max(edges, 4), 32)
-        return cls(
-            edges,
-            max(edges // 2, 4),
-            heads,
-            power_of_two(config.key_channels // config.heads),
-            values,
-            max(ATOMS, power_of_two(config.channels)),
-        )
-
-    def of_attention(self, edges: int) -> dict[str, int]:
-        """Return the arguments of attention's kernels."""
-        return {
-            "EDGES": edges,
-            "HEADS_2": self.heads,
-            "KEYS_2": self.keys,
-            "VALUES_2": self.values,
-        }
-
-    def of_self_interaction(
-        self, config: ModelConfig, dtype: torch.dtype
-    ) -> dict[str, int]:
-        """Return the arguments of the kernels of attentive self-interaction."""
-        pairs = PAIRS_BYTES // dtype.itemsize
-        return {
-            "ATOMS": ATOMS,
-            "CHANNELS_2": self.channels,
-            "WIDTH_2": max(ATOMS, power_of_two(config.self_interaction_width)),
-            "TOGETHER": max(pairs // self.channels, 1),
-        }
-
-
-@dataclasses.dataclass
-class Neighbors:
-    """Neighbors of each atom, see ``source/pairs.py``.
-
-    Attributes:
-        room: Neighbors that an atom has room for.
-        count: [n_atoms], more than ``room`` where some are missing.
-        neighbor: [n_atoms, room].
-        reverse: [n_atoms, room].
-        direction: [3, n_atoms, room].
-        distance: [n_atoms, room], A.
-    """
-
-    room: int
-    count: Tensor
-    neighbor: Tensor
-    reverse: Tensor
-    direction: Tensor
-    distance: Tensor
+from openmm_se3.triton.blocks import (
+    ATOMS,
+    CANDIDATES,
+    SUMMED,
+    WARPS,
+    Blocks,
+    power_of_two,
+)
+from openmm_se3.triton.generate import radial_functions
+from openmm_se3.triton.kernels import layer_kernels, shared_kernels
+from openmm_se3.triton.layer import Layer, Neighbors
+from openmm_se3.triton.pack import Weights
 
 
 class Network:
@@ -128,9 +37,9 @@ class Network:
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
         self.blocks = Blocks.of(config)
-        self.shapes = kernel_shapes(config)
         self.shared = shared_kernels(config)
-        self.kernels = [layer_kernels(config, i) for i in range(len(self.shapes))]
+        # Of all layers, so that the first step does not make them.
+        self.last = [layer_kernels(config, i) for i in range(config.layers)][-1]
 
     def energy_and_forces(
         self,
@@ -271,7 +180,7 @@ class Network:
         """Return energies of atoms [n_atoms], eV, and dE/d(x_j - x_i)."""
         n_atoms = len(species)
         layers = [
-            _Layer(self, number, weights.layers[number], table)
+            Layer(self.config, number, weights.layers[number], table)
             for number, table in enumerate(self._tables(tables))
         ]
         features = weights.embedding.index_select(0, species).unsqueeze(0)
@@ -279,7 +188,7 @@ class Network:
             features = layer.forward(neighbors, features)
         energies = features.new_empty(n_atoms, dtype=torch.float64)
         slope = torch.empty_like(features)
-        self.kernels[-1].energy_head[(-(-n_atoms // ATOMS),)](
+        self.last.energy_head[(-(-n_atoms // ATOMS),)](
             features,
             species,
             isolated,
@@ -309,184 +218,3 @@ class Network:
         intervals = tables.numel() // (6 * sum(functions))
         parts = tables.split([intervals * 6 * n for n in functions])
         return [part.view(intervals, 6, -1) for part in parts]
-
-
-class _Layer:
-    """One layer, with what its backward pass needs of the forward pass.
-
-    Args:
-        network: The network.
-        number: Which of its layers.
-        weights: Weights of the layer.
-        table: Radial functions of the layer.
-    """
-
-    def __init__(
-        self, network: Network, number: int, weights: LayerWeights, table: Tensor
-    ) -> None:
-        self.kernels: Kernels = network.kernels[number]
-        self.blocks = network.blocks
-        self.config = network.config
-        self.first = number == 0
-        self.last = number == len(network.kernels) - 1
-        k_max, l_max = network.shapes[number]
-        self.dim_out = (l_max + 1) ** 2
-        self.dim_query = (min(k_max, l_max) + 1) ** 2
-        self.weights = weights
-        self.table = table
-        self.options: dict[str, Any] = {"INTERVALS": len(table), "num_warps": WARPS}
-
-    def forward(self, neighbors: Neighbors, features: Tensor) -> Tensor:
-        """Return features [L dim, n_atoms, channels] from those before [K dim, ...]."""
-        n_atoms, channels = features.shape[1:]
-        self.features = features
-        self.heads = features.new_empty(self.dim_out, n_atoms, channels)
-        self.inverse = features.new_empty(n_atoms, self.config.heads)
-        self.kernels.attend[(n_atoms,)](
-            torch.bmm(features, self.weights.project),
-            self.table,
-            neighbors.count,
-            neighbors.neighbor,
-            neighbors.direction,
-            neighbors.distance,
-            self.heads,
-            self.inverse,
-            n_atoms,
-            neighbors.room,
-            **self.options,
-            **self.blocks.of_attention(self.blocks.edges),
-        )
-        self.update = torch.bmm(self.heads, self.weights.output)
-        self._keep(features)
-        result = torch.empty_like(self.update)
-        self.kernels.gate[(-(-n_atoms // ATOMS),)](
-            self.update,
-            self.weights.gate,
-            self.weights.gate_bias,
-            result,
-            n_atoms,
-            ATOMS=ATOMS,
-            CHANNELS_2=self.blocks.channels,
-            num_warps=WARPS,
-        )
-        return result
-
-    def _shared(self, features: Tensor) -> Tensor:
-        """Return the components that input and output have."""
-        return features.narrow(0, 0, self.dim_query)
-
-    def backward(
-        self,
-        neighbors: Neighbors,
-        slope: Tensor,
-        pull: Tensor,
-        alphas: Tensor,
-        logits: Tensor,
-    ) -> Tensor:
-        """Return dE/d(features before) from that after the layer.
-
-        Adds to ``pull``; ``alphas`` and ``logits`` are memory.
-        """
-        n_atoms = slope.shape[1]
-        back = torch.empty_like(slope)
-        self.kernels.gate_back[(-(-n_atoms // ATOMS),)](
-            self.update,
-            self.weights.gate,
-            self.weights.gate_bias,
-            slope,
-            back,
-            n_atoms,
-            ATOMS=ATOMS,
-            CHANNELS_2=self.blocks.channels,
-            num_warps=WARPS,
-        )
-        heads_slope = torch.bmm(back, self.weights.output.transpose(1, 2))
-        projected = torch.bmm(self.features, self.weights.project)
-        projected_back = projected if self.first else torch.empty_like(projected)
-        self.kernels.attend_back_to_center[(n_atoms,)](
-            projected,
-            self.table,
-            neighbors.count,
-            neighbors.neighbor,
-            neighbors.direction,
-            neighbors.distance,
-            self.heads,
-            self.inverse,
-            heads_slope,
-            alphas,
-            logits,
-            pull,
-            projected_back,
-            n_atoms,
-            neighbors.room,
-            ADD=not self.last,
-            FIRST=self.first,
-            **self.options,
-            **self.blocks.of_attention(self.blocks.edges_back),
-        )
-        if self.first:  # nothing before it depends on positions
-            return slope
-        self.kernels.attend_back_to_neighbor[(n_atoms,)](
-            projected,
-            self.table,
-            neighbors.count,
-            neighbors.neighbor,
-            neighbors.reverse,
-            neighbors.direction,
-            neighbors.distance,
-            heads_slope,
-            alphas,
-            logits,
-            pull,
-            projected_back,
-            n_atoms,
-            neighbors.room,
-            **self.options,
-            **self.blocks.of_attention(self.blocks.edges_back),
-        )
-        result = torch.bmm(projected_back, self.weights.project.transpose(1, 2))
-        self._keep_backward(back, result)
-        return result
-
-    def _keep(self, features: Tensor) -> None:
-        """Add the self-interaction to the update."""
-        weights, n_atoms = self.weights.kept, features.shape[1]
-        if isinstance(weights, Linear):
-            shared = self._shared(self.update)
-            shared.baddbmm_(self._shared(features), weights.matrix)
-            return
-        self.inner = features.new_empty(n_atoms, self.config.self_interaction_width)
-        self.kernels.self_interaction[(-(-n_atoms // ATOMS),)](
-            features,
-            weights.hidden,
-            weights.hidden_bias,
-            weights.mixing,
-            weights.mixing_bias,
-            self.update,
-            self.inner,
-            n_atoms,
-            num_warps=WARPS_OF_PAIRS,
-            num_stages=1,  # weights wait in no shared memory, of which there is little
-            **self.blocks.of_self_interaction(self.config, features.dtype),
-        )
-
-    def _keep_backward(self, slope: Tensor, back: Tensor) -> None:
-        """Add the self-interaction's part to dE/d(features)."""
-        weights, n_atoms = self.weights.kept, slope.shape[1]
-        if isinstance(weights, Linear):
-            shared = self._shared(back)
-            shared.baddbmm_(self._shared(slope), weights.matrix.transpose(1, 2))
-            return
-        self.kernels.self_interaction_back[(-(-n_atoms // ATOMS),)](
-            self.features,
-            weights.hidden,
-            weights.mixing,
-            weights.mixing_bias,
-            self.inner,
-            slope,
-            back,
-            n_atoms,
-            num_warps=WARPS_OF_PAIRS,
-            num_stages=1,  # weights wait in no shared memory, of which there is little
-            **self.blocks.of_self_interaction(self.config, slope.dtype),
-        )
