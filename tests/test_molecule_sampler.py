@@ -355,3 +355,20 @@ def test_classical_displacements_have_kt_in_each_mode():
         energies.append(field.energy(moved) - field.energy(minimum))
     expected = len(modes[0]) * units.kB * 5.0 / 2.0
     assert np.mean(energies) == pytest.approx(expected, rel=0.15)
+
+
+def test_molecules_that_are_torn_apart_are_no_structures(monkeypatch):
+    molecules = [molecule_from_smiles("CCO")]
+    plan = Plan(conformers=1, modes=0, dynamics=3, torsions=0, stretches=0, complexes=0)
+    whole = structures_of(molecules, 1, plan)
+    assert [a.info["kind"] for a in whole] == ["minimum", "md", "md", "md"]
+
+    def exploding(*arguments):
+        first, *others = dynamics(*arguments)
+        torn = first.copy()
+        torn[-1] += 5.0
+        return [torn, np.full_like(first, np.nan), *others]
+
+    monkeypatch.setattr(molecule_sampler, "dynamics", exploding)
+    kinds = [a.info["kind"] for a in structures_of(molecules, 1, plan)]
+    assert kinds == ["minimum", "md", "md"]

@@ -20,7 +20,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms
@@ -37,12 +37,18 @@ from openmm_se3.data.labeling.distortions import (
 )
 from openmm_se3.data.labeling.executors import Executor
 from openmm_se3.data.labeling.molecules import Molecule, molecule_from_smiles
+from openmm_se3.elements import COVALENT_RADII
+
+if TYPE_CHECKING:
+    from rdkit import Chem
 
 MOLECULES_PER_GROUP = 20
 MOST_PARTNERS = 200  # of each split, that travel with each group
 VALIDATION_SHARE, TEST_SHARE = 0.02, 0.02
 SCAN_TEMPERATURE = 300.0  # K, of the distortions of turned and stretched molecules
 CLOSEST_ATOMS = 0.55  # A; nothing closer is labeled
+# In sums of covalent radii: a cheap potential may tear an unusual molecule apart.
+LONGEST_BOND = 1.6
 WATER = "O"
 
 
@@ -228,6 +234,9 @@ def _sample_one(
             bond = (i, j) if rng.choice((-1, 1)) == 1 else (j, i)
             positions = stretched(mol, positions, field, bond, rng)
             made.append(("stretch", positions, SCAN_TEMPERATURE))
+    made = [one for one in made if _bonded(mol, one[1])]
+    if not made:
+        raise NoConformerError("the force field tears it apart")
     structures = [
         _structure([molecule], numbers, positions, kind, temperature)
         for kind, positions, temperature in made
@@ -309,6 +318,17 @@ def _structure(
     order = np.argsort(-numbers, kind="stable")
     centered = positions - positions.mean(axis=0)
     return Atoms(numbers[order], centered[order], info=info)
+
+
+def _bonded(mol: Chem.Mol, positions: np.ndarray) -> bool:
+    """Tell whether all bonds of a molecule are shorter than ``LONGEST_BOND``."""
+    bonds = np.array(
+        [(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in mol.GetBonds()], dtype=int
+    ).reshape(-1, 2)
+    radii = np.array([COVALENT_RADII[atom.GetSymbol()] for atom in mol.GetAtoms()])
+    lengths = np.linalg.norm(positions[bonds[:, 0]] - positions[bonds[:, 1]], axis=1)
+    # Written so that NaN is no bond.
+    return bool((lengths < LONGEST_BOND * radii[bonds].sum(axis=1)).all())
 
 
 def _apart(atoms: Atoms) -> bool:
