@@ -7,7 +7,9 @@ file.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -33,6 +35,36 @@ class _ByFile(click.Group):
 
 
 FILE = "molecules"
+OUTPUT_OPTIONS = (
+    click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=2026,
+        show_default=True,
+        help="Random seed.",
+    ),
+    click.option(
+        "-o",
+        "--out",
+        "output",
+        type=click.Path(path_type=Path, dir_okay=False),
+        required=True,
+        help="Extended XYZ file to write.",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        help="Worker processes.  [default: one per core]",
+    ),
+    click.option("--overwrite", is_flag=True, help="Replace an existing output."),
+)
+
+
+def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that both commands have."""
+    for option in reversed(OUTPUT_OPTIONS):
+        command = option(command)
+    return command
 
 
 @click.group(cls=_ByFile)
@@ -52,27 +84,7 @@ def command() -> None:
     required=True,
     help="Water molecules per structure, 1 to 6.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=2026,
-    show_default=True,
-    help="Random seed.",
-)
-@click.option(
-    "-o",
-    "--out",
-    "output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    required=True,
-    help="Extended XYZ file to write.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    help="Worker processes.  [default: one per core]",
-)
-@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@output_options
 @click.pass_context
 def water(
     context: click.Context,
@@ -171,27 +183,7 @@ def water(
     help="List of molecules to leave out: SHA-256 of the first block of the InChIKey, "
     "one a line.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=2026,
-    show_default=True,
-    help="Random seed.",
-)
-@click.option(
-    "-o",
-    "--out",
-    "output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    required=True,
-    help="Extended XYZ file to write.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    help="Worker processes.  [default: one per core]",
-)
-@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@output_options
 @click.pass_context
 def molecules(
     context: click.Context,

@@ -22,6 +22,7 @@ from openmm_se3.data.frames import SPLITS, Frames, Texts
 from openmm_se3.data.isolated_atoms import take_isolated_atoms
 from openmm_se3.data.level_of_theory import PublishedLevel
 from openmm_se3.data.limits import fault_of
+from openmm_se3.data.uncertain_frames import forces_std
 from openmm_se3.files import sha256
 from openmm_se3.units import ENERGY_UNITS, FORCE_UNITS, LENGTH_UNITS
 
@@ -228,21 +229,6 @@ def _read(source: Source, path: Path, kind: str) -> Dataset:
         frames = Frames(read_conformers(path, layout, units))
         level = source.level or layout.level
     return Dataset(frames, PublishedLevel(level), {}, notes=(note,))
-
-
-def forces_std(frames: Frames) -> np.ndarray:
-    """Return the uncertainty of the forces of each frame [n_frames], eV/A.
-
-    That is the root mean square of their standard deviations over the components; NaN
-    where no ensemble labeled the frame.
-    """
-    result = np.full(len(frames), np.nan)
-    for index, rows in frames.by_block():
-        deviation = frames.blocks[frames.block[index[0]]].forces_std
-        if deviation is not None:
-            squares = np.square(np.asarray(deviation[rows], dtype=float))
-            result[index] = np.sqrt(squares.mean(axis=(1, 2)))
-    return result
 
 
 def _refuse_faults(path: Path, frames: Frames) -> None:
