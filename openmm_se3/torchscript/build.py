@@ -21,7 +21,7 @@ from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.single_point import DENSE_ATOMS
 from openmm_se3.threads import threads_for
 from openmm_se3.torch_state import require_torchscript, scripted, usual_torch
-from openmm_se3.torchscript.engine import compile_engine, is_required
+from openmm_se3.torchscript.engine import choose_engine, compile_engine, is_required
 from openmm_se3.torchscript.modules import (
     GenericForce,
     ScaledForce,
@@ -165,8 +165,10 @@ def _triton_module(settings: ForceSettings) -> torch.jit.ScriptModule | None:
         Exception: They are to be used, and fail.
     """
     engine, config = settings.engine, settings.model.config
-    if compile_engine(engine, config, settings.precision) != "triton":
+    # Only chosen at first: C++ is compiled where it is used.
+    if choose_engine(engine, config) != "triton":
         return None
+    compile_engine(engine, config, settings.precision)
     network = settings.model.network(torch.float64)
     try:
         module = triton_force(network, settings.precision, _room(settings))

@@ -134,7 +134,7 @@ def label_in_batches(
     for structure in structures:
         teacher.require(structure.numbers, _charge(structure))
     folder.mkdir(exist_ok=True)
-    batches = _batches(structures)
+    batches = batches_of(structures)
     tasks = []
     for start in range(0, len(batches), BATCHES_PER_TASK):
         members = np.concatenate(batches[start : start + BATCHES_PER_TASK])
@@ -171,7 +171,7 @@ def label_in_batches(
     return [found for found in labels if found is not None]
 
 
-def _batches(structures: Sequence[Structure]) -> list[np.ndarray]:
+def batches_of(structures: Sequence[Structure]) -> list[np.ndarray]:
     """Return indices of structures that go through the labeler together."""
     groups: dict[tuple[int, int], list[int]] = {}
     for index, structure in enumerate(structures):

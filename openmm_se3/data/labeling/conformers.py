@@ -39,7 +39,6 @@ class MMFF:
 
         self._mol = mol
         self._properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol)
-        self.name = "UFF" if self._properties is None else "MMFF94"
         if self._properties is None and not rdForceFieldHelpers.UFFHasAllMoleculeParams(
             mol
         ):

@@ -62,11 +62,9 @@ class Labeler(Protocol):
 
     Attributes:
         level: Level of theory, as it stands in the data file.
-        batched: Many frames cost less together than one by one.
     """
 
     level: str
-    batched: bool
 
     def require(self, numbers: np.ndarray, charge: int) -> None:
         """Refuse a structure that cannot be labeled.
@@ -99,8 +97,6 @@ class TorchScriptEnsemble:
         level: Level of theory.
         elements: Atomic numbers that it knows; None for any.
     """
-
-    batched = True
 
     def __init__(
         self, path: Path, level: str, elements: frozenset[int] | None = None
@@ -159,8 +155,6 @@ class ASELabeler:
         make: Makes the calculator for a charge.
         level: Level of theory.
     """
-
-    batched = False
 
     def __init__(self, make: Callable[[int], Any], level: str) -> None:
         self.level = level
