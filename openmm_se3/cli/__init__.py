@@ -26,6 +26,7 @@ from openmm_se3.version import __version__
 VERBS = {
     "water": "Run water molecules: equilibrate, run NVE or NVT, report.",
     "run": "Run molecular dynamics of any structure; checkpoints, --resume.",
+    "models": "List the models that come with this package.",
     "analyze": "Measure stability, drift, geometry and spectra of a finished run.",
     "validate": "Check that a model is computed right; with labels, how accurate.",
     "bench": "Time a model's steps: backends, engines, platforms present.",
@@ -45,6 +46,7 @@ MOVED = {"nbody": "python examples/nbody/run.py, in the repository"}
 
 # Where the packages of a verb come from when they are not among the base dependencies.
 EXTRAS = {
+    "run": "sample",
     "validate": "ase",
     "sample": "dft",
     "label": "dft",

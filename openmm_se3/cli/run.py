@@ -27,10 +27,11 @@ BACKENDS = ("auto", "torchforce", "pythonforce")
 
 
 @click.command()
-@click.argument("structure", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("structure")
 @click.option(
     "--model",
-    required=True,
+    default="organic",
+    show_default=True,
     help="Name of a shipped model, or the path of a model.",
 )
 @click.option(
@@ -99,11 +100,14 @@ BACKENDS = ("auto", "torchforce", "pythonforce")
     "--out",
     "-o",
     type=click.Path(file_okay=False),
-    help="Folder of the results.  [default: STRUCTURE-run, here]",
+    help="Folder of the results.  [default: STRUCTURE-run here, or molecule-run]",
 )
 @run_options
-def command(structure: Path, length_ps: float, out: str | None, **options: Any) -> None:
-    """Run molecular dynamics of STRUCTURE, a PDB or PDBx/mmCIF file, on a model.
+def command(structure: str, length_ps: float, out: str | None, **options: Any) -> None:
+    """Run molecular dynamics of STRUCTURE on a model.
+
+    STRUCTURE is a PDB or PDBx/mmCIF file, an SDF or MOL file of one molecule, or
+    SMILES, such as "CC(=O)Oc1ccccc1C(=O)O".
 
     The structure is minimised, equilibrated with Langevin dynamics, then run.  It is
     periodic if the file has a box.  The folder then holds the trajectory, velocities, a
@@ -126,10 +130,12 @@ def command(structure: Path, length_ps: float, out: str | None, **options: Any) 
     from rich.console import Console
 
     from openmm_se3.simulation import ModelRun, run_structure
+    from openmm_se3.simulation.structure import is_file_name
 
+    named = is_file_name(structure)
     run = ModelRun(
         steps=production_steps(length_ps, options["dt_fs"]),
-        out=out or f"{structure.stem}-run",
+        out=out or f"{Path(structure).stem if named else 'molecule'}-run",
         **options,
     )
     console = Console()

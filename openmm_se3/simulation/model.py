@@ -1,4 +1,4 @@
-"""A run on a model: of a structure file, or of any topology."""
+"""A run on a model: of a structure file, of SMILES, or of any topology."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from openmm_se3.simulation.options import RunOptions
 from openmm_se3.simulation.phases import RunRecord
 from openmm_se3.simulation.platforms import named_platform
 from openmm_se3.simulation.run import run_dynamics
-from openmm_se3.simulation.structure import read_structure
+from openmm_se3.simulation.structure import is_file_name, make_structure
 from openmm_se3.threads import threads_for
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class ModelRun(RunOptions):
 def run_structure(
     structure: str | Path, options: ModelRun, console: Console | None = None
 ) -> RunRecord:
-    """Run molecular dynamics of a structure file on a model.
+    """Run molecular dynamics of a structure file, or of SMILES, on a model.
 
     Examples:
         >>> from openmm_se3.simulation import ModelRun, run_structure
@@ -63,7 +63,8 @@ def run_structure(
         ('completed', 20000)
 
     Args:
-        structure: PDB or PDBx/mmCIF file; a box in it makes the run periodic.
+        structure: PDB or PDBx/mmCIF file, in which a box makes the run periodic; SDF
+            or MOL file, or SMILES, of one molecule.
         options: What to run, and the folder for the results.
         console: Shows progress there; None shows nothing.
 
@@ -78,8 +79,9 @@ def run_structure(
         KeyboardInterrupt: After a signal such as Ctrl-C, with a checkpoint; the same
             call with ``resume=True`` goes on.
     """
-    topology, positions = read_structure(structure)
-    about = {"structure": Path(structure).name}
+    topology, positions = make_structure(structure)
+    name = Path(structure).name if is_file_name(structure) else str(structure)
+    about = {"structure": name}
     return run_model(topology, positions, options, about, console)
 
 

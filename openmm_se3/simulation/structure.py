@@ -1,4 +1,4 @@
-"""Structure files: PDB or PDBx/mmCIF -> topology and positions that can be run."""
+"""Structure files or SMILES -> topology and positions that can be run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from openmm import app, unit
 
 from openmm_se3.geometry import box_of, minimum_image
+from openmm_se3.simulation.small_molecule import SUFFIXES, read_sdf, read_smiles
 from openmm_se3.simulation.structure_checks import (
     refuse_alternates,
     refuse_contacts,
@@ -26,11 +27,45 @@ READERS: dict[str, Any] = {
     ".cif": app.PDBxFile,
     ".mmcif": app.PDBxFile,
 }
+FILES = (*READERS, *SUFFIXES)
 NO_CRYSTAL = 1.0  # A, edges of the box that the PDB format writes where there is none
 
 
+def is_file_name(structure: str | Path) -> bool:
+    """Tell whether a structure is given by a file rather than by SMILES."""
+    return Path(structure).suffix.lower() in FILES or Path(structure).is_file()
+
+
+def make_structure(structure: str | Path) -> tuple[app.Topology, np.ndarray]:
+    """Return the structure of a PDB, PDBx/mmCIF, SDF or MOL file, or of SMILES.
+
+    Args:
+        structure: The file, or SMILES of one neutral molecule.
+
+    Returns:
+        The topology, periodic if a file has a box, and positions [n_atoms, 3], A.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is neither, or is not fit; see :func:`read_structure` and
+            :mod:`openmm_se3.simulation.small_molecule`.
+        ImportError: It is not PDB or PDBx/mmCIF, and RDKit is missing.
+    """
+    if not is_file_name(structure):
+        try:
+            return read_smiles(str(structure))
+        except ValueError as error:
+            raise ValueError(
+                f"{structure} is neither a structure file ({', '.join(FILES)}) nor "
+                f"SMILES that can be run: {error}"
+            ) from error
+    if Path(structure).suffix.lower() in SUFFIXES:
+        return read_sdf(structure)
+    return read_structure(structure)
+
+
 def read_structure(path: str | Path) -> tuple[app.Topology, np.ndarray]:
-    """Read a structure file and refuse what cannot be simulated.
+    """Read a PDB or PDBx/mmCIF file and refuse what cannot be simulated.
 
     Bonds are those that the file gives and, in water, amino acids and nucleotides,
     those of the standard residue.  Molecules that the box cuts are made whole.  Of

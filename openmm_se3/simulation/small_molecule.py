@@ -1,0 +1,109 @@
+"""Molecules of SMILES, SDF and MOL files: topology and positions that can be run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from openmm import app
+
+if TYPE_CHECKING:
+    from rdkit import Chem
+
+    from openmm_se3.data.labeling.molecules import Molecule
+
+SUFFIXES = (".sdf", ".mol")
+CONFORMERS = 10  # tried; the lowest by MMFF94 is taken
+SEED = 1  # of the conformers: the same SMILES gives the same start
+RESIDUE = "MOL"
+ORDERS = {1.0: app.Single, 1.5: app.Aromatic, 2.0: app.Double, 3.0: app.Triple}
+
+
+def read_smiles(smiles: str) -> tuple[app.Topology, np.ndarray]:
+    """Return a molecule of SMILES in its lowest conformer by MMFF94.
+
+    Tautomer and protonation are those of the SMILES.
+
+    Args:
+        smiles: One neutral, closed-shell molecule.
+
+    Returns:
+        The topology with bonds, and positions [n_atoms, 3], A.
+
+    Raises:
+        ValueError: It is no SMILES, or its molecule has a charge, unpaired electrons,
+            several parts or no three-dimensional structure.
+        ImportError: RDKit is missing.
+    """
+    from openmm_se3.data.labeling.molecules import molecule_from_smiles
+
+    return _lowest_conformer(molecule_from_smiles(smiles))
+
+
+def read_sdf(path: str | Path) -> tuple[app.Topology, np.ndarray]:
+    """Return the only molecule of an SDF or MOL file, at the positions in the file.
+
+    Where the file is flat (2D), the lowest conformer by MMFF94 is taken.
+
+    Args:
+        path: The file, hydrogens included.
+
+    Returns:
+        The topology with bonds, and positions [n_atoms, 3], A.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It holds no neutral, closed-shell molecule, or several.
+        ImportError: RDKit is missing.
+    """
+    from openmm_se3.data.labeling.molecules import read_molecules
+
+    molecules, rejected = read_molecules(Path(path))
+    if len(molecules) + len(rejected) != 1:
+        raise ValueError(
+            f"{path} holds {len(molecules) + len(rejected)} molecules; give a file "
+            "with the one to run"
+        )
+    return _lowest_conformer(molecules[0])
+
+
+def _lowest_conformer(molecule: Molecule) -> tuple[app.Topology, np.ndarray]:
+    from rdkit import Chem
+
+    from openmm_se3.data.labeling.conformers import NoConformerError, conformers
+
+    charge = Chem.GetFormalCharge(molecule.mol)
+    if charge:
+        raise ValueError(
+            f"{molecule.origin}: total charge {charge:+d}; models know neutral "
+            "molecules only: protonate or deprotonate it"
+        )
+    try:
+        mol, positions = conformers(molecule.mol, CONFORMERS, SEED)
+    except NoConformerError as error:
+        raise ValueError(f"{molecule.origin}: {error}") from error
+    return _topology(mol), positions[0]
+
+
+def _topology(mol: Chem.Mol) -> app.Topology:
+    """Return atoms named by element and number (C1, C2, ...), and bonds with orders."""
+    topology = app.Topology()
+    residue = topology.addResidue(RESIDUE, topology.addChain())
+    number: Counter[str] = Counter()
+    atoms = []
+    for atom in mol.GetAtoms():
+        symbol = atom.GetSymbol()
+        number[symbol] += 1
+        element = app.Element.getBySymbol(symbol)
+        atoms.append(topology.addAtom(f"{symbol}{number[symbol]}", element, residue))
+    for bond in mol.GetBonds():
+        order = bond.GetBondTypeAsDouble()
+        topology.addBond(
+            atoms[bond.GetBeginAtomIdx()],
+            atoms[bond.GetEndAtomIdx()],
+            type=ORDERS.get(order),
+            order=int(order) if order.is_integer() else None,
+        )
+    return topology
