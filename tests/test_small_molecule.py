@@ -1,4 +1,4 @@
-"""Runs from SMILES and SDF: the atoms, bonds and stereochemistry that were asked for."""
+"""Runs from SMILES and SDF: atoms, bonds and stereochemistry as asked for."""
 
 from __future__ import annotations
 
