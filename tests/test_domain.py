@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 from pathlib import Path
@@ -17,7 +18,7 @@ from random_model import (
 
 from openmm_se3 import SE3Potential
 from openmm_se3.data.domain import data_domain
-from openmm_se3.data.frames import Frame, Frames
+from openmm_se3.data.frames import Frame, Frames, Texts
 from openmm_se3.domain import (
     Compositions,
     Domain,
@@ -161,6 +162,9 @@ def test_a_run_outside_of_the_data_is_refused_unless_told(tmp_path: Path) -> Non
         assert "--outside-domain" not in str(error)
 
 
+LINE = np.arange(40)[:, None] * [1.2, 0.0, 0.0]
+
+
 def frames_of(kinds: dict[str, list[tuple[str, np.ndarray, float]]]) -> Frames:
     return Frames.of(
         Frame(
@@ -196,6 +200,31 @@ def test_many_molecules_are_described_by_their_bonds() -> None:
         kinds[f"chain {n}"] = [("C" * n + "H", positions, 0.0)]
     domain = data_domain(frames_of(kinds))
     assert domain == Valences(("C-C", "C-H"), {"C": (1, 2), "H": (1,)})
+
+
+def test_rare_valences_and_complexes_are_no_part_of_the_domain() -> None:
+    """One chain of 300 has a hydrogen at its middle; complexes are pressed together."""
+    kinds: dict[str, list[tuple[str, np.ndarray, float]]] = {}
+    for n in range(2, 302):
+        positions = np.zeros((n + 1, 3))
+        positions[:n, 0] = 1.4 * np.arange(n)
+        positions[n] = [1.4, 1.1, 0.0] if n == 200 else [-1.1, 0.0, 0.0]
+        kinds[f"chain {n}"] = [("C" * n + "H", positions, 0.0)]
+    chains = frames_of(kinds)
+    usual = Valences(("C-C", "C-H"), {"C": (1, 2), "H": (1,)})
+    assert data_domain(chains) == usual
+
+    pressed = {
+        f"complex {n}": [("OO" + "H" * n, LINE[: n + 2], -9.0)] for n in range(1, 30)
+    }
+    complexes = frames_of(pressed)
+    both = Frames([*chains.blocks, *complexes.blocks])
+    assert "O-O" in data_domain(both).bonds  # type: ignore[union-attr]
+    named = [
+        dataclasses.replace(block, kind=Texts.same("minimum", len(block.energy)))
+        for block in chains.blocks
+    ]
+    assert data_domain(Frames([*named, *complexes.blocks])) == usual
 
 
 def test_bonds_reach_across_the_box() -> None:

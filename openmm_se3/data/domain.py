@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
+from collections import Counter
 
 import numpy as np
 
 from openmm_se3.data.frames import Block, Frames
-from openmm_se3.domain import Domain, Valences, bond_name, domain_of, formula
+from openmm_se3.domain import (
+    MOST_MOLECULES,
+    Domain,
+    Valences,
+    bond_name,
+    domain_of,
+    formula,
+)
 from openmm_se3.elements import symbols_of
 from openmm_se3.molecules import bonds_by_distance, molecules_by_bonds
 
 MOST_TRAJECTORIES = 20  # of a set of atoms that are looked at
+MINIMUM = "minimum"  # kind of a frame at a minimum, as the sampler names it
+# A bond or valence that is rarer is none that a network has learned, or no bond at all:
+# the bridgeheads of bicyclopentane are 1.9 A apart.
+LEAST_MOLECULES, LEAST_SHARE = 5, 3e-3
 
 
 def data_domain(frames: Frames) -> Domain:
     """Return the domain of labeled frames.
 
-    Bonds are found by distance.  Only relaxed frames count, for molecules the lowest of
-    each set of atoms: distorted ones, which data have for good reasons, hold broken
-    bonds.
+    Bonds are found by distance, in the lowest frame of each trajectory: distorted
+    ones, which data have for good reasons, hold broken bonds.  Where molecules are too
+    many to be listed, their bonds and numbers of neighbors are those that several
+    molecules have, and a fair share of those with the element, of frames at a minimum
+    where frames are named so.
 
     Args:
         frames: The frames that a model is trained on.
     """
     molecules: set[str] = set()
-    pairs: set[str] = set()
-    neighbors: dict[str, set[int]] = defaultdict(set)
+    holders: Counter[str] = Counter()  # molecules with an element
+    pairs: Counter[str] = Counter()
+    neighbors: Counter[tuple[str, int]] = Counter()
+    seen = 0
+    minima = any(MINIMUM in block.kind.names for block in frames.blocks)
     for index, rows in frames.by_block():
         block = frames.blocks[frames.block[index[0]]]
         symbols = symbols_of(block.numbers)
@@ -36,12 +53,27 @@ def data_domain(frames: Frames) -> Domain:
             if number == 0:
                 for atoms in molecules_by_bonds(len(symbols), bonds):
                     molecules.add(formula([symbols[atom] for atom in atoms]))
-            pairs.update(bond_name(symbols[i], symbols[j]) for i, j in bonds)
-            bonded = np.bincount(bonds.ravel(), minlength=len(symbols))
-            for symbol, count in zip(symbols, bonded, strict=True):
-                neighbors[symbol].add(int(count))
-    ordered = {symbol: tuple(sorted(found)) for symbol, found in neighbors.items()}
-    return domain_of(molecules, Valences(tuple(sorted(pairs)), ordered))
+            if minima and block.kind[row] != MINIMUM:
+                continue
+            bonded = np.bincount(bonds.ravel(), minlength=len(symbols)).tolist()
+            pairs.update({bond_name(symbols[i], symbols[j]) for i, j in bonds})
+            neighbors.update(set(zip(symbols, bonded, strict=True)))
+            holders.update(set(symbols))
+            seen += 1
+    least = min(LEAST_MOLECULES, math.ceil(seen / MOST_MOLECULES))
+
+    def usual(count: int, *elements: str) -> bool:
+        share = LEAST_SHARE * min(holders[element] for element in elements)
+        return count >= max(least, share)
+
+    known = tuple(sorted(p for p, n in pairs.items() if usual(n, *p.split("-"))))
+    valences = {
+        element: tuple(
+            sorted(k for (e, k), n in neighbors.items() if e == element and usual(n, e))
+        )
+        for element in holders
+    }
+    return domain_of(molecules, Valences(known, valences))
 
 
 def _relaxed(block: Block, rows: np.ndarray) -> list[int]:
