@@ -3,11 +3,14 @@
 A model's description holds it as ``domain``, in one of two forms:
 
     {"kind": "compositions", "molecules": ["H2O"]}
-    {"kind": "valences", "bonds": ["C-H", "C-O"], "neighbors": {"C": [3, 4], ...}}
+    {"kind": "valences", "bonds": ["C-H", "C-O"], "neighbors": {"C": [3, 4], ...},
+     "odd_electrons": false}
 
 The first lists every molecule of the training data.  The second is for data of too many
-molecules to list: pairs of elements that are bonded, and how many bonded neighbors an
-atom of each element has.  A description without a domain says nothing.
+molecules to list: pairs of elements that are bonded, how many bonded neighbors an atom
+of each element has, and whether neutral molecules have an odd number of electrons.  A
+molecule that has, and none of the data does, is a radical or an ion.  A description
+without a domain says nothing.
 """
 
 from __future__ import annotations
@@ -89,10 +92,12 @@ class Valences:
     Attributes:
         bonds: Pairs of bonded elements in alphabetical order, such as "C-H".
         neighbors: Numbers of bonded neighbors of an atom, by element.
+        odd_electrons: Molecules may have an odd number of electrons when neutral.
     """
 
     bonds: tuple[str, ...]
     neighbors: dict[str, tuple[int, ...]]
+    odd_electrons: bool = True
     kind: Literal["valences"] = "valences"
 
     def fault(
@@ -114,6 +119,21 @@ class Valences:
                 return (
                     f"atom {atom} ({symbol}) has {number} bonded neighbors, in its "
                     f"training data {' or '.join(map(str, known)) or 'there is none'}"
+                )
+        return None if self.odd_electrons else self._odd(symbols, bonds, complete)
+
+    @staticmethod
+    def _odd(symbols: Sequence[str], bonds: np.ndarray, complete: bool) -> str | None:
+        """Return the first molecule with an odd number of electrons, or None."""
+        numbers = np.array([ATOMIC_NUMBERS[symbol] for symbol in symbols])
+        for atoms in molecules_by_bonds(len(symbols), bonds):
+            # Of a topology without its bonds nothing is known.
+            known = complete or len(atoms) > 1
+            if known and len(symbols) > 1 and numbers[atoms].sum() % 2:
+                return (
+                    f"{formula([symbols[atom] for atom in atoms])} (atom {atoms[0]}) "
+                    "has an odd number of electrons: a radical, or an ion, and its "
+                    "training data have neither"
                 )
         return None
 
@@ -142,6 +162,7 @@ def domain_from_dict(values: Any) -> Domain:
                     symbol: tuple(int(n) for n in numbers)
                     for symbol, numbers in values["neighbors"].items()
                 },
+                bool(values.get("odd_electrons", True)),
             )
         raise ValueError(f"its kind is {values['kind']!r}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -87,7 +87,30 @@ def test_bonds_and_neighbors_that_the_data_do_not_have(
     assert fault is None if named is None else named in str(fault)
 
 
-@pytest.mark.parametrize("domain", [WATERS, ORGANIC])
+METHYL = [[0, 1], [0, 2], [0, 3]]
+
+
+@pytest.mark.parametrize(
+    ("atoms", "bonds", "named"),
+    [
+        ("CHHH", METHYL, "CH3 (atom 0)"),
+        ("OHHCHHH", [[0, 1], [0, 2], [3, 4], [3, 5], [3, 6]], "CH3 (atom 3)"),
+        ("COHHH", [[0, 1], [0, 2], [0, 3], [0, 4]], "CH3O"),  # methoxide
+        ("COHHHH", [[0, 1], [0, 2], [0, 3], [0, 4], [1, 5]], None),
+    ],
+)
+def test_radicals_and_ions_have_an_odd_number_of_electrons(
+    atoms: str, bonds: list[list[int]], named: str | None
+) -> None:
+    closed = dataclasses.replace(ORGANIC, odd_electrons=False)
+    assert outside_domain(ORGANIC, [*atoms], np.array(bonds)) is None
+    fault = outside_domain(closed, [*atoms], np.array(bonds))
+    assert fault is None if named is None else named in str(fault)
+
+
+@pytest.mark.parametrize(
+    "domain", [WATERS, ORGANIC, dataclasses.replace(ORGANIC, odd_electrons=False)]
+)
 def test_a_domain_is_the_same_from_json(domain: Domain) -> None:
     text = json.dumps(domain_to_dict(domain))
     assert domain_from_dict(json.loads(text)) == domain

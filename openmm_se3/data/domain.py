@@ -42,7 +42,7 @@ def data_domain(frames: Frames) -> Domain:
     holders: Counter[str] = Counter()  # molecules with an element
     pairs: Counter[str] = Counter()
     neighbors: Counter[tuple[str, int]] = Counter()
-    seen = 0
+    seen, odd = 0, False
     minima = any(MINIMUM in block.kind.names for block in frames.blocks)
     for index, rows in frames.by_block():
         block = frames.blocks[frames.block[index[0]]]
@@ -60,6 +60,7 @@ def data_domain(frames: Frames) -> Domain:
             neighbors.update(set(zip(symbols, bonded, strict=True)))
             holders.update(set(symbols))
             seen += 1
+            odd |= bool(block.numbers.sum() % 2)
     least = min(LEAST_MOLECULES, math.ceil(seen / MOST_MOLECULES))
 
     def usual(count: int, *elements: str) -> bool:
@@ -73,7 +74,7 @@ def data_domain(frames: Frames) -> Domain:
         )
         for element in holders
     }
-    return domain_of(molecules, Valences(known, valences))
+    return domain_of(molecules, Valences(known, valences, odd))
 
 
 def _relaxed(block: Block, rows: np.ndarray) -> list[int]:
