@@ -10,7 +10,7 @@ A fault is an entry of a YAML file in this folder:
       file: path in openmm_se3/
       old: text that occurs exactly once in the file
       new: text that takes its place
-      tests: arguments of pytest, such as [tests/test_model.py, -k, wall]
+      tests: arguments of pytest, such as [tests/nn/test_model.py, -k, wall]
 
 All tests that are named run once without a fault, and must pass.  Then each fault is
 planted and its tests run.  A fault is killed when a test fails, and survives when all

@@ -366,7 +366,7 @@ def test_a_crystallographic_cif_is_named_and_can_be_converted(
     Path("ice.cif").write_text(CRYSTAL)
     with pytest.raises(ValueError, match="crystallographic.*running.md"):
         read_structure("ice.cif")
-    guide = (Path(__file__).parents[1] / "docs" / "running.md").read_text()
+    guide = (Path(__file__).parents[2] / "docs" / "running.md").read_text()
     part = guide.partition("## A crystal structure")[2]
     snippet = part.partition("```python\n")[2].partition("```")[0]
     exec(compile(snippet, "running.md", "exec"), {})

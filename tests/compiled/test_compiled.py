@@ -43,6 +43,9 @@ from openmm_se3.units import EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM, EV_TO_KJ_PER_MOL
 pytestmark = pytest.mark.skipif(
     find_compiler() is None, reason="no C++ compiler on this machine"
 )
+PYTHONPATH = os.pathsep.join(
+    [str(Path(__file__).parent), str(Path(__file__).parents[1] / "helpers")]
+)
 TOLERANCE = {"single": 5e-5, "double": 1e-10}  # eV/A, eV an atom
 BOX_OF_192 = 2.1 * torch.eye(3, dtype=torch.float64)  # nm; six random_positions a side
 TRICLINIC = torch.tensor([[0.9, 0.0, 0.0], [0.2, 1.0, 0.0], [-0.1, 0.3, 1.1]]).double()
@@ -453,9 +456,9 @@ def test_clang_compiles_the_same_network(tmp_path: Path) -> None:
         "    print(differences(settings, None, calls=3))\n"
     )
     variables = {**os.environ, "CXX": str(clang), "XDG_CACHE_HOME": str(tmp_path)}
+    variables["PYTHONPATH"] = PYTHONPATH
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=Path(__file__).parent,
         env=variables,
         capture_output=True,
         text=True,
@@ -663,7 +666,7 @@ def test_fewer_threads_than_asked_for_change_nothing() -> None:
             env={
                 **os.environ,
                 "OMP_THREAD_LIMIT": limit,
-                "PYTHONPATH": str(Path(__file__).parent),
+                "PYTHONPATH": PYTHONPATH,
             },
             capture_output=True,
             text=True,

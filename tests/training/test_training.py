@@ -1210,7 +1210,7 @@ def test_presets_make_networks_that_train(name, tmp_path, data_file):
         read_config(path)
 
 
-THESIS = Path(__file__).parents[1] / "examples/thesis"
+THESIS = Path(__file__).parents[2] / "examples/thesis"
 
 
 @pytest.mark.parametrize("name", sorted(f.stem for f in THESIS.glob("*.yaml")))

@@ -16,7 +16,7 @@ import torch
 from click.testing import CliRunner
 from e3nn import o3
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from nbody import learning, run  # noqa: E402
 from nbody.learning import NBodyConfig, Samples, split  # noqa: E402
 from nbody.network import ParticleTransformer, layer_config  # noqa: E402

@@ -23,7 +23,7 @@ from openmm_se3.simulation import ModelRun, water_topology
 from openmm_se3.simulation.minimum import fused_atoms
 from openmm_se3.simulation.structure import read_structure
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 GUIDE = DOCS / "training.md"
 # Pages whose snippets run one after the other, and what makes them short.
 PAGES = {
@@ -134,7 +134,9 @@ def test_the_table_of_faults_counts_its_rows_and_names_tests_that_exist() -> Non
     tried = len(rows) - outcomes["not tried"]
     expected = (tried, outcomes["yes"], outcomes["not tried"])
     assert tuple(map(int, counts.groups())) == expected
-    sources = "".join(path.read_text() for path in Path(__file__).parent.glob("*.py"))
+    sources = "".join(
+        path.read_text() for path in Path(__file__).parents[1].rglob("*.py")
+    )
     known = set(re.findall(r"^def (test_\w+)\(", sources, re.M))
     named = set(re.findall(r"`(test_\w+)`", text))
     assert len(named) > 80

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from openmm import app
 from random_model import write_random_weights
 from scipy.spatial.transform import Rotation
-from test_integrators import ANGLE, LENGTH, water_force
+from test_verlet import ANGLE, LENGTH, water_force
 
 from openmm_se3.data.dataset import Dataset
 from openmm_se3.data.formats.hdf5 import write_hdf5
@@ -31,7 +31,7 @@ from openmm_se3.model_file import load_model
 from openmm_se3.simulation.minimum import BadMinimumError
 from openmm_se3.training.sweep import Result, Variant
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "accuracy")]
 
 import force_drift  # noqa: E402

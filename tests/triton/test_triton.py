@@ -43,9 +43,10 @@ from openmm_se3.triton.force import TABLE_INTERVALS
 from openmm_se3.triton.network import Network
 from openmm_se3.triton.pack import Weights, constants
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks" / "speed"))
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks" / "speed"))
 import roofline  # noqa: E402
 
+TESTS = Path(__file__).parents[1]
 TOLERANCE = {"single": 5e-5, "double": 1e-9}  # eV/A, and eV an atom
 DTYPES = {"single": torch.float32, "double": torch.float64}
 ORGANIC = ("H", "B", "C", "N", "O", "F", "P", "S", "Cl", "Br")
@@ -501,7 +502,7 @@ def patched(tensor):
 
 
 interpreter._patch_lang_tensor = patched
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:]
 import test_triton
 
 changes = {"lmax": 1, "layers": 2, "channels": 16, "key_channels": 4}
@@ -515,7 +516,13 @@ print(test_triton.difference(network, species, positions, box, room=8))
 def test_equal_in_the_interpreter_of_triton() -> None:
     pytest.importorskip("triton")
     result = subprocess.run(
-        [sys.executable, "-c", INTERPRETED, str(Path(__file__).parent)],
+        [
+            sys.executable,
+            "-c",
+            INTERPRETED,
+            str(TESTS / "triton"),
+            str(TESTS / "helpers"),
+        ],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,

@@ -229,7 +229,7 @@ def test_bad_structures_and_models_are_one_line(two: Path, tmp_path: Path) -> No
 
 
 def test_the_guide_names_what_there_is() -> None:
-    guide = (Path(__file__).parents[1] / "docs/running.md").read_text()
+    guide = (Path(__file__).parents[2] / "docs/running.md").read_text()
     known = call("--help").output
     for option in re.findall(r"--[a-z][a-z-]+", guide):
         assert option in known or option in ("--help", "--signal")  # SLURM's

@@ -21,7 +21,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path[:0] = [str(BENCHMARKS / "accuracy"), str(BENCHMARKS / "training")]
 
 import budget  # noqa: E402

@@ -421,7 +421,8 @@ def test_xml_in_another_process(smallest_model: Path, tmp_path: Path) -> None:
             jobs.append((str(file), positions.tolist()))
             energy, forces = evaluate(system, positions)
             expected.append([energy, forces.tolist()])
-    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    helpers = Path(__file__).parents[1] / "helpers"
+    path = os.pathsep.join([str(ROOT), str(helpers)])
     process = subprocess.run(
         [sys.executable, "-c", DESERIALIZE, json.dumps(jobs)],
         capture_output=True,

@@ -33,7 +33,7 @@ from openmm_se3.data.labeling.molecules import (
 )
 from openmm_se3.data.labeling.sample_file import groups_folder, sample_to_file
 
-EXCLUDED = Path(__file__).parents[2] / "shared/data/excluded_molecules.sha256"
+EXCLUDED = Path(__file__).parents[3] / "shared/data/excluded_molecules.sha256"
 
 
 class Serial:

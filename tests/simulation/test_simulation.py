@@ -47,6 +47,7 @@ from openmm_se3.simulation.platforms import named_platform
 from openmm_se3.simulation.progress import ProgressReporter
 
 TESTS = Path(__file__).parent
+HELPERS = TESTS.parent / "helpers"
 MASSES = np.array([15.99943, 1.007947, 1.007947])  # OpenMM's, dalton
 
 
@@ -646,7 +647,7 @@ def test_two_runs_cannot_share_a_folder(tmp_path: Path) -> None:
 def test_a_killed_run_leaves_readable_files_and_no_lock(tmp_path: Path) -> None:
     out = tmp_path / "a"
     code = (
-        f"import sys; sys.path.insert(0, {str(TESTS)!r})\n"
+        f"import sys; sys.path[:0] = [{str(TESTS)!r}, {str(HELPERS)!r}]\n"
         "from pathlib import Path\n"
         "from test_simulation import run\n"
         f"run(Path({str(out)!r}), steps=10**7)\n"

@@ -11,7 +11,7 @@ from ase.build import molecule
 from openmm_se3.data.labeling.molecules import key_hash, molecule_from_smiles
 from openmm_se3.units import EV_TO_KCAL_PER_MOL, HARTREE_TO_EV
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks/organic"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks/organic"))
 import interactions  # noqa: E402
 import molecules  # noqa: E402
 import torsions  # noqa: E402

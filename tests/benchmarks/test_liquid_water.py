@@ -11,12 +11,12 @@ import pytest
 
 from openmm_se3.simulation import water_topology
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import liquid_water  # noqa: E402
 
 BOX = 12.0  # A
-SHARED = Path(__file__).parents[2] / "shared" / "data" / "liquid-water-pbe0ts"
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "liquid-water-pbe0ts"
 
 
 def gas(n_frames: int, seed: int) -> mdtraj.Trajectory:

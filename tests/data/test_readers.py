@@ -43,7 +43,7 @@ from openmm_se3.training.config import DataConfig
 from openmm_se3.training.prepare import read_data
 from openmm_se3.units import BOHR_TO_ANGSTROM, FORCE_UNITS, HARTREE_TO_EV
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 WATER = [str(ROOT / f"models/water/data/water{n}.h5") for n in (1, 2)]
 H_ENERGY, O_ENERGY = -13.5872, -2042.0095
 

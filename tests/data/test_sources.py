@@ -56,7 +56,7 @@ from openmm_se3.training.evaluation import evaluate_model, read_as_trained
 from openmm_se3.training.prepare import frames_without_forces
 from openmm_se3.units import BOHR_TO_ANGSTROM, EV_TO_KCAL_PER_MOL, HARTREE_TO_EV
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared/data"
 WATER_DATA = [ROOT / f"models/water/data/water{n}.h5" for n in (1, 2)]
 

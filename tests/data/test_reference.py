@@ -68,7 +68,7 @@ from openmm_se3.units import (
 )
 from openmm_se3.water_molecule import water_molecule
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CHEAP = LevelOfTheory(method="pbe", basis="sto-3g", grid_level=0)
 WATER = np.array([8, 1, 1])
 

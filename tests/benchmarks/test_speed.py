@@ -25,7 +25,7 @@ from openmm_se3.data.level_of_theory import LevelOfTheory
 from openmm_se3.force.memory import NotEnoughMemoryError
 from openmm_se3.units import NM_TO_ANGSTROM
 
-FOLDER = Path(__file__).parents[1] / "benchmarks/speed"
+FOLDER = Path(__file__).parents[2] / "benchmarks/speed"
 sys.path[:0] = [str(FOLDER), str(FOLDER.parent), str(FOLDER.parent / "accuracy")]
 
 import comparison  # noqa: E402

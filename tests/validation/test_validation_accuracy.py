@@ -34,7 +34,7 @@ from openmm_se3.validation.report import Report
 from openmm_se3.validation.structures import Structure, random_cluster
 from openmm_se3.validation.validate import Settings, validate
 
-DATA = Path(__file__).parents[1] / "models" / "water" / "data"
+DATA = Path(__file__).parents[2] / "models" / "water" / "data"
 WATER = Structure("H2O", np.array([8, 1, 1]), water_positions(1))
 EXACT = exact_wavenumbers(harmonic_water()[0], WATER.positions)
 Function = Callable[[np.ndarray], tuple[float, np.ndarray]]

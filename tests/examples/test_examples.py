@@ -14,7 +14,7 @@ from openmm import app
 from openmm_se3.simulation import WaterRun, water_start, water_topology
 from openmm_se3.simulation.folder import TOPOLOGY
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = sorted((REPOSITORY / "examples").glob("[0-9]*.py"))
 
 
