@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from recordings import WATER, recording
 from rich.console import Console
-from test_analysis import WATER, recording
 
 from openmm_se3 import SE3Potential
 from openmm_se3.analysis import analyze

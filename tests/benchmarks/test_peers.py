@@ -1,8 +1,4 @@
-"""The comparison with other networks: the same frames, the same time, the same errors.
-
-The peers themselves are not installed here.  Each run compares what its package has
-read with what was written; that comparison, and the files, are tested.
-"""
+"""The comparison with other networks: the same frames, batches and time."""
 
 from __future__ import annotations
 
@@ -15,37 +11,30 @@ import time
 from pathlib import Path
 
 import ase.io
+import budget
+import compare
+import devices
+import environments
+import frames
 import h5py
 import numpy as np
 import pytest
 import torch
+from analytic_water import water_positions
 from click.testing import CliRunner
+from errors import errors
+from graphs import labels_of, read_graphs
+from labels import Labels
+from train_ours import Ours
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path[:0] = [str(BENCHMARKS / "accuracy"), str(BENCHMARKS / "training")]
-
-import budget  # noqa: E402
-import compare  # noqa: E402
-import devices  # noqa: E402
-import environments  # noqa: E402
-import frames  # noqa: E402
-import networks  # noqa: E402
-import nvidia_network  # noqa: E402
-import throughput  # noqa: E402
-import train_nvidia  # noqa: E402
-from analytic_water import water_positions  # noqa: E402
-from errors import errors  # noqa: E402
-from graphs import labels_of, read_graphs  # noqa: E402
-from labels import Labels  # noqa: E402
-from train_ours import Ours  # noqa: E402
-
-from openmm_se3.data.dataset import Dataset  # noqa: E402
-from openmm_se3.data.frames import SPLITS, Frame, Frames  # noqa: E402
-from openmm_se3.data.level_of_theory import PublishedLevel  # noqa: E402
-from openmm_se3.training.batches import import_dgl  # noqa: E402
+from openmm_se3.data.dataset import Dataset
+from openmm_se3.data.frames import SPLITS, Frame, Frames
+from openmm_se3.data.level_of_theory import PublishedLevel
 
 KCAL = 23.060548
+
 BOX = np.array([[9.0, 0.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 9.0]])
+
 WATER = np.array([8, 1, 1])
 
 
@@ -430,174 +419,3 @@ def test_gpus_are_hidden_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert environments.variables(threads=1)["CUDA_VISIBLE_DEVICES"] == ""
     assert environments.variables(threads=1, gpu=True)["CUDA_VISIBLE_DEVICES"] == "1"
-
-
-def test_missing_data_are_named(tmp_path: Path) -> None:
-    arguments = ["--short", "--set", "dipeptides", "--network", "ours"]
-    folders = ["--shared", str(tmp_path), "--out", str(tmp_path / "out")]
-    done = CliRunner().invoke(compare.main, [*arguments, *folders])
-    assert done.exit_code == 1
-    assert "spice-dipeptides/train.xyz; --shared names its folder" in done.output
-
-
-def test_softmax_over_edges_can_be_differentiated_twice() -> None:
-    dgl = import_dgl()
-    graph = dgl.graph(([0, 1, 2, 3, 0, 1], [1, 2, 1, 1, 2, 0]))
-    logits = torch.randn(6, 2, dtype=torch.float64, requires_grad=True)
-    ours = nvidia_network.edge_softmax(graph, logits)
-    theirs = dgl.ops.edge_softmax(graph, logits)
-    assert torch.allclose(ours, theirs, rtol=1e-12, atol=0.0)
-    assert torch.autograd.gradgradcheck(
-        lambda x: nvidia_network.edge_softmax(graph, x), logits
-    )
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="DGL may be built for GPUs")
-def test_a_dgl_without_gpus_is_named() -> None:
-    train_nvidia.require_dgl_on("cpu")
-    with pytest.raises(ValueError, match="cannot put a graph on cuda:0"):
-        train_nvidia.require_dgl_on("cuda:0")
-
-
-@pytest.mark.parametrize(
-    ("network", "decisive"),
-    [
-        ("ours", ["compiled/source/layer.h", "graphs.py", "training/loss.py"]),
-        ("nvidia", ["graphs.py", "nvidia_network.py", "training/presets.py"]),
-        ("mace", ["devices.py", "train_mace.py"]),
-    ],
-)
-def test_code_that_decides_a_result(network: str, decisive: list[str]) -> None:
-    names = [str(path) for path in compare.code_of(network)]
-    assert all(Path(name).is_file() for name in names)
-    for wanted in [*decisive, "budget.py"]:
-        assert any(name.endswith(wanted) for name in names), wanted
-
-
-def test_missing_files_of_nvidia_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="does not hold NVIDIA's"):
-        nvidia_network.import_se3_transformer(tmp_path)
-
-
-def test_files_of_nvidia_are_fetched_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    origin = tmp_path / "origin"
-    (origin / environments.NVIDIA_FOLDER).mkdir(parents=True)
-    (origin / environments.NVIDIA_FOLDER / "setup.py").write_text("")
-    (origin / "other").mkdir()
-    (origin / "other/large.bin").write_text("not wanted")
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(origin), "-c", "user.name=a", "-c", "user.email=b"]
-        done = subprocess.run(
-            [*command, *arguments], check=True, capture_output=True, text=True
-        )
-        return done.stdout.strip()
-
-    git("init", "--quiet")
-    git("add", ".")
-    git("commit", "--quiet", "-m", "all")
-    monkeypatch.setattr(environments, "NVIDIA_COMMIT", git("rev-parse", "HEAD"))
-    folder = tmp_path / "environments"
-    place = environments.nvidia_source(folder, str(origin))
-    assert (place / "setup.py").is_file()
-    assert not (folder / "nvidia/other").exists()
-    assert environments.nvidia_source(folder, "nowhere") == place
-
-
-def test_an_unfinished_environment_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[str] = []
-
-    def create(place: Path, with_pip: bool) -> None:
-        assert not place.exists()
-        (place / "lib").mkdir(parents=True)
-
-    def run(command: list[str], check: bool) -> None:
-        calls.append(str(command[-1]))
-        if len(calls) == 1:
-            raise subprocess.CalledProcessError(1, command)
-
-    monkeypatch.setattr(environments.venv, "create", create)
-    monkeypatch.setattr(environments, "_site_packages", lambda p: p.parents[1] / "lib")
-    monkeypatch.setattr(environments.subprocess, "run", run)
-    with pytest.raises(subprocess.CalledProcessError):
-        environments.python_of("mace", tmp_path)
-    python = environments.python_of("mace", tmp_path)
-    assert environments.python_of("mace", tmp_path) == python
-    assert calls == ["mace-torch==0.3.16"] * 2
-    parents = (tmp_path / "mace/lib/parent.pth").read_text().split()
-    assert any((Path(parent) / "torch").is_dir() for parent in parents)
-    assert environments.python_of("ours", tmp_path) == Path(sys.executable)
-
-
-OURS = ("compiled", "pytorch", "full")
-
-
-@pytest.mark.parametrize("task", throughput.TASKS)
-def test_training_steps_of_our_networks(task: str) -> None:
-    batch = networks.read_batch(2, 3)
-    assert batch.graph.batch_num_nodes().tolist() == [9, 9]
-    for name in OURS:
-        job = networks.Job(name, task, 2, 3, 0.0, "")
-        network, predict = networks.NETWORKS[name].make(batch, job)
-        energies, forces = predict()
-        assert energies.shape == batch.energies.shape
-        assert (forces is None) == (task == "energy")
-        networks.training_step(network, predict, batch)
-        assert network.embedding.weight.grad.abs().sum() > 0.0
-
-
-def test_throughput_of_our_networks(tmp_path: Path) -> None:
-    out = tmp_path / "throughput.json"
-    arguments = ["--batch", "2", "--molecules", "1", "--rounds", "1", "--seconds", "0"]
-    arguments += ["--task", "forces", "--network", "pytorch", "--network", "full"]
-    folder = ["--environments", str(tmp_path / "environments")]
-    done = CliRunner().invoke(throughput.main, [*arguments, *folder, "--out", str(out)])
-    assert done.exit_code == 0, done.output
-    assert "ours, full kernels" in done.output
-    result = json.loads(out.read_text())
-    assert [row["network"] for row in result["rows"]] == ["pytorch", "full"]
-    for row in result["rows"]:
-        assert row["frames_per_second"] == pytest.approx(2 / row["cpu_seconds"])
-        assert row["times"] is None
-    assert result["failed"] == []
-
-
-def test_ratios_of_throughput_are_to_nvidia() -> None:
-    rows = throughput.finished_rows(
-        {
-            "compiled": {"cpu_seconds": 0.5, "peak_memory_mib": 100.0},
-            "nvidia": {"cpu_seconds": 2.0, "peak_memory_mib": 400.0},
-        },
-        "forces",
-        batch=8,
-    )
-    assert [row["frames_per_second"] for row in rows] == [16.0, 4.0]
-    assert [row["times"] for row in rows] == [4.0, 1.0]
-    assert [row["memory_ratio"] for row in rows] == [0.25, 1.0]
-
-
-def test_too_large_a_batch_is_named() -> None:
-    with pytest.raises(ValueError, match="water6.h5 holds 243 frames only"):
-        networks.read_batch(244, 6)
-
-
-@pytest.mark.skipif(
-    not frames.SHARED.is_dir(), reason="no ../shared/data on this machine"
-)
-def test_splits_of_the_shared_data() -> None:
-    liquid = frames.read_liquid_water(frames.SHARED).frames
-    groups: dict[str, set[str]] = {}
-    for frame in liquid:
-        groups.setdefault(frame.trajectory, set()).add(frame.split)
-    assert all(len(splits) == 1 for splits in groups.values())
-    counts = np.bincount(liquid.column("split"))
-    assert counts.sum() == 281 and counts.min() >= 20
-    dipeptides = frames.read_dipeptides(frames.SHARED).frames
-    assert np.bincount(dipeptides.column("split")).tolist() == [445, 50, 55]
-    sources = np.array([dipeptides.blocks[b].source for b in dipeptides.block])
-    assert set(sources[dipeptides.column("split") == 2]) == {"val.xyz"}
-    assert set(sources[dipeptides.column("split") != 2]) == {"train.xyz"}

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from test_training import SHORT, TINY, analytic_frames, pytestmark, write_springs
+from springs import SHORT, TINY, WARNINGS, analytic_frames, write_springs
 
 from openmm_se3.cli import main
 from openmm_se3.data.load import Source
@@ -24,7 +24,7 @@ from openmm_se3.training.prepare import read_data
 from openmm_se3.training.schedule import learning_rate
 from openmm_se3.training.trainer import make_module
 
-__all__ = ["pytestmark"]  # the warnings that training tests let pass
+pytestmark = WARNINGS
 
 
 @pytest.fixture(scope="module")

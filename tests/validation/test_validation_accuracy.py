@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from analytic_water import exact_wavenumbers, harmonic_water, water_positions
 from click.testing import CliRunner
+from recordings import ETHANOL
 from rich.console import Console
-from test_analysis import ETHANOL
-from test_validation import AnalyticPotential
+from wrong_potentials import AnalyticPotential
 
 from openmm_se3.cli import main
 from openmm_se3.data.level_of_theory import LevelOfTheory

@@ -1,25 +1,21 @@
-"""The network as a whole: isolated atoms, sums of molecules, paths, precision, wall."""
+"""The network as a whole: isolated atoms, sums of molecules, layouts of edges."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
 import torch
-from random_model import random_network, small_config, water_cluster
-from torch import Tensor, nn
+from random_model import random_network, water_cluster
+from torch import Tensor
 
-from openmm_se3.config import ModelConfig
 from openmm_se3.neighbors import all_pairs, in_pairs, neighbour_pairs
-from openmm_se3.nn.attention import AttentionLayer
 from openmm_se3.nn.kernel import edge_products
 from openmm_se3.nn.transformer import SE3Transformer
-from openmm_se3.nn.zbl import ZBLWall
-from openmm_se3.training.presets import PRESETS
 
 # Of energies (eV) and forces (eV/A), relative where these are large.
 ROUNDING = {torch.float32: 2e-5, torch.float64: 1e-12}
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "full kernel, both parities": {"kernel": "full", "mirror": False},
@@ -46,6 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 both_precisions = pytest.mark.parametrize(
     "dtype", [torch.float32, torch.float64], ids=["float32", "float64"]
 )
+
 all_variants = pytest.mark.parametrize("variant", VARIANTS)
 
 
@@ -336,188 +333,3 @@ def test_another_precision_is_another_rounding_only() -> None:
     assert other[1].dtype == torch.float64
     for a, b in zip(one, other, strict=True):
         assert same(a, b, torch.float32)
-
-
-def pair_energy(model: SE3Transformer | ZBLWall, pair: str, distance: Tensor) -> Tensor:
-    """Return the energies of two atoms at some distances, eV."""
-    species = torch.tensor(["HO".index(symbol) for symbol in pair])
-    n = len(distance)
-    vectors = torch.zeros(2 * n, 3).double()
-    vectors[:, 0] = torch.cat([distance, -distance])
-    first = 2 * torch.arange(n)
-    centre = torch.cat([first, first + 1])
-    neighbour = torch.cat([first + 1, first])
-    if isinstance(model, ZBLWall):
-        edges = model(species.repeat(n), vectors.norm(dim=1), centre, neighbour)
-        return edges.view(2, n).sum(0)
-    atomic, _ = model(species.repeat(n), vectors, centre, neighbour)
-    return atomic.view(n, 2).sum(1)
-
-
-@pytest.mark.parametrize(
-    ("pair", "bond"), [("OH", 0.9), ("HO", 0.9), ("HH", 1.4), ("OO", 1.4)]
-)
-def test_the_wall_is_nothing_at_bonds_and_repels_below(pair: str, bond: float) -> None:
-    wall = ZBLWall(("H", "O")).double()
-    outside = torch.linspace(bond, 6.0, 50).double()
-    assert pair_energy(wall, pair, outside).eq(0.0).all()
-    inside = torch.linspace(0.02, 0.45, 100).double()
-    energies = pair_energy(wall, pair, inside)
-    assert energies.diff().max() < 0.0
-    assert energies[-1] > 1e-3
-    assert energies[0] > 100.0
-
-
-def test_the_wall_of_the_network() -> None:
-    wall = ZBLWall(("H", "O")).double()
-    with_wall, without = random_network(), random_network(wall=False)
-    for pair in ("OH", "HH", "OO"):
-        distances = torch.linspace(0.2, 3.0, 40).double()
-        difference = pair_energy(with_wall, pair, distances) - pair_energy(
-            without, pair, distances
-        )
-        expected = pair_energy(wall, pair, distances)
-        torch.testing.assert_close(difference, expected, rtol=1e-10, atol=1e-10)
-
-
-def test_the_wall_is_zbl() -> None:
-    """One pair, from the formula as published."""
-    r, length = 0.3, 0.46850 / (8**0.23 + 1.0)  # A; of O and H
-    terms = (
-        (0.18175, 3.19980),
-        (0.50986, 0.94229),
-        (0.28022, 0.40290),
-        (0.02817, 0.20162),
-    )
-    screened = sum(a * math.exp(-b * r / length) for a, b in terms)
-    switch = (1.0 - (r / (0.8 * (0.66 + 0.31))) ** 4) ** 3
-    expected = 8.0 * 14.39964548 / r * screened * switch
-    wall = ZBLWall(("H", "O")).double()
-    energy = pair_energy(wall, "OH", torch.tensor([r], dtype=torch.float64))
-    assert energy.item() == pytest.approx(expected, rel=1e-9)
-
-
-def test_models_of_the_thesis_can_be_made() -> None:
-    presets = [(8, 16, 2), (8, 32, 2), (8, 32, 3)]  # heads, channels over heads, lmax
-    species, positions = water_cluster(1)
-    for heads, channels, lmax in presets:
-        config = small_config(
-            heads=heads,
-            channels=channels,
-            key_channels=channels,
-            lmax=lmax,
-            kernel="full",
-            nonlinearity="norm",
-            embedding="one-hot",
-            force_mode="direct",
-        )
-        network = SE3Transformer(config).eval()
-        energy, forces = network.energy_and_forces(positions, species, *all_pairs(3))
-        assert torch.isfinite(energy).all()
-        assert forces.abs().max() > 0.0
-
-
-def preset_of_the_thesis(**changes: Any) -> ModelConfig:
-    """Return the basic network of the thesis, with channels for a test."""
-    small = {"channels": 4, "key_channels": 4, "heads": 2, "radial_width": 4}
-    settings = {**PRESETS["thesis-basic"]["model"], **small, **changes}
-    return ModelConfig(elements=("H", "O"), cutoff=3.0, **settings)
-
-
-@pytest.mark.parametrize("dense", [False, True])
-def test_attention_of_the_thesis_is_a_plain_softmax(dense: bool) -> None:
-    """Equation (2.5), atom by atom and head by head, with logits far beyond 10.
-
-    Atom 3 is alone and atom 2 sees only some of its edges.
-    """
-    torch.manual_seed(1)
-    config = preset_of_the_thesis()
-    layer = AttentionLayer(config, k_max=2, l_max=2, channels_in=4).double()
-    with torch.no_grad():
-        layer.query.weight.mul_(100.0)
-    n_atoms = 4
-    centre, neighbour = all_pairs(n_atoms)[:2]
-    features = torch.randn(9, n_atoms, 4).double()
-    harmonics = torch.randn(len(centre), layer.basis.coupling.shape[0]).double()
-    distance = torch.rand(len(centre), 1).double()
-    seen = (centre != 3) & (neighbour != 3)
-    seen &= ~((centre == 2) & (neighbour == 0))
-    envelope = seen.double()
-    edges = (harmonics, distance, envelope, centre, neighbour)
-    found = layer(features, *edges, dense)
-
-    radial = layer.radial(distance, torch.ones_like(envelope))
-    senders = features[:, neighbour].transpose(0, 1)
-    messages = layer.kernel(layer.basis(harmonics), radial, senders)
-    keys, values = messages[..., :4], messages[..., 4:]
-    queries = layer.query(features).transpose(0, 1)
-    heads = torch.zeros(9, n_atoms, 4).double()
-    logits = []
-    for atom in range(n_atoms):
-        own = [e for e in range(len(centre)) if centre[e] == atom and seen[e]]
-        for channels in (slice(0, 2), slice(2, 4)):
-            a = [(queries[atom][:, channels] * keys[e][:, channels]).sum() for e in own]
-            alpha = torch.softmax(torch.stack(a), 0) if own else []
-            for e, share in zip(own, alpha, strict=True):
-                heads[:, atom, channels] += share * values[e][:, channels]
-            logits += a
-    assert max(map(abs, logits)) > 20.0
-    expected = layer.output(heads) + layer.self_interaction(features)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-
-
-def test_queries_of_the_thesis_are_divided_by_the_root_of_the_dimension() -> None:
-    """q . k / sqrt(d): weights of order one, and d = 9 components of 2 channels."""
-    layer = AttentionLayer(preset_of_the_thesis(), k_max=2, l_max=2, channels_in=4)
-    assert layer.query.scale == pytest.approx(1.0 / math.sqrt(9 * 2) / math.sqrt(4))
-
-
-def test_preset_of_the_thesis_has_relu_only_and_no_energy_network() -> None:
-    network = random_network(**vars(preset_of_the_thesis()))
-    kinds = {type(module) for module in network.modules()}
-    assert nn.ReLU in kinds and not {nn.SiLU, nn.Sigmoid, nn.Sequential} & kinds
-    # Twice the outputs of the last layer are twice the energies and forces.
-    last = network.attention[-1]
-    species, positions = water_cluster(2)
-    edges = all_pairs(6)
-    energy, forces = network.energy_and_forces(positions, species, *edges)
-    assert energy.abs() > 1e-3 and forces.abs().max() > 1e-3
-    last.register_forward_hook(lambda module, inputs, output: 2.0 * output)
-    doubled = network.energy_and_forces(positions, species, *edges)
-    torch.testing.assert_close(doubled, (2.0 * energy, 2.0 * forces))
-
-
-def test_isolated_atoms_of_the_thesis_keep_what_the_network_gives_them() -> None:
-    energies = []
-    for isolated in ("zero", "learned"):
-        config = preset_of_the_thesis(isolated_atoms=isolated)
-        network = random_network(**vars(config))
-        lone = [
-            network.energy_and_forces(
-                torch.zeros(1, 3).double(), torch.tensor([s]), *all_pairs(1)
-            )[0].item()
-            for s in range(2)
-        ]
-        energies.append(lone)
-    assert energies[0] == [0.0, 0.0]
-    assert abs(energies[1][0] - energies[1][1]) > 1e-3
-
-
-def test_a_softmax_does_not_go_with_a_smooth_envelope() -> None:
-    with pytest.raises(ValueError, match="envelope"):
-        preset_of_the_thesis(envelope="smooth")
-
-
-def test_other_elements() -> None:
-    """Order and number of elements are the configuration's, not water's."""
-    torch.manual_seed(0)
-    config = ModelConfig(
-        elements=("C", "H", "N", "O", "I"), channels=4, key_channels=4, cutoff=4.0
-    )
-    network = SE3Transformer(config).eval()
-    positions = 1.5 * torch.arange(15).double().view(5, 3).sin()
-    energies = [
-        network.energy_and_forces(positions, torch.tensor(s), *all_pairs(5))[0].item()
-        for s in ([0, 1, 2, 3, 4], [1, 0, 2, 3, 4], [0, 1, 2, 4, 3])
-    ]
-    assert len(set(energies)) == 3
