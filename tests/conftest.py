@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,21 @@ def smallest_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("models") / "smallest"
     return write_random_weights(folder, **SMALLEST)
+
+
+@pytest.fixture(scope="session")
+def exported_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the cheapest network as export writes it; not to be changed."""
+    from random_model import SMALLEST, write_random_model
+
+    folder = tmp_path_factory.mktemp("models") / "exported"
+    return write_random_model(folder, **SMALLEST)
+
+
+@pytest.fixture
+def model_copy(exported_model: Path, tmp_path: Path) -> Path:
+    """A copy of a model folder, to be spoilt."""
+    return Path(shutil.copytree(exported_model, tmp_path / "model"))
 
 
 @pytest.fixture(params=["torchscript", "compiled"])

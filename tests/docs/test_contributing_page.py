@@ -42,6 +42,16 @@ def test_what_the_text_names_is_there() -> None:
         assert re.search(rf"\b{name}\b", (package / path).read_text()), name
 
 
+def test_tests_mirror_the_package_in_short_files() -> None:
+    tests = ROOT / "tests"
+    others = {"benchmarks", "docs", "examples", "fuzz", "helpers", "mutants"}
+    for path in sorted(tests.rglob("*.py")):
+        folder = path.relative_to(tests).parts[0]
+        mirrored = (ROOT / "openmm_se3" / folder).is_dir() or folder in others
+        assert path.parent == tests or mirrored, path
+        assert len(path.read_text().splitlines()) <= 500, path
+
+
 def test_the_citation_has_the_version_of_the_package() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == __version__

@@ -10,7 +10,7 @@ A fault is an entry of a YAML file in this folder:
       file: path in openmm_se3/
       old: text that occurs exactly once in the file
       new: text that takes its place
-      tests: arguments of pytest, such as [tests/test_model.py, -k, wall]
+      tests: arguments of pytest, such as [tests/nn/test_zbl.py, -k, wall]
 
 All tests that are named run once without a fault, and must pass.  Then each fault is
 planted and its tests run.  A fault is killed when a test fails, and survives when all
@@ -119,7 +119,7 @@ def chosen(faults: Sequence[Fault], words: Sequence[str]) -> list[Fault]:
 
 
 def check(faults: Sequence[Fault], root: Path) -> None:
-    """Make sure that every fault fits the files of a tree.
+    """Make sure that every fault fits the files of a tree, and that its tests exist.
 
     Raises:
         FaultListError: One does not.
@@ -128,6 +128,9 @@ def check(faults: Sequence[Fault], root: Path) -> None:
     for fault in faults:
         try:
             fault.planted_in((root / PACKAGE / fault.file).read_text())
+            for argument in fault.tests:
+                if argument.startswith("tests/"):
+                    (root / argument.partition("::")[0]).stat()
         except (FaultListError, FileNotFoundError) as error:
             problems.append(str(error))
     if problems:

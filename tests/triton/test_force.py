@@ -1,0 +1,208 @@
+"""The kernels in OpenMM, and in Triton's own interpreter and compiler."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openmm
+import pytest
+import torch
+import triton_emulator
+from evaluator import Evaluator
+from random_model import (
+    BOX,
+    topology_of,
+    water_cluster,
+    write_random_weights,
+)
+from triton_networks import NARROW
+
+from openmm_se3 import SE3Potential
+from openmm_se3.compiled.library import CompileError
+from openmm_se3.model_file import load_model
+from openmm_se3.torchscript import build
+from openmm_se3.torchscript import self_check as checks
+from openmm_se3.torchscript.engine import compile_engine
+from openmm_se3.triton import kernels
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model on a machine that seems to have a GPU."""
+    monkeypatch.setattr(kernels, "problem", lambda: None)
+    monkeypatch.setattr(kernels, "device_for", lambda positions: positions.device)
+    monkeypatch.setattr(
+        build, "require_equal", lambda *a: checks.require_equal(*a[:4], calls=1)
+    )
+    changes = {"layers": 2, "lmax": 1, "self_interaction": "linear"}
+    return write_random_weights(tmp_path / "small", **changes)
+
+
+@pytest.mark.parametrize("backend", ["torchforce", "pythonforce"])
+@pytest.mark.parametrize("box", [None, BOX], ids=["free", "boxed"])
+def test_openmm_calls_the_kernels(
+    model: Path, backend: str, box: np.ndarray | None
+) -> None:
+    topology = topology_of(["O", "H", "H"], box)
+    positions = water_cluster(1)[1].numpy()
+    results = []
+    for engine in ("triton", "torchscript"):
+        potential = SE3Potential(
+            model, precision="double", engine=engine, backend=backend
+        )
+        assert potential.engine == engine
+        system = potential.createSystem(topology)
+        if engine == "triton":  # a System that was written and read is the same
+            system = openmm.XmlSerializer.clone(system)
+        triton_emulator.Kernel.launched.clear()
+        results.append(Evaluator(system, "Reference")(positions))
+        assert bool(triton_emulator.Kernel.launched) == (engine == "triton")
+    (energy, forces), (expected, reference) = results
+    assert energy == pytest.approx(expected, abs=1e-9 * 96.5 * 3)
+    np.testing.assert_allclose(forces, reference, atol=1e-9 * 964.9)
+
+
+def test_auto_takes_the_kernels_where_they_serve(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENMM_SE3_ENGINE", "auto")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = load_model(model)
+    assert compile_engine("auto", found.config, "single") == "triton"
+    monkeypatch.setattr(kernels, "problem", lambda: "the GPU is too old")
+    assert compile_engine("auto", found.config, "single") == "torchscript"
+    with pytest.raises(CompileError, match="too old"):
+        compile_engine("triton", found.config, "single")
+
+
+@pytest.mark.parametrize(
+    ("capability", "hip", "serves"),
+    [((7, 5), None, True), ((7, 0), None, False), ((9, 0), "6.4", False)],
+)
+def test_which_gpus_serve(
+    capability: tuple[int, int],
+    hip: str | None,
+    serves: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert kernels.problem() is not None  # no GPU here
+    with pytest.raises(kernels.TritonError, match="NVIDIA"):
+        kernels.device_for(torch.zeros(1))
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    assert (kernels.problem() is None) == serves
+
+
+def test_kernels_that_fail_cost_only_speed(
+    model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OPENMM_SE3_ENGINE", "auto")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("ptxas is missing")
+
+    monkeypatch.setattr(build, "triton_force", fail)
+    potential = SE3Potential(model)
+    potential.createSystem(topology_of(["O", "H", "H"]))
+    assert "ptxas is missing" in caplog.text and "TorchScript" in caplog.text
+    with pytest.raises(RuntimeError, match="ptxas"):
+        SE3Potential(model, engine="triton").createSystem(topology_of(["O"]))
+
+
+def test_too_little_room_is_said_where_somebody_looks(model: Path) -> None:
+    topology = topology_of(["O", "H", "H"], 0.75 * NARROW)
+    potential = SE3Potential(model, engine="triton", backend="pythonforce")
+    system = potential.createSystem(topology)
+    with pytest.raises(openmm.OpenMMException, match="neighbours="):
+        Evaluator(system)(water_cluster(1)[1].numpy())
+
+
+def test_cuda_graphs_take_the_kernels(model: Path) -> None:
+    potential = SE3Potential(model, engine="triton", cudaGraphs=True, neighbours=80)
+    force = potential.makeForce(topology_of(["O", "H", "H"] * 400))  # above 1,000 atoms
+    assert potential.engine == "triton"
+    assert force.getProperties()["useCUDAGraphs"] == "true"
+
+
+INTERPRETED = """
+import sys
+import torch
+import triton.runtime.interpreter as interpreter
+
+# Of numbers in arrays of one element, which NumPy 2.4 no longer takes for numbers.
+patch = interpreter._patch_lang_tensor
+
+
+def patched(tensor):
+    patch(tensor)
+    tensor.__index__ = lambda self: int(self.handle.data.item())
+
+
+interpreter._patch_lang_tensor = patched
+sys.path.insert(0, sys.argv[1])
+from random_model import water_cluster
+from triton_networks import difference, network_of
+
+changes = {"lmax": 1, "layers": 2, "channels": 16, "key_channels": 4}
+network = network_of(**changes)
+species, positions = torch.tensor([1, 0]), water_cluster(1)[1][:2]
+box = torch.eye(3).double() * 9.0
+print(difference(network, species, positions, box, room=8))
+"""
+
+
+def test_equal_in_the_interpreter_of_triton() -> None:
+    pytest.importorskip("triton")
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            INTERPRETED,
+            str(Path(triton_emulator.__file__).parent),
+        ],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout.split()[-1]) < 1e-9
+
+
+COMPILED = """
+import json
+from openmm_se3.config import ModelConfig
+from openmm_se3.triton.compilation import compile_kernels, launches
+
+shape = {"layers": 2, "lmax": 1, "channels": 16, "self_interaction": "linear"}
+found = launches(ModelConfig(("H", "O"), **shape), "single", 192, 80, True)
+made = [kernel for target in (75, 90) for kernel in compile_kernels(found, target)]
+print(json.dumps([(k.name, k.registers, k.spilled, k.shared) for k in made]))
+"""
+
+
+def test_kernels_compile_for_old_and_new_gpus_without_one() -> None:
+    pytest.importorskip("triton")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    result = subprocess.run(
+        [sys.executable, "-c", COMPILED],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    kernels = json.loads(result.stdout.splitlines()[-1])
+    assert all(0 < registers <= 255 for _, registers, *_ in kernels)
+    assert max(shared for *_, shared in kernels) <= 48 * 1024  # what every GPU has
+    hot = {name: spill for name, _, spill, _ in kernels if name.startswith("attend")}
+    assert len(hot) == 5 and not any(hot.values())
