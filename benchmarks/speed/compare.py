@@ -1,6 +1,8 @@
 """Time of an MD step beside others: ours, MACE, TensorNet, NVIDIA's network, DFT.
 
     python benchmarks/speed/compare.py
+    python benchmarks/speed/compare.py --model organic \
+        --molecule "CC(=O)N[C@@H](C)C(=O)NC" --out peers-run/dipeptide
 
 Each contender (contenders.py) runs in an environment of its own, which is made before
 its first run, and in a process of its own for each size.  All processes of a size stay
@@ -43,7 +45,9 @@ from worker_process import Limits, OverLimitError, Worker  # noqa: E402
 from openmm_se3.benchmark import machine  # noqa: E402
 from openmm_se3.files import atomic_write  # noqa: E402
 from openmm_se3.model_file import load_model  # noqa: E402
+from openmm_se3.simulation.structure import make_structure  # noqa: E402
 
+WATER_ONLY = ("full", "nvidia")  # made for two elements
 SHORT_SIZES, SHORT_ROUNDS, SHORT_SECONDS = (3, 6), 2, 0.05
 
 
@@ -75,6 +79,7 @@ def kept_result(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
 @click.command()
 @click.option("--model", default="water", show_default=True)
 @click.option("--atoms", multiple=True, type=click.Choice([str(n) for n in SIZES]))
+@click.option("--molecule", default="", help="SMILES, in place of water.")
 @click.option("--contender", "chosen", multiple=True, type=click.Choice([*CONTENDERS]))
 @click.option("--threads", type=click.IntRange(1), help="Of every size.")
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True)
@@ -110,6 +115,7 @@ def kept_result(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
 def main(
     model: str,
     atoms: tuple[str, ...],
+    molecule: str,
     chosen: tuple[str, ...],
     threads: int | None,
     rounds: int,
@@ -131,11 +137,16 @@ def main(
     folder = out or Path("peers-run") / ("speed-short" if short else "speed")
     logs = environments.resolve().parent / "speed-logs"
     limits = Limits(time_limit, memory)
-    contenders = chosen or tuple(CONTENDERS)
+    fit = [name for name in CONTENDERS if not (molecule and name in WATER_ONLY)]
+    contenders = chosen or tuple(fit)
     source = ""
     if "nvidia" in contenders:
         source = str(nvidia_source(environments, nvidia_repository))
+    if molecule:
+        topology, _ = make_structure(molecule)
+        atoms = (str(topology.getNumAtoms()),)
     shared = {
+        **({"molecule": molecule} if molecule else {}),
         "weights_sha256": load_model(model).metadata["weights_sha256"],
         "rounds": rounds,
         "seconds": seconds,
@@ -160,7 +171,7 @@ def main(
             starts = {}
             for name in wanted:
                 own = CONTENDERS[name].threads or cores
-                job = Job(name, n, own, seconds, model, source)
+                job = Job(name, n, own, seconds, model, source, molecule)
                 starts[name] = partial(start, job, environments, logs, limits)
             left = {name: starts[name] for name in wanted if name not in over}
             rows, errors = workers_take_turns(left, rounds)
@@ -176,11 +187,12 @@ def main(
                 temporary.write_text(json.dumps(kept, indent=1) + "\n")
         results[n] = kept
         over |= {k: row["over"] for k, row in kept["rows"].items() if "over" in row}
-    text = report(results)
+    text = report(results, molecule)
     click.echo(text)
     with atomic_write(folder / "speed.md") as temporary:
         temporary.write_text(text + "\n")
-    draw(results, folder / "speed.png")
+    if not molecule:
+        draw(results, folder / "speed.png")
     if failed:
         raise click.ClickException(f"failed: {', '.join(failed)}")
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from job import Job, Made, through_openmm
 from openmm import app
-from peers import ani, mace, mace_compiled, nvidia, symmetrix, tensornet
+from peers import aimnet2, ani, mace, mace_compiled, nvidia, symmetrix, tensornet
 
 from openmm_se3.benchmark.timing import FIRST_STEPS
 
@@ -158,6 +158,8 @@ CONTENDERS = {
     ),
     "symmetrix": Contender("MACE-OFF23-small, Symmetrix-XL", "symmetrix", symmetrix),
     "ani": Contender("ANI-2x", "ani", ani),
+    # It has no boxes; AIMNet2 of PyPI has no weights.
+    "aimnet2": Contender("AIMNet2", "ours", aimnet2, largest=48),
     "tensornet": Contender("TensorNet 128x2", "tensornet", tensornet),
     "nvidia": Contender("NVIDIA SE(3)-Transformer", "nvidia", nvidia),
     "dft": Contender("DFT, density fitting", "ours", dft, largest=24, first_steps=1),

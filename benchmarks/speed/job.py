@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import openmm
-from sizes import VACUUM
+from openmm import app
+from sizes import VACUUM, water
 
 from openmm_se3.benchmark.timing import Stepper, Steps
+from openmm_se3.simulation.structure import make_structure
 
-# A step of some water, and what it is: "network", "platform" and the like.
+# A step of some system, and what it is: "network", "platform" and the like.
 Made = tuple[Steps, dict[str, Any]]
 
 
@@ -21,11 +23,12 @@ class Job:
 
     Attributes:
         contender: One of ``CONTENDERS``.
-        atoms: Size of the water.
+        atoms: Size of the water, where there is no molecule.
         threads: Threads.
         seconds: About how long a round lasts, s.
         model: Our model, by name or path.
         source: Folder of NVIDIA's files.
+        molecule: SMILES of a molecule that is stepped in place of water.
     """
 
     contender: str
@@ -34,6 +37,11 @@ class Job:
     seconds: float
     model: str
     source: str
+    molecule: str = ""
+
+    def structure(self) -> tuple[app.Topology, np.ndarray]:
+        """Return topology and positions [n_atoms, 3], A, the same in every process."""
+        return make_structure(self.molecule) if self.molecule else water(self.atoms)
 
 
 def through_openmm(system: openmm.System, positions: np.ndarray, network: str) -> Made:

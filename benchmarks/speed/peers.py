@@ -183,6 +183,42 @@ def ani(topology: app.Topology, positions: np.ndarray, job: Job) -> Made:
     return through_openmm(ase_system(topology, network.ase()), positions, shape)
 
 
+class Aimnet2Force:
+    """What a PythonForce calls: one network of AIMNet2 as TorchScript.
+
+    Args:
+        path: The file in the wheel of Auto3D.
+        numbers: Atomic numbers [n_atoms].
+    """
+
+    def __init__(self, path: Path, numbers: np.ndarray) -> None:
+        self._network = torch.jit.load(str(path), map_location="cpu")
+        self._numbers = torch.tensor(numbers, dtype=torch.int64)[None]
+
+    def __call__(self, state: openmm.State) -> tuple[float, np.ndarray]:
+        """Return energy, kJ/mol, and forces [n_atoms, 3], kJ/mol/nm."""
+        positions = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
+        x = torch.tensor(positions, dtype=torch.float32)[None].requires_grad_(True)
+        inputs = {"coord": x, "numbers": self._numbers, "charge": torch.zeros(1)}
+        energy = self._network(inputs)["energy"].sum()
+        (gradient,) = torch.autograd.grad(energy, x)
+        return (
+            float(energy.detach()) * EV_TO_KJ_PER_MOL,
+            -gradient[0].double().numpy() * EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM,
+        )
+
+
+def aimnet2(topology: app.Topology, positions: np.ndarray, job: Job) -> Made:
+    """AIMNet2, one network; openmm-ml's way needs files from a network."""
+    from openmm_se3.data.labeling.labelers import aimnet2_file
+
+    numbers = np.array([atom.element.atomic_number for atom in topology.atoms()])
+    path = aimnet2_file().with_name("aimnet2_wb97m-d3_0.jpt")
+    system = python_system(topology, Aimnet2Force(path, numbers))
+    shape = f"AIMNet2, published weights, one network, in a PythonForce; {path.name}"
+    return through_openmm(system, positions, shape)
+
+
 def tensornet(topology: app.Topology, positions: np.ndarray, job: Job) -> Made:
     """TensorNet of the shape of AceFF-1."""
     from openmmml import MLPotential

@@ -20,7 +20,6 @@ import torch  # noqa: E402
 from answers import answers_on_stdout  # noqa: E402
 from contenders import CONTENDERS  # noqa: E402
 from job import Job  # noqa: E402
-from sizes import water  # noqa: E402
 
 from openmm_se3.benchmark.machine import peak_memory  # noqa: E402
 from openmm_se3.benchmark.timing import timed, warm_up  # noqa: E402
@@ -34,7 +33,7 @@ def main() -> None:
     torch.manual_seed(0)
     contender = CONTENDERS[job.contender]
     try:
-        step, facts = contender.make(*water(job.atoms), job)
+        step, facts = contender.make(*job.structure(), job)
     except MemoryError:
         answer({"over": "over the memory there is"})
         return
