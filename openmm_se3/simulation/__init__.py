@@ -1,6 +1,7 @@
 """Simulation: molecular dynamics of any structure, recorded, guarded and resumable.
 
-structure   PDB or PDBx/mmCIF -> topology and positions
+structure   PDB, PDBx/mmCIF, SDF or SMILES -> topology and positions
+small_molecule  the last two of them
 water       water molecules, the same without a file
 model       a run of either on a model
 options     what to run
@@ -9,10 +10,8 @@ minimum     where a run starts; refused where it cannot be right
 phases      its equilibration and production
 ensemble    integrators, thermostat, barostat, degrees of freedom
 checkpoint  what a run goes on from
-identity    what must agree for that
 folder      names of the files, lock
 reporters, log, progress, guard: they look at the run while it goes on
-contacts    atoms nearer to each other than they can be
 platforms   where it runs
 drift       slope of the energy, with its error
 """
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from openmm_se3.simulation.platforms import best_platform
     from openmm_se3.simulation.reporters import TrajectoryReporter, VelocityReporter
     from openmm_se3.simulation.run import run_dynamics
-    from openmm_se3.simulation.structure import read_structure
+    from openmm_se3.simulation.structure import make_structure, read_structure
     from openmm_se3.simulation.water import (
         WaterRun,
         run_water,
@@ -57,6 +56,7 @@ __all__ = [
     "best_platform",
     "degrees_of_freedom",
     "energy_drift",
+    "make_structure",
     "read_structure",
     "run_dynamics",
     "run_model",
@@ -83,6 +83,7 @@ _MODULES = {
     "best_platform": "platforms",
     "degrees_of_freedom": "ensemble",
     "energy_drift": "drift",
+    "make_structure": "structure",
     "read_structure": "structure",
     "run_dynamics": "run",
     "run_model": "model",
