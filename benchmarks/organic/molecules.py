@@ -27,15 +27,15 @@ SEED = 2026
 # Molecules of each source in a shard.
 SHARD = {
     "fragments": 250,
-    "qm9": 170,
-    "pubchem": 120,
     "industry": 60,
+    "pubchem": 120,
+    "qm9": 170,
     "rings": 60,
-    "sulfur_phosphorus": 60,
-    "nci": 50,
+    "peptides": 12,
     "monomers": 30,
     "sugars_lipids": 30,
-    "peptides": 12,
+    "sulfur_phosphorus": 60,
+    "nci": 50,
 }
 # Files of qca-dataset-submission, below "submissions/", as regular expressions.
 QCA = {
@@ -49,12 +49,12 @@ QCA = {
     "peptides": r"(2021-11-08-QMDataset-Dipeptide-single-points/dipeptides"
     r"|2020-10-26-PEPCONF-Optimization/molecules)\.smi",
     "monomers": r"(2021-11-15-QMDataset-DES-monomers-single-points/des_monomers"
-    r"|2025-03-12-SPICE-DES370k-Monomers-Partial-Relaxation-Dataset-v4.0/dataset)"
-    r"\.smi",
-    "sugars_lipids": r"(2024-10-30-OpenFF-Lipid-Optimization-Benchmark-Supplement-v1.0"
-    r"/input|2024-10-08-OpenFF-Lipid-Optimization-Training-Supplement-v1.0/output)"
-    r"\.smi",
-    "sulfur_phosphorus": r"[^/]*NSP-Optimization-Set[^/]*/set\d-[NSP]-smiles\.smi",
+    r"|2025-03-12-SPICE-DES370k-Monomers-Partial-Relaxation-Dataset-v4.0/dataset"
+    r"|2020-09-18-OpenFF-Sandbox-CHO-PhAlkEthOH/smi/(AlkEthOH_chain|PhEthOH))\.smi",
+    "sugars_lipids": r"(2020-07-28-OpenFF-Disaccharide-Optimization-Set/Disaccharide"
+    r"|2024-10-30-OpenFF-Lipid-Optimization-Benchmark-Supplement-v1.0/input"
+    r"|2024-10-08-OpenFF-Lipid-Optimization-Training-Supplement-v1.0/output)\.smi",
+    "sulfur_phosphorus": r".*NSP-Optimization-Set.*/set\d-[NSP]-smiles\.smi",
 }
 NCI = "Data/NCI/first_5K.smi"
 ATOM_MAP = re.compile(r":\d+\]")
@@ -96,10 +96,7 @@ def qm9_smiles() -> set[str]:
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
 def main(qca: Path, rdkit: Path, out: Path) -> None:
     """Write the shards."""
-    sources = {
-        "qm9": qm9_smiles(),
-        "nci": smiles_of(git(rdkit, "show", f"HEAD:{NCI}").splitlines()),
-    }
+    sources = {"qm9": qm9_smiles()}
     files = git(qca, "ls-tree", "-r", "--name-only", "-z", "HEAD", "submissions/")
     for name, pattern in QCA.items():
         wanted = re.compile("submissions/" + pattern)
@@ -108,10 +105,12 @@ def main(qca: Path, rdkit: Path, out: Path) -> None:
             if wanted.fullmatch(path):
                 lines += git(qca, "show", f"HEAD:{path}").splitlines()
         sources[name] = smiles_of(lines)
+    sources["nci"] = smiles_of(git(rdkit, "show", f"HEAD:{NCI}").splitlines())
+    rng = random.Random(SEED)
     order = {}
     for name, smiles in sources.items():
         order[name] = sorted(smiles)
-        random.Random(f"{SEED} {name}").shuffle(order[name])
+        rng.shuffle(order[name])
         click.echo(f"{name}: {len(smiles)} molecules")
     out.mkdir(parents=True, exist_ok=True)
     count = max(-(-len(order[name]) // size) for name, size in SHARD.items())
