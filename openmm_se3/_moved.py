@@ -103,6 +103,15 @@ class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         sys.modules[old] = importlib.import_module(new)
 
 
+def warn_renamed(old: str, new: str) -> None:
+    """Warn that a function or an argument has another name."""
+    warnings.warn(
+        f"{old} is {new} now; the old name goes with the next release",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+
+
 def install() -> None:
     """Let old names be imported."""
     # Before the finder of files: it would load a module a second time by the path of

@@ -44,7 +44,8 @@ from openmm_se3.force.backends import BACKENDS  # noqa: E402
 from openmm_se3.force.memory import NotEnoughMemoryError  # noqa: E402
 from openmm_se3.geometry import box_of  # noqa: E402
 from openmm_se3.model_file import load_model  # noqa: E402
-from openmm_se3.neighbors import all_pairs, neighbour_pairs  # noqa: E402
+from openmm_se3.neighbors import all_pairs, neighbor_pairs  # noqa: E402
+from openmm_se3.nn.force_field import ForceField  # noqa: E402
 from openmm_se3.simulation.platforms import named_platform  # noqa: E402
 from openmm_se3.torchscript.self_check import ExportError  # noqa: E402
 from openmm_se3.validation.contexts import energy_and_forces_of  # noqa: E402
@@ -106,11 +107,11 @@ def arithmetic(model: str, topology: app.Topology, positions: np.ndarray) -> int
     species = torch.tensor([elements.index(a.element.symbol) for a in topology.atoms()])
     x = torch.from_numpy(positions).float()
     box = box_of(topology)
-    edges: tuple[torch.Tensor, ...] = all_pairs(len(x))
+    edges = all_pairs(len(x))
     if box is not None:
-        edges = neighbour_pairs(x, network.config.cutoff, torch.from_numpy(box))
+        edges = neighbor_pairs(x, network.config.cutoff, torch.from_numpy(box))
     with FlopCounterMode(display=False) as counter:
-        network.energy_and_forces(x, species, *edges)
+        ForceField(network)(x, species, edges)
     return int(counter.get_total_flops())
 
 

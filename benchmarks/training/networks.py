@@ -19,6 +19,7 @@ from torch import Tensor
 
 from openmm_se3.data.formats.hdf5 import read_hdf5
 from openmm_se3.data.frames import Frames
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.training.batches import FrameGraphs
 
 DATA = Path(__file__).parents[2] / "models/water/data"
@@ -121,9 +122,7 @@ def ours(engine: str, **changes: Any) -> Callable[[Batch, Job], Made]:
             return network, compiled_predict
         if job.task == "energy":
             return network, lambda: (energies_only(network, tensors), None)
-        return network, lambda: network.energy_and_forces(
-            **vars(tensors), create_graph=True, paired=True
-        )
+        return network, lambda: ForceField(network)(**vars(tensors), create_graph=True)
 
     return make
 

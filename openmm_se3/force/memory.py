@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 from openmm_se3.available_memory import GB, available_memory
 from openmm_se3.compiled.library import reason_against
 from openmm_se3.model_file import PRECISIONS
-from openmm_se3.neighbors import neighbour_pairs
+from openmm_se3.neighbors import neighbor_pairs
 from openmm_se3.nn.attention import AttentionLayer
 from openmm_se3.nn.kernel import FullKernel
 from openmm_se3.nn.layers import AttentiveSelfInteraction
@@ -63,7 +63,7 @@ def count_edges(positions: np.ndarray, box: np.ndarray | None, cutoff: float) ->
         tree = cKDTree(positions)
         return int(tree.count_neighbors(tree, cutoff)) - len(positions)
     x, cell = (torch.from_numpy(np.array(a, dtype=float)) for a in (positions, box))
-    return len(neighbour_pairs(x, cutoff, cell)[0])
+    return len(neighbor_pairs(x, cutoff, cell)[0])
 
 
 def needed_memory(

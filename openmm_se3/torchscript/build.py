@@ -15,8 +15,9 @@ from openmm_se3.neighbors import (
     Capacity,
     default_room,
     fixed_pairs,
-    neighbour_pairs,
+    neighbor_pairs,
 )
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.single_point import DENSE_ATOMS
 from openmm_se3.threads import threads_for
@@ -245,7 +246,7 @@ def _require_room(
     Raises:
         ValueError: It does not.
     """
-    most = int(fixed_pairs(positions, cutoff, cell, capacity)[3][0])
+    most = int(fixed_pairs(positions, cutoff, cell, capacity)[1][0])
     if most > capacity.neighbours:
         raise ValueError(
             f"atoms spread evenly have up to {most} neighbours within the cutoff, and "
@@ -282,7 +283,7 @@ class eager_force:  # noqa: N801  (used like a function)
     """
 
     def __init__(self, network: SE3Transformer, settings: ForceSettings) -> None:
-        self.network = network
+        self.field = ForceField(network)
         self.settings = settings
         self.species = torch.tensor(settings.species)
         self.atoms = torch.tensor(settings.atoms)
@@ -298,10 +299,8 @@ class eager_force:  # noqa: N801  (used like a function)
         """
         x = positions.detach()[self.atoms] * NM_TO_ANGSTROM
         cell = None if box is None else box * NM_TO_ANGSTROM
-        centre, neighbour, shifts = neighbour_pairs(x, self.network.config.cutoff, cell)
-        energy, forces = self.network.energy_and_forces(
-            x, self.species, centre, neighbour, shifts
-        )
+        edges = neighbor_pairs(x, self.field.network.config.cutoff, cell)
+        energy, forces = self.field(x, self.species, edges)
         result = torch.zeros_like(positions.detach())
         result[self.atoms] = forces.to(result.dtype) * EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM
         energy = (energy + self.settings.offset) * EV_TO_KJ_PER_MOL

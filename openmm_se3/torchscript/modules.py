@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from torch._decomp import get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from openmm_se3.neighbors import Capacity, all_pairs, fixed_pairs
+from openmm_se3.neighbors import Capacity, Edges, all_pairs, fixed_pairs
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.torch_state import recording, scripted
 from openmm_se3.torchscript.graph_passes import simplify
@@ -57,7 +58,7 @@ class GenericForce(nn.Module):
         super().__init__()
         import vesin_torch  # noqa: F401  (registers torch.classes.vesin)
 
-        self.network = network
+        self.force_field = ForceField(network)
         self.length = NM_TO_ANGSTROM
         self.energy = EV_TO_KJ_PER_MOL
         self.force = EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM
@@ -99,7 +100,7 @@ class GenericForce(nn.Module):
                 "this model does not know its atoms: call set_atoms, or make a file "
                 "for one topology with 'openmm-se3 export --topology'"
             )
-        if not self.network.direct:
+        if not self.force_field.network.direct:
             require_gradients()
         x = positions.detach().index_select(0, self.atoms) * self.length
         points = x.to(torch.float64)
@@ -114,13 +115,12 @@ class GenericForce(nn.Module):
                     "neighbours within the cutoff"
                 )
         periodic = torch.tensor(box is not None)
-        centre, neighbour, images = self.neighbour_list.compute(
+        center, neighbor, images = self.neighbour_list.compute(
             points, cell, periodic, "ijS", True
         )
         shifts = (images.to(torch.float64) @ cell).to(x.dtype)
-        energy, forces = self.network.energy_and_forces(
-            x, self.species, centre, neighbour, shifts
-        )
+        edges = Edges(center, neighbor, shifts, "list")
+        energy, forces = self.force_field(x, self.species, edges)
         # Not recorded, like the network's result: TorchScript drops a detach when it
         # freezes a module, and a parameter's derivative must not go into the network.
         with torch.no_grad():
@@ -160,7 +160,7 @@ def specialise(
     """
     n_atoms = len(species)
     everything = bool(torch.equal(atoms, torch.arange(n_particles)))
-    pairs = all_pairs(n_atoms)
+    field, pairs = ForceField(network), all_pairs(n_atoms)
 
     def chosen(positions: Tensor) -> Tensor:
         own = positions if everything else positions.index_select(0, atoms)
@@ -176,9 +176,7 @@ def specialise(
         return energy.to(positions.dtype), forces.contiguous()
 
     def of_all_pairs(positions: Tensor) -> tuple[Tensor, Tensor]:
-        energy, forces = network.energy_and_forces(
-            chosen(positions), species, *pairs, dense=n_atoms > 1
-        )
+        energy, forces = field(chosen(positions), species, pairs)
         return results(energy, forces, positions)
 
     if capacity is None:
@@ -189,10 +187,8 @@ def specialise(
     def of_neighbours(positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = chosen(positions)
         lattice = None if box is None else cell * NM_TO_ANGSTROM
-        centre, neighbour, shifts, needed = fixed_pairs(x, cutoff, lattice, capacity)
-        energy, forces = network.energy_and_forces(
-            x, species, centre, neighbour, shifts, dense=True
-        )
+        edges, needed = fixed_pairs(x, cutoff, lattice, capacity)
+        energy, forces = field(x, species, edges)
         # Wrong numbers are none, also on a GPU, where nobody looks at what is needed.
         enough = (needed[0] <= room) & (needed[1] <= 1.0)
         energy, forces = (torch.where(enough, r, math.nan) for r in (energy, forces))

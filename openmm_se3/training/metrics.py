@@ -24,6 +24,7 @@ from openmm_se3.compiled.training import CompiledBatches
 from openmm_se3.data.dataset import formula
 from openmm_se3.data.frames import Frames
 from openmm_se3.elements import symbols_of
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.training.batches import (
     FrameGraphs,
@@ -83,9 +84,7 @@ def predict_batch(
         with torch.no_grad():
             energies, forces = compiled.energy_and_forces(network, **vars(tensors))
         return Predictions(energies.numpy(), forces.numpy(), None)
-    energies, forces, direct = network.energy_and_both_forces(
-        **vars(tensors), paired=True
-    )
+    energies, forces, direct = ForceField(network).with_direct_forces(**vars(tensors))
     return Predictions(
         energies.cpu().numpy(),
         forces.double().cpu().numpy(),

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from openmm_se3.compiled.training import CompiledBatches
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.layers import AttentiveSelfInteraction
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.training.batches import (
@@ -160,11 +161,12 @@ class TrainingModule(lightning.LightningModule):
                 self.network, **vars(tensors)
             )
         elif self.config.force_weight > 0.0:
-            energies, forces, direct = self.network.energy_and_both_forces(
-                **vars(tensors), create_graph=True, paired=True
+            field = ForceField(self.network)
+            energies, forces, direct = field.with_direct_forces(
+                **vars(tensors), create_graph=True
             )
         else:
-            energies = energies_only(self.network, tensors)
+            energies = ForceField(self.network).energies(**vars(tensors))
             forces = torch.zeros_like(tensors.positions)  # with the weight 0
         counts = total(
             label_counts(labels["energy"], labels["forces"], tensors.molecule)
@@ -316,14 +318,6 @@ class TrainingModule(lightning.LightningModule):
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
-
-
-def energies_only(network: SE3Transformer, tensors: GraphTensors) -> Tensor:
-    """Return the energy of each molecule [n_molecules], eV, without its forces."""
-    t = tensors
-    vectors = network.edge_vectors(t.positions, t.centre, t.neighbour, t.shifts)
-    atomic, _ = network(t.species, vectors, t.centre, t.neighbour, paired=True)
-    return atomic.new_zeros(t.n_molecules).index_add(0, t.molecule, atomic)
 
 
 def make_optimizer(

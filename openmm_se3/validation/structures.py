@@ -16,6 +16,8 @@ from openmm_se3.elements import COVALENT_RADII, numbers_of, symbols_of
 from openmm_se3.geometry import random_rotation
 from openmm_se3.model_file import PRECISIONS, ModelFile
 from openmm_se3.molecules import molecules_by_bonds
+from openmm_se3.neighbors import Edges
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.single_point import all_pairs_of
 from openmm_se3.single_point import evaluate as evaluate_symbols
@@ -201,10 +203,9 @@ def evaluate(network: SE3Transformer, structure: Structure) -> tuple[float, np.n
 
 def edges_of(
     network: SE3Transformer, structure: Structure
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return species, vectors, centre and neighbour of all pairs."""
-    positions, species, centre, neighbour = all_pairs_of(
+) -> tuple[torch.Tensor, torch.Tensor, Edges]:
+    """Return species, vectors and edges of all pairs."""
+    positions, species, edges = all_pairs_of(
         network, symbols_of(structure.numbers), structure.positions
     )
-    vectors = positions[neighbour] - positions[centre]
-    return species, vectors.to(network.embedding.weight.dtype), centre, neighbour
+    return species, ForceField(network).edge_vectors(positions, edges), edges

@@ -80,7 +80,7 @@ def recorded_inputs(
             hooks.append(module.register_forward_pre_hook(record))
     try:
         with torch.no_grad():
-            network(*edges_of(network, structure), True)
+            network(*edges_of(network, structure))
     finally:
         for hook in hooks:
             hook.remove()
@@ -145,9 +145,9 @@ def energy_scale(network: SE3Transformer, structure: Structure) -> float:
 
     What isolated atoms have is counted in: it is taken off after the rounding.
     """
-    species, *edges = edges_of(network, structure)
+    species, vectors, edges = edges_of(network, structure)
     with torch.no_grad():
-        atomic, _ = network(species, *edges, True)
+        atomic, _ = network(species, vectors, edges)
     return float(atomic.abs().sum() + network.isolated[species].abs().sum())
 
 

@@ -13,7 +13,8 @@ from openmm_se3.compiled import weights as pack
 from openmm_se3.compiled.force import TABLE_INTERVALS, compiled_force
 from openmm_se3.compiled.library import find_compiler
 from openmm_se3.config import ModelConfig
-from openmm_se3.neighbors import neighbour_pairs
+from openmm_se3.neighbors import neighbor_pairs
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.torchscript.build import (
     build_module,
@@ -142,12 +143,10 @@ def test_atoms_on_the_faces_of_the_cells(box: str | None) -> None:
             x = (x / 2.5) @ cell
     settings = settings_of(len(x), "double", periodic=cell is not None)
     network = settings.model.network(torch.float64)
-    edges = neighbour_pairs(
+    edges = neighbor_pairs(
         10.0 * x, network.config.cutoff, None if cell is None else 10.0 * cell
     )
-    expected = network.energy_and_forces(
-        10.0 * x, torch.tensor(settings.species), *edges
-    )
+    expected = ForceField(network)(10.0 * x, torch.tensor(settings.species), edges)
     module = build_module(settings)
     energy, forces = module(x) if cell is None else module(x, cell)
     assert float(energy) == pytest.approx(

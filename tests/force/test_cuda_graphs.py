@@ -26,9 +26,10 @@ from torch import Tensor
 from openmm_se3 import SE3Potential
 from openmm_se3.neighbors import (
     Capacity,
+    Edges,
     fixed_pairs,
     inverse_of_triangle,
-    neighbour_pairs,
+    neighbor_pairs,
     plane_distances,
 )
 from openmm_se3.torchscript import graph_passes as simplify
@@ -46,12 +47,11 @@ def tensor(values: Any) -> Tensor:
     return torch.tensor(np.array(values), dtype=torch.float64)
 
 
-def edges(
-    positions: Tensor, centre: Tensor, neighbour: Tensor, shifts: Tensor
-) -> np.ndarray:
-    """Return centre, neighbour and x_j - x_i of each edge, sorted [n_edges, 5]."""
-    vectors = positions[neighbour] - positions[centre] + shifts
-    rows = torch.cat([centre[:, None], neighbour[:, None], vectors], dim=1).numpy()
+def rows_of(positions: Tensor, edges: Edges) -> np.ndarray:
+    """Return center, neighbor and x_j - x_i of each edge, sorted [n_edges, 5]."""
+    center, neighbor, shifts, _ = edges
+    vectors = positions[neighbor] - positions[center] + shifts
+    rows = torch.cat([center[:, None], neighbor[:, None], vectors], dim=1).numpy()
     return rows[np.lexsort(rows.round(6).T[::-1])]
 
 
@@ -67,13 +67,15 @@ def test_fixed_pairs_are_all_neighbours(cell: np.ndarray | None, wrapped: bool) 
         generator = torch.Generator().manual_seed(1)
         away = torch.randint(-3, 4, positions.shape, generator=generator)
         positions = positions + away.double() @ box
-    expected = edges(positions, *neighbour_pairs(positions, CUTOFF, box))
+    expected = rows_of(positions, neighbor_pairs(positions, CUTOFF, box))
     most = int(np.bincount(expected[:, 0].astype(int)).max())
 
     capacity = Capacity.of(len(positions), CUTOFF, box, most + 3)
-    *found, needed = fixed_pairs(positions, CUTOFF, box, capacity)
-    assert [len(part) for part in found] == [len(positions) * capacity.neighbours] * 3
-    rows = edges(positions, *found)
+    found, needed = fixed_pairs(positions, CUTOFF, box, capacity)
+    n_edges = len(positions) * capacity.neighbours
+    assert [len(part) for part in found[:3]] == [n_edges] * 3
+    assert found.layout == "dense"
+    rows = rows_of(positions, found)
     near = np.linalg.norm(rows[:, 2:], axis=1) < CUTOFF
     np.testing.assert_allclose(rows[near], expected, atol=1e-9)
     # What is left goes from an atom to itself, where the envelope has long ended.
@@ -82,15 +84,15 @@ def test_fixed_pairs_are_all_neighbours(cell: np.ndarray | None, wrapped: bool) 
     assert needed[0] == most and needed[1] <= 1.0
 
     exact = Capacity(most, capacity.images)
-    *found, needed = fixed_pairs(positions, CUTOFF, box, exact)
-    rows = edges(positions, *found)
+    found, needed = fixed_pairs(positions, CUTOFF, box, exact)
+    rows = rows_of(positions, found)
     near = np.linalg.norm(rows[:, 2:], axis=1) < CUTOFF
     np.testing.assert_allclose(rows[near], expected, atol=1e-9)
     assert needed[0] == most
 
     few = Capacity(most - 1, capacity.images)
-    *found, needed = fixed_pairs(positions, CUTOFF, box, few)
-    lengths = np.linalg.norm(edges(positions, *found)[:, 2:], axis=1)
+    found, needed = fixed_pairs(positions, CUTOFF, box, few)
+    lengths = np.linalg.norm(rows_of(positions, found)[:, 2:], axis=1)
     assert needed[0] == most  # which there is no room for
     assert (lengths < CUTOFF).sum() < len(expected)
 
@@ -111,7 +113,7 @@ def test_a_box_that_shrinks_is_searched_until_it_is_said(cell: np.ndarray) -> No
     box = tensor(cell)
     capacity = Capacity.of(len(positions), CUTOFF, box, 10)
     shares = [
-        float(fixed_pairs(positions, CUTOFF, scale * box, capacity)[3][1])
+        float(fixed_pairs(positions, CUTOFF, scale * box, capacity)[1][1])
         for scale in (1.0, 0.91, 0.4)
     ]
     assert shares[0] < shares[1] <= 1.0 < shares[2]
@@ -124,8 +126,8 @@ def test_a_box_that_shrinks_along_one_axis_is_noticed(axis: int) -> None:
     capacity = Capacity.of(len(positions), CUTOFF, box, 10)
     flat = box.clone()
     flat[:, axis] *= 0.4
-    assert fixed_pairs(positions, CUTOFF, box, capacity)[3][1] <= 1.0
-    assert fixed_pairs(positions, CUTOFF, flat, capacity)[3][1] > 1.0
+    assert fixed_pairs(positions, CUTOFF, box, capacity)[1][1] <= 1.0
+    assert fixed_pairs(positions, CUTOFF, flat, capacity)[1][1] > 1.0
 
 
 @pytest.mark.parametrize("cell", [WIDE, BOX, NARROW], ids=["wide", "two", "one"])
@@ -321,8 +323,8 @@ def test_where_the_room_does_not_suffice_there_are_no_numbers(scale: float) -> N
 
 def test_a_processor_says_what_does_not_suffice(model: Path) -> None:
     topology, positions = boxed(8, WIDE)
-    edges_of = neighbour_pairs(tensor(positions), CUTOFF, tensor(WIDE))
-    most = int(edges_of[0].bincount().max())
+    edges_of = neighbor_pairs(tensor(positions), CUTOFF, tensor(WIDE))
+    most = int(edges_of.center.bincount().max())
     potential = SE3Potential(model, cudaGraphs=True, neighbours=most)
     evaluator = Evaluator(potential.createSystem(topology))
     energy, _ = evaluator(positions)

@@ -9,6 +9,7 @@ import torch
 from random_model import random_network
 from torch import Tensor
 
+from openmm_se3.neighbors import Edges
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.nn.zbl import ZBLWall
 
@@ -20,12 +21,11 @@ def pair_energy(model: SE3Transformer | ZBLWall, pair: str, distance: Tensor) ->
     vectors = torch.zeros(2 * n, 3).double()
     vectors[:, 0] = torch.cat([distance, -distance])
     first = 2 * torch.arange(n)
-    centre = torch.cat([first, first + 1])
-    neighbour = torch.cat([first + 1, first])
+    edges = Edges(torch.cat([first, first + 1]), torch.cat([first + 1, first]))
     if isinstance(model, ZBLWall):
-        edges = model(species.repeat(n), vectors.norm(dim=1), centre, neighbour)
-        return edges.view(2, n).sum(0)
-    atomic, _ = model(species.repeat(n), vectors, centre, neighbour)
+        pairs = model(species.repeat(n), vectors.norm(dim=1), edges)
+        return pairs.view(2, n).sum(0)
+    atomic, _ = model(species.repeat(n), vectors, edges)
     return atomic.view(n, 2).sum(1)
 
 
