@@ -36,7 +36,8 @@ def layer_config(**changes: object) -> ModelConfig:
         "lmax": 2,
         "jmax": 2,
         "radial_functions": 16,
-        "wall": False,
+        "zbl": False,
+        "self_interaction": "attentive",
     }
     return ModelConfig(**{**shape, **changes})  # type: ignore[arg-type]
 

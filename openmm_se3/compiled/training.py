@@ -46,7 +46,7 @@ class CompiledBatches:
             torch.ops, load_library(network.config, precision, training=True)
         )
         self.tables = pack.RadialTables(network, TABLE_INTERVALS)
-        # Of the wall only: it has nothing to learn, and lone atoms are in every batch.
+        # Of the repulsion only, without weights; isolated atoms are in every batch.
         self.constants = pack.constants(network)
         self.constants[: network.n_species] = 0.0
 

@@ -123,7 +123,8 @@ class AttentionLayer(nn.Module):
         shared = min(k_max, l_max)
         self.dim_query = (shared + 1) ** 2
         self.dim_out = (l_max + 1) ** 2
-        self.basis = KernelBasis(l_max, k_max, max_harmonic(config), config.mirror)
+        parity = config.symmetry == "O(3)"
+        self.basis = KernelBasis(l_max, k_max, max_harmonic(config), parity)
         # q . k is a sum of this many products a head.
         n_products = self.dim_query * key_channels / self.heads
         self.bounded = config.attention == "bounded"

@@ -32,7 +32,7 @@ from openmm_se3.nn.attention import (
 from openmm_se3.nn.kernel import SphericalHarmonics
 from openmm_se3.nn.layers import Gate, NormNonlinearity
 from openmm_se3.nn.radial import BesselBasis, DistanceBasis, Envelope, SharpCutoff
-from openmm_se3.nn.zbl import ZBLWall
+from openmm_se3.nn.zbl import ZBLRepulsion
 
 # Added to squared distances (A^2): atoms on top of each other give no NaN, and at
 # bonding distances it is below the rounding of float64.
@@ -79,8 +79,8 @@ class SE3Transformer(nn.Module):
         else:
             self.radial_basis = DistanceBasis(config.cutoff)
         self.harmonics = SphericalHarmonics(max_harmonic(config))
-        self.has_wall = config.wall
-        self.wall = ZBLWall(config.elements)
+        self.has_zbl = config.zbl
+        self.zbl = ZBLRepulsion(config.elements)
 
         degrees = feature_degrees(config)
         channels = [embedding.embedding_dim] + [config.channels] * (config.layers - 1)
@@ -137,13 +137,13 @@ class SE3Transformer(nn.Module):
             Energies relative to isolated atoms [n_atoms], float64, eV; direct forces
             [n_atoms, 3], eV/A, or [0, 3] where there are none.
         """
-        features, directed, wall = self.features(species, vectors, edges, head)
+        features, directed, repulsion = self.features(species, vectors, edges, head)
         energies = self.atomic_energies(features)
         if self.training:
             isolated = self.isolated_energies(species)
         else:
             isolated = self.isolated
-        energies = energies - isolated.index_select(0, species) + wall
+        energies = energies - isolated.index_select(0, species) + repulsion
         if self.direct or (self.both and head):
             forces = self.force_head(directed[1:4]).squeeze(2).T * self.energy_scale
         else:
@@ -175,7 +175,7 @@ class SE3Transformer(nn.Module):
     def features(
         self, species: Tensor, vectors: Tensor, edges: Edges, head: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the last features, those of direct forces, and the wall's energy.
+        """Return the last features, those of direct forces, and the ZBL energy.
 
         Features are [dim, n_atoms, channels]; one layer makes them for energies and
         direct forces alike, unless ``force_mode`` is "both".
@@ -202,13 +202,13 @@ class SE3Transformer(nn.Module):
                     before, harmonics, radial_basis, envelope, edges
                 )
                 directed = self.head_nonlinearity(directed)
-        if self.has_wall:
-            pairs = self.wall(species, distance, edges).to(torch.float64)
+        if self.has_zbl:
+            pairs = self.zbl(species, distance, edges).to(torch.float64)
             pairs = by_center(pairs, edges, n_atoms)
-            wall = sum_over_neighbors(pairs, edges, n_atoms)
+            repulsion = sum_over_neighbors(pairs, edges, n_atoms)
         else:
-            wall = torch.zeros(n_atoms, dtype=torch.float64, device=vectors.device)
-        return features, directed, wall
+            repulsion = torch.zeros(n_atoms, dtype=torch.float64, device=vectors.device)
+        return features, directed, repulsion
 
     def atomic_energies(self, features: Tensor) -> Tensor:
         """Return the energy head's output [n_atoms] for features, float64, eV."""

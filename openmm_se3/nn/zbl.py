@@ -24,12 +24,12 @@ from openmm_se3.units import FINE_STRUCTURE_COULOMB
 SCREENING_LENGTH = 0.46850  # A
 EXPONENTS = (3.19980, 0.94229, 0.40290, 0.20162)
 WEIGHTS = (0.18175, 0.50986, 0.28022, 0.02817)
-# The wall ends at this share of the sum of covalent radii: 0.78 A for O-H, 0.50 A for
-# H-H, 1.06 A for O-O.
+# The repulsion ends at this share of the sum of covalent radii: 0.78 A for O-H, 0.50 A
+# for H-H, 1.06 A for O-O.
 REACH = 0.8
 
 
-class ZBLWall(nn.Module):
+class ZBLRepulsion(nn.Module):
     """Half of the ZBL energy of each pair goes to each of its atoms.
 
     Args:

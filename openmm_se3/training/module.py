@@ -225,7 +225,7 @@ class TrainingModule(lightning.LightningModule):
     @torch.no_grad()
     def _update_average(self) -> None:
         made = self.step - self.skipped
-        decay = min(self.config.average_decay, (1.0 + made) / (FIRST_AVERAGES + made))
+        decay = min(self.config.ema_decay, (1.0 + made) / (FIRST_AVERAGES + made))
         torch._foreach_lerp_(
             list(self.average.parameters()),
             list(self.network.parameters()),
@@ -327,7 +327,7 @@ def make_optimizer(
 
     Every step changes a parameter by about its learning rate, whatever its size.
     Weights of the products in (2.6) are small and a thousand to a sum, which would grow
-    by a thousand steps at once; see ``TrainingConfig.product_rate``.
+    by a thousand steps at once; see ``TrainingConfig.product_lr_scale``.
     """
     products = [
         module.hidden
@@ -338,7 +338,7 @@ def make_optimizer(
     rest = [p for p in network.parameters() if id(p) not in apart]
     groups: list[dict[str, Any]] = [{"params": rest, "share": 1.0}]
     for hidden in products:
-        share = config.product_rate or 1.0 / math.sqrt(hidden.in_features)
+        share = config.product_lr_scale or 1.0 / math.sqrt(hidden.in_features)
         groups.append({"params": [hidden.weight], "share": share})
     # Fused: one operation for all parameters, where the plain loop makes some ten each.
     if config.optimizer == "adamw":

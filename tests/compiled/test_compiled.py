@@ -238,7 +238,7 @@ OTHER_SHAPES: dict[str, dict[str, Any]] = {
     "both parities": {
         "layers": 4,
         "lmax": 1,
-        "mirror": False,
+        "symmetry": "SO(3)",
         "self_interaction": "linear",
     },
     "degree 3": {"layers": 2, "lmax": 3, "jmax": 3, "self_interaction_width": 8},
@@ -254,7 +254,7 @@ def test_another_shape_of_network(changes: dict[str, Any]) -> None:
         key_channels=4,
         heads=2,
         energy_scale=0.3,
-        **changes,
+        **{"self_interaction": "attentive", **changes},
     )
     network = SE3Transformer(config).eval()
     species = torch.tensor([0, 1, 2, 2, 0])

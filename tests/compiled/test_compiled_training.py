@@ -23,11 +23,21 @@ pytestmark = pytest.mark.skipif(
 )
 
 SMALL = ModelConfig(
-    elements=("H", "C", "O"), cutoff=4.0, channels=8, key_channels=4, heads=2
+    elements=("H", "C", "O"),
+    cutoff=4.0,
+    channels=8,
+    key_channels=4,
+    heads=2,
+    self_interaction="attentive",
 )
 # Every term of the gradient that the first network lacks.
 OTHER = dataclasses.replace(
-    SMALL, layers=2, lmax=1, mirror=False, self_interaction="linear", energy_scale=0.3
+    SMALL,
+    layers=2,
+    lmax=1,
+    symmetry="SO(3)",
+    self_interaction="linear",
+    energy_scale=0.3,
 )
 # Whole registers of 8 numbers, as in the shipped models.
 WIDE = dataclasses.replace(SMALL, channels=16, key_channels=8)

@@ -218,7 +218,7 @@ def test_the_same_for_a_few_free_atoms(model: Path) -> None:
     "changes",
     [
         {"kernel": "full", "nonlinearity": "norm", "channels": 2, "key_channels": 2},
-        {"force_mode": "both", "mirror": False},
+        {"force_mode": "both", "symmetry": "SO(3)"},
         {
             "envelope": "none",
             "attention": "softmax",

@@ -18,7 +18,7 @@ from openmm_se3.nn.transformer import SE3Transformer
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "full kernel": {"kernel": "full"},
-    "both parities, linear": {"mirror": False, "self_interaction": "linear"},
+    "both parities, linear": {"symmetry": "SO(3)", "self_interaction": "linear"},
     "norm": {"nonlinearity": "norm", "embedding": "one-hot"},
     "sharp cutoff": {"envelope": "none", "radial_basis": "distance"},
 }

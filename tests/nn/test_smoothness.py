@@ -21,7 +21,7 @@ TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}  # eV and eV/A
 VARIANTS: dict[str, dict[str, Any]] = {
     "depthwise": {},
     "full": {"kernel": "full"},
-    "linear": {"self_interaction": "linear", "mirror": False},
+    "linear": {"self_interaction": "linear", "symmetry": "SO(3)"},
     "direct": {"force_mode": "direct"},
 }
 

@@ -125,7 +125,7 @@ def harmonics(dtype: torch.dtype) -> tuple[Layer, list[int], list[int]]:
 
 
 def kernel_basis(dtype: torch.dtype) -> tuple[Layer, list[int], list[int]]:
-    basis = KernelBasis(LMAX, LMAX, 2 * LMAX, mirror=False).to(dtype)
+    basis = KernelBasis(LMAX, LMAX, 2 * LMAX, parity=False).to(dtype)
 
     def layer(features: Tensor, positions: Tensor) -> Tensor:
         edges = Directions(positions, dtype)
@@ -136,7 +136,7 @@ def kernel_basis(dtype: torch.dtype) -> tuple[Layer, list[int], list[int]]:
 
 
 def kernel(name: str, dtype: torch.dtype) -> tuple[Layer, list[int], list[int]]:
-    basis = KernelBasis(LMAX, LMAX, 2 * LMAX, mirror=False).to(dtype)
+    basis = KernelBasis(LMAX, LMAX, 2 * LMAX, parity=False).to(dtype)
     body: DepthwiseKernel | FullKernel
     if name == "depthwise":
         body = DepthwiseKernel(basis.paths, CHANNELS)
@@ -198,7 +198,7 @@ LAYERS: dict[str, Callable[[torch.dtype], tuple[Layer, list[int], list[int]]]] =
     "first attention": lambda dtype: attention(dtype, 0, LMAX),
     "attention": lambda dtype: attention(dtype, LMAX, LMAX),
     "attention, full kernel": lambda dtype: attention(
-        dtype, LMAX, LMAX, kernel="full", mirror=False
+        dtype, LMAX, LMAX, kernel="full", symmetry="SO(3)"
     ),
     "attention, linear": lambda dtype: attention(
         dtype, LMAX, LMAX, self_interaction="linear", jmax=LMAX
@@ -275,7 +275,7 @@ def test_harmonics_are_those_of_e3nn(jmax: int) -> None:
 NETWORKS: dict[str, dict[str, Any]] = {
     "default": {},
     "full kernel": {"kernel": "full"},
-    "both parities": {"mirror": False},
+    "both parities": {"symmetry": "SO(3)"},
     "linear, few harmonics": {"self_interaction": "linear", "jmax": 2},
     "degree 3": {"lmax": 3, "layers": 2},
     "one-hot, norm": {"embedding": "one-hot", "nonlinearity": "norm"},
@@ -380,13 +380,13 @@ def test_mirror_images_have_the_same_energy(dtype: torch.dtype) -> None:
     mirrored = positions * torch.tensor([1.0, 1.0, -1.0])
     edges = all_pairs(len(species))
     differences = {}
-    for mirror in (True, False):
-        network = random_network(dtype, seed=1, mirror=mirror)
+    for symmetry in ("O(3)", "SO(3)"):
+        network = random_network(dtype, seed=1, symmetry=symmetry)
         energy, forces = ForceField(network)(positions, species, edges)
         other, _ = ForceField(network)(mirrored, species, edges)
-        differences[mirror] = ((other - energy) / energy).abs().item()
-    assert differences[True] < FORCE_TOLERANCE[dtype]
-    assert differences[False] > 1e-3
+        differences[symmetry] = ((other - energy) / energy).abs().item()
+    assert differences["O(3)"] < FORCE_TOLERANCE[dtype]
+    assert differences["SO(3)"] > 1e-3
 
 
 @both_precisions

@@ -19,7 +19,7 @@ ROUNDING = {torch.float32: 2e-5, torch.float64: 1e-12}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
-    "full kernel, both parities": {"kernel": "full", "mirror": False},
+    "full kernel, both parities": {"kernel": "full", "symmetry": "SO(3)"},
     # The norms of few channels are at times nearly equal, which blows rounding up.
     "norm, one-hot, linear": {
         "channels": 16,
@@ -166,7 +166,7 @@ def test_edges_in_pairs_give_the_same_gradients(kernel: str) -> None:
     molecule = torch.repeat_interleave(torch.arange(3), torch.tensor([3, 6, 1]))
 
     def gradients(edges: Edges) -> list[Tensor]:
-        network = random_network(kernel=kernel, mirror=False).train()
+        network = random_network(kernel=kernel, symmetry="SO(3)").train()
         energies, forces = ForceField(network)(
             *atoms, edges, molecule, 3, create_graph=True
         )

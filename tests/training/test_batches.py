@@ -98,7 +98,7 @@ def test_batch_of_graphs_equals_single_graphs():
 
 NETWORKS = {
     "default": {},
-    "full kernels": {"kernel": "full", "mirror": False},
+    "full kernels": {"kernel": "full", "symmetry": "SO(3)"},
     "direct forces": {"force_mode": "both"},
     "norm": {"nonlinearity": "norm", "self_interaction": "linear"},
     "thesis": {"radial_basis": "distance", "envelope": "none", "embedding": "one-hot"},
