@@ -189,7 +189,7 @@ class ModelConfig:
     radial_basis: typing.Literal["bessel", "distance"] = "bessel"
     radial_functions: int = 8
     radial_width: int = 32
-    self_interaction: typing.Literal["linear", "attentive"] = "attentive"
+    self_interaction: typing.Literal["linear", "attentive"] = "linear"
     self_interaction_width: int = 32
     nonlinearity: typing.Literal["gate", "norm"] = "gate"
     embedding: typing.Literal["learned", "one-hot"] = "learned"

@@ -71,6 +71,7 @@ def test_old_model_files_without_the_key_are_attentive(
     description.write_text(json.dumps(content))
     assert load_model(folder).config.self_interaction == "attentive"
     assert small_config().self_interaction == "attentive"
+    assert ModelConfig(("H", "O")).self_interaction == "linear"
 
 
 def old_checkpoint(path: Path) -> dict[str, Any]:
