@@ -147,7 +147,7 @@ class ModelConfig:
         kernel: "depthwise" (a radial function per path and channel, channels mixed on
             the atoms) or "full" (a radial function per path and pair of channels).
         envelope: "smooth" (everything fades before the cutoff) or "none": the energy
-            jumps when a neighbour crosses the cutoff, as in the thesis.
+            jumps when a neighbor crosses the cutoff, as in the thesis.
         radial_basis: "bessel" functions of the distance, or "distance" itself.
         radial_functions: Number of Bessel functions.
         radial_width: Width of the radial networks.

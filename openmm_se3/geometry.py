@@ -118,7 +118,7 @@ def closest_contact(
 def molecules_of(topology: app.Topology) -> np.ndarray:
     """Return a number for the molecule of each atom [n_atoms].
 
-    It is -1 for atoms without a bond and for metals, whose neighbours are not known.
+    It is -1 for atoms without a bond and for metals, whose neighbors are not known.
     """
     pairs = [(first.index, second.index) for first, second in topology.bonds()]
     labels = molecule_labels(topology.getNumAtoms(), np.array(pairs))

@@ -1,4 +1,4 @@
-"""Edges of a set of atoms: all pairs, or neighbours within a cutoff.
+"""Edges of a set of atoms: all pairs, or neighbors within a cutoff.
 
 These are as many as there are (``neighbor_pairs``), or as many as there is room for
 (``fixed_pairs``), which can be recorded once for all positions.
@@ -17,13 +17,13 @@ from torch import Tensor
 
 from openmm_se3._moved import warn_renamed
 
-# Room for neighbours of atoms half as dense again as those of water, in an A^3.
+# Room for neighbors of atoms half as dense again as those of water, in an A^3.
 DENSITY_OF_ROOM = 0.15
 # A box may shrink to this share of its length before images are missed.
 SHRINKAGE = 0.9
 # Longest position or box vector, A: beyond, the integers of a cell list overflow.
 MAX_LENGTH = 1e6
-# Thinnest box, in cutoffs: below, an atom has millions of images as neighbours.
+# Thinnest box, in cutoffs: below, an atom has millions of images as neighbors.
 MIN_WIDTH = 0.01
 
 
@@ -59,7 +59,7 @@ def neighbor_pairs(
 ) -> Edges:
     """Return the edges within a cutoff, found by vesin's cell list.
 
-    A box smaller than twice the cutoff gives an atom several images of a neighbour, and
+    A box smaller than twice the cutoff gives an atom several images of a neighbor, and
     of itself, as it should.
 
     Args:
@@ -131,35 +131,35 @@ class Capacity:
     """How many edges there is room for.
 
     Attributes:
-        neighbours: Of each atom.
+        neighbors: Of each atom.
         images: Images of an atom that are looked at along each lattice vector; those
             within ``images / 2`` times the distance of lattice planes are all found.
     """
 
-    neighbours: int
+    neighbors: int
     images: tuple[int, int, int] = (1, 1, 1)
 
     @classmethod
     def of(
-        cls, n_atoms: int, cutoff: float, cell: Tensor | None, neighbours: int
+        cls, n_atoms: int, cutoff: float, cell: Tensor | None, neighbors: int
     ) -> "Capacity":
-        """Return room for neighbours within a cutoff, in boxes a tenth shorter too.
+        """Return room for neighbors within a cutoff, in boxes a tenth shorter too.
 
         Args:
             n_atoms: Number of atoms.
             cutoff: Largest distance, A.
             cell: Lattice vectors as rows [3, 3], A; None without a box.
-            neighbours: Of each atom, at most; fewer where there are not so many.
+            neighbors: Of each atom, at most; fewer where there are not so many.
         """
         if cell is None:
-            return cls(min(neighbours, n_atoms - 1))
+            return cls(min(neighbors, n_atoms - 1))
         planes = SHRINKAGE * plane_distances(torch.linalg.inv(cell))
         x, y, z = (math.ceil(2.0 * cutoff / float(distance)) for distance in planes)
-        return cls(min(neighbours, n_atoms * x * y * z - 1), (x, y, z))
+        return cls(min(neighbors, n_atoms * x * y * z - 1), (x, y, z))
 
 
 def default_room(cutoff: float) -> int:
-    """Return room for the neighbours of an atom within a cutoff, A."""
+    """Return room for the neighbors of an atom within a cutoff, A."""
     return math.ceil(DENSITY_OF_ROOM * 4.0 / 3.0 * math.pi * cutoff**3)
 
 
@@ -199,12 +199,12 @@ def fixed_pairs(
         capacity: How many edges there is room for.
 
     Returns:
-        Dense edges with shifts, n_atoms times ``capacity.neighbours`` of them; and in
+        Dense edges with shifts, n_atoms times ``capacity.neighbors`` of them; and in
         ``needed`` [2] what all would have taken: neighbors of the atom that has most,
         and the cutoff as a share of the distance that was searched.  Above the
         neighbors there is room for, or above 1, some are missing.
     """
-    n_atoms, room = len(positions), capacity.neighbours
+    n_atoms, room = len(positions), capacity.neighbors
     atoms = torch.arange(n_atoms, device=positions.device)
     vectors = positions - positions.unsqueeze(1)  # x_j - x_i [n_atoms, n_atoms, 3]
     searched = positions.new_zeros(())

@@ -213,7 +213,7 @@ def test_an_odd_number_of_electrons_is_warned_of_once(singlet: SE3Potential) -> 
 # -------------------------------------------------------------- engines and size
 
 
-def test_many_atoms_take_a_neighbour_list(
+def test_many_atoms_take_a_neighbor_list(
     potential: SE3Potential, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     n_molecules = DENSE_ATOMS // 3 + 1

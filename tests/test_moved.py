@@ -3,11 +3,13 @@
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from random_model import random_network, water_cluster
 
+from openmm_se3 import SE3Potential
 from openmm_se3._moved import MOVED
 from openmm_se3.neighbors import all_pairs, neighbor_pairs, neighbour_pairs
 from openmm_se3.nn.force_field import ForceField
@@ -44,3 +46,11 @@ def test_old_functions_of_the_network_give_the_same() -> None:
         )
     for old, new in zip(found, expected, strict=True):
         assert torch.equal(old, new)
+
+
+def test_the_old_name_of_an_argument(smallest_model: Path) -> None:
+    with (
+        pytest.warns(DeprecationWarning, match="neighbors"),
+        pytest.raises(ValueError, match="cudaGraphs=True"),
+    ):
+        SE3Potential(smallest_model, neighbours=8)  # type: ignore[call-arg]

@@ -1,4 +1,4 @@
-"""Neighbour lists against ASE's, over systems that neighbour lists get wrong."""
+"""Neighbor lists against ASE's, over systems that neighbor lists get wrong."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TRICLINIC = [[9.0, 0.0, 0.0], [3.0, 8.0, 0.0], [-2.0, 3.5, 7.0]]
 SYSTEMS: dict[str, Atoms] = {
     "free": random_atoms(40),
     "free, one atom": Atoms("H", positions=[[1.0, 2.0, 3.0]]),
-    "free, no neighbours": Atoms("H3", positions=[[0, 0, 0], [50, 0, 0], [0, 50, 0]]),
+    "free, no neighbors": Atoms("H3", positions=[[0, 0, 0], [50, 0, 0], [0, 50, 0]]),
     "free, far from the origin": Atoms("H2", positions=[[1e4, 0, 0], [1e4, 1.0, 0]]),
     "cubic": random_atoms(60, [13.0, 13.0, 13.0]),
     "triclinic": random_atoms(30, TRICLINIC),
@@ -44,7 +44,7 @@ SYSTEMS: dict[str, Atoms] = {
     "tiny, several images": random_atoms(3, [2.5, 2.0, 2.2]),
     "tiny and triclinic": random_atoms(2, [[3.0, 0, 0], [1.4, 2.5, 0], [-1.4, 1.2, 2]]),
     "periodic, one atom, its own images": random_atoms(1, [3.0, 3.9, 5.0]),
-    "periodic, one atom, no neighbours": random_atoms(1, [20.0, 20.0, 20.0]),
+    "periodic, one atom, no neighbors": random_atoms(1, [20.0, 20.0, 20.0]),
     "outside of the box": outside_of_box(),
 }
 
@@ -109,7 +109,7 @@ def test_the_zoo_has_the_cases_it_names() -> None:
     }
     assert counts["tiny, several images"] > 3 * 5
     assert counts["periodic, one atom, its own images"] == 4
-    assert counts["free, no neighbours"] == counts["free, one atom"] == 0
+    assert counts["free, no neighbors"] == counts["free, one atom"] == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

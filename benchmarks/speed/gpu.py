@@ -37,7 +37,7 @@ from sizes import cluster, liquid  # noqa: E402
 
 from openmm_se3 import SE3Potential  # noqa: E402
 from openmm_se3.benchmark import machine  # noqa: E402
-from openmm_se3.benchmark.timing import Stepper, summary, take_turns  # noqa: E402
+from openmm_se3.benchmark.timing import Stepper, interleave, summary  # noqa: E402
 from openmm_se3.compiled.library import CompileError  # noqa: E402
 from openmm_se3.files import atomic_write  # noqa: E402
 from openmm_se3.force.backends import BACKENDS  # noqa: E402
@@ -126,7 +126,7 @@ def matrix_speed(device: str) -> float:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    (rounds,) = take_turns([multiply], rounds=5, seconds=0.2)
+    (rounds,) = interleave([multiply], rounds=5, seconds=0.2)
     return float(2 * rows**3 / summary(rounds)["seconds"])
 
 
@@ -199,7 +199,7 @@ def measure(
         abs(energy_and_forces_of(stepper.context)[1] - reference).max()
         for _, stepper in ready
     ]
-    times = take_turns([s.step for _, s in ready], rounds, seconds)
+    times = interleave([s.step for _, s in ready], rounds, seconds)
     for (route, stepper), off, own in zip(ready, error, times, strict=True):
         measured = summary(own)
         yield {

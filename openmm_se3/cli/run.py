@@ -105,7 +105,7 @@ BACKENDS = ("auto", "torchforce", "pythonforce")
 def command(structure: Path, length_ps: float, out: str | None, **options: Any) -> None:
     """Run molecular dynamics of STRUCTURE, a PDB or PDBx/mmCIF file, on a model.
 
-    The structure is minimised, equilibrated with Langevin dynamics, then run.  It is
+    The structure is minimized, equilibrated with Langevin dynamics, then run.  It is
     periodic if the file has a box.  The folder then holds the trajectory, velocities, a
     log and checkpoints, from which --resume goes on as if the run had not been stopped;
     a longer --length prolongs a run.

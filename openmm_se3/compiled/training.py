@@ -85,7 +85,7 @@ class CompiledBatches:
             batch,
             self.constants,
             pack.weights(parts),
-            pack.learnt(parts),
+            pack.learned(parts),
             self.tables(network),
         )
         atoms, lone = energies.split([n_atoms, n_species])
@@ -117,13 +117,13 @@ class _EnergiesAndForces(torch.autograd.Function):
         batch: _Batch,
         constants: Tensor,
         weights: Tensor,
-        learnt: Tensor,
+        learned: Tensor,
         tables: Tensor,
     ) -> tuple[Tensor, Tensor]:
         energies, forces = operators.atomic_energies_and_forces(
             batch.positions, *batch.edges(), weights, tables, constants
         )
-        ctx.operators, ctx.batch, ctx.n_learnt = operators, batch, len(learnt)
+        ctx.operators, ctx.batch, ctx.n_learned = operators, batch, len(learned)
         ctx.save_for_backward(weights, tables)
         return energies, forces
 
@@ -135,7 +135,7 @@ class _EnergiesAndForces(torch.autograd.Function):
         batch = ctx.batch
         if not torch.isfinite(by_forces).all():
             nan = weights.new_tensor(torch.nan)
-            sizes = ctx.n_learnt, len(tables)
+            sizes = ctx.n_learned, len(tables)
             return None, None, None, None, *(nan.expand(n) for n in sizes)
         if not by_forces.any():  # trained on energies alone
             gradient = ctx.operators.energy_gradient(

@@ -37,7 +37,7 @@ def parts_of(network: SE3Transformer) -> list[Part]:
     return parts
 
 
-def learnt(parts: list[Part]) -> Tensor:
+def learned(parts: list[Part]) -> Tensor:
     """Return weights as one tensor, in the order of the derivatives by them."""
     return torch.cat([part.reshape(-1) for part, _ in parts])
 

@@ -47,7 +47,7 @@ from openmm_se3.nn.radial import RadialNetwork
 LOGIT_BOUND = 10.0
 # In the place of the 1 in the denominator: below any weight, and not zero where an atom
 # has no neighbors.
-NO_NEIGHBOURS = 1e-12
+NO_NEIGHBORS = 1e-12
 # Logit of an edge beyond a sharp cutoff: below all others, and finite, as differences
 # of infinities are not numbers.
 UNSEEN = -1e30
@@ -152,7 +152,7 @@ class AttentionLayer(nn.Module):
             config.activation,
         )
         # With a sharp cutoff the weights of the neighbors add up to one, as in (2.5).
-        self.rest = 1.0 if config.envelope == "smooth" else NO_NEIGHBOURS
+        self.rest = 1.0 if config.envelope == "smooth" else NO_NEIGHBORS
         self.output = EquivariantLinear(l_max, channels, channels)
         self.self_interaction: nn.Module
         if config.self_interaction == "attentive":

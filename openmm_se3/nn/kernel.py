@@ -35,7 +35,7 @@ from torch import Tensor, nn
 class SphericalHarmonics(nn.Module):
     """Real spherical harmonics Y_J of directions as polynomials, J = 0 to jmax.
 
-    Normalised as e3nn's "component": sum over m of Y_{Jm}^2 = 2J + 1.  Each degree is
+    Normalized as e3nn's "component": sum over m of Y_{Jm}^2 = 2J + 1.  Each degree is
     coupled from the one below, Y_{J+1} ~ Q^{J+1} (Y_J x Y_1), so that neither an angle
     nor a distance from an axis appears and every derivative exists.
     """
@@ -175,7 +175,7 @@ class DepthwiseKernel(nn.Module):
         Args:
             basis: W_J^{lk} [n_edges, n_rows, dim_in].
             radial: psi_J^{lk} [n_distances, n_paths * channels], one part.
-            features: f_in,j^k of the neighbours [n_edges, dim_in, channels].
+            features: f_in,j^k of the neighbors [n_edges, dim_in, channels].
         """
         psi = radial[0].unflatten(1, (self.n_paths, -1))
         psi = psi.index_select(1, self.path_of_row)
@@ -208,7 +208,7 @@ class FullKernel(nn.Module):
             radial: psi_J^{lk} [n_distances, n_paths * channels_in * channels_out] of
                 the paths to each degree l, which are parts of their own because
                 gradients of slices of so large an array would be copied.
-            features: f_in,j^k of the neighbours [n_edges, dim_in, channels_in].
+            features: f_in,j^k of the neighbors [n_edges, dim_in, channels_in].
         """
         rows = by_direction(torch.bmm(basis, features), radial[0])
         messages: list[Tensor] = []

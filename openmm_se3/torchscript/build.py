@@ -27,7 +27,7 @@ from openmm_se3.torchscript.modules import (
     GenericForce,
     ScaledForce,
     ScaledPeriodicForce,
-    specialise,
+    specialize,
 )
 from openmm_se3.torchscript.self_check import (
     CALLS,
@@ -54,16 +54,16 @@ class CUDAGraphs:
     """What a force needs to know for CUDA graphs.
 
     Attributes:
-        neighbours: Room for so many neighbours of an atom.
+        neighbors: Room for so many neighbors of an atom.
         box: Box vectors as rows, A; None without a box.
     """
 
-    neighbours: int
+    neighbors: int
     box: tuple[tuple[float, float, float], ...] | None
 
 
 def takes_all_pairs(n_atoms: int, periodic: bool) -> bool:
-    """Tell whether TorchScript takes all pairs of atoms instead of a neighbour list."""
+    """Tell whether TorchScript takes all pairs of atoms instead of a neighbor list."""
     return not periodic and n_atoms <= DENSE_ATOMS
 
 
@@ -111,7 +111,7 @@ def build_module(settings: ForceSettings) -> torch.jit.ScriptModule:
         CompileError: It is to be compiled, and that does not work here.
         ExportError: The module does not reproduce the network.
         RuntimeError: TorchScript is turned off.
-        ValueError: There is too little room for neighbours.
+        ValueError: There is too little room for neighbors.
     """
     require_torchscript()
     with usual_torch():
@@ -149,7 +149,7 @@ def _torchscript_module(settings: ForceSettings) -> torch.jit.ScriptModule:
 
     Raises:
         ExportError: It does not reproduce the network.
-        ValueError: There is too little room for neighbours.
+        ValueError: There is too little room for neighbors.
     """
     network = settings.model.network(PRECISIONS[settings.precision])
     if settings.static or settings.cuda_graphs is not None:
@@ -185,7 +185,7 @@ def _room(settings: ForceSettings) -> int:
     """Return the neighbors that an atom has room for in a list of fixed length."""
     graphs = settings.cuda_graphs
     room = default_room(settings.model.config.cutoff)
-    room = room if graphs is None else graphs.neighbours
+    room = room if graphs is None else graphs.neighbors
     return room if settings.periodic else min(room, max(len(settings.atoms) - 1, 1))
 
 
@@ -214,13 +214,13 @@ def _recorded_module(
             cell = torch.tensor(graphs.box, dtype=torch.float64)
             box = cell / NM_TO_ANGSTROM
             own = positions_in_box(n_atoms, box)
-        capacity = Capacity.of(n_atoms, cutoff, cell, graphs.neighbours)
+        capacity = Capacity.of(n_atoms, cutoff, cell, graphs.neighbors)
         _require_room(NM_TO_ANGSTROM * own, cutoff, cell, capacity)
-        if n_atoms * capacity.neighbours >= MANY_EDGES:
+        if n_atoms * capacity.neighbors >= MANY_EDGES:
             calls = FEW_CALLS
     example = torch.zeros(settings.n_particles, 3, dtype=torch.float64)
     example[atoms] = own
-    module = specialise(
+    module = specialize(
         network,
         species,
         atoms,
@@ -247,11 +247,11 @@ def _require_room(
         ValueError: It does not.
     """
     most = int(fixed_pairs(positions, cutoff, cell, capacity)[1][0])
-    if most > capacity.neighbours:
+    if most > capacity.neighbors:
         raise ValueError(
-            f"atoms spread evenly have up to {most} neighbours within the cutoff, and "
-            f"there is room for {capacity.neighbours}: give SE3Potential a larger "
-            f"neighbours, such as {most + most // 4}"
+            f"atoms spread evenly have up to {most} neighbors within the cutoff, and "
+            f"there is room for {capacity.neighbors}: give SE3Potential a larger "
+            f"neighbors, such as {most + most // 4}"
         )
 
 

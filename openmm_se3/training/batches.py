@@ -1,4 +1,4 @@
-"""Labelled frames as DGL graphs, and the order in which batches of them are seen.
+"""Labeled frames as DGL graphs, and the order in which batches of them are seen.
 
 | name            | shape                 | unit | where               |
 |-----------------|-----------------------|------|---------------------|
@@ -10,7 +10,7 @@
 | weight          | [n_frames] float64    |      | labels              |
 | frame           | [n_frames] int64      |      | labels, index       |
 
-An edge of a graph runs from the neighbour (source) to the centre (destination), the way
+An edge of a graph runs from the neighbor (source) to the center (destination), the way
 a message does.
 """
 
@@ -99,7 +99,7 @@ def frame_weights(
 
 
 class FrameGraphs(torch.utils.data.Dataset[Any]):
-    """Labelled frames as DGL graphs with their edges.
+    """Labeled frames as DGL graphs with their edges.
 
     Args:
         frames: The frames.

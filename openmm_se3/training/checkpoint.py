@@ -11,7 +11,7 @@ They load with ``weights_only=True``, which runs no code from the file.  Keys:
     history                one dict a validation
     running                sums since the last validation
     network, average       weights, and their moving average, which is what is exported
-    optimizer, rng         the optimiser's state; PyTorch's random state
+    optimizer, rng         the optimizer's state; PyTorch's random state
     errors                 errors of ``average`` by split and group, once measured
     versions               of the programs that wrote it
 """

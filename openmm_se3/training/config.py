@@ -1,4 +1,4 @@
-"""Everything one training run is told: network, optimisation, data."""
+"""Everything one training run is told: network, optimization, data."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ CIRCUMSTANCES = ("device", "devices", "nodes", "threads", "checkpoint_minutes")
 @accepts_old_names
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """Settings of the optimisation.
+    """Settings of the optimization.
 
     The whole run is counted in steps, one batch each: the learning rate and the order
     of the batches depend on the step and the seed only, so that a run that was stopped
     and resumed equals one that was not.
 
     Attributes:
-        steps: Optimiser steps of the whole run.
+        steps: Optimizer steps of the whole run.
         validate_every: Steps between validations; each one writes a checkpoint.
         batch_size: Size of a batch, in ``batch_unit``.
         batch_unit: "frames", or "edges": batches are filled with frames up to this many
@@ -280,7 +280,7 @@ class RunConfig:
 
     Attributes:
         model: The network.
-        training: The optimisation.
+        training: The optimization.
         data: The labels.
     """
 

@@ -1,4 +1,4 @@
-"""Errors of a model on labelled frames, by group, in the units of the literature.
+"""Errors of a model on labeled frames, by group, in the units of the literature.
 
 Force errors are over Cartesian components; the worst frame is the one whose mean
 absolute force error is largest.  ``energy_mae_centred`` is the energy error after
@@ -119,7 +119,7 @@ def predict(
 
 
 def reference_forces(graphs: FrameGraphs) -> np.ndarray:
-    """Return the labelled forces of all frames [n_atoms, 3], eV/A; NaN if unknown."""
+    """Return the labeled forces of all frames [n_atoms, 3], eV/A; NaN if unknown."""
     return np.concatenate(
         [
             np.full_like(frame.positions, np.nan)

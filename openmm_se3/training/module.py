@@ -1,4 +1,4 @@
-"""One optimisation step and one validation, as a LightningModule.
+"""One optimization step and one validation, as a LightningModule.
 
 The module counts its own steps and keeps everything that a resumed run needs; Lightning
 moves data, runs the loops and calls the callbacks.
@@ -50,11 +50,11 @@ class DivergedError(RuntimeError):
 
 
 class TrainingModule(lightning.LightningModule):
-    """Trains a network on labelled frames.
+    """Trains a network on labeled frames.
 
     Args:
         network: The network, in the precision of training.
-        config: Settings of the optimisation.
+        config: Settings of the optimization.
         order: The batch of every step.
         train_graphs: Data to train on; names frames in messages.
         validation_graphs: Data to validate on.
@@ -101,7 +101,7 @@ class TrainingModule(lightning.LightningModule):
         self._clock = time.monotonic()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return the optimiser; Lightning moves its state with the weights."""
+        """Return the optimizer; Lightning moves its state with the weights."""
         return self.optimizer
 
     @property
@@ -323,7 +323,7 @@ class TrainingModule(lightning.LightningModule):
 def make_optimizer(
     network: SE3Transformer, config: TrainingConfig
 ) -> torch.optim.Optimizer:
-    """Return the optimiser of a network.
+    """Return the optimizer of a network.
 
     Every step changes a parameter by about its learning rate, whatever its size.
     Weights of the products in (2.6) are small and a thousand to a sum, which would grow

@@ -23,7 +23,7 @@ from openmm_se3.single_point import all_pairs_of
 from openmm_se3.single_point import evaluate as evaluate_symbols
 
 CLUSTER_ATOMS = 8  # at least; every element stands in the cluster twice or more
-CLUSTER_SPACING = (1.3, 1.9)  # nearest neighbour, in sums of covalent radii
+CLUSTER_SPACING = (1.3, 1.9)  # nearest neighbor, in sums of covalent radii
 CONTACT_DISTANCE = 1.9  # A, shortest distance of two molecules of a pair
 BOND_REACH = 1.3
 SMALL_MOLECULE = 5  # atoms; two of these also test forces between molecules
@@ -92,18 +92,18 @@ def pair_of(molecule: Structure, rng: np.random.Generator) -> Structure:
     """Return a molecule and a turned copy of it in contact."""
     turned = molecule.positions - molecule.positions.mean(axis=0)
     turned = turned @ random_rotation(rng).T
-    centred = molecule.positions - molecule.positions.mean(axis=0)
+    centered = molecule.positions - molecule.positions.mean(axis=0)
     direction = random_rotation(rng)[0]
     distance = 1.0
     while True:
         copy = turned + distance * direction
-        if _gap(centred, copy) >= CONTACT_DISTANCE:
+        if _gap(centered, copy) >= CONTACT_DISTANCE:
             break
         distance += 0.05
     return Structure(
         f"two {molecule.name}",
         np.tile(molecule.numbers, 2),
-        np.concatenate([centred, copy]),
+        np.concatenate([centered, copy]),
     )
 
 

@@ -101,7 +101,7 @@ def test_threads_do_not_change_the_result() -> None:
         assert torch.allclose(forces, expected[1], rtol=0.0, atol=1e-6)
 
 
-def test_pairs_by_cells_are_those_of_the_neighbour_list() -> None:
+def test_pairs_by_cells_are_those_of_the_neighbor_list() -> None:
     generator = torch.Generator().manual_seed(3)
     settings = settings_of(150, "double")
     module = build_module(settings)

@@ -35,7 +35,7 @@ from mutations import BINARY, KEEPS_FRAMES, TEXT
 from seeds import N_FRAMES, write_seeds
 
 from openmm_se3.cli import EXPECTED_ERRORS
-from openmm_se3.data.checks.units import findings
+from openmm_se3.data.checks.units import unit_checks
 from openmm_se3.data.frames import Frames
 from openmm_se3.data.labeling.label import read_structures
 from openmm_se3.data.load import Source, read_source
@@ -55,7 +55,7 @@ def read_labels(path: Path) -> int:
     """Read labels and use them as training does."""
     frames = read_source(Source(str(path))).frames
     if len(frames):
-        findings(frames)
+        unit_checks(frames)
     _neighbors(frames)
     return len(frames)
 

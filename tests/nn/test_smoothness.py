@@ -68,7 +68,7 @@ def across_the_cutoff(
 @both_precisions
 @both_paths
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_only_neighbour_crosses(
+def test_the_only_neighbor_crosses(
     variant: str, edges: Finder, dtype: torch.dtype
 ) -> None:
     network = random_network(dtype, **VARIANTS[variant])
@@ -84,7 +84,7 @@ def test_the_only_neighbour_crosses(
 
 @both_precisions
 @both_paths
-def test_one_of_many_neighbours_crosses(edges: Finder, dtype: torch.dtype) -> None:
+def test_one_of_many_neighbors_crosses(edges: Finder, dtype: torch.dtype) -> None:
     network = random_network(dtype)
     # The other atoms lie on the far side, out of the visitor's reach.
     species = torch.tensor([1, 0, 0, 1])
@@ -129,14 +129,14 @@ def slopes_of_pairs(
     )
     hook.remove()
     force = forces[1::2] @ direction()
-    directed = outputs[0][1:, ::2]  # degrees l > 0, which vanish without a neighbour
+    directed = outputs[0][1:, ::2]  # degrees l > 0, which vanish without a neighbor
     change = directed.diff(dim=1).abs().amax(dim=(0, 2))
     return force.diff().abs() / distances.diff(), change / distances.diff()
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_slopes_are_bounded_near_the_cutoff(seed: int) -> None:
-    """A lone neighbour that fades must not be blown up to order one first."""
+    """A lone neighbor that fades must not be blown up to order one first."""
     distances = torch.linspace(CUTOFF - 0.5, CUTOFF, 501, dtype=torch.float64)
     for kernel in ("depthwise", "full"):
         network = random_network(seed=seed, kernel=kernel)

@@ -146,9 +146,9 @@ def kernel(name: str, dtype: torch.dtype) -> tuple[Layer, list[int], list[int]]:
 
     def layer(features: Tensor, positions: Tensor) -> Tensor:
         edges = Directions(positions, dtype)
-        senders = features[:, edges.neighbor].transpose(0, 1)
+        neighbor_features = features[:, edges.neighbor].transpose(0, 1)
         psi = radial(edges.bessel, edges.envelope)
-        return body(basis(edges.harmonics), psi, senders).transpose(0, 1)
+        return body(basis(edges.harmonics), psi, neighbor_features).transpose(0, 1)
 
     degrees = list(range(LMAX + 1))
     return layer, degrees, degrees

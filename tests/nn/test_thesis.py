@@ -68,8 +68,8 @@ def test_attention_of_the_thesis_is_a_plain_softmax(layout: str) -> None:
     found = layer(features, harmonics, distance, envelope, pairs)
 
     radial = layer.radial(distance, torch.ones_like(envelope))
-    senders = features[:, neighbor].transpose(0, 1)
-    messages = layer.kernel(layer.basis(harmonics), radial, senders)
+    neighbor_features = features[:, neighbor].transpose(0, 1)
+    messages = layer.kernel(layer.basis(harmonics), radial, neighbor_features)
     keys, values = messages[..., :4], messages[..., 4:]
     queries = layer.query(features).transpose(0, 1)
     heads = torch.zeros(9, n_atoms, 4).double()

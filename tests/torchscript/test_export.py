@@ -79,7 +79,7 @@ def test_the_script_is_the_network_over_many_calls(
     random_model: Path, cell: Tensor | None, positions_dtype: torch.dtype
 ) -> None:
     """For any number of atoms in turn, as TorchScript recompiles itself on the way."""
-    import vesin_torch  # noqa: F401  (opens the neighbour list inside)
+    import vesin_torch  # noqa: F401  (opens the neighbor list inside)
 
     script = torch.jit.load(random_model / "model.pt")
     network = load_model(random_model).network(torch.float32)
@@ -120,7 +120,7 @@ def test_a_direct_head_costs_nothing_at_run_time() -> None:
         network = random_network(**changes)
         generic = torch.jit.script(modules.GenericForce(network).eval())
         generic.set_atoms(species, atoms, 0.0)
-        static = modules.specialise(network, species, atoms, 3, 0.0, positions)
+        static = modules.specialize(network, species, atoms, 3, 0.0, positions)
         counted.append([operations(module, positions) for module in (generic, static)])
         energies.append([module(positions)[0].item() for module in (generic, static)])
     assert counted[0] == counted[1]
@@ -141,7 +141,7 @@ def test_the_recorded_graph_can_be_captured_on_a_gpu(everything: bool) -> None:
     n_particles = 3 if everything else 4
     positions = torch.zeros(n_particles, 3, dtype=torch.float64)
     positions[:3] = 0.1 * torch.tensor(WATER)
-    module = modules.specialise(
+    module = modules.specialize(
         random_network(),
         torch.tensor([1, 0, 0]),
         torch.arange(3),
