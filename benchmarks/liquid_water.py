@@ -193,13 +193,13 @@ def draw(path: Path, results: Comparison) -> None:
     with pyplot.rc_context(STYLE):
         figure, panels = pyplot.subplots(1, 3, figsize=(10, 3), layout="constrained")
         for axes, name in zip(panels, results.found, strict=True):
-            for part, colour, label in (
+            for part, color, label in (
                 (results.expected[name], GREY, "frames, path integrals"),
                 (results.found[name], BLUE, "model, classical"),
             ):
-                axes.plot(part.r, part.g, color=colour, label=label)
+                axes.plot(part.r, part.g, color=color, label=label)
                 band = part.g - part.error, part.g + part.error
-                axes.fill_between(part.r, *band, color=colour, alpha=0.3, linewidth=0)
+                axes.fill_between(part.r, *band, color=color, alpha=0.3, linewidth=0)
             # Peaks within a molecule are far higher than all others.
             between = results.found[name].r > 1.7
             top = max(

@@ -149,7 +149,7 @@ def force_errors(
 def check_forces(
     topology: app.Topology, positions: np.ndarray, setting: Setting, model: str
 ) -> dict[str, dict[str, float]]:
-    """Return :func:`force_errors` of the model's molecule and of its neighbours."""
+    """Return :func:`force_errors` of the model's molecule and of its neighbors."""
     potential = SE3Potential(model, precision="double")
     system = make_system("mixed", topology, setting, potential)
     for force in system.getForces():
@@ -258,18 +258,18 @@ def draw(path: Path, nve: dict[str, Recording], npt: dict[str, Any]) -> None:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.0, 3.8), layout="constrained")
         left, right = figure.subplots(1, 2)
-        for name, colour in SYSTEMS.items():
+        for name, color in SYSTEMS.items():
             log = nve[name].log
             kt = BOLTZMANN_KJ_PER_MOL * TEMPERATURE
             scale = kt * nve[name].run["degrees_of_freedom"]
             change = (log["total_kj_per_mol"] - log["total_kj_per_mol"][0]) / scale
             time, label = log["time_ps"], LABELS[name]
-            left.plot(time, 1e3 * change, color=colour, lw=0.7, label=label)
+            left.plot(time, 1e3 * change, color=color, lw=0.7, label=label)
             if "rdf" not in npt[name]:
                 continue
             label = "TIP3P to TIP3P" if name == "TIP3P" else "model to TIP3P"
             rdf = npt[name]["rdf"]
-            right.plot(rdf["r"], rdf["g"], color=colour, lw=1.4, label=label)
+            right.plot(rdf["r"], rdf["g"], color=color, lw=1.4, label=label)
         left.set(xlabel="time (ps)", xlim=(0.0, None))
         left.set_ylabel(
             "change of the total energy, NVE\n(kT/1000 per degree of freedom)"

@@ -294,7 +294,7 @@ def draw(
 
 
 def mark(passed: bool | None) -> str:
-    """Return a verdict in colour, empty where there is no limit."""
+    """Return a verdict in color, empty where there is no limit."""
     return {True: "[green]pass[/]", False: "[bold red]fail[/]", None: ""}[passed]
 
 

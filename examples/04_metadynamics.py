@@ -62,18 +62,18 @@ for _ in range(STEPS // 20):
     distances.append(np.linalg.norm((x[0] - x[3]).value_in_unit(unit.angstrom)))
 counts, edges = np.histogram(distances, bins=np.arange(2.2, 6.25, 0.05))
 seen = counts > len(distances) // 1000
-centres = edges[:-1][seen] + 0.025
+centers = edges[:-1][seen] + 0.025
 direct = -0.0019872 * TEMPERATURE * np.log(counts[seen])  # kcal/mol
-offset = direct - np.interp(centres, grid, profiles[0])
+offset = direct - np.interp(centers, grid, profiles[0])
 direct -= offset.mean()  # its zero is free
 apart = np.abs(offset - offset.mean()).mean()
 for profile in profiles:
     print(f"5 A is {np.interp(5.0, grid, profile):.2f} kcal/mol above the minimum")
-print(f"without bias, {centres[0]:.2f} to {centres[-1]:.2f} A: {apart:.2f} apart")
+print(f"without bias, {centers[0]:.2f} to {centers[-1]:.2f} A: {apart:.2f} apart")
 axes = Figure(figsize=(5.0, 3.5), layout="constrained").add_subplot()
 axes.plot(grid, profiles[0], "C0", label=f"metadynamics, {STEPS / 1000:g} ps")
 axes.plot(grid, profiles[1], "C0--", label="once more")
-axes.plot(centres, direct, "C1o", ms=4, label=f"without bias, {STEPS / 2000:g} ps")
+axes.plot(centers, direct, "C1o", ms=4, label=f"without bias, {STEPS / 2000:g} ps")
 axes.set(xlabel="O-O distance (A)", ylabel="free energy (kcal/mol)", ylim=(-0.5, 8))
 axes.legend()
 axes.figure.savefig(arguments.out)

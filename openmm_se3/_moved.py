@@ -5,14 +5,18 @@ Importing an old name warns and gives the module of the new name, the same objec
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any, TypeVar, cast
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 PACKAGE = __package__
 MOVED = {
@@ -101,6 +105,31 @@ class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             stacklevel=2,
         )
         sys.modules[old] = importlib.import_module(new)
+
+
+def warn_renamed(old: str, new: str) -> None:
+    """Warn that a function or an argument has another name."""
+    warnings.warn(
+        f"{old} is {new} now; the old name goes with the next release",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+
+
+def renamed_argument(old: str, new: str) -> Callable[[F], F]:
+    """Let a function take a keyword argument by its old name, with a warning."""
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def renaming(*args: Any, **values: Any) -> Any:
+            if old in values:
+                warn_renamed(f"the argument {old}", new)
+                values[new] = values.pop(old)
+            return function(*args, **values)
+
+        return cast(F, renaming)
+
+    return decorate
 
 
 def install() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from openmm_se3.elements import SYMBOLS
+from openmm_se3.renamed_fields import FIELDS, accepts_old_names, with_new_names
 
 T = TypeVar("T")
 
@@ -17,6 +18,9 @@ T = TypeVar("T")
 # it has its default, so that older versions open what does not need it, and so that
 # fingerprints of older runs and models stay the same.
 ADDED = {"added": True}
+
+# What a network of a file of format version 1 has where it does not say.
+DEFAULTS_OF_VERSION_1 = {"self_interaction": "attentive"}
 
 # Sizes beyond which building the network alone takes minutes or all memory.
 LARGEST = {
@@ -34,7 +38,8 @@ MAX_DEGREE = 8
 def from_dict(cls: type[T], values: Mapping[str, Any], section: str) -> T:
     """Return a configuration dataclass made from plain values.
 
-    Lists become tuples where the field is a tuple, and integers become floats where the
+    Old names of fields become new ones, see :mod:`openmm_se3.renamed_fields`.  Lists
+    become tuples where the field is a tuple, and integers become floats where the
     field is a float, as YAML and JSON do not tell these apart.
 
     Args:
@@ -46,6 +51,8 @@ def from_dict(cls: type[T], values: Mapping[str, Any], section: str) -> T:
         ValueError: A key is unknown (the nearest known one is named), a required one is
             missing, or a value has the wrong type.
     """
+    if cls.__name__ in FIELDS:
+        values = with_new_names(cls.__name__, values)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
     for key in values:
@@ -120,6 +127,7 @@ def _convert(section: str, key: str, value: Any, hint: Any) -> Any:
     raise ValueError(f"{section}.{key} must be {expected}, got {value!r}")
 
 
+@accepts_old_names
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Everything that decides the shape and the equations of a network.
@@ -134,24 +142,25 @@ class ModelConfig:
         lmax: Highest degree l of hidden features.
         jmax: Highest degree J of the spherical harmonics in the kernels; None allows
             all that equation (2.2) has, up to 2 lmax.
-        mirror: Keep only kernels with even k + l + J, which makes the energy of mirror
-            images equal (equivariance under O(3), not only SO(3)).
+        symmetry: "O(3)" keeps only kernels with even k + l + J, which makes the energy
+            of mirror images equal; "SO(3)" has all, and only rotations are exact.
         kernel: "depthwise" (a radial function per path and channel, channels mixed on
             the atoms) or "full" (a radial function per path and pair of channels).
         envelope: "smooth" (everything fades before the cutoff) or "none": the energy
-            jumps when a neighbour crosses the cutoff, as in the thesis.
+            jumps when a neighbor crosses the cutoff, as in the thesis.
         radial_basis: "bessel" functions of the distance, or "distance" itself.
         radial_functions: Number of Bessel functions.
         radial_width: Width of the radial networks.
-        self_interaction: "attentive" (2.6, 2.7) or "linear" (a fixed mixing of
-            channels).
+        self_interaction: "linear" (a fixed mixing of channels) or "attentive" (2.6,
+            2.7), as in the thesis.
         self_interaction_width: Width of the network of (2.6).
         nonlinearity: "gate" (smooth at vanishing features) or "norm" (2.9).
         embedding: "learned" vector per element, or "one-hot".
         force_mode: "conservative" (-dE/dx), "direct" (type-1 outputs), or "both":
             conservative forces are the model's, direct ones estimate their error.
         energy_scale: Atomic energies are the network's outputs times this, eV.
-        wall: Add the repulsion of nuclei (ZBL) below bonding distances.
+        zbl: Add the repulsion of nuclei (Ziegler, Biersack, Littmark) below bonding
+            distances.
         attention: "bounded" (logits A tanh(q.k / (A sqrt(d))) with A = 10) or
             "softmax", which is (2.5) with logits q.k / sqrt(d), as in the thesis; it
             needs ``envelope: none``.
@@ -174,19 +183,19 @@ class ModelConfig:
     heads: int = 4
     lmax: int = 2
     jmax: int | None = None
-    mirror: bool = True
+    symmetry: typing.Literal["O(3)", "SO(3)"] = "O(3)"
     kernel: typing.Literal["depthwise", "full"] = "depthwise"
     envelope: typing.Literal["smooth", "none"] = "smooth"
     radial_basis: typing.Literal["bessel", "distance"] = "bessel"
     radial_functions: int = 8
     radial_width: int = 32
-    self_interaction: typing.Literal["attentive", "linear"] = "attentive"
+    self_interaction: typing.Literal["linear", "attentive"] = "linear"
     self_interaction_width: int = 32
     nonlinearity: typing.Literal["gate", "norm"] = "gate"
     embedding: typing.Literal["learned", "one-hot"] = "learned"
     force_mode: typing.Literal["conservative", "direct", "both"] = "conservative"
     energy_scale: float = 1.0
-    wall: bool = True
+    zbl: bool = True
     attention: typing.Literal["bounded", "softmax"] = dataclasses.field(
         default="bounded", metadata=ADDED
     )

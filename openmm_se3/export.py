@@ -166,7 +166,7 @@ def _check_generic(
         0.0,
     )
     eager = eager_force(network, settings)
-    # A triclinic box smaller than two cutoffs: several images of each neighbour count.
+    # A triclinic box smaller than two cutoffs: several images of each neighbor count.
     box = torch.tensor([[0.9, 0.0, 0.0], [0.2, 1.0, 0.0], [-0.1, 0.3, 1.1]]).double()
 
     def call(module: Any) -> Any:

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from openmm_se3.elements import COVALENT_RADII, chemical_symbol
 from openmm_se3.molecules import molecule_labels
-from openmm_se3.neighbors import neighbour_pairs
+from openmm_se3.neighbors import neighbor_pairs
 
 
 def box_of(topology: app.Topology) -> np.ndarray | None:
@@ -94,8 +94,10 @@ def closest_contact(
         (first, second), shifts = pairs.T, np.zeros(3)
     else:
         x, cell = (torch.from_numpy(np.array(a, dtype=float)) for a in (positions, box))
-        edges = neighbour_pairs(x, max(cutoff, PERIODIC_SEARCH), cell)
-        first, second, shifts = (edge.numpy() for edge in edges)
+        edges = neighbor_pairs(x, max(cutoff, PERIODIC_SEARCH), cell)
+        assert edges.shifts is not None
+        first, second = edges.center.numpy(), edges.neighbor.numpy()
+        shifts = edges.shifts.numpy()
     distances = np.linalg.norm(positions[second] - positions[first] + shifts, axis=1)
     limits = least * (radii[first] + radii[second])
     if molecules is not None:
@@ -116,7 +118,7 @@ def closest_contact(
 def molecules_of(topology: app.Topology) -> np.ndarray:
     """Return a number for the molecule of each atom [n_atoms].
 
-    It is -1 for atoms without a bond and for metals, whose neighbours are not known.
+    It is -1 for atoms without a bond and for metals, whose neighbors are not known.
     """
     pairs = [(first.index, second.index) for first, second in topology.bonds()]
     labels = molecule_labels(topology.getNumAtoms(), np.array(pairs))

@@ -34,7 +34,12 @@ import safetensors
 import safetensors.torch
 import torch
 
-from openmm_se3.config import ModelConfig, from_dict, to_dict
+from openmm_se3.config import (
+    DEFAULTS_OF_VERSION_1,
+    ModelConfig,
+    from_dict,
+    to_dict,
+)
 from openmm_se3.domain import Domain, domain_from_dict
 from openmm_se3.elements import ATOMIC_NUMBERS
 from openmm_se3.files import atomic_write
@@ -44,7 +49,7 @@ from openmm_se3.single_point import evaluate
 from openmm_se3.torch_state import usual_torch
 
 FORMAT = "openmm-se3 model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: new names of settings
 UNITS = {"length": "angstrom", "energy": "eV", "force": "eV/angstrom"}
 WEIGHTS, DESCRIPTION, SCRIPT = "weights.safetensors", "config.json", "model.pt"
 CHECKPOINTS = ("best.pt", "last.pt")  # of a training run
@@ -262,7 +267,8 @@ def _check(path: Path, description: bytes, weights: bytes) -> ModelFile:
     if not isinstance(metadata["model"], dict):
         raise ModelFileError(f"{path}: 'model' in {DESCRIPTION} is not an object")
     try:
-        config = from_dict(ModelConfig, metadata["model"], "model")
+        older = DEFAULTS_OF_VERSION_1 if version < FORMAT_VERSION else {}
+        config = from_dict(ModelConfig, {**older, **metadata["model"]}, "model")
     except ValueError as error:
         raise ModelFileError(f"{path}: {error}") from error
     _check_self_energies(path, config, metadata["self_energies"])

@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from openmm_se3.elements import COVALENT_RADII
-from openmm_se3.neighbors import neighbour_pairs
+from openmm_se3.neighbors import neighbor_pairs
 
 BOND = 1.3  # longest bond, of the sum of covalent radii; hydrogen bonds are at 1.8
 LEAST_SEARCH = 2.5  # A
@@ -60,8 +60,10 @@ def bonds_by_distance(
     else:
         # The list has images too; many tiny cells would take longer.
         x, cell = (torch.from_numpy(np.array(a, dtype=float)) for a in (positions, box))
-        edges = neighbour_pairs(x, max(cutoff, LEAST_SEARCH), cell)
-        first, second, shifts = (edge.numpy() for edge in edges)
+        edges = neighbor_pairs(x, max(cutoff, LEAST_SEARCH), cell)
+        assert edges.shifts is not None
+        first, second = edges.center.numpy(), edges.neighbor.numpy()
+        shifts = edges.shifts.numpy()
         vectors = positions[second] - positions[first] + shifts
     near = np.linalg.norm(vectors, axis=1) < BOND * (radii[first] + radii[second])
     bonds = np.stack([first[near], second[near]], axis=1).astype(int)

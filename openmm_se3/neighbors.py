@@ -1,47 +1,65 @@
-"""Edges of a set of atoms: all pairs, or neighbours within a cutoff.
+"""Edges of a set of atoms: all pairs, or neighbors within a cutoff.
 
-These are as many as there are (``neighbour_pairs``), or as many as there is room for
+These are as many as there are (``neighbor_pairs``), or as many as there is room for
 (``fixed_pairs``), which can be recorded once for all positions.
 
-An edge goes from a neighbour j to a centre i and carries the vector x_j - x_i + shift,
-where the shift is a lattice vector.  Edges are sorted by centre, unless ``in_pairs``
+An edge goes from a neighbor j to a center i and carries the vector x_j - x_i + shift,
+where the shift is a lattice vector.  Edges are sorted by center, unless ``in_pairs``
 has put them in another order.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-# Room for neighbours of atoms half as dense again as those of water, in an A^3.
+from openmm_se3._moved import warn_renamed
+
+# Room for neighbors of atoms half as dense again as those of water, in an A^3.
 DENSITY_OF_ROOM = 0.15
 # A box may shrink to this share of its length before images are missed.
 SHRINKAGE = 0.9
 # Longest position or box vector, A: beyond, the integers of a cell list overflow.
 MAX_LENGTH = 1e6
-# Thinnest box, in cutoffs: below, an atom has millions of images as neighbours.
+# Thinnest box, in cutoffs: below, an atom has millions of images as neighbors.
 MIN_WIDTH = 0.01
 
 
-def all_pairs(
-    n_atoms: int, device: torch.device | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return centre and neighbour [n_atoms (n_atoms - 1)] of every ordered pair."""
+# Not with ``from __future__ import annotations``, which TorchScript cannot read here.
+class Edges(NamedTuple):
+    """Edges of a set of atoms, and the order that they are in.
+
+    Attributes:
+        center: Atom i of each edge [n_edges].
+        neighbor: Atom j of each edge [n_edges].
+        shifts: Lattice vector added to x_j - x_i [n_edges, 3], A; None without a box.
+        layout: "list": any order.  "dense": every atom has as many edges, at least one,
+            sorted by center.  "paired": the second half of the edges are those of the
+            first, reversed.
+    """
+
+    center: Tensor
+    neighbor: Tensor
+    shifts: Tensor | None = None
+    layout: str = "list"
+
+
+def all_pairs(n_atoms: int, device: torch.device | None = None) -> Edges:
+    """Return the n_atoms (n_atoms - 1) ordered pairs of atoms, as dense edges."""
     index = torch.arange(n_atoms, device=device)
-    centre = index.repeat_interleave(max(n_atoms - 1, 0))
-    neighbour = index.repeat(n_atoms, 1)[~torch.eye(n_atoms, dtype=torch.bool)]
-    return centre, neighbour
+    center = index.repeat_interleave(max(n_atoms - 1, 0))
+    neighbor = index.repeat(n_atoms, 1)[~torch.eye(n_atoms, dtype=torch.bool)]
+    return Edges(center, neighbor, layout="dense" if n_atoms > 1 else "list")
 
 
-def neighbour_pairs(
+def neighbor_pairs(
     positions: Tensor, cutoff: float, cell: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Edges:
     """Return the edges within a cutoff, found by vesin's cell list.
 
-    A box smaller than twice the cutoff gives an atom several images of a neighbour, and
+    A box smaller than twice the cutoff gives an atom several images of a neighbor, and
     of itself, as it should.
 
     Args:
@@ -50,7 +68,7 @@ def neighbour_pairs(
         cell: Lattice vectors as rows [3, 3], A; None without a box.
 
     Returns:
-        centre [n_edges], neighbour [n_edges], shifts [n_edges, 3] in A.
+        Edges with shifts, also without a box.
 
     Raises:
         ValueError: Positions or box are beyond what a cell list can hold.
@@ -59,7 +77,7 @@ def neighbour_pairs(
 
     _check_lengths(positions, cutoff, cell)
     box = torch.zeros(3, 3, dtype=torch.float64) if cell is None else cell
-    centre, neighbour, shifts = NeighborList(
+    center, neighbor, shifts = NeighborList(
         cutoff, full_list=True, sorted=True
     ).compute(
         points=positions.detach().to(torch.float64),
@@ -68,7 +86,17 @@ def neighbour_pairs(
         quantities="ijS",
     )
     lattice = shifts.to(torch.float64) @ box.to(torch.float64).to(positions.device)
-    return centre, neighbour, lattice.to(positions.dtype)
+    return Edges(center, neighbor, lattice.to(positions.dtype))
+
+
+def neighbour_pairs(
+    positions: Tensor, cutoff: float, cell: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return center, neighbor and shifts of :func:`neighbor_pairs`; an old name."""
+    warn_renamed("neighbour_pairs", "neighbor_pairs")
+    center, neighbor, shifts, _ = neighbor_pairs(positions, cutoff, cell)
+    assert shifts is not None
+    return center, neighbor, shifts
 
 
 def _check_lengths(positions: Tensor, cutoff: float, cell: Tensor | None) -> None:
@@ -103,35 +131,35 @@ class Capacity:
     """How many edges there is room for.
 
     Attributes:
-        neighbours: Of each atom.
+        neighbors: Of each atom.
         images: Images of an atom that are looked at along each lattice vector; those
             within ``images / 2`` times the distance of lattice planes are all found.
     """
 
-    neighbours: int
+    neighbors: int
     images: tuple[int, int, int] = (1, 1, 1)
 
     @classmethod
     def of(
-        cls, n_atoms: int, cutoff: float, cell: Tensor | None, neighbours: int
-    ) -> Capacity:
-        """Return room for neighbours within a cutoff, in boxes a tenth shorter too.
+        cls, n_atoms: int, cutoff: float, cell: Tensor | None, neighbors: int
+    ) -> "Capacity":
+        """Return room for neighbors within a cutoff, in boxes a tenth shorter too.
 
         Args:
             n_atoms: Number of atoms.
             cutoff: Largest distance, A.
             cell: Lattice vectors as rows [3, 3], A; None without a box.
-            neighbours: Of each atom, at most; fewer where there are not so many.
+            neighbors: Of each atom, at most; fewer where there are not so many.
         """
         if cell is None:
-            return cls(min(neighbours, n_atoms - 1))
+            return cls(min(neighbors, n_atoms - 1))
         planes = SHRINKAGE * plane_distances(torch.linalg.inv(cell))
         x, y, z = (math.ceil(2.0 * cutoff / float(distance)) for distance in planes)
-        return cls(min(neighbours, n_atoms * x * y * z - 1), (x, y, z))
+        return cls(min(neighbors, n_atoms * x * y * z - 1), (x, y, z))
 
 
 def default_room(cutoff: float) -> int:
-    """Return room for the neighbours of an atom within a cutoff, A."""
+    """Return room for the neighbors of an atom within a cutoff, A."""
     return math.ceil(DENSITY_OF_ROOM * 4.0 / 3.0 * math.pi * cutoff**3)
 
 
@@ -157,7 +185,7 @@ def inverse_of_triangle(cell: Tensor) -> Tensor:
 
 def fixed_pairs(
     positions: Tensor, cutoff: float, cell: Tensor | None, capacity: Capacity
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Edges, Tensor]:
     """Return as many edges as there is room for, all that are within a cutoff first.
 
     No shape depends on the positions, and nothing waits for a number.  Room that is
@@ -171,13 +199,12 @@ def fixed_pairs(
         capacity: How many edges there is room for.
 
     Returns:
-        centre [n_edges], neighbour [n_edges] and shifts [n_edges, 3] in A, where
-        n_edges is n_atoms times ``capacity.neighbours``; and in ``needed`` [2] what
-        all would have taken: neighbours of the atom that has most, and the cutoff as
-        a share of the distance that was searched.  Above the neighbours there is room
-        for, or above 1, some are missing.
+        Dense edges with shifts, n_atoms times ``capacity.neighbors`` of them; and in
+        ``needed`` [2] what all would have taken: neighbors of the atom that has most,
+        and the cutoff as a share of the distance that was searched.  Above the
+        neighbors there is room for, or above 1, some are missing.
     """
-    n_atoms, room = len(positions), capacity.neighbours
+    n_atoms, room = len(positions), capacity.neighbors
     atoms = torch.arange(n_atoms, device=positions.device)
     vectors = positions - positions.unsqueeze(1)  # x_j - x_i [n_atoms, n_atoms, 3]
     searched = positions.new_zeros(())
@@ -199,46 +226,46 @@ def fixed_pairs(
     itself = (atoms == atoms.unsqueeze(1)).unsqueeze(2) & (steps == 0.0).all(-1)
     within = ((vectors.square().sum(-1) < cutoff**2) & ~itself).flatten(1)
     n_images, n_candidates = steps.shape[2], within.shape[1]
-    # Each candidate within the cutoff goes to the next free place of its centre; the
+    # Each candidate within the cutoff goes to the next free place of its center; the
     # others, and those that find none, to one more place that is cut off.
     found = within.cumsum(1)
     place = torch.where(within & (found <= room), found - 1, room)
     number = torch.arange(n_candidates, device=positions.device).expand_as(place)
     nobody = torch.full_like(place[:, :1], n_candidates).expand(-1, room + 1)
     chosen = nobody.scatter(1, place, number)[:, :room].flatten()
-    centre = atoms.repeat_interleave(room)
+    center = atoms.repeat_interleave(room)
     empty = chosen == n_candidates
     candidate = torch.where(empty, 0, chosen)
-    neighbour = torch.where(empty, centre, candidate // n_images)
-    step = steps.flatten(0, 2).index_select(0, centre * n_candidates + candidate)
+    neighbor = torch.where(empty, center, candidate // n_images)
+    step = steps.flatten(0, 2).index_select(0, center * n_candidates + candidate)
     beyond = positions.new_tensor([2.0 * cutoff, 0.0, 0.0])
     shifts = torch.where(empty.unsqueeze(1), beyond, step @ lattice)
     most = found[:, -1].max().to(positions.dtype)
-    return centre, neighbour, shifts, torch.stack([most, searched])
+    edges = Edges(center, neighbor, shifts, "dense")
+    return edges, torch.stack([most, searched])
 
 
-def in_pairs(
-    centre: Tensor, neighbour: Tensor, shifts: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def in_pairs(edges: Edges) -> Edges:
     """Return edges so that the second half are those of the first half, reversed.
 
     What depends on the distance alone is then computed for one half.
 
     Args:
-        centre: Atom i of each edge [n_edges].
-        neighbour: Atom j of each edge [n_edges]; every edge has its reverse.
-        shifts: Lattice vector of each edge [n_edges, 3].
+        edges: Edges with shifts; every edge has its reverse.
 
     Raises:
         ValueError: There are not as many edges of one direction as of the other.
     """
+    center, neighbor, shifts = edges.center, edges.neighbor, edges.shifts
+    assert shifts is not None
     # Of an atom's own images the one whose shift has its first nonzero component above
     # zero comes first.
     x, y, z = shifts.unbind(1)
     own = (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))
-    is_first = (centre < neighbour) | ((centre == neighbour) & own)
+    is_first = (center < neighbor) | ((center == neighbor) & own)
     first = is_first.nonzero().squeeze(1)
-    i, j, shift = (part.index_select(0, first) for part in (centre, neighbour, shifts))
-    if 2 * len(i) != len(centre):
-        raise ValueError("some edges lack their reverse: take a full neighbour list")
-    return torch.cat([i, j]), torch.cat([j, i]), torch.cat([shift, -shift])
+    i, j, shift = (part.index_select(0, first) for part in (center, neighbor, shifts))
+    if 2 * len(i) != len(center):
+        raise ValueError("some edges lack their reverse: take a full neighbor list")
+    pairs = torch.cat([i, j]), torch.cat([j, i]), torch.cat([shift, -shift])
+    return Edges(*pairs, layout="paired")

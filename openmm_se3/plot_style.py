@@ -1,4 +1,4 @@
-"""What all figures share: colours, style and axes of losses and errors."""
+"""What all figures share: colors, style and axes of losses and errors."""
 
 from __future__ import annotations
 

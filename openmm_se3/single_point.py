@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from openmm_se3.neighbors import all_pairs, neighbour_pairs
+from openmm_se3.neighbors import Edges, all_pairs, neighbor_pairs
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.torch_state import usual_torch
 
@@ -30,12 +31,10 @@ def evaluate(
     """
     n_atoms = len(symbols)
     if box is None and n_atoms <= DENSE_ATOMS:
-        pairs = all_pairs_of(network, symbols, positions)
-        energy, forces = network.energy_and_forces(*pairs, dense=n_atoms > 1)
+        atoms = all_pairs_of(network, symbols, positions)
     else:
-        energy, forces = network.energy_and_forces(
-            *neighbours_of(network, symbols, positions, box)
-        )
+        atoms = neighbors_of(network, symbols, positions, box)
+    energy, forces = ForceField(network)(*atoms)
     return energy.item(), forces.double().numpy()
 
 
@@ -58,19 +57,11 @@ def strain_derivative(
         positions: Positions [n_atoms, 3], A.
         box: Box vectors as rows [3, 3], A; None without a box.
     """
-    x, species, centre, neighbour, shifts = neighbours_of(
-        network, symbols, positions, box
-    )
-    vectors = network.edge_vectors(x, centre, neighbour, shifts).detach()
-    _, slope, _ = network.energies_and_slope(
-        species,
-        vectors,
-        centre,
-        neighbour,
-        create_graph=False,
-        dense=False,
-        paired=False,
-        head=False,
+    x, species, edges = neighbors_of(network, symbols, positions, box)
+    field = ForceField(network)
+    vectors = field.edge_vectors(x, edges).detach()
+    _, slope, _ = field.energies_and_slope(
+        species, vectors, edges, create_graph=False, head=False
     )
     derivative = vectors.detach().double().T @ slope.double()
     return (0.5 * (derivative + derivative.T)).numpy()
@@ -87,30 +78,30 @@ def force_disagreement(
         symbols: Chemical symbols [n_atoms].
         positions: Positions [n_atoms, 3], A.
     """
-    _, forces, direct = network.energy_and_both_forces(
-        *neighbours_of(network, symbols, positions, None)
+    _, forces, direct = ForceField(network).with_direct_forces(
+        *neighbors_of(network, symbols, positions, None)
     )
     return (direct - forces).double().norm(dim=1).numpy()
 
 
 def all_pairs_of(
     network: SE3Transformer, symbols: list[str], positions: np.ndarray
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return positions [n_atoms, 3], A, species, centre and neighbour of all pairs."""
+) -> tuple[torch.Tensor, torch.Tensor, Edges]:
+    """Return positions [n_atoms, 3], A, species and all pairs of atoms."""
     x, species = tensors_of(network, symbols, positions)
-    return x, species, *all_pairs(len(symbols))
+    return x, species, all_pairs(len(symbols))
 
 
-def neighbours_of(
+def neighbors_of(
     network: SE3Transformer,
     symbols: list[str],
     positions: np.ndarray,
     box: np.ndarray | None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return positions, species, and edges within the cutoff with their shifts, A."""
+) -> tuple[torch.Tensor, torch.Tensor, Edges]:
+    """Return positions [n_atoms, 3], A, species and edges within the cutoff."""
     x, species = tensors_of(network, symbols, positions)
     cell = None if box is None else torch.tensor(box, dtype=torch.float64)
-    return x, species, *neighbour_pairs(x, network.config.cutoff, cell)
+    return x, species, neighbor_pairs(x, network.config.cutoff, cell)
 
 
 def tensors_of(

@@ -20,6 +20,7 @@ from openmm_se3.force import evaluator
 from openmm_se3.force.memory import NotEnoughMemoryError
 from openmm_se3.model_file import load_model
 from openmm_se3.neighbors import all_pairs
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.torchscript.build import DENSE_ATOMS
 from openmm_se3.units import EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM, EV_TO_KJ_PER_MOL
 
@@ -212,13 +213,13 @@ def test_an_odd_number_of_electrons_is_warned_of_once(singlet: SE3Potential) -> 
 # -------------------------------------------------------------- engines and size
 
 
-def test_many_atoms_take_a_neighbour_list(
+def test_many_atoms_take_a_neighbor_list(
     potential: SE3Potential, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     n_molecules = DENSE_ATOMS // 3 + 1
     species, x = water_cluster(n_molecules)
     network = load_model_network(potential)
-    energy, forces = network.energy_and_forces(x, species, *all_pairs(len(x)))
+    energy, forces = ForceField(network)(x, species, all_pairs(len(x)))
     monkeypatch.setattr("openmm_se3.single_point.all_pairs", None)
     numbers = n_molecules * [8, 1, 1]
     found, found_forces = potential.energy_and_forces(numbers, x.numpy())

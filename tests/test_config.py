@@ -13,7 +13,7 @@ from openmm_se3.config import ModelConfig, from_dict, to_dict
 
 
 def test_round_trip_through_json() -> None:
-    config = small_config(jmax=3, mirror=False, kernel="full")
+    config = small_config(jmax=3, symmetry="SO(3)", kernel="full")
     assert (
         from_dict(ModelConfig, json.loads(json.dumps(to_dict(config))), "model")
         == config
@@ -41,7 +41,7 @@ def test_numbers_of_yaml() -> None:
         ({"cutoff": True}, "cutoff must be float, got True"),
         ({"cutoff": False}, "cutoff must be float, got False"),
         ({"cutoff": None}, "cutoff must be float, got None"),
-        ({"mirror": 1}, "mirror must be bool, got 1"),
+        ({"zbl": 1}, "zbl must be bool, got 1"),
         ({"jmax": 2.5}, "jmax must be .*int.*None.*, got 2.5"),
         ({"kernel": "wide"}, r"kernel must be one of \['depthwise', 'full'\]"),
         ({"elements": "HO"}, "elements must be .*, got 'HO'"),

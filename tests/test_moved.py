@@ -3,10 +3,16 @@
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+from random_model import random_network, water_cluster
 
+from openmm_se3 import SE3Potential
 from openmm_se3._moved import MOVED
+from openmm_se3.neighbors import all_pairs, neighbor_pairs, neighbour_pairs
+from openmm_se3.nn.force_field import ForceField
 
 
 @pytest.mark.parametrize("old", MOVED)
@@ -23,3 +29,28 @@ def test_an_old_name_warns_and_gives_the_new_module(old):
 def test_new_names_do_not_warn():
     code = "import openmm_se3.data.frames, openmm_se3.nn.transformer"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_old_functions_of_the_network_give_the_same() -> None:
+    network = random_network()
+    species, positions = water_cluster(2)
+    with pytest.warns(DeprecationWarning, match="neighbor_pairs"):
+        edges = neighbour_pairs(positions, 4.0)
+    for old, new in zip(edges, neighbor_pairs(positions, 4.0), strict=False):
+        assert torch.equal(old, new)
+    center, neighbor, _, _ = pairs = all_pairs(len(species))
+    expected = ForceField(network)(positions, species, pairs)
+    with pytest.warns(DeprecationWarning, match="ForceField"):
+        found = network.energy_and_forces(
+            positions, species, center, neighbor, dense=True
+        )
+    for old, new in zip(found, expected, strict=True):
+        assert torch.equal(old, new)
+
+
+def test_the_old_name_of_an_argument(smallest_model: Path) -> None:
+    with (
+        pytest.warns(DeprecationWarning, match="neighbors"),
+        pytest.raises(ValueError, match="cudaGraphs=True"),
+    ):
+        SE3Potential(smallest_model, neighbours=8)  # type: ignore[call-arg]

@@ -185,7 +185,7 @@ def test_the_check_runs_the_commands_of_the_readme() -> None:
 PIPELINE = (
     ("_moved", "version", "units", "elements", "files", "signals", "threads"),
     ("available_memory",),
-    ("torch_state",),
+    ("renamed_fields", "torch_state"),
     ("structure_text", "water_molecule"),
     ("config", "neighbors", "shipped", "molecules", "domain", "geometry"),
     ("plot_style", "nn"),

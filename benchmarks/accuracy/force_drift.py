@@ -191,11 +191,11 @@ def draw(path: Path, results: dict[tuple[str, str], dict[str, Any]]) -> None:
 
 def _panel(axes: Axes, system: str, runs: dict[str, dict[str, Any]]) -> None:
     for mode, run in runs.items():
-        colour, line = MODES[mode], run["line"]
+        color, line = MODES[mode], run["line"]
         unit = " kT/ns/dof" if len(line) else ""
         label = f"{mode} forces: {drift_text(run)}{unit}"
-        axes.plot(run["time"], run["energy"], color=colour, lw=0.6, alpha=0.6)
-        axes.plot(run["time"][: len(line)], line, color=colour, lw=1.8, label=label)
+        axes.plot(run["time"], run["energy"], color=color, lw=0.6, alpha=0.6)
+        axes.plot(run["time"][: len(line)], line, color=color, lw=1.8, label=label)
     axes.set(xlabel="time (ps)", xlim=(0.0, None))
     few_ticks(axes.xaxis)
     few_ticks(axes.yaxis)

@@ -63,8 +63,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "norm nonlinearity": {"nonlinearity": "norm"},
     "distance as radial basis": {"radial_basis": "distance"},
     "one-hot species": {"embedding": "one-hot"},
-    "linear self-interaction": {"self_interaction": "linear"},
-    "both parities": {"mirror": False},
+    "attentive self-interaction": {"self_interaction": "attentive"},
+    "both parities": {"symmetry": "SO(3)"},
     "all harmonics": {"jmax": None},
 }
 

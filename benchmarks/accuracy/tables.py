@@ -147,9 +147,9 @@ def plot(path: Path, results: dict[str, list[dict[str, Any]]]) -> None:
             for row in rows:
                 minutes = [point["seconds"] / 60.0 for point in row["curve"]]
                 values = [point["force_mae"] for point in row["curve"]]
-                colour = f"C{list(ENVIRONMENTS).index(row['key'])}"
+                color = f"C{list(ENVIRONMENTS).index(row['key'])}"
                 (lines[row["key"]],) = axes.plot(
-                    minutes, values, color=colour, marker=".", label=LABELS[row["key"]]
+                    minutes, values, color=color, marker=".", label=LABELS[row["key"]]
                 )
             axes.set(title=name, xlabel="training time (minutes)", xlim=(0.0, None))
             logarithmic(axes, (p["force_mae"] for row in rows for p in row["curve"]))

@@ -201,7 +201,7 @@ def draw(results: Results, path: Path) -> None:
         figure = Figure(figsize=(6.4, 4.4), layout="constrained")
         axes = figure.subplots()
         for name, contender in CONTENDERS.items():
-            colour, marker = STYLES[name]
+            color, marker = STYLES[name]
             label: str | None = contender.label
             # A gap parts clusters from boxes.
             for sizes in (VACUUM, PERIODIC):
@@ -220,10 +220,10 @@ def draw(results: Results, path: Path) -> None:
                         [1e3 * (r["seconds"] - r["fastest"]) for r in rows.values()],
                         [1e3 * (r["slowest"] - r["seconds"]) for r in rows.values()],
                     ],
-                    color=colour,
+                    color=color,
                     marker=marker,
                     markersize=4.5,
-                    markerfacecolor=colour if name in FILLED else "white",
+                    markerfacecolor=color if name in FILLED else "white",
                     linewidth=1.2,
                     elinewidth=0.8,
                     label=label,

@@ -60,7 +60,8 @@ def full(topology: app.Topology, positions: np.ndarray, job: Job) -> Made:
         heads=8,
         lmax=2,
         kernel="full",
-        mirror=False,
+        symmetry="SO(3)",
+        self_interaction="attentive",
     )
     network = SE3Transformer(config).float()
     checkpoint = {

@@ -37,14 +37,15 @@ from sizes import cluster, liquid  # noqa: E402
 
 from openmm_se3 import SE3Potential  # noqa: E402
 from openmm_se3.benchmark import machine  # noqa: E402
-from openmm_se3.benchmark.timing import Stepper, summary, take_turns  # noqa: E402
+from openmm_se3.benchmark.timing import Stepper, interleave, summary  # noqa: E402
 from openmm_se3.compiled.library import CompileError  # noqa: E402
 from openmm_se3.files import atomic_write  # noqa: E402
 from openmm_se3.force.backends import BACKENDS  # noqa: E402
 from openmm_se3.force.memory import NotEnoughMemoryError  # noqa: E402
 from openmm_se3.geometry import box_of  # noqa: E402
 from openmm_se3.model_file import load_model  # noqa: E402
-from openmm_se3.neighbors import all_pairs, neighbour_pairs  # noqa: E402
+from openmm_se3.neighbors import all_pairs, neighbor_pairs  # noqa: E402
+from openmm_se3.nn.force_field import ForceField  # noqa: E402
 from openmm_se3.simulation.platforms import named_platform  # noqa: E402
 from openmm_se3.torchscript.self_check import ExportError  # noqa: E402
 from openmm_se3.validation.contexts import energy_and_forces_of  # noqa: E402
@@ -106,11 +107,11 @@ def arithmetic(model: str, topology: app.Topology, positions: np.ndarray) -> int
     species = torch.tensor([elements.index(a.element.symbol) for a in topology.atoms()])
     x = torch.from_numpy(positions).float()
     box = box_of(topology)
-    edges: tuple[torch.Tensor, ...] = all_pairs(len(x))
+    edges = all_pairs(len(x))
     if box is not None:
-        edges = neighbour_pairs(x, network.config.cutoff, torch.from_numpy(box))
+        edges = neighbor_pairs(x, network.config.cutoff, torch.from_numpy(box))
     with FlopCounterMode(display=False) as counter:
-        network.energy_and_forces(x, species, *edges)
+        ForceField(network)(x, species, edges)
     return int(counter.get_total_flops())
 
 
@@ -125,7 +126,7 @@ def matrix_speed(device: str) -> float:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    (rounds,) = take_turns([multiply], rounds=5, seconds=0.2)
+    (rounds,) = interleave([multiply], rounds=5, seconds=0.2)
     return float(2 * rows**3 / summary(rounds)["seconds"])
 
 
@@ -198,7 +199,7 @@ def measure(
         abs(energy_and_forces_of(stepper.context)[1] - reference).max()
         for _, stepper in ready
     ]
-    times = take_turns([s.step for _, s in ready], rounds, seconds)
+    times = interleave([s.step for _, s in ready], rounds, seconds)
     for (route, stepper), off, own in zip(ready, error, times, strict=True):
         measured = summary(own)
         yield {

@@ -27,7 +27,8 @@ sys.path.append(str(Path(__file__).parent))
 import roofline  # noqa: E402
 
 from openmm_se3.model_file import PRECISIONS, load_model  # noqa: E402
-from openmm_se3.neighbors import default_room, neighbour_pairs  # noqa: E402
+from openmm_se3.neighbors import default_room, neighbor_pairs  # noqa: E402
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.transformer import SE3Transformer  # noqa: E402
 from openmm_se3.triton import kernels  # noqa: E402
 from openmm_se3.triton.force import triton_force  # noqa: E402
@@ -87,8 +88,8 @@ def difference(
     x = x.to(PRECISIONS[precision]).double() * NM_TO_ANGSTROM
     if box is not None:
         box = (box / NM_TO_ANGSTROM).to(PRECISIONS[precision]).double() * NM_TO_ANGSTROM
-    edges = neighbour_pairs(x, network.config.cutoff, box)
-    energy, forces = network.energy_and_forces(x, species, *edges)
+    edges = neighbor_pairs(x, network.config.cutoff, box)
+    energy, forces = ForceField(network)(x, species, edges)
     found, found_forces = step_of(network, precision, n_atoms, boxed, device)()
     off = abs(float(found) / EV_TO_KJ_PER_MOL - float(energy)) / n_atoms
     found_forces = found_forces.cpu().double() / EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM

@@ -260,7 +260,7 @@ def tensornet(topology: app.Topology, positions: np.ndarray, job: Job) -> Made:
 
 
 class NvidiaForce:
-    """What a PythonForce calls: NVIDIA's network on a graph of our neighbour list.
+    """What a PythonForce calls: NVIDIA's network on a graph of our neighbor list.
 
     Args:
         network: A :class:`nvidia_network.ForceField` for hydrogen and oxygen.
@@ -297,7 +297,7 @@ class NvidiaForce:
 
 
 def nvidia(topology: app.Topology, positions: np.ndarray, job: Job) -> Made:
-    """NVIDIA's network, which comes without neighbours, forces and OpenMM."""
+    """NVIDIA's network, which comes without neighbors, forces and OpenMM."""
     from nvidia_network import ForceField
 
     cutoff = 5.0

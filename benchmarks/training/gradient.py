@@ -19,6 +19,7 @@ from torch import Tensor
 
 from openmm_se3.compiled.training import CompiledBatches
 from openmm_se3.model_file import load_model
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.training.batches import GraphTensors, Interval, loader, take_apart
 from openmm_se3.training.config import TrainingConfig
@@ -39,9 +40,7 @@ def gradient(
 ) -> Tensor:
     """Return the derivatives of a batch's loss by all weights, float64."""
     if compiled is None:
-        energies, forces = network.energy_and_forces(
-            **vars(tensors), create_graph=True, paired=True
-        )
+        energies, forces = ForceField(network)(**vars(tensors), create_graph=True)
     else:
         energies, forces = compiled.energy_and_forces(network, **vars(tensors))
     expected = labels["energy"], labels["forces"]

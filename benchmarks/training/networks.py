@@ -19,6 +19,7 @@ from torch import Tensor
 
 from openmm_se3.data.formats.hdf5 import read_hdf5
 from openmm_se3.data.frames import Frames
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.training.batches import FrameGraphs
 
 DATA = Path(__file__).parents[2] / "models/water/data"
@@ -97,7 +98,6 @@ def ours(engine: str, **changes: Any) -> Callable[[Batch, Job], Made]:
         from openmm_se3.config import ModelConfig
         from openmm_se3.nn.transformer import SE3Transformer
         from openmm_se3.training.batches import graph_tensors
-        from openmm_se3.training.module import energies_only
 
         config = ModelConfig(
             elements=ELEMENTS,
@@ -107,7 +107,7 @@ def ours(engine: str, **changes: Any) -> Callable[[Batch, Job], Made]:
             key_channels=CHANNELS // 2,
             heads=HEADS,
             lmax=LMAX,
-            **changes,
+            **{"self_interaction": "attentive", **changes},
         )
         network = SE3Transformer(config).float()
         tensors = graph_tensors(batch.graph)
@@ -120,10 +120,11 @@ def ours(engine: str, **changes: Any) -> Callable[[Batch, Job], Made]:
             compiled = CompiledBatches(network)
             return network, compiled_predict
         if job.task == "energy":
-            return network, lambda: (energies_only(network, tensors), None)
-        return network, lambda: network.energy_and_forces(
-            **vars(tensors), create_graph=True, paired=True
-        )
+            return network, lambda: (
+                ForceField(network).energies(**vars(tensors)),
+                None,
+            )
+        return network, lambda: ForceField(network)(**vars(tensors), create_graph=True)
 
     return make
 
@@ -211,7 +212,7 @@ NETWORKS = {
     "full": Network(
         "ours, full kernels, PyTorch",
         "ours",
-        ours("pytorch", kernel="full", mirror=False),
+        ours("pytorch", kernel="full", symmetry="SO(3)"),
     ),
     "mace": Network("MACE", "mace", mace),
     "nvidia": Network("NVIDIA's", "nvidia", nvidia),

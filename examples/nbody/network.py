@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nbody.particles import HALF_WIDTH
 from openmm_se3.config import ModelConfig
-from openmm_se3.neighbors import all_pairs
+from openmm_se3.neighbors import Edges, all_pairs
 from openmm_se3.nn.attention import AttentionLayer, max_harmonic
 from openmm_se3.nn.kernel import SphericalHarmonics
 from openmm_se3.nn.layers import Gate
@@ -36,7 +36,8 @@ def layer_config(**changes: object) -> ModelConfig:
         "lmax": 2,
         "jmax": 2,
         "radial_functions": 16,
-        "wall": False,
+        "zbl": False,
+        "self_interaction": "attentive",
     }
     return ModelConfig(**{**shape, **changes})  # type: ignore[arg-type]
 
@@ -74,11 +75,11 @@ class ParticleTransformer(nn.Module):
             charges: Charges [n, n_particles], +1 or -1.
         """
         n, n_particles, _ = positions.shape
-        centre, neighbour = all_pairs(n_particles, positions.device)
+        center, neighbor, _, _ = all_pairs(n_particles, positions.device)
         first = n_particles * torch.arange(n, device=positions.device)[:, None]
-        centre, neighbour = (first + centre).flatten(), (first + neighbour).flatten()
+        edges = Edges((first + center).flatten(), (first + neighbor).flatten())
         x, v = positions.flatten(0, 1), velocities.flatten(0, 1)
-        vectors = x.index_select(0, neighbour) - x.index_select(0, centre)
+        vectors = x.index_select(0, edges.neighbor) - x.index_select(0, edges.center)
         distance = torch.sqrt(vectors.square().sum(1) + DISTANCE_EPSILON)
         harmonics = self.harmonics(vectors / distance.unsqueeze(1))
         envelope, radial = self.envelope(distance), self.radial_basis(distance)
@@ -87,10 +88,6 @@ class ParticleTransformer(nn.Module):
             [scalars.unsqueeze(0), v.T.unsqueeze(2) * self.velocity]
         )  # [4, n * n_particles, channels]
         for attention, gate in zip(self.attention, self.gates, strict=True):
-            features = gate(
-                attention(
-                    features, harmonics, radial, envelope, centre, neighbour, False
-                )
-            )
+            features = gate(attention(features, harmonics, radial, envelope, edges))
         vectors = self.head(features[1:4])  # [3, n * n_particles, 2]
         return vectors.permute(1, 2, 0).unflatten(0, (n, n_particles))

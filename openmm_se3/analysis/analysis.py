@@ -41,7 +41,7 @@ class Analysis:
     """What a recording shows; a part that cannot be given is None.
 
     Attributes:
-        recording: What was analysed.
+        recording: What was analyzed.
         stability: The verdict.
         geometry: Bond lengths, angles and torsions, of the good frames.
         cluster: O-O distances and hydrogen bonds, of the good frames.

@@ -97,7 +97,7 @@ def _oxygen_distances(axis: Axes, analysis: Analysis) -> None:
         histtype="step",
         color=ORANGE,
         lw=1.4,
-        label="nearest neighbour",
+        label="nearest neighbor",
     )
     axis.set(title="O-O distance, distribution", xlabel="Å", yticks=[])
     axis.set_ylim(0.0, 1.3 * axis.get_ylim()[1])  # for the legend

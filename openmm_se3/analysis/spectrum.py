@@ -124,7 +124,7 @@ def find_peaks(wavenumber: np.ndarray, intensity: np.ndarray) -> np.ndarray:
     spacing = max(1, round(PEAK_SPACING / (x[1] - x[0])))
     found, _ = scipy_peaks(y, prominence=PEAK_PROMINENCE * y.max(), distance=spacing)
     highest = found[np.argsort(y[found])[::-1][:MAX_PEAKS]]
-    # The top of the parabola through a peak and its neighbours.
+    # The top of the parabola through a peak and its neighbors.
     left, top, right = y[highest - 1], y[highest], y[highest + 1]
     shift = 0.5 * (left - right) / (left - 2.0 * top + right)
     return np.sort(x[highest] + shift * (x[1] - x[0]))

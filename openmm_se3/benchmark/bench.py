@@ -14,7 +14,7 @@ import torch
 from openmm import app
 from rich.table import Table
 
-from openmm_se3.benchmark.timing import Stepper, summary, take_turns
+from openmm_se3.benchmark.timing import Stepper, interleave, summary
 from openmm_se3.compiled.cache import CompileError
 from openmm_se3.force import SE3Potential
 from openmm_se3.force.backends import BACKENDS
@@ -115,7 +115,7 @@ def bench(settings: Settings, note: Callable[[str], None]) -> Iterator[dict[str,
             found = list(_steppers(settings, topology, positions, note))
             needed = len(found) * (settings.rounds + 1) * settings.seconds
             note(f"{name}: {len(found)} configurations, about {needed:.0f} s")
-            times = take_turns(
+            times = interleave(
                 [stepper.step for _, stepper in found],
                 settings.rounds,
                 settings.seconds,

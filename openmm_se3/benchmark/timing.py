@@ -25,7 +25,7 @@ from openmm_se3.simulation.platforms import (
 from openmm_se3.units import ANGSTROM_TO_NM, FS_TO_PS
 
 STEP_FS = 1e-5
-FIRST_STEPS = 3  # libraries are loaded, TorchScript optimises
+FIRST_STEPS = 3  # libraries are loaded, TorchScript optimizes
 MOST_STEPS = 10_000  # of a round
 
 Steps = Callable[[int], Any]  # makes so many steps, and waits until they are done
@@ -111,7 +111,7 @@ def warm_up(step: Steps, seconds: float, first_steps: int = FIRST_STEPS) -> int:
         steps *= 10
 
 
-def take_turns(
+def interleave(
     steppers: Sequence[Steps], rounds: int, seconds: float
 ) -> list[list[Round]]:
     """Time rounds of all of them in turns, so that a busy moment hits all alike.

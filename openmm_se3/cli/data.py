@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FORMULAS_SHOWN = 12
 OUTLIERS_SHOWN = 5
-COLOURS = {"pass": "green", "FAIL": "bold red", "not checked": "yellow"}
+COLORS = {"pass": "green", "FAIL": "bold red", "not checked": "yellow"}
 
 
 @click.group()
@@ -54,7 +54,7 @@ def inspect(files: tuple[Path, ...], self_energies: str, **options: Any) -> None
     chosen = atoms.self_energies(dataset, cast(atoms.Choice, self_energies))
     found = look(dataset, chosen)
     _print(found, Console())
-    if not all(finding.passed for finding in found.findings):
+    if not all(finding.passed for finding in found.unit_checks):
         raise click.exceptions.Exit(1)
 
 
@@ -129,18 +129,18 @@ def _print(found: Inspection, console: Console) -> None:
     console.print(energies)
 
     checks = table("\nUnits and signs", "check", "found", "expected", "")
-    for finding in found.findings:
+    for finding in found.unit_checks:
         low, high = finding.expected
         value = "" if finding.value is None else f"{finding.value:.3g}"
-        colour = COLOURS[finding.verdict]
-        verdict = f"[{colour}]{finding.verdict}[/]"
+        color = COLORS[finding.verdict]
+        verdict = f"[{color}]{finding.verdict}[/]"
         checks.add_row(finding.name, value, f"{low:g} to {high:g}", verdict)
     console.print(checks)
-    for finding in found.findings:
+    for finding in found.unit_checks:
         if not finding.passed:
             console.print(f"[red]{finding.name}: {finding.advice}[/]", highlight=False)
 
-    near = found.resemblance
+    near = found.near_duplicates
     if near.compared:
         console.print(f"\n{near}.", highlight=False)
     else:

@@ -1,4 +1,4 @@
-"""``openmm-se3 evaluate MODEL DATA``: errors of a model on labelled frames."""
+"""``openmm-se3 evaluate MODEL DATA``: errors of a model on labeled frames."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 from openmm_se3.cli.source_options import make_sources, source_options
 
-# kcal/mol per atom: no model that has learnt anything is so wrong.
+# kcal/mol per atom: no model that has learned anything is so wrong.
 OTHER_ZERO = 100.0
 
 

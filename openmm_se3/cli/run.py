@@ -109,7 +109,7 @@ def command(structure: str, length_ps: float, out: str | None, **options: Any) -
     STRUCTURE is a PDB or PDBx/mmCIF file, an SDF or MOL file of one molecule, or
     SMILES, such as "CC(=O)Oc1ccccc1C(=O)O".
 
-    The structure is minimised, equilibrated with Langevin dynamics, then run.  It is
+    The structure is minimized, equilibrated with Langevin dynamics, then run.  It is
     periodic if the file has a box.  The folder then holds the trajectory, velocities, a
     log and checkpoints, from which --resume goes on as if the run had not been stopped;
     a longer --length prolongs a run.

@@ -1,4 +1,4 @@
-"""``openmm-se3 train``: train a network on labelled data."""
+"""``openmm-se3 train``: train a network on labeled data."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ from openmm_se3.units import FS_TO_PS
 def command(length_ps: float, steps: int | None, out: str, **options: Any) -> None:
     """Run water molecules: equilibrate, run NVE or NVT, report.
 
-    The start is minimised on the model, equilibrated with Langevin dynamics, then run.
+    The start is minimized on the model, equilibrated with Langevin dynamics, then run.
     The folder then holds the trajectory, velocities, the log, a figure and a report.
 
     Exit code 0 if the verdict is STABLE, 1 if it is UNSTABLE.

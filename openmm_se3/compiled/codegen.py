@@ -79,7 +79,7 @@ def _constants(config: ModelConfig, jmax: int) -> str:
     lines += [
         f"constexpr double {name} = {value!r};" for name, value in numbers.items()
     ]
-    lines.append(f"constexpr bool WALL = {'true' if config.wall else 'false'};")
+    lines.append(f"constexpr bool WALL = {'true' if config.zbl else 'false'};")
     arrays = {"WALL_WEIGHTS": WEIGHTS, "WALL_EXPONENTS": EXPONENTS}
     lines += [
         f"constexpr double {name}[] = {{{', '.join(map(repr, values))}}};"

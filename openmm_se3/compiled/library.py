@@ -136,7 +136,7 @@ def load_library(config: ModelConfig, precision: str, training: bool = False) ->
 def load_compiled_networks() -> None:
     """Load every network that was compiled here before.
 
-    A System that was serialised with a compiled TorchForce in it names the network's
+    A System that was serialized with a compiled TorchForce in it names the network's
     library and does not hold it.
     """
     for path in sorted(cache_folder().glob("openmm_se3_*.so")):

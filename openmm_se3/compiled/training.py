@@ -18,6 +18,7 @@ from torch import Tensor
 
 from openmm_se3.compiled import weights as pack
 from openmm_se3.compiled.library import load_library
+from openmm_se3.neighbors import Edges
 from openmm_se3.nn.transformer import SE3Transformer
 
 # Intervals of the tables of radial functions, which are made anew for every batch: the
@@ -29,7 +30,7 @@ DISPLACEMENT = {torch.float32: 3e-3, torch.float64: 1e-4}
 
 
 class CompiledBatches:
-    """A network's energies and forces as :meth:`SE3Transformer.energy_and_forces`.
+    """A network's energies and forces, as :class:`ForceField` gives them.
 
     Args:
         network: The network, in the precision of training.
@@ -45,7 +46,7 @@ class CompiledBatches:
             torch.ops, load_library(network.config, precision, training=True)
         )
         self.tables = pack.RadialTables(network, TABLE_INTERVALS)
-        # Of the wall only: it has nothing to learn, and lone atoms are in every batch.
+        # Of the repulsion only, without weights; isolated atoms are in every batch.
         self.constants = pack.constants(network)
         self.constants[: network.n_species] = 0.0
 
@@ -54,9 +55,7 @@ class CompiledBatches:
         network: SE3Transformer,
         positions: Tensor,
         species: Tensor,
-        centre: Tensor,
-        neighbour: Tensor,
-        shifts: Tensor | None,
+        edges: Edges,
         molecule: Tensor,
         n_molecules: int,
     ) -> tuple[Tensor, Tensor]:
@@ -66,10 +65,7 @@ class CompiledBatches:
             network: A network of the shape and precision that this was made for.
             positions: Positions [n_atoms, 3], A.
             species: Index of each atom's element in the model's elements [n_atoms].
-            centre: Atom i of each edge [n_edges].
-            neighbour: Atom j of each edge [n_edges]; every edge has its reverse.
-            shifts: Lattice vector added to x_j - x_i [n_edges, 3], A; None without a
-                box.
+            edges: The edges; each has its reverse.
             molecule: Molecule of each atom [n_atoms].
             n_molecules: Number of molecules.
         """
@@ -77,9 +73,9 @@ class CompiledBatches:
         n_atoms, n_species = len(species), network.n_species
         batch = _Batch(
             torch.cat([positions.double(), positions.new_zeros(n_species, 3)]),
-            centre,
-            neighbour,
-            positions.new_zeros(0) if shifts is None else shifts.double(),
+            edges.center,
+            edges.neighbor,
+            positions.new_zeros(0) if edges.shifts is None else edges.shifts.double(),
             torch.cat([species, torch.arange(n_species)]),
             torch.cat([molecule, n_molecules + torch.arange(n_species)]),
         )
@@ -89,7 +85,7 @@ class CompiledBatches:
             batch,
             self.constants,
             pack.weights(parts),
-            pack.learnt(parts),
+            pack.learned(parts),
             self.tables(network),
         )
         atoms, lone = energies.split([n_atoms, n_species])
@@ -103,12 +99,12 @@ class _Batch:
 
     def __init__(self, positions: Tensor, *rest: Tensor) -> None:
         self.positions = positions.contiguous()
-        self.centre, self.neighbour, self.shifts, self.species, self.molecule = (
+        self.center, self.neighbor, self.shifts, self.species, self.molecule = (
             part.contiguous() for part in rest
         )
 
     def edges(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.centre, self.neighbour, self.shifts, self.species
+        return self.center, self.neighbor, self.shifts, self.species
 
 
 class _EnergiesAndForces(torch.autograd.Function):
@@ -121,13 +117,13 @@ class _EnergiesAndForces(torch.autograd.Function):
         batch: _Batch,
         constants: Tensor,
         weights: Tensor,
-        learnt: Tensor,
+        learned: Tensor,
         tables: Tensor,
     ) -> tuple[Tensor, Tensor]:
         energies, forces = operators.atomic_energies_and_forces(
             batch.positions, *batch.edges(), weights, tables, constants
         )
-        ctx.operators, ctx.batch, ctx.n_learnt = operators, batch, len(learnt)
+        ctx.operators, ctx.batch, ctx.n_learned = operators, batch, len(learned)
         ctx.save_for_backward(weights, tables)
         return energies, forces
 
@@ -139,7 +135,7 @@ class _EnergiesAndForces(torch.autograd.Function):
         batch = ctx.batch
         if not torch.isfinite(by_forces).all():
             nan = weights.new_tensor(torch.nan)
-            sizes = ctx.n_learnt, len(tables)
+            sizes = ctx.n_learned, len(tables)
             return None, None, None, None, *(nan.expand(n) for n in sizes)
         if not by_forces.any():  # trained on energies alone
             gradient = ctx.operators.energy_gradient(

@@ -37,7 +37,7 @@ def parts_of(network: SE3Transformer) -> list[Part]:
     return parts
 
 
-def learnt(parts: list[Part]) -> Tensor:
+def learned(parts: list[Part]) -> Tensor:
     """Return weights as one tensor, in the order of the derivatives by them."""
     return torch.cat([part.reshape(-1) for part, _ in parts])
 
@@ -121,17 +121,17 @@ def _symmetric_pairs(degrees: int, channels: int) -> tuple[Tensor, Tensor, Tenso
 def constants(network: SE3Transformer) -> Tensor:
     """Return what depends on species alone, float64, one behind the other.
 
-    These are isolated energies [n_species], the wall [n_species^2 * 3], and what the
-    first layer makes of an atom itself [n_species, query + sender + kept].
+    These are isolated energies [n_species], the ZBL repulsion [n_species^2 * 3], and
+    what the first layer makes of an atom itself [n_species, query + sender + kept].
     """
-    wall = network.wall.pairs.double() * torch.tensor([2.0, 1.0, 1.0])
+    repulsion = network.zbl.pairs.double() * torch.tensor([2.0, 1.0, 1.0])
     first = _attention(network)[0]
     features = network.embedding.weight.unsqueeze(0)
     with torch.no_grad():
         of_species = [
             part(features) for part in (first.query, first.mix, first.self_interaction)
         ]
-    parts = network.isolated, wall, torch.cat(of_species, dim=2)
+    parts = network.isolated, repulsion, torch.cat(of_species, dim=2)
     return torch.cat([part.double().flatten() for part in parts])
 
 

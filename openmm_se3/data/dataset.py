@@ -1,4 +1,4 @@
-"""A set of labelled frames of one level of theory."""
+"""A set of labeled frames of one level of theory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SELF_ENERGY_TOLERANCE = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Labelled frames of one level of theory.
+    """Labeled frames of one level of theory.
 
     Attributes:
         frames: The frames.

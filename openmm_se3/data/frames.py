@@ -1,4 +1,4 @@
-"""Labelled frames, one by one and by the million.
+"""Labeled frames, one by one and by the million.
 
 A :class:`Frame` is one structure with its labels.  :class:`Frames` is a sequence of
 them that keeps positions, forces and boxes where they are, in memory or in an HDF5
@@ -24,7 +24,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclasses.dataclass(frozen=True)
 class Structure:
-    """A structure to be labelled, with what is known of its origin.
+    """A structure to be labeled, with what is known of its origin.
 
     Attributes:
         numbers: Atomic numbers [n_atoms].
@@ -45,7 +45,7 @@ class Structure:
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """One labelled structure.
+    """One labeled structure.
 
     Attributes:
         numbers: Atomic numbers [n_atoms].
@@ -246,7 +246,7 @@ def block_of(frames: Sequence[Frame], source: str = "") -> Block:
 
 
 class Frames(Sequence[Frame]):
-    """A sequence of labelled frames in blocks; a slice or a choice copies no labels.
+    """A sequence of labeled frames in blocks; a slice or a choice copies no labels.
 
     Args:
         blocks: The blocks.

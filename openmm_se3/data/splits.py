@@ -1,6 +1,6 @@
 """Which frames train, validate and test: by groups that must not be torn apart.
 
-Neighbouring frames of one trajectory are nearly the same structure.  A test on what is
+Neighboring frames of one trajectory are nearly the same structure.  A test on what is
 nearly training data proves nothing, so that whole groups go to one split.
 """
 

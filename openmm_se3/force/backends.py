@@ -144,7 +144,7 @@ class ModelCallable:
     def __setstate__(self, pickled: bytes) -> None:
         self._pickled = pickled
         self._opened: tuple[ForceSettings, torch.jit.ScriptModule] | None = None
-        # Contexts in several threads share this object, and a module's neighbour list
+        # Contexts in several threads share this object, and a module's neighbor list
         # can work for one at a time.
         self._lock = threading.Lock()
 

@@ -1,4 +1,4 @@
-"""What CUDA graphs ask of a force: choices, room for neighbours, and limits."""
+"""What CUDA graphs ask of a force: choices, room for neighbors, and limits."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ MOST_ATOMS = 1000
 
 
 def fit_for_cuda_graphs(
-    backend: str, engine: str, neighbours: int | None
+    backend: str, engine: str, neighbors: int | None
 ) -> tuple[str, str]:
     """Return backend and engine that work with CUDA graphs.
 
     Raises:
-        ValueError: Others were asked for, or no room for neighbours.
+        ValueError: Others were asked for, or no room for neighbors.
     """
-    if neighbours is not None and not (type(neighbours) is int and neighbours > 0):
-        raise ValueError(f"neighbours must be at least 1, got {neighbours!r}")
+    if neighbors is not None and not (type(neighbors) is int and neighbors > 0):
+        raise ValueError(f"neighbors must be at least 1, got {neighbors!r}")
     if backend not in ("auto", "torchforce"):
         raise ValueError(
             f"cudaGraphs needs backend 'torchforce' or 'auto', got '{backend}'"
@@ -45,7 +45,7 @@ def cuda_graphs_for(
     """Return what a force needs to know for CUDA graphs.
 
     Args:
-        room: For neighbours of an atom; None where no CUDA graph is asked for.
+        room: For neighbors of an atom; None where no CUDA graph is asked for.
         topology: Topology of the whole System.
         n_atoms: Atoms of the force.
         periodic: The System has a box.

@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 from openmm_se3.available_memory import GB, available_memory
 from openmm_se3.compiled.library import reason_against
 from openmm_se3.model_file import PRECISIONS
-from openmm_se3.neighbors import neighbour_pairs
+from openmm_se3.neighbors import neighbor_pairs
 from openmm_se3.nn.attention import AttentionLayer
 from openmm_se3.nn.kernel import FullKernel
 from openmm_se3.nn.layers import AttentiveSelfInteraction
@@ -63,7 +63,7 @@ def count_edges(positions: np.ndarray, box: np.ndarray | None, cutoff: float) ->
         tree = cKDTree(positions)
         return int(tree.count_neighbors(tree, cutoff)) - len(positions)
     x, cell = (torch.from_numpy(np.array(a, dtype=float)) for a in (positions, box))
-    return len(neighbour_pairs(x, cutoff, cell)[0])
+    return len(neighbor_pairs(x, cutoff, cell)[0])
 
 
 def needed_memory(
@@ -112,25 +112,25 @@ def _numbers_of_an_edge(layer: AttentionLayer) -> int:
         + 3 * radial.out_features  # before and after the activation, with the envelope
         + sum(kernel.n_radial)
         + rows * dim_in  # kernels W_J
-        + dim_in * channels  # features of the neighbour
+        + dim_in * channels  # features of the neighbor
         + 2 * rows * channels  # W_J f and its factors
-        + layer.dim_query * layer.key_channels  # queries of the centre
+        + layer.dim_query * layer.key_channels  # queries of the center
         + layer.dim_out * (message + layer.channels)  # keys, values, weighted values
     )
 
 
 def _numbers_of_an_atom(layer: AttentionLayer) -> int:
     """Return how many numbers compiled code keeps of an atom."""
-    senders = layer.basis.dim_in * (layer.key_channels + layer.channels)
+    neighbor_features = layer.basis.dim_in * (layer.key_channels + layer.channels)
     queries = layer.dim_query * layer.key_channels
     out = layer.dim_out * layer.channels
     mixing = 0
     if isinstance(layer.self_interaction, AttentiveSelfInteraction):
         mixing = math.prod(layer.self_interaction.shape)
     # Each thread has sums of its own.
-    sums = torch.get_num_threads() * max(out, senders + queries)
+    sums = torch.get_num_threads() * max(out, neighbor_features + queries)
     # Heads, update, result and gates, and derivatives by heads and input.
-    return senders + queries + 6 * out + mixing + sums
+    return neighbor_features + queries + 6 * out + mixing + sums
 
 
 def _numbers_kept_on_gpu(layer: AttentionLayer) -> int:

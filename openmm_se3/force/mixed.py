@@ -27,7 +27,7 @@ from openmm_se3.force.nonbonded import exclude_inside
 from openmm_se3.force.region import region_of
 from openmm_se3.force.system_checks import INSIDE, listed
 
-# Elements of a serialised System that are one bonded term each, and their attributes
+# Elements of a serialized System that are one bonded term each, and their attributes
 # that name particles: p1, p2, ... or, of a CMAP torsion, a1 to a4 and b1 to b4.
 TERMS = ("Bond", "Angle", "Torsion")
 PARTICLE = re.compile(r"(p|a|b)\d+")

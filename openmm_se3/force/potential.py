@@ -11,6 +11,7 @@ import numpy as np
 import openmm
 from openmm import app
 
+from openmm_se3._moved import renamed_argument
 from openmm_se3.force.atoms import (
     atom_indices,
     free_molecule,
@@ -66,8 +67,8 @@ class SE3Potential:
             the GPU, compiled where that works and there is no GPU, else TorchScript.
         cudaGraphs: On platform CUDA let TorchForce record a step as a CUDA graph; needs
             TorchForce, and Triton, or TorchScript and up to 1,000 atoms.
-        neighbours: With ``cudaGraphs``, in a box or for more than 64 atoms: room for so
-            many neighbours of an atom.  One with more gives an error, on a GPU energy
+        neighbors: With ``cudaGraphs``, in a box or for more than 64 atoms: room for so
+            many neighbors of an atom.  One with more gives an error, on a GPU energy
             and forces that are NaN.  None has room for 0.15 atoms an A^3, half as many
             again as water has.
 
@@ -88,6 +89,7 @@ class SE3Potential:
             work with.
     """
 
+    @renamed_argument("neighbours", "neighbors")
     def __init__(
         self,
         model: str | Path = "water",
@@ -96,7 +98,7 @@ class SE3Potential:
         backend: str = "auto",
         engine: str = "auto",
         cudaGraphs: bool = False,  # noqa: N803
-        neighbours: int | None = None,
+        neighbors: int | None = None,
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(
@@ -104,9 +106,9 @@ class SE3Potential:
             )
         self.precision = precision
         if cudaGraphs:
-            backend, engine = fit_for_cuda_graphs(backend, engine, neighbours)
-        elif neighbours is not None:
-            raise ValueError("neighbours is what cudaGraphs=True has room for")
+            backend, engine = fit_for_cuda_graphs(backend, engine, neighbors)
+        elif neighbors is not None:
+            raise ValueError("neighbors is what cudaGraphs=True has room for")
         register_plugins()
         self.backend = resolve(backend)
         self.model = load_model(model)
@@ -115,10 +117,10 @@ class SE3Potential:
         self.engine = compile_engine(engine, self.model.config, precision)
         self.config = self.model.config
         self.metadata = self.model.metadata
-        # For neighbours of an atom in a CUDA graph.
+        # For neighbors of an atom in a CUDA graph.
         self._room: int | None = None
         if cudaGraphs:
-            self._room = neighbours or default_room(self.config.cutoff)
+            self._room = neighbors or default_room(self.config.cutoff)
         self._network = self.model.network(PRECISIONS[precision])
         self.evaluator = Evaluator(
             self.model, self._network, precision, engine, self.engine

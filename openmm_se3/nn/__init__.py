@@ -9,5 +9,6 @@ with an SE(3)-Transformer" (2021), after Fuchs et al., https://arxiv.org/abs/200
     layers       self-interaction, nonlinearity     (2.6) (2.7) (2.9)
     activation   SiLU or ReLU
     zbl          repulsion of nuclei (ZBL)
-    transformer  the whole network; energy and forces from positions
+    transformer  the whole network
+    force_field  energy and forces from positions
 """

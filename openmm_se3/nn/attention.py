@@ -1,4 +1,4 @@
-"""Attention over neighbours, equations (2.3) to (2.5) and (2.8).
+"""Attention over neighbors, equations (2.3) to (2.5) and (2.8).
 
     q_i      = sum_l W_Q^l f_i^l                                            (2.3)
     k_ij     = sum_k W_K^{lk}(x_j - x_i) f_j^k                              (2.4)
@@ -14,7 +14,7 @@
 | v_ij       | values        | [n_edges, dim_out, channels]              |
 | alpha_ij   | alpha         | [edges, heads]                            |
 
-Atom i is the ``centre`` of an edge, atom j its ``neighbour``.  Heads share out the
+Atom i is the ``center`` of an edge, atom j its ``neighbor``.  Heads share out the
 channels: head h owns channels h C/H to (h+1) C/H - 1, so that concatenating heads is no
 operation.
 
@@ -22,10 +22,10 @@ Where we differ and why:
 
 * (2.5) becomes alpha_ij = u_ij exp(a_ij) / (1 + sum_j' u_ij' exp(a_ij')) with the
   envelope u(r), which the radial functions carry too.  Energy and forces are then
-  smooth when a neighbour crosses the cutoff, the last one included, and an atom without
-  neighbours receives nothing instead of 0/0.
+  smooth when a neighbor crosses the cutoff, the last one included, and an atom without
+  neighbors receives nothing instead of 0/0.
 * Logits are a = A tanh(q . k / (A sqrt(d))): no overflow of exp in float32, without a
-  maximum over neighbours, which costs a reduction.  The factor stands in the weights of
+  maximum over neighbors, which costs a reduction.  The factor stands in the weights of
   the queries.  ``attention: softmax`` has a = q . k / sqrt(d) and u = 0 or 1.
 * Keys and values use one kernel, with channels of their own.
 """
@@ -39,67 +39,66 @@ import torch
 from torch import Tensor, nn
 
 from openmm_se3.config import ModelConfig
+from openmm_se3.neighbors import Edges
 from openmm_se3.nn.kernel import DepthwiseKernel, FullKernel, KernelBasis
 from openmm_se3.nn.layers import AttentiveSelfInteraction, EquivariantLinear
 from openmm_se3.nn.radial import RadialNetwork
 
 LOGIT_BOUND = 10.0
 # In the place of the 1 in the denominator: below any weight, and not zero where an atom
-# has no neighbours.
-NO_NEIGHBOURS = 1e-12
+# has no neighbors.
+NO_NEIGHBORS = 1e-12
 # Logit of an edge beyond a sharp cutoff: below all others, and finite, as differences
 # of infinities are not numbers.
 UNSEEN = -1e30
 
 
-# Where every atom has as many edges, sorted by centre, a quantity of edges is an array
-# [n_atoms, n_neighbours, ...], written [edges, ...] below: neither gathering nor adding
-# up needs an index then.  Elsewhere [edges] is [n_edges].
+# With the layout "dense" a quantity of edges is an array [n_atoms, n_neighbors, ...],
+# written [edges, ...] below: neither gathering nor adding up needs an index then.  With
+# other layouts [edges] is [n_edges].
 
 
-def by_centre(values: Tensor, n_atoms: int, dense: bool) -> Tensor:
+def by_center(values: Tensor, edges: Edges, n_atoms: int) -> Tensor:
     """Return values of edges [n_edges, ...] as [edges, ...]."""
-    return values.unflatten(0, (n_atoms, -1)) if dense else values
+    return values.unflatten(0, (n_atoms, -1)) if edges.layout == "dense" else values
 
 
-def at_centre(values: Tensor, centre: Tensor, dense: bool) -> Tensor:
+def at_center(values: Tensor, edges: Edges) -> Tensor:
     """Return what the central atom of each edge has [edges, ...], to be broadcast."""
-    return values.unsqueeze(1) if dense else values.index_select(0, centre)
+    if edges.layout == "dense":
+        return values.unsqueeze(1)
+    return values.index_select(0, edges.center)
 
 
-def sum_over_neighbours(
-    values: Tensor, centre: Tensor, n_atoms: int, dense: bool
-) -> Tensor:
+def sum_over_neighbors(values: Tensor, edges: Edges, n_atoms: int) -> Tensor:
     """Return the sum over the edges of each atom [n_atoms, ...].
 
     Args:
         values: Values of edges [edges, ...].
-        centre: Central atom of each edge [n_edges].
+        edges: The edges.
         n_atoms: Number of atoms.
-        dense: Every atom has as many edges, sorted by centre.
     """
-    if dense:
+    if edges.layout == "dense":
         return values.sum(1)
     sums = values.new_zeros([n_atoms] + list(values.shape[1:]))
-    return sums.index_add(0, centre, values)
+    return sums.index_add(0, edges.center, values)
 
 
-def largest_over_neighbours(
-    values: Tensor, centre: Tensor, n_atoms: int, dense: bool, least: float
+def largest_over_neighbors(
+    values: Tensor, edges: Edges, n_atoms: int, least: float
 ) -> Tensor:
     """Return the largest over the edges of each atom [n_atoms, heads].
 
     Args:
         values: Values of edges [edges, heads].
-        centre: Central atom of each edge [n_edges].
+        edges: The edges.
         n_atoms: Number of atoms.
-        dense: Every atom has as many edges, sorted by centre.
         least: Below all values; that of an atom without edges.
     """
     lowest = values.new_full((n_atoms, values.shape[-1]), least)
-    if dense:
+    if edges.layout == "dense":
         return torch.cat([values, lowest.unsqueeze(1)], dim=1).amax(1)
-    index = centre.unsqueeze(1).expand_as(values)
+    index = edges.center.unsqueeze(1).expand_as(values)
     return lowest.scatter_reduce(0, index, values, "amax")
 
 
@@ -124,7 +123,8 @@ class AttentionLayer(nn.Module):
         shared = min(k_max, l_max)
         self.dim_query = (shared + 1) ** 2
         self.dim_out = (l_max + 1) ** 2
-        self.basis = KernelBasis(l_max, k_max, max_harmonic(config), config.mirror)
+        parity = config.symmetry == "O(3)"
+        self.basis = KernelBasis(l_max, k_max, max_harmonic(config), parity)
         # q . k is a sum of this many products a head.
         n_products = self.dim_query * key_channels / self.heads
         self.bounded = config.attention == "bounded"
@@ -151,8 +151,8 @@ class AttentionLayer(nn.Module):
             kernel.n_radial,
             config.activation,
         )
-        # With a sharp cutoff the weights of the neighbours add up to one, as in (2.5).
-        self.rest = 1.0 if config.envelope == "smooth" else NO_NEIGHBOURS
+        # With a sharp cutoff the weights of the neighbors add up to one, as in (2.5).
+        self.rest = 1.0 if config.envelope == "smooth" else NO_NEIGHBORS
         self.output = EquivariantLinear(l_max, channels, channels)
         self.self_interaction: nn.Module
         if config.self_interaction == "attentive":
@@ -172,9 +172,7 @@ class AttentionLayer(nn.Module):
         harmonics: Tensor,
         radial_basis: Tensor,
         envelope: Tensor,
-        centre: Tensor,
-        neighbour: Tensor,
-        dense: bool,
+        edges: Edges,
     ) -> Tensor:
         """Return features [(l_max+1)^2, n_atoms, channels].
 
@@ -184,42 +182,38 @@ class AttentionLayer(nn.Module):
             radial_basis: b_n(r) [n_distances, n_functions]; of edges, or of pairs of
                 edges.
             envelope: u(r) [n_edges].
-            centre: Atom i of each edge [n_edges].
-            neighbour: Atom j of each edge [n_edges].
-            dense: Every atom has as many edges, sorted by centre.
+            edges: The edges.
         """
         n_atoms = features.shape[1]
         queries = self.query(features[: self.dim_query]).transpose(0, 1)  # (2.3)
-        senders = self.mix(features).index_select(1, neighbour).transpose(0, 1)
+        mixed = self.mix(features).index_select(1, edges.neighbor).transpose(0, 1)
         basis = self.basis(harmonics)  # (2.1)
         radial = self.radial(radial_basis, envelope.narrow(0, 0, radial_basis.shape[0]))
-        messages = self.kernel(
-            basis, radial, senders
-        )  # (2.2) [n_edges, dim_out, Ck + C]
-        keys, values = by_centre(messages, n_atoms, dense).split(
+        messages = self.kernel(basis, radial, mixed)  # (2.2) [n_edges, dim_out, Ck + C]
+        keys, values = by_center(messages, edges, n_atoms).split(
             [self.key_channels, self.channels], dim=-1
         )  # (2.4)
         keys = keys.narrow(-2, 0, self.dim_query).unflatten(-1, (self.heads, -1))
         values = values.unflatten(-1, (self.heads, -1))  # [edges, dim_out, heads, C/H]
         queries = queries.unflatten(-1, (self.heads, -1))
 
-        logits = (at_centre(queries, centre, dense) * keys).sum((-3, -1))
-        u = by_centre(envelope, n_atoms, dense).unsqueeze(-1)
+        logits = (at_center(queries, edges) * keys).sum((-3, -1))
+        u = by_center(envelope, edges, n_atoms).unsqueeze(-1)
         if self.bounded:
             logits = self.logit_bound * torch.tanh(logits)
         else:
             # A constant for each atom changes no weight, and keeps exp from overflow.
             logits = torch.where(u > 0.0, logits, self.unseen)
-            largest = largest_over_neighbours(
-                logits.detach(), centre, n_atoms, dense, self.unseen
+            largest = largest_over_neighbors(
+                logits.detach(), edges, n_atoms, self.unseen
             )
-            logits = logits - at_centre(largest, centre, dense)
+            logits = logits - at_center(largest, edges)
         weights = torch.exp(logits) * u
-        total = self.rest + sum_over_neighbours(weights, centre, n_atoms, dense)
-        alpha = weights / at_centre(total, centre, dense)  # (2.5) [edges, heads]
+        total = self.rest + sum_over_neighbors(weights, edges, n_atoms)
+        alpha = weights / at_center(total, edges)  # (2.5) [edges, heads]
 
         weighted = values * alpha.unsqueeze(-2).unsqueeze(-1)
-        heads = sum_over_neighbours(weighted, centre, n_atoms, dense).flatten(-2)
+        heads = sum_over_neighbors(weighted, edges, n_atoms).flatten(-2)
         update = self.output(heads.transpose(0, 1))
         kept = self.self_interaction(features[: self.dim_query])  # (2.6, 2.7)
         if self.dim_query < self.dim_out:

@@ -15,7 +15,7 @@ A path is one triple (l, k, J); its 2l+1 rows are the components of the output, 
 ``dim_in`` runs over the components of all input degrees k.  Clebsch-Gordan coefficients
 and spherical harmonics both come from e3nn, so that their conventions agree.
 
-Where we differ and why: with ``mirror`` only paths of even k + l + J are kept.  The
+Where we differ and why: with ``parity`` only paths of even k + l + J are kept.  The
 others change sign under reflection; an energy must not, and would have to be taught so
 by data.
 
@@ -35,7 +35,7 @@ from torch import Tensor, nn
 class SphericalHarmonics(nn.Module):
     """Real spherical harmonics Y_J of directions as polynomials, J = 0 to jmax.
 
-    Normalised as e3nn's "component": sum over m of Y_{Jm}^2 = 2J + 1.  Each degree is
+    Normalized as e3nn's "component": sum over m of Y_{Jm}^2 = 2J + 1.  Each degree is
     coupled from the one below, Y_{J+1} ~ Q^{J+1} (Y_J x Y_1), so that neither an angle
     nor a distance from an axis appears and every derivative exists.
     """
@@ -90,24 +90,24 @@ class Path(NamedTuple):
     J: int
 
 
-def kernel_paths(l_max: int, k_max: int, jmax: int, mirror: bool) -> list[Path]:
+def kernel_paths(l_max: int, k_max: int, jmax: int, parity: bool) -> list[Path]:
     """Return the paths of all kernels from degrees k <= k_max to l <= l_max, by l."""
     return [
         Path(l, k, J)
         for l in range(l_max + 1)
         for k in range(k_max + 1)
         for J in range(abs(k - l), k + l + 1)
-        if J <= jmax and not (mirror and (k + l + J) % 2)
+        if J <= jmax and not (parity and (k + l + J) % 2)
     ]
 
 
 class KernelBasis(nn.Module):
     """Basis kernels W_J^{lk}(x) of equation (2.1) for all paths of a layer."""
 
-    def __init__(self, l_max: int, k_max: int, jmax: int, mirror: bool) -> None:
+    def __init__(self, l_max: int, k_max: int, jmax: int, parity: bool) -> None:
         super().__init__()
         self.coupling: Tensor
-        self.paths = kernel_paths(l_max, k_max, jmax, mirror)
+        self.paths = kernel_paths(l_max, k_max, jmax, parity)
         self.dim_in = (k_max + 1) ** 2
         self.n_rows = sum(2 * p.l + 1 for p in self.paths)
         n_harmonics = (jmax + 1) ** 2
@@ -175,7 +175,7 @@ class DepthwiseKernel(nn.Module):
         Args:
             basis: W_J^{lk} [n_edges, n_rows, dim_in].
             radial: psi_J^{lk} [n_distances, n_paths * channels], one part.
-            features: f_in,j^k of the neighbours [n_edges, dim_in, channels].
+            features: f_in,j^k of the neighbors [n_edges, dim_in, channels].
         """
         psi = radial[0].unflatten(1, (self.n_paths, -1))
         psi = psi.index_select(1, self.path_of_row)
@@ -208,7 +208,7 @@ class FullKernel(nn.Module):
             radial: psi_J^{lk} [n_distances, n_paths * channels_in * channels_out] of
                 the paths to each degree l, which are parts of their own because
                 gradients of slices of so large an array would be copied.
-            features: f_in,j^k of the neighbours [n_edges, dim_in, channels_in].
+            features: f_in,j^k of the neighbors [n_edges, dim_in, channels_in].
         """
         rows = by_direction(torch.bmm(basis, features), radial[0])
         messages: list[Tensor] = []

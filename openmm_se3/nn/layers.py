@@ -52,7 +52,7 @@ class EquivariantLinear(nn.Module):
         super().__init__()
         self.degree: Tensor
         self.weight = nn.Parameter(torch.randn(l_max + 1, channels_in, channels_out))
-        # Outside the parameter, so that parameters are of order one and an optimiser's
+        # Outside the parameter, so that parameters are of order one and an optimizer's
         # step changes all of them by about as much.
         self.scale = gain / math.sqrt(channels_in)
         degree = degree_of_component(l_max)
@@ -125,8 +125,8 @@ class AttentiveSelfInteraction(nn.Module):
 class Gate(nn.Module):
     """Nonlinearity f_out,c^l = f_c^l sigma(g_c^l), g linear in f^0 and all |f^l|^2.
 
-    Where we differ from (2.9) and why: (2.9) divides by |f| and normalises over
-    channels, so that a feature which fades as a neighbour leaves is blown up to order
+    Where we differ from (2.9) and why: (2.9) divides by |f| and normalizes over
+    channels, so that a feature which fades as a neighbor leaves is blown up to order
     one until it is exactly zero.  A gate that is polynomial in |f|^2 fades with the
     feature.
     """

@@ -25,7 +25,7 @@ class Envelope(nn.Module):
     """Smooth cutoff u(r) = (1 - (r / r_c)^4)^3, and 0 beyond the cutoff r_c.
 
     Value, slope and curvature vanish at the cutoff, and u stays above a half up to 0.67
-    r_c, so that the far half of the neighbourhood counts.
+    r_c, so that the far half of the neighborhood counts.
     """
 
     def __init__(self, cutoff: float) -> None:
@@ -40,7 +40,7 @@ class Envelope(nn.Module):
 class SharpCutoff(nn.Module):
     """u(r) = 1 within the cutoff r_c and 0 beyond.
 
-    As in the thesis, where the energy jumps when a neighbour crosses the cutoff.
+    As in the thesis, where the energy jumps when a neighbor crosses the cutoff.
     """
 
     def __init__(self, cutoff: float) -> None:

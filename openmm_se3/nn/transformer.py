@@ -18,19 +18,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from openmm_se3._moved import warn_renamed
 from openmm_se3.config import ModelConfig
+from openmm_se3.neighbors import Edges
 from openmm_se3.nn.activation import ACTIVATIONS
 from openmm_se3.nn.attention import (
     AttentionLayer,
-    by_centre,
+    by_center,
     feature_degrees,
     max_harmonic,
-    sum_over_neighbours,
+    sum_over_neighbors,
 )
 from openmm_se3.nn.kernel import SphericalHarmonics
 from openmm_se3.nn.layers import Gate, NormNonlinearity
 from openmm_se3.nn.radial import BesselBasis, DistanceBasis, Envelope, SharpCutoff
-from openmm_se3.nn.zbl import ZBLWall
+from openmm_se3.nn.zbl import ZBLRepulsion
 
 # Added to squared distances (A^2): atoms on top of each other give no NaN, and at
 # bonding distances it is below the rounding of float64.
@@ -41,7 +43,7 @@ class SE3Transformer(nn.Module):
     """Atomic energies and direct forces of a set of atoms.
 
     Energies are relative to isolated atoms: what the network gives for an atom without
-    neighbours is subtracted by species, so that an isolated atom has exactly zero,
+    neighbors is subtracted by species, so that an isolated atom has exactly zero,
     unless the configuration has ``isolated_atoms: learned``.
 
     A new network is in float64, which its constants need; ``.float()`` makes it fast.
@@ -77,8 +79,8 @@ class SE3Transformer(nn.Module):
         else:
             self.radial_basis = DistanceBasis(config.cutoff)
         self.harmonics = SphericalHarmonics(max_harmonic(config))
-        self.has_wall = config.wall
-        self.wall = ZBLWall(config.elements)
+        self.has_zbl = config.zbl
+        self.zbl = ZBLRepulsion(config.elements)
 
         degrees = feature_degrees(config)
         channels = [embedding.embedding_dim] + [config.channels] * (config.layers - 1)
@@ -111,7 +113,7 @@ class SE3Transformer(nn.Module):
             self.head_nonlinearity = (
                 nn.Identity() if linear else nonlinearity(1, config.channels)
             )
-        # Energy of isolated atoms as the network gives it; made anew by eval().
+        # Energy of isolated atoms as the network gives it; computed by eval().
         isolated = torch.zeros(self.n_species, dtype=torch.float64)
         self.register_buffer("isolated", isolated, persistent=False)
         self.double()
@@ -120,10 +122,7 @@ class SE3Transformer(nn.Module):
         self,
         species: Tensor,
         vectors: Tensor,
-        centre: Tensor,
-        neighbour: Tensor,
-        dense: bool = False,
-        paired: bool = False,
+        edges: Edges,
         head: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Return atomic energies and direct forces.
@@ -131,33 +130,26 @@ class SE3Transformer(nn.Module):
         Args:
             species: Index of each atom's element in ``config.elements`` [n_atoms].
             vectors: x_j - x_i of each edge [n_edges, 3], A.
-            centre: Atom i of each edge [n_edges].
-            neighbour: Atom j of each edge [n_edges].
-            dense: Every atom has as many edges, at least one, sorted by centre.
-            paired: The second half of the edges are those of the first, reversed, see
-                :func:`~openmm_se3.neighbors.in_pairs`.
+            edges: The edges.
             head: Compute the direct forces where ``force_mode`` is "both".
 
         Returns:
             Energies relative to isolated atoms [n_atoms], float64, eV; direct forces
             [n_atoms, 3], eV/A, or [0, 3] where there are none.
         """
-        features, directed, wall = self.features(
-            species, vectors, centre, neighbour, dense, paired, head
-        )
+        features, directed, repulsion = self.features(species, vectors, edges, head)
         energies = self.atomic_energies(features)
         if self.training:
             isolated = self.isolated_energies(species)
         else:
             isolated = self.isolated
-        energies = energies - isolated.index_select(0, species) + wall
+        energies = energies - isolated.index_select(0, species) + repulsion
         if self.direct or (self.both and head):
             forces = self.force_head(directed[1:4]).squeeze(2).T * self.energy_scale
         else:
             forces = features.new_zeros((0, 3))
         return energies, forces
 
-    @torch.jit.export
     def energy_and_forces(
         self,
         positions: Tensor,
@@ -171,162 +163,19 @@ class SE3Transformer(nn.Module):
         dense: bool = False,
         paired: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Return the energy of each molecule and the force on each atom.
+        """Return energies and forces as :class:`ForceField` does; an old name."""
+        from openmm_se3.nn.force_field import ForceField
 
-        Training, export, validation and the OpenMM force all go through this one
-        function, so that what is measured is what runs.  Relative vectors are formed in
-        the positions' own precision and only then cast to the network's: positions far
-        from the origin lose nothing.
-
-        Args:
-            positions: Positions [n_atoms, 3], A.
-            species: Index of each atom's element in ``config.elements`` [n_atoms].
-            centre: Atom i of each edge [n_edges].
-            neighbour: Atom j of each edge [n_edges].
-            shifts: Lattice vector added to x_j - x_i [n_edges, 3], A; None without a
-                box.
-            molecule: Molecule of each atom [n_atoms]; None where there is only one.
-            n_molecules: Number of molecules.
-            create_graph: Keep what is needed to differentiate the forces, for training.
-            dense: Every atom has as many edges, at least one, sorted by centre.
-            paired: The second half of the edges are those of the first, reversed, see
-                :func:`~openmm_se3.neighbors.in_pairs`.  Saves memory and time in
-                training.
-
-        Returns:
-            Energies relative to isolated atoms [n_molecules], float64, eV; forces
-            [n_atoms, 3], eV/A, in the network's precision.
-        """
-        energies, forces, _ = self.energy_and_both_forces(
-            positions,
-            species,
-            centre,
-            neighbour,
-            shifts,
-            molecule,
-            n_molecules,
-            create_graph,
-            dense,
-            paired,
-            head=False,
-        )
-        return energies, forces
-
-    def energy_and_both_forces(
-        self,
-        positions: Tensor,
-        species: Tensor,
-        centre: Tensor,
-        neighbour: Tensor,
-        shifts: Tensor | None = None,
-        molecule: Tensor | None = None,
-        n_molecules: int = 1,
-        create_graph: bool = False,
-        dense: bool = False,
-        paired: bool = False,
-        head: bool = True,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what :meth:`energy_and_forces` does and the direct forces beside it.
-
-        These are [n_atoms, 3], eV/A, where ``force_mode`` is "both" and ``head`` is
-        true, and [0, 3] otherwise.
-        """
-        vectors = self.edge_vectors(positions, centre, neighbour, shifts).detach()
-        if self.direct:
-            atomic, forces = self.forward(
-                species, vectors, centre, neighbour, dense, paired, head
-            )
-            direct = forces.new_zeros((0, 3))
-        elif torch.jit.is_scripting():
-            # TorchScript has no enable_grad; TorchForce leaves gradients on.
-            atomic, slope, direct = self.energies_and_slope(
-                species, vectors, centre, neighbour, create_graph, dense, paired, head
-            )
-            forces = self.forces_of_edges(slope, centre, neighbour, species.shape[0])
-        else:
-            with torch.enable_grad():
-                atomic, slope, direct = self.energies_and_slope(
-                    species,
-                    vectors,
-                    centre,
-                    neighbour,
-                    create_graph,
-                    dense,
-                    paired,
-                    head,
-                )
-                forces = self.forces_of_edges(
-                    slope, centre, neighbour, species.shape[0]
-                )
-        if not create_graph:
-            atomic, forces, direct = atomic.detach(), forces.detach(), direct.detach()
-        if molecule is None:
-            energies = atomic.sum(0, keepdim=True)
-        else:
-            energies = atomic.new_zeros(n_molecules).index_add(0, molecule, atomic)
-        return energies, forces, direct
-
-    def edge_vectors(
-        self,
-        positions: Tensor,
-        centre: Tensor,
-        neighbour: Tensor,
-        shifts: Tensor | None = None,
-    ) -> Tensor:
-        """Return x_j - x_i of each edge [n_edges, 3], in the network's precision.
-
-        Arguments are those of :meth:`energy_and_forces`.
-        """
-        vectors = positions.index_select(0, neighbour)
-        vectors = vectors - positions.index_select(0, centre)
-        if shifts is not None:
-            vectors = vectors + shifts
-        return vectors.to(self.embedding.weight.dtype)
-
-    def energies_and_slope(
-        self,
-        species: Tensor,
-        vectors: Tensor,
-        centre: Tensor,
-        neighbour: Tensor,
-        create_graph: bool,
-        dense: bool,
-        paired: bool,
-        head: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return energies [n_atoms], dE/d(x_j - x_i) [n_edges, 3], direct forces."""
-        vectors = vectors.requires_grad_()
-        atomic, direct = self.forward(
-            species, vectors, centre, neighbour, dense, paired, head
-        )
-        (slope,) = torch.autograd.grad(
-            [atomic.sum()], [vectors], create_graph=create_graph
-        )
-        assert slope is not None  # for TorchScript, which types it as optional
-        return atomic, slope, direct
-
-    def forces_of_edges(
-        self, slope: Tensor, centre: Tensor, neighbour: Tensor, n_atoms: int
-    ) -> Tensor:
-        """Return -dE/dx_i [n_atoms, 3] from dE/d(x_j - x_i) [n_edges, 3].
-
-        What an edge pushes its neighbour, it pushes its centre the other way: the net
-        force vanishes to rounding.
-        """
-        forces = slope.new_zeros(n_atoms, 3).index_add(0, centre, slope)
-        return forces.index_add(0, neighbour, -slope)
+        warn_renamed("SE3Transformer.energy_and_forces", "nn.force_field.ForceField")
+        layout = "dense" if dense else "paired" if paired else "list"
+        edges = Edges(centre, neighbour, shifts, layout)
+        field = ForceField(self)
+        return field(positions, species, edges, molecule, n_molecules, create_graph)
 
     def features(
-        self,
-        species: Tensor,
-        vectors: Tensor,
-        centre: Tensor,
-        neighbour: Tensor,
-        dense: bool,
-        paired: bool,
-        head: bool,
+        self, species: Tensor, vectors: Tensor, edges: Edges, head: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the last features, those of direct forces, and the wall's energy.
+        """Return the last features, those of direct forces, and the ZBL energy.
 
         Features are [dim, n_atoms, channels]; one layer makes them for energies and
         direct forces alike, unless ``force_mode`` is "both".
@@ -336,30 +185,30 @@ class SE3Transformer(nn.Module):
         harmonics = self.harmonics(vectors / distance.unsqueeze(1))
         envelope = self.envelope(distance)
         # Both edges of a pair have the same distance.
-        n_distances = len(distance) // 2 if paired else len(distance)
+        n_distances = len(distance)
+        if edges.layout == "paired":
+            n_distances = n_distances // 2
         radial_basis = self.radial_basis(distance[:n_distances])
         features = self.embedding(species).unsqueeze(0)  # [1, n_atoms, channels]
         before = features
         for attention, nonlinearity in zip(self.attention, self.nonlinearities):
             before = features
-            features = attention(
-                features, harmonics, radial_basis, envelope, centre, neighbour, dense
-            )
+            features = attention(features, harmonics, radial_basis, envelope, edges)
             features = nonlinearity(features)
         directed = features
         if self.head_attention is not None and self.head_nonlinearity is not None:
             if head:
                 directed = self.head_attention(
-                    before, harmonics, radial_basis, envelope, centre, neighbour, dense
+                    before, harmonics, radial_basis, envelope, edges
                 )
                 directed = self.head_nonlinearity(directed)
-        if self.has_wall:
-            pairs = self.wall(species, distance, centre, neighbour).to(torch.float64)
-            pairs = by_centre(pairs, n_atoms, dense)
-            wall = sum_over_neighbours(pairs, centre, n_atoms, dense)
+        if self.has_zbl:
+            pairs = self.zbl(species, distance, edges).to(torch.float64)
+            pairs = by_center(pairs, edges, n_atoms)
+            repulsion = sum_over_neighbors(pairs, edges, n_atoms)
         else:
-            wall = torch.zeros(n_atoms, dtype=torch.float64, device=vectors.device)
-        return features, directed, wall
+            repulsion = torch.zeros(n_atoms, dtype=torch.float64, device=vectors.device)
+        return features, directed, repulsion
 
     def atomic_energies(self, features: Tensor) -> Tensor:
         """Return the energy head's output [n_atoms] for features, float64, eV."""
@@ -376,9 +225,8 @@ class SE3Transformer(nn.Module):
         species = torch.arange(self.n_species, device=like.device)
         nothing = species[:0]
         vectors = self.embedding.weight.new_zeros((0, 3))
-        features, _, _ = self.features(
-            species, vectors, nothing, nothing, dense=False, paired=False, head=False
-        )
+        edges = Edges(nothing, nothing, None, "list")
+        features, _, _ = self.features(species, vectors, edges, head=False)
         return self.atomic_energies(features)
 
     def train(self, mode: bool = True) -> SE3Transformer:

@@ -17,18 +17,19 @@ import torch
 from torch import Tensor, nn
 
 from openmm_se3.elements import COVALENT_RADII, numbers_of
+from openmm_se3.neighbors import Edges
 from openmm_se3.nn.radial import Envelope
 from openmm_se3.units import FINE_STRUCTURE_COULOMB
 
 SCREENING_LENGTH = 0.46850  # A
 EXPONENTS = (3.19980, 0.94229, 0.40290, 0.20162)
 WEIGHTS = (0.18175, 0.50986, 0.28022, 0.02817)
-# The wall ends at this share of the sum of covalent radii: 0.78 A for O-H, 0.50 A for
-# H-H, 1.06 A for O-O.
+# The repulsion ends at this share of the sum of covalent radii: 0.78 A for O-H, 0.50 A
+# for H-H, 1.06 A for O-O.
 REACH = 0.8
 
 
-class ZBLWall(nn.Module):
+class ZBLRepulsion(nn.Module):
     """Half of the ZBL energy of each pair goes to each of its atoms.
 
     Args:
@@ -58,19 +59,16 @@ class ZBLWall(nn.Module):
         )
         self.envelope = Envelope(1.0)
 
-    def forward(
-        self, species: Tensor, distance: Tensor, centre: Tensor, neighbour: Tensor
-    ) -> Tensor:
+    def forward(self, species: Tensor, distance: Tensor, edges: Edges) -> Tensor:
         """Return the energy of each edge [n_edges], eV.
 
         Args:
             species: Species of the atoms [n_atoms].
             distance: Lengths of the edges [n_edges], A.
-            centre: Atom i of each edge [n_edges].
-            neighbour: Atom j of each edge [n_edges].
+            edges: The edges.
         """
-        pair = species.index_select(0, centre) * self.n_species
-        pair = pair + species.index_select(0, neighbour)
+        pair = species.index_select(0, edges.center) * self.n_species
+        pair = pair + species.index_select(0, edges.neighbor)
         charge, inverse_a, inverse_reach = self.pairs.index_select(0, pair).unbind(1)
         x = (distance * inverse_a).unsqueeze(1) * self.exponents
         screened = torch.exp(x) @ self.weights

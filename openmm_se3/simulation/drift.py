@@ -62,7 +62,7 @@ def energy_drift(
     """Fit a line to block means of an energy.
 
     The standard error is that of least squares, widened by sqrt((1 + r) / (1 - r))
-    where neighbouring residuals are correlated (r > 0): slow exchange of energy between
+    where neighboring residuals are correlated (r > 0): slow exchange of energy between
     rotation and vibration makes the block means less independent than they look.
 
     Args:

@@ -14,7 +14,7 @@ from openmm_se3.files import LockedError, atomic_write, run_lock
 from openmm_se3.simulation.options import MAX_SEED, RunOptions
 
 RUN = "run.json"  # what was asked for, on what it ran and how it ended
-TOPOLOGY = "topology.pdb"  # atoms, with the minimised structure
+TOPOLOGY = "topology.pdb"  # atoms, with the minimized structure
 TRAJECTORY = "trajectory.dcd"
 TRAJECTORY_XTC = "trajectory.xtc"
 VELOCITIES = "velocities.npy"

@@ -18,17 +18,17 @@ from openmm_se3.geometry import box_of, closest_contact, minimum_image, molecule
 from openmm_se3.simulation.guard import MAX_STRETCH
 from openmm_se3.units import ANGSTROM_TO_NM, NM_TO_ANGSTROM
 
-MINIMISER_TOLERANCE = 0.1  # kJ/mol/nm, root mean square force
-MINIMISER_ITERATIONS = 2000
+MINIMIZER_TOLERANCE = 0.1  # kJ/mol/nm, root mean square force
+MINIMIZER_ITERATIONS = 2000
 SHOWN_SECONDS = 10.0  # between lines of progress
 CROWDED = 1.6  # sums of covalent radii; molecules of a liquid are not so near
 
 
 class BadMinimumError(ValueError):
-    """The minimisation tore a molecule apart or fused two: there is nothing to run."""
+    """The minimization tore a molecule apart or fused two: there is nothing to run."""
 
 
-def minimised(
+def minimized(
     simulation: app.Simulation, positions: np.ndarray, console: Console | None = None
 ) -> np.ndarray:
     """Return the positions [n_atoms, 3], A, at the minimum near a start.
@@ -39,8 +39,8 @@ def minimised(
         console: Shows progress there; None shows nothing.
 
     Raises:
-        BadMinimumError: A molecule falls apart, or two fuse, when it is minimised.
-        ValueError: The start cannot be minimised.
+        BadMinimumError: A molecule falls apart, or two fuse, when it is minimized.
+        ValueError: The start cannot be minimized.
     """
     minimum = _relaxed(simulation, positions, console or Console(quiet=True))
     torn = torn_bond(simulation.topology, positions, minimum)
@@ -59,7 +59,7 @@ def minimised(
 
 
 def _cause(simulation: app.Simulation, start: np.ndarray) -> str:
-    """Return what likely ruined a minimisation, and the fix."""
+    """Return what likely ruined a minimization, and the fix."""
     topology = simulation.topology
     symbols = [a.element.symbol if a.element else "?" for a in topology.atoms()]
     found = closest_contact(
@@ -90,7 +90,7 @@ def _name(topology: app.Topology, index: int) -> str:
 
 
 class MinimizationProgress(openmm.MinimizationReporter):
-    """Shows how far a minimisation is, and how long it can take at most.
+    """Shows how far a minimization is, and how long it can take at most.
 
     Args:
         show: Called with a line, every ``SHOWN_SECONDS``.
@@ -110,11 +110,11 @@ class MinimizationProgress(openmm.MinimizationReporter):
             self._shown = now
             rate = (now - self._started) / iteration
             left = datetime.timedelta(
-                seconds=round(rate * max(0, MINIMISER_ITERATIONS - iteration))
+                seconds=round(rate * max(0, MINIMIZER_ITERATIONS - iteration))
             )
             self._show(
                 f"Minimization: iteration {iteration} of at most "
-                f"{MINIMISER_ITERATIONS}, energy {values['system energy']:.1f} kJ/mol, "
+                f"{MINIMIZER_ITERATIONS}, energy {values['system energy']:.1f} kJ/mol, "
                 f"at most {left} left"
             )
         return False
@@ -127,8 +127,8 @@ def _relaxed(
     # An OpenMMException here means a start that is not finite; the check below says so.
     with contextlib.suppress(openmm.OpenMMException):
         simulation.minimizeEnergy(
-            tolerance=MINIMISER_TOLERANCE * unit.kilojoule_per_mole / unit.nanometer,
-            maxIterations=MINIMISER_ITERATIONS,
+            tolerance=MINIMIZER_TOLERANCE * unit.kilojoule_per_mole / unit.nanometer,
+            maxIterations=MINIMIZER_ITERATIONS,
             reporter=MinimizationProgress(
                 lambda line: console.print(line, highlight=False, soft_wrap=True)
             ),
@@ -138,7 +138,7 @@ def _relaxed(
     minimum = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
     if not (np.isfinite(energy) and np.isfinite(minimum).all()):
         raise ValueError(
-            "the start cannot be minimised: its energy is not a finite number; check "
+            "the start cannot be minimized: its energy is not a finite number; check "
             "that the positions are in Angstrom and that no two atoms overlap"
         )
     return minimum * NM_TO_ANGSTROM
@@ -147,7 +147,7 @@ def _relaxed(
 def torn_bond(
     topology: app.Topology, start: np.ndarray, minimum: np.ndarray
 ) -> str | None:
-    """Return which bond the minimisation tore, if any; no reference for a guard then.
+    """Return which bond the minimization tore, if any; no reference for a guard then.
 
     Args:
         topology: Atoms and bonds.
@@ -171,7 +171,7 @@ def torn_bond(
 
 
 def fused_atoms(topology: app.Topology, minimum: np.ndarray) -> str | None:
-    """Return which atoms of two molecules a minimisation brought as near as a bond.
+    """Return which atoms of two molecules a minimization brought as near as a bond.
 
     Args:
         topology: Atoms and bonds.

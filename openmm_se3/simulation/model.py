@@ -17,6 +17,7 @@ from openmm_se3.domain import outside_domain
 from openmm_se3.elements import chemical_symbol
 from openmm_se3.geometry import box_of, in_angstrom
 from openmm_se3.molecules import bonds_by_distance
+from openmm_se3.renamed_fields import with_old_names
 from openmm_se3.simulation.ensemble import refuse_npt_without_box
 from openmm_se3.simulation.folder import refuse_results
 from openmm_se3.simulation.options import RunOptions
@@ -126,7 +127,9 @@ def run_model(
         if console is not None and needed > MEMORY_SHOWN_GB:
             text = f"Memory: about {needed:.2g} GB of {available:.3g} GB that are free"
             console.print(text, highlight=False)
-        network = json.dumps(to_dict(potential.config), sort_keys=True)
+        # By the names that runs of older versions were recorded with.
+        shape = with_old_names("ModelConfig", to_dict(potential.config))
+        network = json.dumps(shape, sort_keys=True)
         facts = {
             **(about or {}),
             "model": options.model,

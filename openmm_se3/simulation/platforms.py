@@ -12,7 +12,7 @@ from openmm import unit
 from openmm_se3.units import ANGSTROM_TO_NM, FS_TO_PS
 
 MEASURED_ATOMS = 300  # up to here the faster of Reference and CPU is measured
-WARM_UP_STEPS = 20  # TorchScript optimises during its first calls
+WARM_UP_STEPS = 20  # TorchScript optimizes during its first calls
 TIMED_STEPS = 20
 REPEATS = 3
 CPU_MARGIN = 0.9  # CPU must be this much faster, so that the choice is reproducible
@@ -94,7 +94,7 @@ def _milliseconds_per_step(
 ) -> dict[str, float]:
     contexts = {}
     for name in names:
-        # The step is tiny, so that a start that is not yet minimised stays where it is.
+        # The step is tiny, so that a start that is not yet minimized stays where it is.
         integrator = openmm.VerletIntegrator(1e-3 * FS_TO_PS * unit.picosecond)
         platform = openmm.Platform.getPlatformByName(name)
         context = openmm.Context(system, integrator, platform)

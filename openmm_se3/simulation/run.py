@@ -1,4 +1,4 @@
-"""One run of molecular dynamics: minimise, equilibrate, produce, record, go on.
+"""One run of molecular dynamics: minimize, equilibrate, produce, record, go on.
 
 It takes any System, so that a model is only one use of it.
 """
@@ -32,7 +32,7 @@ from openmm_se3.simulation.ensemble import (
 )
 from openmm_se3.simulation.folder import RunFolder, chosen_seed
 from openmm_se3.simulation.guard import GuardReporter
-from openmm_se3.simulation.minimum import minimised
+from openmm_se3.simulation.minimum import minimized
 from openmm_se3.simulation.options import RunOptions
 from openmm_se3.simulation.phases import Phases, RunRecord
 from openmm_se3.simulation.platforms import (
@@ -60,8 +60,8 @@ def run_dynamics(
 ) -> RunRecord:
     """Run one trajectory and write it to ``options.out``, or go on with it.
 
-    The structure is minimised, equilibrated with Langevin dynamics, then produced.  At
-    the hand-over the momentum and, without a box, the centre of mass are set to zero;
+    The structure is minimized, equilibrated with Langevin dynamics, then produced.  At
+    the hand-over the momentum and, without a box, the center of mass are set to zero;
     the angular momentum is kept.  The integrators are leapfrogs with the same step, so
     positions and velocities go over as they are.
 
@@ -77,7 +77,7 @@ def run_dynamics(
 
     Raises:
         FolderInUseError: The folder has results already, or another run writes to it.
-        BadMinimumError: A molecule falls apart, or two fuse, when it is minimised.
+        BadMinimumError: A molecule falls apart, or two fuse, when it is minimized.
         ValueError: The start, the ensemble or the platform is unfit, or the run to
             resume was another one or is damaged.
         KeyboardInterrupt: After a signal such as Ctrl-C, when the files were closed, a
@@ -235,13 +235,13 @@ def _start(
     folder: RunFolder,
     console: Console,
 ) -> np.ndarray:
-    """Put a simulation at its start; return the minimised positions [n_atoms, 3], A.
+    """Put a simulation at its start; return the minimized positions [n_atoms, 3], A.
 
     Raises:
-        BadMinimumError: A molecule falls apart, or two fuse, when it is minimised.
-        ValueError: The start cannot be minimised.
+        BadMinimumError: A molecule falls apart, or two fuse, when it is minimized.
+        ValueError: The start cannot be minimized.
     """
-    minimum = minimised(simulation, positions, console)
+    minimum = minimized(simulation, positions, console)
     temperature = options.temperature * unit.kelvin
     simulation.context.setVelocitiesToTemperature(temperature, seed)
     folder.clear()
@@ -260,7 +260,7 @@ def _go_on(
     """Put a simulation at a checkpoint.
 
     Returns:
-        The minimised positions of the start [n_atoms, 3], A, and what ``run.json`` says
+        The minimized positions of the start [n_atoms, 3], A, and what ``run.json`` says
         of this sitting.
 
     Raises:

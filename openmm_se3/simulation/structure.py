@@ -134,18 +134,18 @@ def whole_molecules(
         positions: Positions [n_atoms, 3], A, perhaps wrapped atom by atom.
         box: Box vectors as rows [3, 3], A; None changes nothing.
     """
-    neighbours = defaultdict(list)
+    neighbors = defaultdict(list)
     for first, second, *_ in topology.bonds():
-        neighbours[first.index].append(second.index)
-        neighbours[second.index].append(first.index)
+        neighbors[first.index].append(second.index)
+        neighbors[second.index].append(first.index)
     whole = positions.copy()
     placed = np.zeros(len(positions), dtype=bool)
-    for start in neighbours if box is not None else ():
+    for start in neighbors if box is not None else ():
         waiting = deque([start] if not placed[start] else [])
         placed[start] = True
         while waiting:
             atom = waiting.popleft()
-            for other in neighbours[atom]:
+            for other in neighbors[atom]:
                 if not placed[other]:
                     step = minimum_image(positions[other] - positions[atom], box)
                     whole[other] = whole[atom] + step

@@ -71,9 +71,9 @@ def water_topology(n_molecules: int) -> app.Topology:
     oxygen, hydrogen = app.element.oxygen, app.element.hydrogen
     for _ in range(n_molecules):
         residue = topology.addResidue("HOH", chain)
-        centre = topology.addAtom("O", oxygen, residue)
+        center = topology.addAtom("O", oxygen, residue)
         for name in ("H1", "H2"):
-            topology.addBond(centre, topology.addAtom(name, hydrogen, residue))
+            topology.addBond(center, topology.addAtom(name, hydrogen, residue))
     return topology
 
 
@@ -82,7 +82,7 @@ def water_start(n_molecules: int, seed: int | None = None) -> unit.Quantity:
 
     One molecule has its gas-phase geometry.  Each further one accepts a hydrogen bond
     from a molecule that is there, in a random orientation without bad contacts.  The
-    run minimises whatever this gives on its model.
+    run minimizes whatever this gives on its model.
 
     Args:
         n_molecules: Number of molecules.

@@ -15,8 +15,9 @@ from openmm_se3.neighbors import (
     Capacity,
     default_room,
     fixed_pairs,
-    neighbour_pairs,
+    neighbor_pairs,
 )
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.single_point import DENSE_ATOMS
 from openmm_se3.threads import threads_for
@@ -26,7 +27,7 @@ from openmm_se3.torchscript.modules import (
     GenericForce,
     ScaledForce,
     ScaledPeriodicForce,
-    specialise,
+    specialize,
 )
 from openmm_se3.torchscript.self_check import (
     CALLS,
@@ -53,16 +54,16 @@ class CUDAGraphs:
     """What a force needs to know for CUDA graphs.
 
     Attributes:
-        neighbours: Room for so many neighbours of an atom.
+        neighbors: Room for so many neighbors of an atom.
         box: Box vectors as rows, A; None without a box.
     """
 
-    neighbours: int
+    neighbors: int
     box: tuple[tuple[float, float, float], ...] | None
 
 
 def takes_all_pairs(n_atoms: int, periodic: bool) -> bool:
-    """Tell whether TorchScript takes all pairs of atoms instead of a neighbour list."""
+    """Tell whether TorchScript takes all pairs of atoms instead of a neighbor list."""
     return not periodic and n_atoms <= DENSE_ATOMS
 
 
@@ -110,7 +111,7 @@ def build_module(settings: ForceSettings) -> torch.jit.ScriptModule:
         CompileError: It is to be compiled, and that does not work here.
         ExportError: The module does not reproduce the network.
         RuntimeError: TorchScript is turned off.
-        ValueError: There is too little room for neighbours.
+        ValueError: There is too little room for neighbors.
     """
     require_torchscript()
     with usual_torch():
@@ -148,7 +149,7 @@ def _torchscript_module(settings: ForceSettings) -> torch.jit.ScriptModule:
 
     Raises:
         ExportError: It does not reproduce the network.
-        ValueError: There is too little room for neighbours.
+        ValueError: There is too little room for neighbors.
     """
     network = settings.model.network(PRECISIONS[settings.precision])
     if settings.static or settings.cuda_graphs is not None:
@@ -184,7 +185,7 @@ def _room(settings: ForceSettings) -> int:
     """Return the neighbors that an atom has room for in a list of fixed length."""
     graphs = settings.cuda_graphs
     room = default_room(settings.model.config.cutoff)
-    room = room if graphs is None else graphs.neighbours
+    room = room if graphs is None else graphs.neighbors
     return room if settings.periodic else min(room, max(len(settings.atoms) - 1, 1))
 
 
@@ -213,13 +214,13 @@ def _recorded_module(
             cell = torch.tensor(graphs.box, dtype=torch.float64)
             box = cell / NM_TO_ANGSTROM
             own = positions_in_box(n_atoms, box)
-        capacity = Capacity.of(n_atoms, cutoff, cell, graphs.neighbours)
+        capacity = Capacity.of(n_atoms, cutoff, cell, graphs.neighbors)
         _require_room(NM_TO_ANGSTROM * own, cutoff, cell, capacity)
-        if n_atoms * capacity.neighbours >= MANY_EDGES:
+        if n_atoms * capacity.neighbors >= MANY_EDGES:
             calls = FEW_CALLS
     example = torch.zeros(settings.n_particles, 3, dtype=torch.float64)
     example[atoms] = own
-    module = specialise(
+    module = specialize(
         network,
         species,
         atoms,
@@ -245,12 +246,12 @@ def _require_room(
     Raises:
         ValueError: It does not.
     """
-    most = int(fixed_pairs(positions, cutoff, cell, capacity)[3][0])
-    if most > capacity.neighbours:
+    most = int(fixed_pairs(positions, cutoff, cell, capacity)[1][0])
+    if most > capacity.neighbors:
         raise ValueError(
-            f"atoms spread evenly have up to {most} neighbours within the cutoff, and "
-            f"there is room for {capacity.neighbours}: give SE3Potential a larger "
-            f"neighbours, such as {most + most // 4}"
+            f"atoms spread evenly have up to {most} neighbors within the cutoff, and "
+            f"there is room for {capacity.neighbors}: give SE3Potential a larger "
+            f"neighbors, such as {most + most // 4}"
         )
 
 
@@ -282,7 +283,7 @@ class eager_force:  # noqa: N801  (used like a function)
     """
 
     def __init__(self, network: SE3Transformer, settings: ForceSettings) -> None:
-        self.network = network
+        self.field = ForceField(network)
         self.settings = settings
         self.species = torch.tensor(settings.species)
         self.atoms = torch.tensor(settings.atoms)
@@ -298,10 +299,8 @@ class eager_force:  # noqa: N801  (used like a function)
         """
         x = positions.detach()[self.atoms] * NM_TO_ANGSTROM
         cell = None if box is None else box * NM_TO_ANGSTROM
-        centre, neighbour, shifts = neighbour_pairs(x, self.network.config.cutoff, cell)
-        energy, forces = self.network.energy_and_forces(
-            x, self.species, centre, neighbour, shifts
-        )
+        edges = neighbor_pairs(x, self.field.network.config.cutoff, cell)
+        energy, forces = self.field(x, self.species, edges)
         result = torch.zeros_like(positions.detach())
         result[self.atoms] = forces.to(result.dtype) * EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM
         energy = (energy + self.settings.offset) * EV_TO_KJ_PER_MOL

@@ -10,9 +10,9 @@ Two modules do the same:
 
 * :class:`GenericForce`, scripted: any number of atoms, a box or none, edges from a
   cell list.  It is what ``model.pt`` holds.
-* :func:`specialise`: given atoms, energy and forces recorded as one graph of tensor
+* :func:`specialize`: given atoms, energy and forces recorded as one graph of tensor
   operations of fixed shapes, without autograd or Python at run time: of all pairs of a
-  few atoms, for which it is several times faster, or of as many neighbours as there is
+  few atoms, for which it is several times faster, or of as many neighbors as there is
   room for, for CUDA graphs.
 
 :class:`ScaledForce` multiplies either by a parameter.
@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from torch._decomp import get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from openmm_se3.neighbors import Capacity, all_pairs, fixed_pairs
+from openmm_se3.neighbors import Capacity, Edges, all_pairs, fixed_pairs
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.torch_state import recording, scripted
 from openmm_se3.torchscript.graph_passes import simplify
@@ -57,14 +58,14 @@ class GenericForce(nn.Module):
         super().__init__()
         import vesin_torch  # noqa: F401  (registers torch.classes.vesin)
 
-        self.network = network
+        self.force_field = ForceField(network)
         self.length = NM_TO_ANGSTROM
         self.energy = EV_TO_KJ_PER_MOL
         self.force = EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM
-        # A^3 for an atom; in less, the list of neighbours would fill the memory.
+        # A^3 for an atom; in less, the list of neighbors would fill the memory.
         self.room = 4.0 / 3.0 * math.pi * network.config.cutoff**3 / 10_000.0
         # Cutoff, both directions of a pair, sorted, algorithm, skin, threads (0 = all).
-        self.neighbour_list = torch.classes.vesin._NeighborList(
+        self.neighbor_list = torch.classes.vesin._NeighborList(
             network.config.cutoff, True, True, "auto", 0.0, 0
         )
         nothing = torch.zeros(0, dtype=torch.int64)
@@ -99,7 +100,7 @@ class GenericForce(nn.Module):
                 "this model does not know its atoms: call set_atoms, or make a file "
                 "for one topology with 'openmm-se3 export --topology'"
             )
-        if not self.network.direct:
+        if not self.force_field.network.direct:
             require_gradients()
         x = positions.detach().index_select(0, self.atoms) * self.length
         points = x.to(torch.float64)
@@ -111,16 +112,15 @@ class GenericForce(nn.Module):
             if not cell.is_cuda and float(cell.diagonal().prod()) < least:
                 raise RuntimeError(
                     "the box has collapsed: each atom would have more than 10,000 "
-                    "neighbours within the cutoff"
+                    "neighbors within the cutoff"
                 )
         periodic = torch.tensor(box is not None)
-        centre, neighbour, images = self.neighbour_list.compute(
+        center, neighbor, images = self.neighbor_list.compute(
             points, cell, periodic, "ijS", True
         )
         shifts = (images.to(torch.float64) @ cell).to(x.dtype)
-        energy, forces = self.network.energy_and_forces(
-            x, self.species, centre, neighbour, shifts
-        )
+        edges = Edges(center, neighbor, shifts, "list")
+        energy, forces = self.force_field(x, self.species, edges)
         # Not recorded, like the network's result: TorchScript drops a detach when it
         # freezes a module, and a parameter's derivative must not go into the network.
         with torch.no_grad():
@@ -132,7 +132,7 @@ class GenericForce(nn.Module):
         return energy, result
 
 
-def specialise(
+def specialize(
     network: SE3Transformer,
     species: Tensor,
     atoms: Tensor,
@@ -160,7 +160,7 @@ def specialise(
     """
     n_atoms = len(species)
     everything = bool(torch.equal(atoms, torch.arange(n_particles)))
-    pairs = all_pairs(n_atoms)
+    field, pairs = ForceField(network), all_pairs(n_atoms)
 
     def chosen(positions: Tensor) -> Tensor:
         own = positions if everything else positions.index_select(0, atoms)
@@ -176,23 +176,19 @@ def specialise(
         return energy.to(positions.dtype), forces.contiguous()
 
     def of_all_pairs(positions: Tensor) -> tuple[Tensor, Tensor]:
-        energy, forces = network.energy_and_forces(
-            chosen(positions), species, *pairs, dense=n_atoms > 1
-        )
+        energy, forces = field(chosen(positions), species, pairs)
         return results(energy, forces, positions)
 
     if capacity is None:
         graph = _recorded(of_all_pairs, example.detach())
         return scripted(WithoutGradients(graph))
-    room, cutoff = capacity.neighbours, network.config.cutoff
+    room, cutoff = capacity.neighbors, network.config.cutoff
 
-    def of_neighbours(positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def of_neighbors(positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = chosen(positions)
         lattice = None if box is None else cell * NM_TO_ANGSTROM
-        centre, neighbour, shifts, needed = fixed_pairs(x, cutoff, lattice, capacity)
-        energy, forces = network.energy_and_forces(
-            x, species, centre, neighbour, shifts, dense=True
-        )
+        edges, needed = fixed_pairs(x, cutoff, lattice, capacity)
+        energy, forces = field(x, species, edges)
         # Wrong numbers are none, also on a GPU, where nobody looks at what is needed.
         enough = (needed[0] <= room) & (needed[1] <= 1.0)
         energy, forces = (torch.where(enough, r, math.nan) for r in (energy, forces))
@@ -200,7 +196,7 @@ def specialise(
 
     unused = torch.eye(3, dtype=torch.float64)
     cell = unused if box is None else box.detach()
-    graph = _recorded(of_neighbours, example.detach(), cell)
+    graph = _recorded(of_neighbors, example.detach(), cell)
     return scripted(WithinCapacity(graph, room))
 
 
@@ -241,11 +237,11 @@ class WithoutGradients(nn.Module):
 
 
 class WithinCapacity(nn.Module):
-    """:class:`WithoutGradients` for a graph that has room for so many neighbours.
+    """:class:`WithoutGradients` for a graph that has room for so many neighbors.
 
     Args:
         graph: Returns, beside energy and forces, what :func:`fixed_pairs` needs.
-        room: Neighbours of an atom that there is room for.
+        room: Neighbors of an atom that there is room for.
     """
 
     def __init__(self, graph: torch.jit.ScriptModule, room: int) -> None:
@@ -265,13 +261,13 @@ class WithinCapacity(nn.Module):
                 most, searched = int(needed[0]), float(needed[1])
                 if most > self.room:
                     raise RuntimeError(
-                        f"an atom has {most} neighbours within the cutoff, and there "
+                        f"an atom has {most} neighbors within the cutoff, and there "
                         f"is room for {self.room}: give SE3Potential "
-                        f"neighbours={most + most // 8}, or leave out cudaGraphs"
+                        f"neighbors={most + most // 8}, or leave out cudaGraphs"
                     )
                 if searched > 1.0:
                     raise RuntimeError(
-                        "the box has become so small that neighbours are missed: make "
+                        "the box has become so small that neighbors are missed: make "
                         "the System anew from a box of this size, or leave out "
                         "cudaGraphs"
                     )

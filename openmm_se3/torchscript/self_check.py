@@ -1,6 +1,6 @@
 """An exported module must equal the network it was made from.
 
-TorchScript recompiles itself during the first calls (profile-guided optimisation), and
+TorchScript recompiles itself during the first calls (profile-guided optimization), and
 has given wrong gradients after them, so that one call proves nothing: modules are
 compared over twenty calls with changing positions.
 """
@@ -33,7 +33,7 @@ class ExportError(RuntimeError):
 def random_positions(n_atoms: int, cutoff: float = 7.0) -> Tensor:
     """Return positions for a network of a cutoff (A): [n_atoms, 3], nm, float64.
 
-    Neighbours are about half a cutoff apart.  Atoms closer than any in the training
+    Neighbors are about half a cutoff apart.  Atoms closer than any in the training
     data would let a network amplify rounding a thousandfold: two atoms alone at 1.7 A
     are no part of any molecule.
     """

@@ -1,4 +1,4 @@
-"""Labelled frames as DGL graphs, and the order in which batches of them are seen.
+"""Labeled frames as DGL graphs, and the order in which batches of them are seen.
 
 | name            | shape                 | unit | where               |
 |-----------------|-----------------------|------|---------------------|
@@ -10,7 +10,7 @@
 | weight          | [n_frames] float64    |      | labels              |
 | frame           | [n_frames] int64      |      | labels, index       |
 
-An edge of a graph runs from the neighbour (source) to the centre (destination), the way
+An edge of a graph runs from the neighbor (source) to the center (destination), the way
 a message does.
 """
 
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from openmm_se3.data.frames import Frame, Frames
 from openmm_se3.elements import numbers_of, symbols_of
-from openmm_se3.neighbors import in_pairs, neighbour_pairs
+from openmm_se3.neighbors import Edges, in_pairs, neighbor_pairs
 from openmm_se3.training.distributed import share
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def frame_weights(
 
 
 class FrameGraphs(torch.utils.data.Dataset[Any]):
-    """Labelled frames as DGL graphs with their edges.
+    """Labeled frames as DGL graphs with their edges.
 
     Args:
         frames: The frames.
@@ -215,46 +215,42 @@ def frame_graph(
         raise ValueError(f"{frame.trajectory}, {fault}; take it out of the data")
     positions = torch.tensor(frame.positions, dtype=torch.float64)
     box = None if frame.box is None else torch.tensor(frame.box, dtype=torch.float64)
-    centre, neighbour, shifts = neighbour_pairs(positions, cutoff, box)
-    graph = dgl.graph((neighbour, centre), num_nodes=len(positions))
+    edges = neighbor_pairs(positions, cutoff, box)
+    graph = dgl.graph((edges.neighbor, edges.center), num_nodes=len(positions))
     graph.ndata["species"] = torch.tensor([species[int(z)] for z in frame.numbers])
     graph.ndata["positions"] = positions
     if frame.forces is None:
         graph.ndata["forces"] = torch.full_like(positions, torch.nan)
     else:
         graph.ndata["forces"] = torch.tensor(frame.forces, dtype=torch.float64)
-    graph.edata["shift"] = torch.as_tensor(shifts, dtype=torch.float64)
+    graph.edata["shift"] = torch.as_tensor(edges.shifts, dtype=torch.float64)
     return graph
 
 
 @dataclasses.dataclass(frozen=True)
 class GraphTensors:
-    """The plain tensors of a batch that the network sees, under its names.
-
-    The second half of the edges are those of the first, reversed.
-    """
+    """The plain tensors of a batch that the network sees, edges in pairs."""
 
     positions: Tensor
     species: Tensor
-    centre: Tensor
-    neighbour: Tensor
-    shifts: Tensor
+    edges: Edges
     molecule: Tensor
     n_molecules: int
 
     def to(self, device: torch.device | str) -> GraphTensors:
         """Return them on a device."""
-        moved: dict[str, Any] = {
-            name: value.to(device) if isinstance(value, Tensor) else value
-            for name, value in vars(self).items()
-        }
-        return GraphTensors(**moved)
+
+        def moved(value: Any) -> Any:
+            return value.to(device) if isinstance(value, Tensor) else value
+
+        values = {name: moved(value) for name, value in vars(self).items()}
+        return GraphTensors(**{**values, "edges": Edges(*map(moved, self.edges))})
 
 
 def graph_tensors(graph: dgl.DGLGraph) -> GraphTensors:
     """Take a batched graph apart."""
-    neighbour, centre = graph.edges()
-    centre, neighbour, shifts = in_pairs(centre, neighbour, graph.edata["shift"])
+    neighbor, center = graph.edges()
+    edges = in_pairs(Edges(center, neighbor, graph.edata["shift"]))
     counts = graph.batch_num_nodes()
     molecule = torch.repeat_interleave(
         torch.arange(len(counts), device=counts.device),
@@ -264,9 +260,7 @@ def graph_tensors(graph: dgl.DGLGraph) -> GraphTensors:
     return GraphTensors(
         positions=graph.ndata["positions"],
         species=graph.ndata["species"],
-        centre=centre,
-        neighbour=neighbour,
-        shifts=shifts,
+        edges=edges,
         molecule=molecule,
         n_molecules=len(counts),
     )

@@ -11,7 +11,7 @@ They load with ``weights_only=True``, which runs no code from the file.  Keys:
     history                one dict a validation
     running                sums since the last validation
     network, average       weights, and their moving average, which is what is exported
-    optimizer, rng         the optimiser's state; PyTorch's random state
+    optimizer, rng         the optimizer's state; PyTorch's random state
     errors                 errors of ``average`` by split and group, once measured
     versions               of the programs that wrote it
 """
@@ -26,14 +26,15 @@ from typing import Any
 
 import torch
 
-from openmm_se3.config import differences, to_dict
+from openmm_se3.config import DEFAULTS_OF_VERSION_1, differences, to_dict
 from openmm_se3.data.load import hash_source
 from openmm_se3.files import atomic_write
+from openmm_se3.renamed_fields import with_new_names
 from openmm_se3.training.config import CIRCUMSTANCES, RunConfig
 from openmm_se3.version import installed_versions
 
 FORMAT = "openmm-se3 checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: new names of settings
 # They decide what training gives.
 PROGRAMS = ("openmm-se3", "torch", "lightning", "dgl", "e3nn", "numpy")
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
@@ -82,6 +83,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} has format version {content['format_version']}; this program "
             f"reads up to {FORMAT_VERSION}: upgrade openmm-se3"
         )
+    if content["format_version"] < FORMAT_VERSION:
+        model = with_new_names("ModelConfig", content["model"])
+        content["model"] = {**DEFAULTS_OF_VERSION_1, **model}
+        content["training"] = with_new_names("TrainingConfig", content["training"])
     return content
 
 

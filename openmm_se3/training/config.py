@@ -1,4 +1,4 @@
-"""Everything one training run is told: network, optimisation, data."""
+"""Everything one training run is told: network, optimization, data."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from openmm_se3.data.load import Source
 from openmm_se3.data.self_energies import Choice
 from openmm_se3.data.splits import SplitConfig
 from openmm_se3.elements import SYMBOLS
+from openmm_se3.renamed_fields import accepts_old_names
 
 # These change how a run is carried out, not what it computes: a resumed run may differ.
 CIRCUMSTANCES = ("device", "devices", "nodes", "threads", "checkpoint_minutes")
 
 
+@accepts_old_names
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """Settings of the optimisation.
+    """Settings of the optimization.
 
     The whole run is counted in steps, one batch each: the learning rate and the order
     of the batches depend on the step and the seed only, so that a run that was stopped
     and resumed equals one that was not.
 
     Attributes:
-        steps: Optimiser steps of the whole run.
+        steps: Optimizer steps of the whole run.
         validate_every: Steps between validations; each one writes a checkpoint.
         batch_size: Size of a batch, in ``batch_unit``.
         batch_unit: "frames", or "edges": batches are filled with frames up to this many
@@ -55,10 +57,10 @@ class TrainingConfig:
             energy's error as ``energy_per`` divides it); null keeps squares.
         optimizer: "adam" or "adamw".
         learning_rate: Highest learning rate.
-        product_rate: Rate of the weights that make (2.6) from products of features, as
-            a share of ``learning_rate``.  They are a thousand to a sum, so that a share
-            of 1 may make a network of several layers explode.  Null: one over the root
-            of their number.
+        product_lr_scale: Learning rate of the weights that make (2.6) from products of
+            features, as a share of ``learning_rate``.  A sum has a thousand of them, so
+            that a share of 1 may make a network of several layers explode.  Null: one
+            over the root of their number.
         weight_decay: Decay of the weights; needs "adamw".
         warmup_steps: Steps over which the learning rate grows from zero.
         schedule: "cosine" to the end of the run, "plateau", "steps" or "constant".
@@ -73,7 +75,7 @@ class TrainingConfig:
             before; null does not clip.  The norm falls by orders of magnitude during a
             run, so that a fixed limit is too small at first and too large later, when
             one batch of extreme structures can undo thousands of steps.
-        average_decay: Decay of the exponential moving average of the weights, which is
+        ema_decay: Decay of the exponential moving average of the weights, which is
             what is validated and exported.
         patience: Validations without improvement before the run stops early; null runs
             all steps.
@@ -109,7 +111,7 @@ class TrainingConfig:
     huber_delta: float | None = None
     optimizer: typing.Literal["adam", "adamw"] = "adam"
     learning_rate: float = 2e-3
-    product_rate: float | None = None
+    product_lr_scale: float | None = None
     weight_decay: float = 0.0
     warmup_steps: int = 100
     schedule: typing.Literal["cosine", "plateau", "steps", "constant"] = "cosine"
@@ -120,7 +122,7 @@ class TrainingConfig:
     plateau_factor: float = 0.5
     clip_norm: float | None = 10.0
     clip_ratio: float | None = None
-    average_decay: float = 0.999
+    ema_decay: float = 0.999
     patience: int | None = None
     max_skipped: int = 20
     evaluated_frames: int = 10000
@@ -154,7 +156,7 @@ class TrainingConfig:
             "plateau_patience",
             "clip_norm",
             "clip_ratio",
-            "product_rate",
+            "product_lr_scale",
             "patience",
             "evaluated_frames",
             "devices",
@@ -181,7 +183,7 @@ class TrainingConfig:
             "final_learning_rate",
             "plateau_factor",
             "milestone_factor",
-            "average_decay",
+            "ema_decay",
         ):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(
@@ -278,7 +280,7 @@ class RunConfig:
 
     Attributes:
         model: The network.
-        training: The optimisation.
+        training: The optimization.
         data: The labels.
     """
 

@@ -12,6 +12,7 @@ import yaml
 from openmm_se3.config import ModelConfig, from_dict
 from openmm_se3.data.load import Source
 from openmm_se3.data.splits import SplitConfig
+from openmm_se3.renamed_fields import with_new_names
 from openmm_se3.training.config import DataConfig, RunConfig, TrainingConfig
 from openmm_se3.training.presets import with_preset
 
@@ -54,6 +55,10 @@ def run_config(values: dict[str, Any], folder: Path) -> RunConfig:
     Raises:
         ValueError: A key or value is wrong.
     """
+    values = dict(values)
+    for section, kind in (("model", "ModelConfig"), ("training", "TrainingConfig")):
+        if isinstance(given := values.get(section), dict):
+            values[section] = with_new_names(kind, given, FutureWarning)
     sections = from_dict(_Sections, with_preset(values), "the configuration")
     training = from_dict(TrainingConfig, sections.training, "training")
     return RunConfig(

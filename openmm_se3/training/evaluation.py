@@ -1,4 +1,4 @@
-"""Errors of a finished model on any labelled frames."""
+"""Errors of a finished model on any labeled frames."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NAMES_ONLY = {"format", "level"}
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """A model's predictions for labelled frames, and their errors by group."""
+    """A model's predictions for labeled frames, and their errors by group."""
 
     graphs: FrameGraphs
     predictions: Predictions
@@ -118,7 +118,7 @@ def evaluate_model(
 
     Args:
         model: The model.
-        frames: Labelled frames.
+        frames: Labeled frames.
         dtype: Precision of the network.
 
     Raises:

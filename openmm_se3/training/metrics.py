@@ -1,4 +1,4 @@
-"""Errors of a model on labelled frames, by group, in the units of the literature.
+"""Errors of a model on labeled frames, by group, in the units of the literature.
 
 Force errors are over Cartesian components; the worst frame is the one whose mean
 absolute force error is largest.  ``energy_mae_centred`` is the energy error after
@@ -24,6 +24,7 @@ from openmm_se3.compiled.training import CompiledBatches
 from openmm_se3.data.dataset import formula
 from openmm_se3.data.frames import Frames
 from openmm_se3.elements import symbols_of
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.training.batches import (
     FrameGraphs,
@@ -83,9 +84,7 @@ def predict_batch(
         with torch.no_grad():
             energies, forces = compiled.energy_and_forces(network, **vars(tensors))
         return Predictions(energies.numpy(), forces.numpy(), None)
-    energies, forces, direct = network.energy_and_both_forces(
-        **vars(tensors), paired=True
-    )
+    energies, forces, direct = ForceField(network).with_direct_forces(**vars(tensors))
     return Predictions(
         energies.cpu().numpy(),
         forces.double().cpu().numpy(),
@@ -120,7 +119,7 @@ def predict(
 
 
 def reference_forces(graphs: FrameGraphs) -> np.ndarray:
-    """Return the labelled forces of all frames [n_atoms, 3], eV/A; NaN if unknown."""
+    """Return the labeled forces of all frames [n_atoms, 3], eV/A; NaN if unknown."""
     return np.concatenate(
         [
             np.full_like(frame.positions, np.nan)

@@ -1,4 +1,4 @@
-"""One optimisation step and one validation, as a LightningModule.
+"""One optimization step and one validation, as a LightningModule.
 
 The module counts its own steps and keeps everything that a resumed run needs; Lightning
 moves data, runs the loops and calls the callbacks.
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from openmm_se3.compiled.training import CompiledBatches
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.layers import AttentiveSelfInteraction
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.training.batches import (
@@ -49,11 +50,11 @@ class DivergedError(RuntimeError):
 
 
 class TrainingModule(lightning.LightningModule):
-    """Trains a network on labelled frames.
+    """Trains a network on labeled frames.
 
     Args:
         network: The network, in the precision of training.
-        config: Settings of the optimisation.
+        config: Settings of the optimization.
         order: The batch of every step.
         train_graphs: Data to train on; names frames in messages.
         validation_graphs: Data to validate on.
@@ -100,7 +101,7 @@ class TrainingModule(lightning.LightningModule):
         self._clock = time.monotonic()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return the optimiser; Lightning moves its state with the weights."""
+        """Return the optimizer; Lightning moves its state with the weights."""
         return self.optimizer
 
     @property
@@ -160,11 +161,12 @@ class TrainingModule(lightning.LightningModule):
                 self.network, **vars(tensors)
             )
         elif self.config.force_weight > 0.0:
-            energies, forces, direct = self.network.energy_and_both_forces(
-                **vars(tensors), create_graph=True, paired=True
+            field = ForceField(self.network)
+            energies, forces, direct = field.with_direct_forces(
+                **vars(tensors), create_graph=True
             )
         else:
-            energies = energies_only(self.network, tensors)
+            energies = ForceField(self.network).energies(**vars(tensors))
             forces = torch.zeros_like(tensors.positions)  # with the weight 0
         counts = total(
             label_counts(labels["energy"], labels["forces"], tensors.molecule)
@@ -223,7 +225,7 @@ class TrainingModule(lightning.LightningModule):
     @torch.no_grad()
     def _update_average(self) -> None:
         made = self.step - self.skipped
-        decay = min(self.config.average_decay, (1.0 + made) / (FIRST_AVERAGES + made))
+        decay = min(self.config.ema_decay, (1.0 + made) / (FIRST_AVERAGES + made))
         torch._foreach_lerp_(
             list(self.average.parameters()),
             list(self.network.parameters()),
@@ -318,22 +320,14 @@ class TrainingModule(lightning.LightningModule):
         torch.set_rng_state(state["rng"])
 
 
-def energies_only(network: SE3Transformer, tensors: GraphTensors) -> Tensor:
-    """Return the energy of each molecule [n_molecules], eV, without its forces."""
-    t = tensors
-    vectors = network.edge_vectors(t.positions, t.centre, t.neighbour, t.shifts)
-    atomic, _ = network(t.species, vectors, t.centre, t.neighbour, paired=True)
-    return atomic.new_zeros(t.n_molecules).index_add(0, t.molecule, atomic)
-
-
 def make_optimizer(
     network: SE3Transformer, config: TrainingConfig
 ) -> torch.optim.Optimizer:
-    """Return the optimiser of a network.
+    """Return the optimizer of a network.
 
     Every step changes a parameter by about its learning rate, whatever its size.
     Weights of the products in (2.6) are small and a thousand to a sum, which would grow
-    by a thousand steps at once; see ``TrainingConfig.product_rate``.
+    by a thousand steps at once; see ``TrainingConfig.product_lr_scale``.
     """
     products = [
         module.hidden
@@ -344,7 +338,7 @@ def make_optimizer(
     rest = [p for p in network.parameters() if id(p) not in apart]
     groups: list[dict[str, Any]] = [{"params": rest, "share": 1.0}]
     for hidden in products:
-        share = config.product_rate or 1.0 / math.sqrt(hidden.in_features)
+        share = config.product_lr_scale or 1.0 / math.sqrt(hidden.in_features)
         groups.append({"params": [hidden.weight], "share": share})
     # Fused: one operation for all parameters, where the plain loop makes some ten each.
     if config.optimizer == "adamw":

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 from rich.console import Console
 
-from openmm_se3.data.checks.near_duplicates import resemblance
+from openmm_se3.data.checks.near_duplicates import near_duplicates
 from openmm_se3.data.checks.units import require_plausible
 from openmm_se3.data.dataset import Dataset
 from openmm_se3.data.frames import SPLITS, Frames
@@ -45,7 +45,7 @@ def read_data(config: DataConfig, console: Console) -> Dataset:
     console.print(data_summary(dataset, chosen), highlight=False, soft_wrap=True)
     if chosen.warning:
         warnings.warn(chosen.warning, stacklevel=2)
-    near = resemblance(dataset.frames)
+    near = near_duplicates(dataset.frames)
     if near.near:
         console.print(f"{near}", highlight=False, soft_wrap=True)
     return dataset

@@ -30,7 +30,7 @@ THESIS_MODEL: dict[str, Any] = {
     "key_channels": 16,
     "lmax": 2,
     "jmax": None,
-    "mirror": False,
+    "symmetry": "SO(3)",
     "kernel": "full",
     "envelope": "none",
     "radial_basis": "distance",
@@ -44,7 +44,7 @@ THESIS_MODEL: dict[str, Any] = {
     "force_mode": "direct",
     # Outputs of order one are normalized labels: deviation of ANI-1x (Table 3.1).
     "energy_scale": 0.106 * HARTREE_TO_EV,
-    "wall": False,
+    "zbl": False,
 }
 THESIS_TRAINING: dict[str, Any] = {
     "steps": 341_000,
@@ -58,8 +58,8 @@ THESIS_TRAINING: dict[str, Any] = {
     "warmup_steps": 0,
     "schedule": "constant",
     "clip_norm": 10.0,
-    "average_decay": 0.0,
-    "product_rate": 1.0,
+    "ema_decay": 0.0,
+    "product_lr_scale": 1.0,
 }
 WIDER = {"channels": 32, "key_channels": 32}
 
@@ -96,7 +96,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "energy_weight": 0.2,
             "learning_rate": 1e-2,
             "warmup_steps": 500,
-            "average_decay": 0.999,
+            "ema_decay": 0.999,
             "clip_ratio": 3.0,
         },
     },

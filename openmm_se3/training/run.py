@@ -360,7 +360,7 @@ def run_report(
     """Return what was trained, on what, and its errors, in Markdown."""
     training = config.training
     files = ", ".join(Path(source.path).name for source in config.data.files)
-    averaged = "averaged weights" if training.average_decay else "weights"
+    averaged = "averaged weights" if training.ema_decay else "weights"
     return f"""# Training report
 
 | | |

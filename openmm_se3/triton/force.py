@@ -101,7 +101,7 @@ def require_numbers(energy: Tensor, room: int) -> None:
             "the model's energy is NaN or infinite: a position or the box is no "
             "number, the box has collapsed, or an atom has more neighbors within the "
             f"cutoff than the {room} that there is room for; in the last case give "
-            f"SE3Potential neighbours={2 * room} with cudaGraphs=True, or "
+            f"SE3Potential neighbors={2 * room} with cudaGraphs=True, or "
             "engine='torchscript'"
         )
 

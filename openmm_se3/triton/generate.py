@@ -44,7 +44,7 @@ def network_source(config: ModelConfig) -> str:
         "LOGIT_BOUND": LOGIT_BOUND,
         "DISTANCE_EPSILON": DISTANCE_EPSILON,
         "ENERGY_SCALE": config.energy_scale,
-        "WALL": config.wall,
+        "WALL": config.zbl,
     }
     for name, values in (("WALL_WEIGHT", WEIGHTS), ("WALL_EXPONENT", EXPONENTS)):
         numbers |= {f"{name}_{k}": value for k, value in enumerate(values)}

@@ -207,5 +207,5 @@ def constants(network: SE3Transformer) -> Tensor:
     These are [n_species] and, of each pair of species, charge (eV A), 1 / screening
     length and 1 / reach (1/A) [n_species^2, 3].
     """
-    wall = network.wall.pairs.double() * torch.tensor([2.0, 1.0, 1.0])
-    return torch.cat([network.isolated, wall.flatten()])
+    repulsion = network.zbl.pairs.double() * torch.tensor([2.0, 1.0, 1.0])
+    return torch.cat([network.isolated, repulsion.flatten()])

@@ -1,4 +1,4 @@
-"""Is a model fit for dynamics?  One file a kind of check, and the whole battery.
+"""Checks of a model before it is used in MD, one file per kind of check.
 
 | file            | what it checks                                                     |
 |-----------------|--------------------------------------------------------------------|
@@ -8,6 +8,6 @@
 | ``drift``       | the drift of the energy in a short NVE run                         |
 | ``backends``    | eager, TorchForce, PythonForce and ASE; platforms and precisions   |
 | ``structures``  | what the checks run on, made from the model's elements             |
-| ``battery``     | all of the above in one call                                       |
+| ``validate``    | all of the above in one call                                       |
 | ``report``      | the result as a table and as JSON                                  |
 """

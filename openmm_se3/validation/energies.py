@@ -53,7 +53,7 @@ def gradient_check(network: SE3Transformer, structure: Structure) -> Check:
 
 
 def isolated_atom_checks(networks: dict[str, SE3Transformer]) -> list[Check]:
-    """An atom without neighbours has no interaction energy and no force.
+    """An atom without neighbors has no interaction energy and no force.
 
     The network's energy of such an atom is subtracted; the limit is of its rounding.
     """
@@ -109,7 +109,7 @@ def additivity_check(network: SE3Transformer, structure: Structure) -> Check:
 
 
 def cutoff_check(network: SE3Transformer) -> Check:
-    """Energy and force of a pair, its only neighbours, as they cross the cutoff."""
+    """Energy and force of a pair, its only neighbors, as they cross the cutoff."""
     elements = network.config.elements
     jump = 0.0
     for first in elements:

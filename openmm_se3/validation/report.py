@@ -22,7 +22,7 @@ from openmm_se3.version import __version__
 
 FORMAT = "openmm-se3 validation"
 FORMAT_VERSION = 1
-COLOURS = {"pass": "green", "fail": "bold red", "not run": "yellow"}
+COLORS = {"pass": "green", "fail": "bold red", "not run": "yellow"}
 WIDTH_WITH_NOTES = 110  # columns of the terminal
 WORDS: dict[Status, str] = {"pass": "passed", "fail": "failed", "not run": "not run"}
 
@@ -85,7 +85,7 @@ class Report:
         for check in self.checks:
             if check.status != "pass":
                 console.print(
-                    f"[{COLOURS[check.status]}]{check.status}[/]: {check.group}, "
+                    f"[{COLORS[check.status]}]{check.status}[/]: {check.group}, "
                     f"{escape(check.name)}: {_number(check)} (limit {check.limit}) "
                     f"{escape(check.note)}",
                     highlight=False,
@@ -118,7 +118,7 @@ def _number(check: Check) -> str:
 
 
 def _cells(check: Check) -> tuple[str, ...]:
-    result = f"[{COLOURS[check.status]}]{check.status}[/]"
+    result = f"[{COLORS[check.status]}]{check.status}[/]"
     return (
         f"  {escape(check.name)}",
         _number(check),

@@ -16,12 +16,14 @@ from openmm_se3.elements import COVALENT_RADII, numbers_of, symbols_of
 from openmm_se3.geometry import random_rotation
 from openmm_se3.model_file import PRECISIONS, ModelFile
 from openmm_se3.molecules import molecules_by_bonds
+from openmm_se3.neighbors import Edges
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.single_point import all_pairs_of
 from openmm_se3.single_point import evaluate as evaluate_symbols
 
 CLUSTER_ATOMS = 8  # at least; every element stands in the cluster twice or more
-CLUSTER_SPACING = (1.3, 1.9)  # nearest neighbour, in sums of covalent radii
+CLUSTER_SPACING = (1.3, 1.9)  # nearest neighbor, in sums of covalent radii
 CONTACT_DISTANCE = 1.9  # A, shortest distance of two molecules of a pair
 BOND_REACH = 1.3
 SMALL_MOLECULE = 5  # atoms; two of these also test forces between molecules
@@ -90,18 +92,18 @@ def pair_of(molecule: Structure, rng: np.random.Generator) -> Structure:
     """Return a molecule and a turned copy of it in contact."""
     turned = molecule.positions - molecule.positions.mean(axis=0)
     turned = turned @ random_rotation(rng).T
-    centred = molecule.positions - molecule.positions.mean(axis=0)
+    centered = molecule.positions - molecule.positions.mean(axis=0)
     direction = random_rotation(rng)[0]
     distance = 1.0
     while True:
         copy = turned + distance * direction
-        if _gap(centred, copy) >= CONTACT_DISTANCE:
+        if _gap(centered, copy) >= CONTACT_DISTANCE:
             break
         distance += 0.05
     return Structure(
         f"two {molecule.name}",
         np.tile(molecule.numbers, 2),
-        np.concatenate([centred, copy]),
+        np.concatenate([centered, copy]),
     )
 
 
@@ -201,10 +203,9 @@ def evaluate(network: SE3Transformer, structure: Structure) -> tuple[float, np.n
 
 def edges_of(
     network: SE3Transformer, structure: Structure
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return species, vectors, centre and neighbour of all pairs."""
-    positions, species, centre, neighbour = all_pairs_of(
+) -> tuple[torch.Tensor, torch.Tensor, Edges]:
+    """Return species, vectors and edges of all pairs."""
+    positions, species, edges = all_pairs_of(
         network, symbols_of(structure.numbers), structure.positions
     )
-    vectors = positions[neighbour] - positions[centre]
-    return species, vectors.to(network.embedding.weight.dtype), centre, neighbour
+    return species, ForceField(network).edge_vectors(positions, edges), edges

@@ -80,7 +80,7 @@ def recorded_inputs(
             hooks.append(module.register_forward_pre_hook(record))
     try:
         with torch.no_grad():
-            network(*edges_of(network, structure), True)
+            network(*edges_of(network, structure))
     finally:
         for hook in hooks:
             hook.remove()
@@ -145,9 +145,9 @@ def energy_scale(network: SE3Transformer, structure: Structure) -> float:
 
     What isolated atoms have is counted in: it is taken off after the rounding.
     """
-    species, *edges = edges_of(network, structure)
+    species, vectors, edges = edges_of(network, structure)
     with torch.no_grad():
-        atomic, _ = network(species, *edges, True)
+        atomic, _ = network(species, vectors, edges)
     return float(atomic.abs().sum() + network.isolated[species].abs().sum())
 
 
@@ -155,13 +155,13 @@ def symmetry_checks(
     networks: dict[str, SE3Transformer], structure: Structure, rng: np.random.Generator
 ) -> list[Check]:
     """Return equivariance and permutation checks in both precisions."""
-    mirror = next(iter(networks.values())).config.mirror
+    claimed = next(iter(networks.values())).config.symmetry == "O(3)"
     rotations = [random_rotation(rng) for _ in range(ROTATIONS)]
-    if mirror:
+    if claimed:
         # The model claims mirror images too.
         rotations = [sign * r for r in rotations for sign in (1.0, -1.0)]
     shifts = rng.normal(scale=SHIFT, size=(len(rotations), 3))
-    moves = "rotations, reflections" if mirror else "rotations"
+    moves = "rotations, reflections" if claimed else "rotations"
     checks = []
     for precision, network in networks.items():
         layers: dict[str, float] = {}

@@ -62,7 +62,7 @@ def test_turns(clock: Callable[[float], Callable[[int], None]]) -> None:
         step = clock(seconds)
         return lambda steps: (order.append(name), step(steps))
 
-    found = timing.take_turns([named("a", 0.1), named("b", 0.2)], 3, 0.0)
+    found = timing.interleave([named("a", 0.1), named("b", 0.2)], 3, 0.0)
     assert order[-6:] == ["a", "b"] * 3
     assert [[one.seconds for one in own] for own in found] == [
         pytest.approx([0.1] * 3),

@@ -84,7 +84,7 @@ def test_mixed_water_runs_and_goes_on(
     drawn: list[Figure] = []
     monkeypatch.setattr(mixed_water, "save", lambda path, figure: drawn.append(figure))
     monkeypatch.setattr(mixed_water, "SE3Potential", AnalyticMolecule)
-    monkeypatch.setattr("openmm_se3.simulation.minimum.MINIMISER_ITERATIONS", 100)
+    monkeypatch.setattr("openmm_se3.simulation.minimum.MINIMIZER_ITERATIONS", 100)
     arguments = ["--short", "--out", str(tmp_path)]
     first = CliRunner().invoke(mixed_water.main, arguments, catch_exceptions=False)
     assert first.exit_code == 0, first.output

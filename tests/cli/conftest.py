@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from data_files import water_dataset
+from random_model import write_random_weights
 
 from openmm_se3.data.frames import Frame
 
@@ -12,3 +15,9 @@ from openmm_se3.data.frames import Frame
 def frames() -> list[Frame]:
     """Labels of water monomers and dimers."""
     return list(water_dataset().frames)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a model with random weights."""
+    return write_random_weights(tmp_path_factory.mktemp("models") / "random")

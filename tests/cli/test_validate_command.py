@@ -13,7 +13,7 @@ from random_model import SELF_ENERGIES
 from rich.console import Console
 
 from openmm_se3.cli import main
-from openmm_se3.validation import validate as battery
+from openmm_se3.validation import validate as checks
 from openmm_se3.validation.check import Check
 from openmm_se3.validation.report import Report
 from openmm_se3.validation.validate import Settings
@@ -64,13 +64,13 @@ def test_few_atoms_are_checked_with_one_thread(
 ) -> None:
     threads = []
     monkeypatch.setattr(
-        battery, "symmetry_checks", lambda *_: threads.append(torch.get_num_threads())
+        checks, "symmetry_checks", lambda *_: threads.append(torch.get_num_threads())
     )
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         with pytest.raises(TypeError):  # of the None that came for checks
-            battery.validate(model_folder, Settings(steps=100, drift_ps=0.0))
+            checks.validate(model_folder, Settings(steps=100, drift_ps=0.0))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -81,7 +81,7 @@ def test_command_fails_when_a_check_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report = Report("bad", {}, (Check("group", "name", 2.0, "A", high=1.0),))
-    monkeypatch.setattr(battery, "validate", lambda *_: report)
+    monkeypatch.setattr(checks, "validate", lambda *_: report)
     out = tmp_path / "result.json"
     result = CliRunner().invoke(main, ["validate", "bad", "--out", str(out)])
     assert result.exit_code == 1

@@ -13,7 +13,8 @@ from openmm_se3.compiled import weights as pack
 from openmm_se3.compiled.force import TABLE_INTERVALS, compiled_force
 from openmm_se3.compiled.library import find_compiler
 from openmm_se3.config import ModelConfig
-from openmm_se3.neighbors import neighbour_pairs
+from openmm_se3.neighbors import neighbor_pairs
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.torchscript.build import (
     build_module,
@@ -100,7 +101,7 @@ def test_threads_do_not_change_the_result() -> None:
         assert torch.allclose(forces, expected[1], rtol=0.0, atol=1e-6)
 
 
-def test_pairs_by_cells_are_those_of_the_neighbour_list() -> None:
+def test_pairs_by_cells_are_those_of_the_neighbor_list() -> None:
     generator = torch.Generator().manual_seed(3)
     settings = settings_of(150, "double")
     module = build_module(settings)
@@ -142,12 +143,10 @@ def test_atoms_on_the_faces_of_the_cells(box: str | None) -> None:
             x = (x / 2.5) @ cell
     settings = settings_of(len(x), "double", periodic=cell is not None)
     network = settings.model.network(torch.float64)
-    edges = neighbour_pairs(
+    edges = neighbor_pairs(
         10.0 * x, network.config.cutoff, None if cell is None else 10.0 * cell
     )
-    expected = network.energy_and_forces(
-        10.0 * x, torch.tensor(settings.species), *edges
-    )
+    expected = ForceField(network)(10.0 * x, torch.tensor(settings.species), edges)
     module = build_module(settings)
     energy, forces = module(x) if cell is None else module(x, cell)
     assert float(energy) == pytest.approx(
@@ -239,7 +238,7 @@ OTHER_SHAPES: dict[str, dict[str, Any]] = {
     "both parities": {
         "layers": 4,
         "lmax": 1,
-        "mirror": False,
+        "symmetry": "SO(3)",
         "self_interaction": "linear",
     },
     "degree 3": {"layers": 2, "lmax": 3, "jmax": 3, "self_interaction_width": 8},
@@ -255,7 +254,7 @@ def test_another_shape_of_network(changes: dict[str, Any]) -> None:
         key_channels=4,
         heads=2,
         energy_scale=0.3,
-        **changes,
+        **{"self_interaction": "attentive", **changes},
     )
     network = SE3Transformer(config).eval()
     species = torch.tensor([0, 1, 2, 2, 0])

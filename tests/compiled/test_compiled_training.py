@@ -12,7 +12,8 @@ import torch
 from openmm_se3.compiled.library import CompileError, find_compiler
 from openmm_se3.compiled.training import CompiledBatches
 from openmm_se3.config import ModelConfig
-from openmm_se3.neighbors import neighbour_pairs
+from openmm_se3.neighbors import Edges, neighbor_pairs
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.training.config import TrainingConfig
 from openmm_se3.training.trainer import compiled_batches
@@ -22,11 +23,21 @@ pytestmark = pytest.mark.skipif(
 )
 
 SMALL = ModelConfig(
-    elements=("H", "C", "O"), cutoff=4.0, channels=8, key_channels=4, heads=2
+    elements=("H", "C", "O"),
+    cutoff=4.0,
+    channels=8,
+    key_channels=4,
+    heads=2,
+    self_interaction="attentive",
 )
 # Every term of the gradient that the first network lacks.
 OTHER = dataclasses.replace(
-    SMALL, layers=2, lmax=1, mirror=False, self_interaction="linear", energy_scale=0.3
+    SMALL,
+    layers=2,
+    lmax=1,
+    symmetry="SO(3)",
+    self_interaction="linear",
+    energy_scale=0.3,
 )
 # Whole registers of 8 numbers, as in the shipped models.
 WIDE = dataclasses.replace(SMALL, channels=16, key_channels=8)
@@ -52,15 +63,11 @@ def free_molecules(cutoff: float) -> dict[str, Any]:
         i, j = torch.nonzero(far < cutoff, as_tuple=True)
         parts.append((x, start + i, start + j))
         start += n
-    positions, centre, neighbour = (
-        torch.cat(part) for part in zip(*parts, strict=True)
-    )
+    positions, center, neighbor = (torch.cat(part) for part in zip(*parts, strict=True))
     return {
         "positions": positions,
         "species": torch.arange(start) % 3,
-        "centre": centre,
-        "neighbour": neighbour,
-        "shifts": torch.zeros(len(centre), 3, dtype=torch.float64),
+        "edges": Edges(center, neighbor, torch.zeros(len(center), 3).double()),
         "molecule": torch.repeat_interleave(torch.arange(4), torch.tensor(sizes)),
         "n_molecules": 4,
     }
@@ -71,14 +78,12 @@ def small_box(cutoff: float) -> dict[str, Any]:
     box = torch.tensor([[3.0, 0.0, 0.0], [0.7, 3.2, 0.0], [-0.4, 0.9, 3.5]]).double()
     generator = torch.Generator().manual_seed(5)
     x = torch.rand(4, 3, generator=generator).double() @ box
-    centre, neighbour, shifts = neighbour_pairs(x, cutoff, box)
-    assert shifts is not None and (centre == neighbour).any()
+    edges = neighbor_pairs(x, cutoff, box)
+    assert (edges.center == edges.neighbor).any()
     return {
         "positions": x,
         "species": torch.tensor([0, 1, 2, 0]),
-        "centre": centre,
-        "neighbour": neighbour,
-        "shifts": shifts,
+        "edges": edges,
         "molecule": torch.zeros(4, dtype=torch.int64),
         "n_molecules": 1,
     }
@@ -132,7 +137,7 @@ def test_equal_to_pytorch(
     network = make_network(config, dtype)
     tensors = batch(config.cutoff)
     compiled = CompiledBatches(network)
-    expected = network.energy_and_forces(**tensors, create_graph=True)
+    expected = ForceField(network)(**tensors, create_graph=True)
     expected_gradients = gradients(network, *expected)
     for threads in (1, 2):
         torch.set_num_threads(threads)
@@ -156,7 +161,7 @@ def test_gradients_of_energies_alone_are_exact() -> None:
     tensors = free_molecules(SMALL.cutoff)
     results = []
     for energies, _ in (
-        network.energy_and_forces(**tensors, create_graph=True),
+        ForceField(network)(**tensors, create_graph=True),
         CompiledBatches(network).energy_and_forces(network, **tensors),
     ):
         results.append(gradients(network, energies, torch.zeros(1, 3)))

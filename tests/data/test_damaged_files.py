@@ -22,7 +22,7 @@ from openmm_se3.data.load import (
     read_source,
 )
 from openmm_se3.data.self_energies import self_energies
-from openmm_se3.neighbors import neighbour_pairs
+from openmm_se3.neighbors import neighbor_pairs
 from openmm_se3.units import HARTREE_TO_EV
 
 GOOD = "2\nenergy=-1 \nH 0 0 0\nH 0 0 0.74\n"
@@ -274,4 +274,4 @@ def test_neighbor_list_refuses_what_would_end_the_process(
 ) -> None:
     box = None if cell is None else torch.tensor(cell)
     with pytest.raises(ValueError, match="units right"):
-        neighbour_pairs(torch.tensor(positions), 6.0, box)
+        neighbor_pairs(torch.tensor(positions), 6.0, box)

@@ -11,7 +11,7 @@ import pytest
 from xyz_files import read_xyz, xyz_of
 
 from openmm_se3.data.checks.pair_fit import energy_slope
-from openmm_se3.data.checks.units import findings
+from openmm_se3.data.checks.units import unit_checks
 from openmm_se3.data.frames import Frame, Frames
 from openmm_se3.data.load import (
     Source,
@@ -193,9 +193,9 @@ def test_a_wrong_force_unit_is_seen_on_unrelated_frames(
         for f in unlike_frames
     ]
     assert energy_slope(wrong) == pytest.approx(right / BOHR_TO_ANGSTROM, rel=1e-3)
-    failed = [f for f in findings(Frames.of(wrong)) if not f.passed]
+    failed = [f for f in unit_checks(Frames.of(wrong)) if not f.passed]
     assert any("hartree/bohr read as hartree/angstrom" in f.advice for f in failed)
-    assert all(f.passed for f in findings(Frames.of(unlike_frames)))
+    assert all(f.passed for f in unit_checks(Frames.of(unlike_frames)))
     assert energy_slope(unlike_frames[:15]) is None
     rng = np.random.default_rng(0)
     random = [dataclasses.replace(f, energy=float(rng.normal())) for f in unlike_frames]

@@ -7,7 +7,7 @@ import pytest
 from data_files import ROOT
 
 from openmm_se3.data.checks.units import (
-    findings,
+    unit_checks,
 )
 from openmm_se3.data.load import (
     Source,
@@ -34,6 +34,6 @@ def test_real_data_of_others() -> None:
     counts = np.bincount(dipeptides.frames.column("split"))
     assert counts.tolist() == [495, 55]
     for data in (water, dipeptides):
-        found = findings(data.frames)
+        found = unit_checks(data.frames)
         assert all(f.passed for f in found)
         assert found[0].value is not None and found[1].value is not None

@@ -11,7 +11,7 @@ from data_files import numbered, write_conformers, write_two_files
 
 from openmm_se3.config import to_dict
 from openmm_se3.data.checks import near_duplicates as resembling
-from openmm_se3.data.checks.near_duplicates import resemblance
+from openmm_se3.data.checks.near_duplicates import near_duplicates
 from openmm_se3.data.dataset import Dataset, formula
 from openmm_se3.data.formats import ani as conformers
 from openmm_se3.data.frames import SPLITS, Frame, Frames, join
@@ -168,7 +168,7 @@ def test_split_by_molecule_needs_molecules(dataset: Dataset) -> None:
 def test_near_duplicates_across_the_split_are_found(dataset: Dataset) -> None:
     frames = list(dataset.frames)
     dimers = [f for f in frames if len(f.numbers) == 6]
-    apart = resemblance(Frames.of(dimers))
+    apart = near_duplicates(Frames.of(dimers))
     assert apart.near == 0 and apart.compared > 10 and apart.closest > 0.03
     turned = dataclasses.replace(
         dimers[0],
@@ -180,7 +180,7 @@ def test_near_duplicates_across_the_split_are_found(dataset: Dataset) -> None:
         trajectory="planted",
     )
     first = dataclasses.replace(dimers[0], split=SPLITS[0])
-    found = resemblance(Frames.of([first, *dimers[1:], turned]))
+    found = near_duplicates(Frames.of([first, *dimers[1:], turned]))
     assert found.near == 1 and found.closest < 0.002 and found.pair[0] == "planted"
     assert not found.sampled
 
@@ -198,8 +198,8 @@ def test_near_duplicates_of_large_sets_are_counted_on_a_sample(
         splits[index[len(index) // 2 :]] = SPLITS.index("validation")
     monkeypatch.setattr(resembling, "COMPARED", 8)
     monkeypatch.setattr(resembling, "DISTANCES", 7)
-    found = resemblance(with_splits(twice, splits))
+    found = near_duplicates(with_splits(twice, splits))
     assert found.sampled and 0 < found.compared == found.near <= 8
     assert "validation and test structures, of a random sample" in str(found)
-    alone = resemblance(with_splits(twice, 0 * splits))
+    alone = near_duplicates(with_splits(twice, 0 * splits))
     assert alone.compared == alone.near == 0

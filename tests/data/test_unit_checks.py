@@ -9,9 +9,9 @@ import pytest
 from data_files import ROOT, by_size
 
 from openmm_se3.data.checks.units import (
-    findings,
     require_plausible,
     strain_ratio,
+    unit_checks,
 )
 from openmm_se3.data.dataset import Dataset
 from openmm_se3.data.frames import Frame, Frames
@@ -84,12 +84,12 @@ def test_wrong_energies_without_forces_are_refused_by_their_fit() -> None:
 @pytest.mark.parametrize("factor", [1.0 / HARTREE_TO_EV, 23.06])
 def test_wrong_energies_of_structures_unlike_each_other(factor: float) -> None:
     hexamers = list(read_datasets([ROOT / "models/water/data/water6.h5"]).frames[::3])
-    found = {f.name: f for f in findings(scaled(hexamers))}
+    found = {f.name: f for f in unit_checks(scaled(hexamers))}
     work = found["energy differences over the work of the forces"]
     assert work.verdict == "not checked"
     strain = found["spread of energies over that of the strain"]
     assert strain.verdict == "pass"
-    wrong = {f.name: f for f in findings(scaled(hexamers, energy=factor))}
+    wrong = {f.name: f for f in unit_checks(scaled(hexamers, energy=factor))}
     assert wrong[strain.name].value == pytest.approx(factor * strain.value)
     assert wrong[strain.name].verdict == "FAIL"
 
@@ -113,12 +113,12 @@ def test_positions_that_are_not_finite_are_named(
     positions[0, 1] = value
     bad = dataclasses.replace(broken, positions=positions, trajectory="run-7")
     with pytest.raises(ValueError, match="run-7, a position is (nan|inf)"):
-        findings(Frames.of([*frames[:3], bad, *frames[4:]]))
+        unit_checks(Frames.of([*frames[:3], bad, *frames[4:]]))
     box = 20.0 * np.eye(3)
     box[2, 1] = value
     bad = dataclasses.replace(broken, box=box, trajectory="run-8")
     with pytest.raises(ValueError, match="run-8.* box"):
-        findings(Frames.of([*frames[:3], bad, *frames[4:]]))
+        unit_checks(Frames.of([*frames[:3], bad, *frames[4:]]))
 
 
 def test_energies_that_do_not_go_with_the_isolated_atoms(dataset: Dataset) -> None:
@@ -128,7 +128,7 @@ def test_energies_that_do_not_go_with_the_isolated_atoms(dataset: Dataset) -> No
 
 
 def test_the_checks_see_something(dataset: Dataset) -> None:
-    found = findings(dataset.frames, dataset.self_energies)
+    found = unit_checks(dataset.frames, dataset.self_energies)
     assert len(found) == 6 and all(f.value is not None for f in found)
     assert {f.verdict for f in found} == {"pass"}
     assert found[1].value == pytest.approx(50.0, rel=0.3)  # O-H, eV/A^2

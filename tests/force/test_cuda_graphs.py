@@ -26,13 +26,14 @@ from torch import Tensor
 from openmm_se3 import SE3Potential
 from openmm_se3.neighbors import (
     Capacity,
+    Edges,
     fixed_pairs,
     inverse_of_triangle,
-    neighbour_pairs,
+    neighbor_pairs,
     plane_distances,
 )
 from openmm_se3.torchscript import graph_passes as simplify
-from openmm_se3.torchscript.modules import specialise
+from openmm_se3.torchscript.modules import specialize
 
 CUTOFF = SMALL["cutoff"]
 WIDE = np.diag([9.0, 8.5, 8.1])  # larger than two cutoffs
@@ -46,34 +47,35 @@ def tensor(values: Any) -> Tensor:
     return torch.tensor(np.array(values), dtype=torch.float64)
 
 
-def edges(
-    positions: Tensor, centre: Tensor, neighbour: Tensor, shifts: Tensor
-) -> np.ndarray:
-    """Return centre, neighbour and x_j - x_i of each edge, sorted [n_edges, 5]."""
-    vectors = positions[neighbour] - positions[centre] + shifts
-    rows = torch.cat([centre[:, None], neighbour[:, None], vectors], dim=1).numpy()
+def rows_of(positions: Tensor, edges: Edges) -> np.ndarray:
+    """Return center, neighbor and x_j - x_i of each edge, sorted [n_edges, 5]."""
+    center, neighbor, shifts, _ = edges
+    vectors = positions[neighbor] - positions[center] + shifts
+    rows = torch.cat([center[:, None], neighbor[:, None], vectors], dim=1).numpy()
     return rows[np.lexsort(rows.round(6).T[::-1])]
 
 
-# ------------------------------------------------------------------ the neighbour list
+# ------------------------------------------------------------------ the neighbor list
 
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_fixed_pairs_are_all_neighbours(cell: np.ndarray | None, wrapped: bool) -> None:
+def test_fixed_pairs_are_all_neighbors(cell: np.ndarray | None, wrapped: bool) -> None:
     _, positions = water_cluster(8, seed=3)
     box = None if cell is None else tensor(cell)
     if box is not None and not wrapped:
         generator = torch.Generator().manual_seed(1)
         away = torch.randint(-3, 4, positions.shape, generator=generator)
         positions = positions + away.double() @ box
-    expected = edges(positions, *neighbour_pairs(positions, CUTOFF, box))
+    expected = rows_of(positions, neighbor_pairs(positions, CUTOFF, box))
     most = int(np.bincount(expected[:, 0].astype(int)).max())
 
     capacity = Capacity.of(len(positions), CUTOFF, box, most + 3)
-    *found, needed = fixed_pairs(positions, CUTOFF, box, capacity)
-    assert [len(part) for part in found] == [len(positions) * capacity.neighbours] * 3
-    rows = edges(positions, *found)
+    found, needed = fixed_pairs(positions, CUTOFF, box, capacity)
+    n_edges = len(positions) * capacity.neighbors
+    assert [len(part) for part in found[:3]] == [n_edges] * 3
+    assert found.layout == "dense"
+    rows = rows_of(positions, found)
     near = np.linalg.norm(rows[:, 2:], axis=1) < CUTOFF
     np.testing.assert_allclose(rows[near], expected, atol=1e-9)
     # What is left goes from an atom to itself, where the envelope has long ended.
@@ -82,15 +84,15 @@ def test_fixed_pairs_are_all_neighbours(cell: np.ndarray | None, wrapped: bool) 
     assert needed[0] == most and needed[1] <= 1.0
 
     exact = Capacity(most, capacity.images)
-    *found, needed = fixed_pairs(positions, CUTOFF, box, exact)
-    rows = edges(positions, *found)
+    found, needed = fixed_pairs(positions, CUTOFF, box, exact)
+    rows = rows_of(positions, found)
     near = np.linalg.norm(rows[:, 2:], axis=1) < CUTOFF
     np.testing.assert_allclose(rows[near], expected, atol=1e-9)
     assert needed[0] == most
 
     few = Capacity(most - 1, capacity.images)
-    *found, needed = fixed_pairs(positions, CUTOFF, box, few)
-    lengths = np.linalg.norm(edges(positions, *found)[:, 2:], axis=1)
+    found, needed = fixed_pairs(positions, CUTOFF, box, few)
+    lengths = np.linalg.norm(rows_of(positions, found)[:, 2:], axis=1)
     assert needed[0] == most  # which there is no room for
     assert (lengths < CUTOFF).sum() < len(expected)
 
@@ -111,7 +113,7 @@ def test_a_box_that_shrinks_is_searched_until_it_is_said(cell: np.ndarray) -> No
     box = tensor(cell)
     capacity = Capacity.of(len(positions), CUTOFF, box, 10)
     shares = [
-        float(fixed_pairs(positions, CUTOFF, scale * box, capacity)[3][1])
+        float(fixed_pairs(positions, CUTOFF, scale * box, capacity)[1][1])
         for scale in (1.0, 0.91, 0.4)
     ]
     assert shares[0] < shares[1] <= 1.0 < shares[2]
@@ -124,8 +126,8 @@ def test_a_box_that_shrinks_along_one_axis_is_noticed(axis: int) -> None:
     capacity = Capacity.of(len(positions), CUTOFF, box, 10)
     flat = box.clone()
     flat[:, axis] *= 0.4
-    assert fixed_pairs(positions, CUTOFF, box, capacity)[3][1] <= 1.0
-    assert fixed_pairs(positions, CUTOFF, flat, capacity)[3][1] > 1.0
+    assert fixed_pairs(positions, CUTOFF, box, capacity)[1][1] <= 1.0
+    assert fixed_pairs(positions, CUTOFF, flat, capacity)[1][1] > 1.0
 
 
 @pytest.mark.parametrize("cell", [WIDE, BOX, NARROW], ids=["wide", "two", "one"])
@@ -216,7 +218,7 @@ def test_the_same_for_a_few_free_atoms(model: Path) -> None:
     "changes",
     [
         {"kernel": "full", "nonlinearity": "norm", "channels": 2, "key_channels": 2},
-        {"force_mode": "both", "mirror": False},
+        {"force_mode": "both", "symmetry": "SO(3)"},
         {
             "envelope": "none",
             "attention": "softmax",
@@ -254,14 +256,14 @@ def test_openmm_is_asked_for_a_cuda_graph(model: Path) -> None:
 # --------------------------------------------------------------- what a GPU can record
 
 
-def recorded(box: np.ndarray | None, neighbours: int) -> tuple[Any, Tensor, Tensor]:
+def recorded(box: np.ndarray | None, neighbors: int) -> tuple[Any, Tensor, Tensor]:
     """Return the graph for two of three waters, and an example to call it with, nm."""
     species, positions = water_cluster(3)
     cell = None if box is None else tensor(box)
-    capacity = Capacity.of(6, CUTOFF, cell, neighbours)
+    capacity = Capacity.of(6, CUTOFF, cell, neighbors)
     x = 0.1 * positions
     in_nm = None if cell is None else 0.1 * cell
-    module = specialise(
+    module = specialize(
         random_network(), species[:6], torch.arange(6), 9, 0.0, x, in_nm, capacity
     )
     (graph,) = module.children()
@@ -306,11 +308,11 @@ def test_a_list_of_changing_length_could_not_be_recorded() -> None:
         within.to("meta").nonzero()
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.4], ids=["neighbours", "box"])
+@pytest.mark.parametrize("scale", [1.0, 0.4], ids=["neighbors", "box"])
 def test_where_the_room_does_not_suffice_there_are_no_numbers(scale: float) -> None:
     """A GPU does not look at what is needed: OpenMM has to see it in the result."""
-    neighbours = 3 if scale == 1.0 else 10_000
-    graph, x, box = recorded(WIDE, neighbours)
+    neighbors = 3 if scale == 1.0 else 10_000
+    graph, x, box = recorded(WIDE, neighbors)
     energy, forces, needed = graph(x, scale * box)
     assert needed[0] > 3 and (needed[1] > 1.0) == (scale < 1.0)
     assert energy.isnan().all()
@@ -321,16 +323,16 @@ def test_where_the_room_does_not_suffice_there_are_no_numbers(scale: float) -> N
 
 def test_a_processor_says_what_does_not_suffice(model: Path) -> None:
     topology, positions = boxed(8, WIDE)
-    edges_of = neighbour_pairs(tensor(positions), CUTOFF, tensor(WIDE))
-    most = int(edges_of[0].bincount().max())
-    potential = SE3Potential(model, cudaGraphs=True, neighbours=most)
+    edges_of = neighbor_pairs(tensor(positions), CUTOFF, tensor(WIDE))
+    most = int(edges_of.center.bincount().max())
+    potential = SE3Potential(model, cudaGraphs=True, neighbors=most)
     evaluator = Evaluator(potential.createSystem(topology))
     energy, _ = evaluator(positions)
     crowded = positions.mean(axis=0) + 0.6 * (positions - positions.mean(axis=0))
     with pytest.raises(openmm.OpenMMException, match=f"there is room for {most}: give"):
         evaluator(crowded)
     assert evaluator(positions)[0] == energy
-    roomy = SE3Potential(model, cudaGraphs=True, neighbours=5000)
+    roomy = SE3Potential(model, cudaGraphs=True, neighbors=5000)
     evaluator = Evaluator(roomy.createSystem(topology))
     evaluator.context.setPeriodicBoxVectors(*(0.05 * WIDE))
     with pytest.raises(openmm.OpenMMException, match="box has become so small"):
@@ -345,10 +347,10 @@ def test_a_processor_says_what_does_not_suffice(model: Path) -> None:
     [
         ({"cudaGraphs": True, "backend": "pythonforce"}, "needs backend 'torchforce'"),
         ({"cudaGraphs": True, "engine": "compiled"}, "needs engine 'torchscript'"),
-        ({"cudaGraphs": True, "neighbours": 0}, "neighbours must be at least 1"),
-        ({"cudaGraphs": True, "neighbours": 2.5}, "must be at least 1, got 2.5"),
-        ({"cudaGraphs": True, "neighbours": "many"}, "must be at least 1, got 'many'"),
-        ({"neighbours": 100}, "neighbours is what cudaGraphs=True has room for"),
+        ({"cudaGraphs": True, "neighbors": 0}, "neighbors must be at least 1"),
+        ({"cudaGraphs": True, "neighbors": 2.5}, "must be at least 1, got 2.5"),
+        ({"cudaGraphs": True, "neighbors": "many"}, "must be at least 1, got 'many'"),
+        ({"neighbors": 100}, "neighbors is what cudaGraphs=True has room for"),
     ],
 )
 def test_options_that_do_not_go_together(
@@ -366,7 +368,7 @@ def test_systems_that_are_not_recorded(model: Path) -> None:
     topology, _ = boxed(2, None)
     with pytest.raises(ValueError, match="cudaGraphs needs the box"):
         potential.makeForce(topology, periodic=True)
-    few = SE3Potential(model, cudaGraphs=True, neighbours=1)
+    few = SE3Potential(model, cudaGraphs=True, neighbors=1)
     with pytest.raises(ValueError, match="evenly have up to .* is room for 1: give"):
         few.createSystem(boxed(8, WIDE)[0])
 
@@ -384,7 +386,7 @@ def test_memory_counts_what_there_is_room_for(model: Path) -> None:
         potential = SE3Potential(model, engine="torchscript", **options)
         return potential.memory(boxed(n_molecules, box)[1], box)[0]
 
-    graphs: dict[str, Any] = {"cudaGraphs": True, "neighbours": 60}
+    graphs: dict[str, Any] = {"cudaGraphs": True, "neighbors": 60}
     assert needed(2, None, **graphs) == needed(2, None)
     assert needed(30, None, **graphs) > 1.2 * needed(30, None)
     assert needed(8, WIDE, **graphs) > 1.2 * needed(8, WIDE)

@@ -19,6 +19,7 @@ from water_potentials import assert_same, context_of, run, symbols_of
 from openmm_se3 import SE3Potential
 from openmm_se3.force.backends import BACKENDS
 from openmm_se3.neighbors import all_pairs
+from openmm_se3.nn.force_field import ForceField
 
 
 def test_direct_forces_reach_openmm(tmp_path: Path) -> None:
@@ -51,8 +52,8 @@ def test_a_direct_head_estimates_the_error_of_conservative_forces(
     assert_same(run(context_of(system), WATER), expected, 1e-9)
 
     network = both.model.network(torch.float64)
-    _, forces, direct = network.energy_and_both_forces(
-        torch.tensor(WATER), torch.tensor([1, 0, 0]), *all_pairs(3)
+    _, forces, direct = ForceField(network).with_direct_forces(
+        torch.tensor(WATER), torch.tensor([1, 0, 0]), all_pairs(3)
     )
     estimate = both.force_error([8, 1, 1], WATER * unit.angstrom)
     np.testing.assert_allclose(estimate, (direct - forces).norm(dim=1), rtol=1e-12)

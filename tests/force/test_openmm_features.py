@@ -58,7 +58,7 @@ def resident_pages() -> int:
 
 @all_backends
 def test_contexts_in_threads(backend: str, engine_and_model: tuple[str, str]) -> None:
-    """Each has its own neighbour list and memory, or they take turns with one."""
+    """Each has its own neighbor list and memory, or they take turns with one."""
     engine, model = engine_and_model
     system = system_of(model, backend, engine=engine)
     evaluators = [Evaluator(system) for _ in range(3)]
@@ -109,7 +109,7 @@ def test_memory_does_not_grow(
     context.getIntegrator().step(200)
     before = resident_pages()
     context.getIntegrator().step(1000)
-    # Below one page, 4 kB, a step: less than any list of neighbours or graph.
+    # Below one page, 4 kB, a step: less than any list of neighbors or graph.
     assert resident_pages() - before < 1000
 
 

@@ -242,7 +242,7 @@ def test_a_periodic_system_whose_topology_has_no_box(smallest_model: Path) -> No
         np.diag([6.0, 6.0, -6.0]),
         np.array([[6.0, 0.0, 0.0], [5.0, 6.0, 0.0], [0.0, 0.0, 6.0]]),  # not reduced
         np.array([[6.0, 1.0, 0.0], [0.0, 6.0, 0.0], [0.0, 0.0, 6.0]]),
-        np.diag([0.1, 0.1, 0.1]),  # whose neighbours would fill any memory
+        np.diag([0.1, 0.1, 0.1]),  # whose neighbors would fill any memory
     ],
     ids=["zero", "nan", "negative", "not reduced", "turned", "collapsed"],
 )

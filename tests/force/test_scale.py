@@ -19,7 +19,7 @@ from openmm_se3.force.backends import BACKENDS
 from openmm_se3.model_file import load_model
 from openmm_se3.torchscript.build import DENSE_ATOMS, ForceSettings, build_module
 
-MANY = DENSE_ATOMS // 3 + 1  # molecules whose module has a neighbour list
+MANY = DENSE_ATOMS // 3 + 1  # molecules whose module has a neighbor list
 
 all_backends = pytest.mark.parametrize("backend", BACKENDS)
 all_modules = pytest.mark.parametrize(

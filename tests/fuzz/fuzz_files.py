@@ -35,12 +35,12 @@ from mutations import BINARY, KEEPS_FRAMES, TEXT
 from seeds import N_FRAMES, write_seeds
 
 from openmm_se3.cli import EXPECTED_ERRORS
-from openmm_se3.data.checks.units import findings
+from openmm_se3.data.checks.units import unit_checks
 from openmm_se3.data.frames import Frames
 from openmm_se3.data.labeling.label import read_structures
 from openmm_se3.data.load import Source, read_source
 from openmm_se3.model_file import load_model
-from openmm_se3.neighbors import neighbour_pairs
+from openmm_se3.neighbors import neighbor_pairs
 from openmm_se3.simulation.structure import read_structure
 from openmm_se3.training.config_file import read_config
 
@@ -55,7 +55,7 @@ def read_labels(path: Path) -> int:
     """Read labels and use them as training does."""
     frames = read_source(Source(str(path))).frames
     if len(frames):
-        findings(frames)
+        unit_checks(frames)
     _neighbors(frames)
     return len(frames)
 
@@ -97,7 +97,7 @@ def _neighbors(frames: Frames) -> None:
     for frame in list(frames)[:3]:
         positions = torch.tensor(frame.positions)
         box = None if frame.box is None else torch.tensor(frame.box)
-        neighbour_pairs(positions, 5.0, box)
+        neighbor_pairs(positions, 5.0, box)
 
 
 def read_case(kind: str, path: Path) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def Q(J: int, l: int, k: int) -> np.ndarray:  # noqa: N802
 def paths(config: ModelConfig, l_max: int, k_max: int) -> list[tuple[int, int, int]]:
     """Return the (l, k, J) of a layer: the sums of (2.2) and (2.8).
 
-    ``jmax`` limits J, and ``mirror`` keeps even k + l + J.
+    ``jmax`` limits J, and ``symmetry: O(3)`` keeps even k + l + J.
     """
     return [
         (l, k, J)
@@ -118,7 +118,7 @@ def paths(config: ModelConfig, l_max: int, k_max: int) -> list[tuple[int, int, i
         for k in range(k_max + 1)
         for J in range(abs(k - l), k + l + 1)
         if (config.jmax is None or J <= config.jmax)
-        and (not config.mirror or (k + l + J) % 2 == 0)
+        and (config.symmetry == "SO(3)" or (k + l + J) % 2 == 0)
     ]
 
 
@@ -440,7 +440,7 @@ def energy_and_direct_forces(
         isolated, _ = layers_of(config, weights, species, [[] for _ in species])
         energy -= sum(head(f_i) for f_i in isolated)
     energy *= config.energy_scale
-    if config.wall:
+    if config.zbl:
         energy += zbl(config, species, neighbors)
     if config.force_mode == "conservative":
         return energy, np.zeros((0, 3))

@@ -26,6 +26,7 @@ SMALL: dict[str, Any] = {
     "lmax": 2,
     "radial_functions": 4,
     "radial_width": 8,
+    "self_interaction": "attentive",
     "self_interaction_width": 8,
     "energy_scale": 20.0,
 }

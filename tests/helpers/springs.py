@@ -53,6 +53,7 @@ TINY = ModelConfig(
     lmax=1,
     radial_functions=4,
     radial_width=8,
+    self_interaction="attentive",
     self_interaction_width=8,
 )
 
@@ -61,9 +62,9 @@ SHORT = TrainingConfig(
     validate_every=8,
     batch_size=5,
     learning_rate=5e-3,
-    product_rate=1.0,  # so few steps have to get somewhere
+    product_lr_scale=1.0,  # so few steps have to get somewhere
     warmup_steps=4,
-    average_decay=0.9,
+    ema_decay=0.9,
     energy_cap=0.5,
     precision="float64",
     device="cpu",

@@ -13,7 +13,8 @@ from random_model import (
 from torch import Tensor
 
 from openmm_se3.compiled.weights import RadialTables
-from openmm_se3.neighbors import neighbour_pairs
+from openmm_se3.neighbors import neighbor_pairs
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.triton.force import TABLE_INTERVALS
 from openmm_se3.triton.network import Network
@@ -67,8 +68,8 @@ def difference(
     **options: Any,
 ) -> float:
     """Return the largest difference to the network: eV an atom, or eV/A."""
-    edges = neighbour_pairs(positions, network.config.cutoff, box)
-    expected = network.energy_and_forces(positions, species, *edges)
+    edges = neighbor_pairs(positions, network.config.cutoff, box)
+    expected = ForceField(network)(positions, species, edges)
     energy, forces = evaluate(network, species, positions, box, **options)
     off = abs(energy - float(expected[0])) / len(species)
     return max(off, float((forces - expected[1]).abs().max()))

@@ -24,7 +24,8 @@ from random_model import (
 
 from openmm_se3 import SE3Potential
 from openmm_se3.force.backends import BACKENDS
-from openmm_se3.neighbors import all_pairs
+from openmm_se3.neighbors import Edges, all_pairs
+from openmm_se3.nn.force_field import ForceField
 
 TOLERANCE = {"single": 5e-5, "double": 1e-9}  # eV and eV/A
 
@@ -94,15 +95,12 @@ def eager(
     species = torch.tensor(["HO".index(symbol) for symbol in symbols])
     x = torch.tensor(positions)
     if box is None:
-        energy, forces = network.energy_and_forces(x, species, *all_pairs(len(x)))
+        energy, forces = ForceField(network)(x, species, all_pairs(len(x)))
     else:
         atoms = Atoms(symbols, positions, cell=box, pbc=True)
         i, j, s = neighbor_list("ijS", atoms, 4.0)
-        centre, neighbour = torch.tensor(i), torch.tensor(j)
-        shifts = torch.tensor(s @ box)
-        energy, forces = network.energy_and_forces(
-            x, species, centre, neighbour, shifts
-        )
+        edges = Edges(torch.tensor(i), torch.tensor(j), torch.tensor(s @ box))
+        energy, forces = ForceField(network)(x, species, edges)
     return energy.item(), forces.double().numpy()
 
 

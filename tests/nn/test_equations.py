@@ -14,7 +14,8 @@ import torch
 from random_model import BOX, small_config
 
 from openmm_se3.config import ModelConfig
-from openmm_se3.neighbors import all_pairs, in_pairs, neighbour_pairs
+from openmm_se3.neighbors import Edges, all_pairs, in_pairs, neighbor_pairs
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.training.presets import PRESETS
 
@@ -24,8 +25,8 @@ THESIS = PRESETS["thesis-basic"]["model"]
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "full kernel": {"kernel": "full"},
-    "both parities": {"mirror": False},
-    "full kernel, both parities": {"kernel": "full", "mirror": False, "layers": 2},
+    "both parities": {"symmetry": "SO(3)"},
+    "full kernel, both parities": {"kernel": "full", "symmetry": "SO(3)", "layers": 2},
     "sharp cutoff": {"envelope": "none"},
     "sharp cutoff, full kernel": {"envelope": "none", "kernel": "full", "heads": 1},
     "distance": {"radial_basis": "distance"},
@@ -34,17 +35,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "one-hot": {"embedding": "one-hot"},
     "one-hot, full kernel": {"embedding": "one-hot", "kernel": "full"},
     "direct": {"force_mode": "direct"},
-    "both forces": {"force_mode": "both", "mirror": False},
+    "both forces": {"force_mode": "both", "symmetry": "SO(3)"},
     "both forces, full kernel": {"force_mode": "both", "kernel": "full"},
     "one layer": {"layers": 1},
     "one layer, direct": {"layers": 1, "force_mode": "direct"},
     "four heads, two layers": {"heads": 4, "layers": 2},
     "fewer keys": {"key_channels": 2, "heads": 2},
-    "without repulsion": {"wall": False},
+    "without repulsion": {"zbl": False},
     "scalars only": {"lmax": 0},
-    "vectors": {"lmax": 1, "mirror": False},
-    "few harmonics": {"jmax": 2, "mirror": False},
-    "degree 3": {"lmax": 3, "layers": 2, "mirror": False},
+    "vectors": {"lmax": 1, "symmetry": "SO(3)"},
+    "few harmonics": {"jmax": 2, "symmetry": "SO(3)"},
+    "degree 3": {"lmax": 3, "layers": 2, "symmetry": "SO(3)"},
     "degree 3, between": {"lmax": 3, "layers": 3, "jmax": 3},
     "degree 3, full, direct": {
         "lmax": 3,
@@ -127,15 +128,14 @@ def assert_same(
     network: SE3Transformer,
     positions: np.ndarray,
     species: list[int],
-    edges: Any,
+    edges: Edges,
     cell: np.ndarray | None = None,
-    **path: Any,
 ) -> None:
     """Compare energy, conservative and direct forces with those of the equations."""
     function = oracle(network, species, cell)
     energy, direct = function(positions)
-    found_energy, forces, found_direct = network.energy_and_both_forces(
-        torch.tensor(positions), torch.tensor(species), *edges, **path
+    found_energy, forces, found_direct = ForceField(network).with_direct_forces(
+        torch.tensor(positions), torch.tensor(species), edges
     )
     size = max(1.0, abs(energy))
     assert abs(energy) > 0.1, "nothing to compare"
@@ -162,7 +162,7 @@ def test_network_is_the_equations(variant: str) -> None:
     network = network_of(**VARIANTS[variant])
     positions, species = molecule(network.config)
     edges = all_pairs(len(species))
-    assert_same(network, positions, species, edges, dense=True)
+    assert_same(network, positions, species, edges)
 
 
 @pytest.mark.parametrize("variant", ["default", "thesis", "degree 3"])
@@ -176,15 +176,15 @@ def test_periodic_network_is_the_equations(box: str, variant: str) -> None:
     positions, species = molecule(network.config, n_atoms=3)
     positions = positions + np.array([5.0, -7.0, 0.3])  # outside of the first box
     cell = BOX if box == "large" else 0.42 * BOX  # heights below the cutoff
-    edges = neighbour_pairs(
+    edges = neighbor_pairs(
         torch.tensor(positions), network.config.cutoff, torch.tensor(cell)
     )
-    n_own = int((edges[0] == edges[1]).sum())
+    n_own = int((edges.center == edges.neighbor).sum())
     assert (n_own > 0) is (box == "several images")
-    order = torch.randperm(len(edges[0]))
-    shuffled = tuple(part[order] for part in edges)
+    order = torch.randperm(len(edges.center))
+    shuffled = Edges(*(part[order] for part in edges[:3]))
     assert_same(network, positions, species, shuffled, cell)
-    assert_same(network, positions, species, in_pairs(*edges), cell, paired=True)
+    assert_same(network, positions, species, in_pairs(edges), cell)
 
 
 def test_harmonics_are_orthogonal_on_the_sphere() -> None:

@@ -11,13 +11,14 @@ from random_model import random_network, water_cluster
 from torch import Tensor
 from torch.func import functional_call
 
-from openmm_se3.neighbors import all_pairs
+from openmm_se3.neighbors import Edges, all_pairs
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.transformer import SE3Transformer
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "full kernel": {"kernel": "full"},
-    "both parities, linear": {"mirror": False, "self_interaction": "linear"},
+    "both parities, linear": {"symmetry": "SO(3)", "self_interaction": "linear"},
     "norm": {"nonlinearity": "norm", "embedding": "one-hot"},
     "sharp cutoff": {"envelope": "none", "radial_basis": "distance"},
 }
@@ -59,9 +60,9 @@ def test_forces_are_the_slope_of_the_energy(variant: str) -> None:
     edges = all_pairs(len(species))
 
     def energy(x: Tensor) -> Tensor:
-        return network.energy_and_forces(x, species, *edges)[0].squeeze()
+        return ForceField(network)(x, species, edges)[0].squeeze()
 
-    _, forces = network.energy_and_forces(positions, species, *edges)
+    _, forces = ForceField(network)(positions, species, edges)
     expected = finite_difference_forces(energy, positions)
     torch.testing.assert_close(forces, expected, rtol=1e-7, atol=1e-7)
 
@@ -73,9 +74,9 @@ def test_direct_forces_are_not_the_slope_of_the_energy() -> None:
     edges = all_pairs(len(species))
 
     def energy(x: Tensor) -> Tensor:
-        return network.energy_and_forces(x, species, *edges)[0].squeeze()
+        return ForceField(network)(x, species, edges)[0].squeeze()
 
-    _, forces = network.energy_and_forces(positions, species, *edges)
+    _, forces = ForceField(network)(positions, species, edges)
     assert (forces - finite_difference_forces(energy, positions)).abs().max() > 1e-2
 
 
@@ -85,20 +86,20 @@ def test_conservative_forces_add_up_to_zero(dtype: torch.dtype) -> None:
     for force_mode, zero in (("conservative", True), ("direct", False)):
         network = random_network(dtype, force_mode=force_mode)
         edges = all_pairs(len(species))
-        _, forces = network.energy_and_forces(positions, species, *edges)
+        _, forces = ForceField(network)(positions, species, edges)
         limit = 20 * torch.finfo(dtype).eps * forces.abs().sum()
         assert bool(forces.sum(0).abs().max() < limit) is zero
 
 
 def energy_of(
-    network: SE3Transformer, species: Tensor, edges: tuple[Tensor, Tensor]
+    network: SE3Transformer, species: Tensor, edges: Edges
 ) -> Callable[..., Tensor]:
     """Return the energy as a function of vectors and of the parameters."""
     names = [name for name, _ in network.named_parameters()]
 
     def energy(vectors: Tensor, *parameters: Tensor) -> Tensor:
         values = dict(zip(names, parameters, strict=True))
-        atomic, _ = functional_call(network, values, (species, vectors, *edges))
+        atomic, _ = functional_call(network, values, (species, vectors, edges))
         return atomic.sum()
 
     return energy
@@ -110,10 +111,10 @@ def test_gradcheck(kernel: str, nonlinearity: str) -> None:
     """First and second derivatives by vectors and by all parameters."""
     network = random_network(kernel=kernel, nonlinearity=nonlinearity, **TINY).train()
     species, positions = water_cluster(1)
-    centre, neighbour = all_pairs(len(species))
-    vectors = (positions[neighbour] - positions[centre]).requires_grad_()
+    edges = all_pairs(len(species))
+    vectors = (positions[edges.neighbor] - positions[edges.center]).requires_grad_()
     parameters = [p.detach().requires_grad_() for p in network.parameters()]
-    energy = energy_of(network, species, (centre, neighbour))
+    energy = energy_of(network, species, edges)
     assert torch.autograd.gradcheck(energy, (vectors, *parameters), fast_mode=True)
     assert torch.autograd.gradgradcheck(energy, (vectors, *parameters), fast_mode=True)
 
@@ -125,8 +126,8 @@ def test_loss_of_forces_by_parameters() -> None:
     edges = all_pairs(len(species))
 
     def loss() -> Tensor:
-        energy, forces = network.energy_and_forces(
-            positions, species, *edges, create_graph=True
+        energy, forces = ForceField(network)(
+            positions, species, edges, create_graph=True
         )
         return energy.square().sum() + forces.square().sum()
 
@@ -178,8 +179,8 @@ def test_no_geometry_gives_nan(geometry: str, dtype: torch.dtype) -> None:
     edges = all_pairs(4)
     for changes in VARIANTS.values():
         network = random_network(dtype, **changes).train()
-        energy, forces = network.energy_and_forces(
-            positions, species, *edges, create_graph=True
+        energy, forces = ForceField(network)(
+            positions, species, edges, create_graph=True
         )
         assert torch.isfinite(energy).all()
         assert torch.isfinite(forces).all()

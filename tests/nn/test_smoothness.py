@@ -10,7 +10,8 @@ import torch
 from random_model import SMALL, random_network
 from torch import Tensor, nn
 
-from openmm_se3.neighbors import all_pairs, neighbour_pairs
+from openmm_se3.neighbors import Edges, all_pairs, neighbor_pairs
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.radial import Envelope
 from openmm_se3.nn.transformer import SE3Transformer
 
@@ -20,7 +21,7 @@ TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}  # eV and eV/A
 VARIANTS: dict[str, dict[str, Any]] = {
     "depthwise": {},
     "full": {"kernel": "full"},
-    "linear": {"self_interaction": "linear", "mirror": False},
+    "linear": {"self_interaction": "linear", "symmetry": "SO(3)"},
     "direct": {"force_mode": "direct"},
 }
 
@@ -28,16 +29,15 @@ both_precisions = pytest.mark.parametrize(
     "dtype", [torch.float32, torch.float64], ids=["float32", "float64"]
 )
 
-Edges = Callable[[Tensor], tuple[Tensor, Tensor]]
+Finder = Callable[[Tensor], Edges]
 
 
-def dense_edges(positions: Tensor) -> tuple[Tensor, Tensor]:
+def dense_edges(positions: Tensor) -> Edges:
     return all_pairs(len(positions))
 
 
-def sparse_edges(positions: Tensor) -> tuple[Tensor, Tensor]:
-    centre, neighbour, _ = neighbour_pairs(positions, CUTOFF)
-    return centre, neighbour
+def sparse_edges(positions: Tensor) -> Edges:
+    return neighbor_pairs(positions, CUTOFF)
 
 
 both_paths = pytest.mark.parametrize("edges", [dense_edges, sparse_edges])
@@ -48,7 +48,7 @@ def direction() -> Tensor:
 
 
 def across_the_cutoff(
-    network: SE3Transformer, fixed: Tensor, species: Tensor, edges: Edges
+    network: SE3Transformer, fixed: Tensor, species: Tensor, edges: Finder
 ) -> tuple[Tensor, Tensor]:
     """Return by how much energy and forces change as one more atom enters.
 
@@ -60,7 +60,7 @@ def across_the_cutoff(
         visitor = fixed[:1] + distance * direction()
         positions = torch.cat([fixed, visitor])
         pairs = edges(positions)
-        results.append(network.energy_and_forces(positions, species, *pairs))
+        results.append(ForceField(network)(positions, species, pairs))
     (energy_in, forces_in), (energy_out, forces_out) = results
     return (energy_in - energy_out).abs(), (forces_in - forces_out).abs().max()
 
@@ -68,8 +68,8 @@ def across_the_cutoff(
 @both_precisions
 @both_paths
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_only_neighbour_crosses(
-    variant: str, edges: Edges, dtype: torch.dtype
+def test_the_only_neighbor_crosses(
+    variant: str, edges: Finder, dtype: torch.dtype
 ) -> None:
     network = random_network(dtype, **VARIANTS[variant])
     species = torch.tensor([1, 0])
@@ -77,14 +77,14 @@ def test_the_only_neighbour_crosses(
     assert max(change) < TOLERANCE[dtype]
     # Control: half way in there is something to feel.
     positions = torch.stack([torch.zeros(3).double(), 0.5 * CUTOFF * direction()])
-    energy, forces = network.energy_and_forces(positions, species, *all_pairs(2))
+    energy, forces = ForceField(network)(positions, species, all_pairs(2))
     assert abs(energy) > 1e-2
     assert forces.abs().max() > 1e-2
 
 
 @both_precisions
 @both_paths
-def test_one_of_many_neighbours_crosses(edges: Edges, dtype: torch.dtype) -> None:
+def test_one_of_many_neighbors_crosses(edges: Finder, dtype: torch.dtype) -> None:
     network = random_network(dtype)
     # The other atoms lie on the far side, out of the visitor's reach.
     species = torch.tensor([1, 0, 0, 1])
@@ -120,24 +120,23 @@ def slopes_of_pairs(
     hook = network.nonlinearities[0].register_forward_hook(
         lambda module, inputs, output: outputs.append(output.detach())
     )
-    _, forces = network.energy_and_forces(
+    _, forces = ForceField(network)(
         positions,
         torch.tensor([1, 0]).repeat(n),
-        torch.cat([first, first + 1]),
-        torch.cat([first + 1, first]),
+        Edges(torch.cat([first, first + 1]), torch.cat([first + 1, first])),
         molecule=torch.arange(n).repeat_interleave(2),
         n_molecules=n,
     )
     hook.remove()
     force = forces[1::2] @ direction()
-    directed = outputs[0][1:, ::2]  # degrees l > 0, which vanish without a neighbour
+    directed = outputs[0][1:, ::2]  # degrees l > 0, which vanish without a neighbor
     change = directed.diff(dim=1).abs().amax(dim=(0, 2))
     return force.diff().abs() / distances.diff(), change / distances.diff()
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_slopes_are_bounded_near_the_cutoff(seed: int) -> None:
-    """A lone neighbour that fades must not be blown up to order one first."""
+    """A lone neighbor that fades must not be blown up to order one first."""
     distances = torch.linspace(CUTOFF - 0.5, CUTOFF, 501, dtype=torch.float64)
     for kernel in ("depthwise", "full"):
         network = random_network(seed=seed, kernel=kernel)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from openmm_se3.neighbors import all_pairs
 from openmm_se3.nn.attention import AttentionLayer, max_harmonic
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.kernel import (
     DepthwiseKernel,
     FullKernel,
@@ -100,14 +101,15 @@ def equivariance_errors(
     return worst
 
 
-class Edges:
+class Directions:
     """Functions of all pairs of some positions, as layers take them."""
 
     def __init__(
         self, positions: Tensor, dtype: torch.dtype, jmax: int = 2 * LMAX
     ) -> None:
-        self.centre, self.neighbour = all_pairs(len(positions))
-        vectors = (positions[self.neighbour] - positions[self.centre]).to(dtype)
+        self.edges = all_pairs(len(positions))
+        self.neighbor = self.edges.neighbor
+        vectors = (positions[self.neighbor] - positions[self.edges.center]).to(dtype)
         distance = vectors.norm(dim=1)
         self.directions = vectors / distance[:, None]
         self.harmonics = SphericalHarmonics(jmax).to(dtype)(self.directions)
@@ -117,24 +119,24 @@ class Edges:
 
 def harmonics(dtype: torch.dtype) -> tuple[Layer, list[int], list[int]]:
     def layer(features: Tensor, positions: Tensor) -> Tensor:
-        return Edges(positions, dtype).harmonics.T
+        return Directions(positions, dtype).harmonics.T
 
     return layer, [0], list(range(2 * LMAX + 1))
 
 
 def kernel_basis(dtype: torch.dtype) -> tuple[Layer, list[int], list[int]]:
-    basis = KernelBasis(LMAX, LMAX, 2 * LMAX, mirror=False).to(dtype)
+    basis = KernelBasis(LMAX, LMAX, 2 * LMAX, parity=False).to(dtype)
 
     def layer(features: Tensor, positions: Tensor) -> Tensor:
-        edges = Edges(positions, dtype)
+        edges = Directions(positions, dtype)
         kernels = basis(edges.harmonics)
-        return torch.einsum("eri,iec->rec", kernels, features[:, edges.neighbour])
+        return torch.einsum("eri,iec->rec", kernels, features[:, edges.neighbor])
 
     return layer, list(range(LMAX + 1)), [path.l for path in basis.paths]
 
 
 def kernel(name: str, dtype: torch.dtype) -> tuple[Layer, list[int], list[int]]:
-    basis = KernelBasis(LMAX, LMAX, 2 * LMAX, mirror=False).to(dtype)
+    basis = KernelBasis(LMAX, LMAX, 2 * LMAX, parity=False).to(dtype)
     body: DepthwiseKernel | FullKernel
     if name == "depthwise":
         body = DepthwiseKernel(basis.paths, CHANNELS)
@@ -143,10 +145,10 @@ def kernel(name: str, dtype: torch.dtype) -> tuple[Layer, list[int], list[int]]:
     radial = RadialNetwork(4, 8, body.n_radial).to(dtype)
 
     def layer(features: Tensor, positions: Tensor) -> Tensor:
-        edges = Edges(positions, dtype)
-        senders = features[:, edges.neighbour].transpose(0, 1)
+        edges = Directions(positions, dtype)
+        neighbor_features = features[:, edges.neighbor].transpose(0, 1)
         psi = radial(edges.bessel, edges.envelope)
-        return body(basis(edges.harmonics), psi, senders).transpose(0, 1)
+        return body(basis(edges.harmonics), psi, neighbor_features).transpose(0, 1)
 
     degrees = list(range(LMAX + 1))
     return layer, degrees, degrees
@@ -175,8 +177,8 @@ def attention(
         module.output.weight.mul_(10.0)
 
     def layer(features: Tensor, positions: Tensor) -> Tensor:
-        e = Edges(positions, dtype, max_harmonic(config))
-        arguments = e.harmonics, e.bessel, e.envelope, e.centre, e.neighbour, True
+        e = Directions(positions, dtype, max_harmonic(config))
+        arguments = e.harmonics, e.bessel, e.envelope, e.edges
         return module(features, *arguments)
 
     return layer, list(range(k_max + 1)), list(range(l_max + 1))
@@ -196,7 +198,7 @@ LAYERS: dict[str, Callable[[torch.dtype], tuple[Layer, list[int], list[int]]]] =
     "first attention": lambda dtype: attention(dtype, 0, LMAX),
     "attention": lambda dtype: attention(dtype, LMAX, LMAX),
     "attention, full kernel": lambda dtype: attention(
-        dtype, LMAX, LMAX, kernel="full", mirror=False
+        dtype, LMAX, LMAX, kernel="full", symmetry="SO(3)"
     ),
     "attention, linear": lambda dtype: attention(
         dtype, LMAX, LMAX, self_interaction="linear", jmax=LMAX
@@ -273,7 +275,7 @@ def test_harmonics_are_those_of_e3nn(jmax: int) -> None:
 NETWORKS: dict[str, dict[str, Any]] = {
     "default": {},
     "full kernel": {"kernel": "full"},
-    "both parities": {"mirror": False},
+    "both parities": {"symmetry": "SO(3)"},
     "linear, few harmonics": {"self_interaction": "linear", "jmax": 2},
     "degree 3": {"lmax": 3, "layers": 2},
     "one-hot, norm": {"embedding": "one-hot", "nonlinearity": "norm"},
@@ -295,12 +297,12 @@ def test_forces_turn_with_the_molecule(name: str, dtype: torch.dtype) -> None:
     network = random_network(dtype, **NETWORKS[name])
     species, positions = water_cluster(3)
     edges = all_pairs(len(species))
-    energy, forces = network.energy_and_forces(positions, species, *edges)
+    energy, forces = ForceField(network)(positions, species, edges)
     assert forces.norm(dim=1).min() > 1e-3, "nothing to compare"
     for seed in range(MOTIONS):
         motion = Motion(seed)
-        turned_energy, turned = network.energy_and_forces(
-            motion.of_positions(positions), species, *edges
+        turned_energy, turned = ForceField(network)(
+            motion.of_positions(positions), species, edges
         )
         expected = forces.double() @ motion.rotation.T
         error = (turned - expected).norm() / expected.norm()
@@ -317,13 +319,13 @@ def test_direct_forces_beside_conservative_ones_turn_and_mirror(
     network = random_network(dtype, force_mode="both", **changes)
     species, positions = water_cluster(3)
     edges = all_pairs(len(species))
-    _, _, forces = network.energy_and_both_forces(positions, species, *edges)
+    _, _, forces = ForceField(network).with_direct_forces(positions, species, edges)
     assert forces.norm(dim=1).min() > 1e-3, "nothing to compare"
     for seed in range(MOTIONS):
         motion = Motion(seed)
         for mirror in (1.0, -1.0):
-            _, _, turned = network.energy_and_both_forces(
-                mirror * motion.of_positions(positions), species, *edges
+            _, _, turned = ForceField(network).with_direct_forces(
+                mirror * motion.of_positions(positions), species, edges
             )
             expected = mirror * forces.double() @ motion.rotation.T
             error = (turned - expected).norm() / expected.norm()
@@ -366,7 +368,7 @@ def hidden_features(
         module.register_forward_hook(lambda m, i, output: outputs.append(output))
         for module in modules
     ]
-    network.energy_and_forces(positions, species, *all_pairs(len(species)))
+    ForceField(network)(positions, species, all_pairs(len(species)))
     for hook in hooks:
         hook.remove()
     return outputs
@@ -378,13 +380,13 @@ def test_mirror_images_have_the_same_energy(dtype: torch.dtype) -> None:
     mirrored = positions * torch.tensor([1.0, 1.0, -1.0])
     edges = all_pairs(len(species))
     differences = {}
-    for mirror in (True, False):
-        network = random_network(dtype, seed=1, mirror=mirror)
-        energy, forces = network.energy_and_forces(positions, species, *edges)
-        other, _ = network.energy_and_forces(mirrored, species, *edges)
-        differences[mirror] = ((other - energy) / energy).abs().item()
-    assert differences[True] < FORCE_TOLERANCE[dtype]
-    assert differences[False] > 1e-3
+    for symmetry in ("O(3)", "SO(3)"):
+        network = random_network(dtype, seed=1, symmetry=symmetry)
+        energy, forces = ForceField(network)(positions, species, edges)
+        other, _ = ForceField(network)(mirrored, species, edges)
+        differences[symmetry] = ((other - energy) / energy).abs().item()
+    assert differences["O(3)"] < FORCE_TOLERANCE[dtype]
+    assert differences["SO(3)"] > 1e-3
 
 
 @both_precisions
@@ -393,12 +395,12 @@ def test_order_of_atoms_does_not_matter(dtype: torch.dtype) -> None:
     species, positions = water_cluster(2)
     edges = all_pairs(len(species))
     order = torch.randperm(len(species))
-    energy, forces = network.energy_and_forces(positions, species, *edges)
-    same, permuted = network.energy_and_forces(positions[order], species[order], *edges)
+    energy, forces = ForceField(network)(positions, species, edges)
+    same, permuted = ForceField(network)(positions[order], species[order], edges)
     tolerance = FORCE_TOLERANCE[dtype]
     assert abs(same - energy) < tolerance * network.energy_scale
     assert (permuted - forces[order]).norm() < tolerance * forces.norm()
     # Control: the same atoms in other places are another molecule.
-    other, _ = network.energy_and_forces(positions, species[order], *edges)
+    other, _ = ForceField(network)(positions, species[order], edges)
     assert not torch.equal(species, species[order])
     assert abs(other - energy) > 1e-3

@@ -13,6 +13,7 @@ from torch import nn
 from openmm_se3.config import ModelConfig
 from openmm_se3.neighbors import all_pairs
 from openmm_se3.nn.attention import AttentionLayer
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.training.presets import PRESETS
 
@@ -32,7 +33,7 @@ def test_models_of_the_thesis_can_be_made() -> None:
             force_mode="direct",
         )
         network = SE3Transformer(config).eval()
-        energy, forces = network.energy_and_forces(positions, species, *all_pairs(3))
+        energy, forces = ForceField(network)(positions, species, all_pairs(3))
         assert torch.isfinite(energy).all()
         assert forces.abs().max() > 0.0
 
@@ -44,8 +45,8 @@ def preset_of_the_thesis(**changes: Any) -> ModelConfig:
     return ModelConfig(elements=("H", "O"), cutoff=3.0, **settings)
 
 
-@pytest.mark.parametrize("dense", [False, True])
-def test_attention_of_the_thesis_is_a_plain_softmax(dense: bool) -> None:
+@pytest.mark.parametrize("layout", ["list", "dense"])
+def test_attention_of_the_thesis_is_a_plain_softmax(layout: str) -> None:
     """Equation (2.5), atom by atom and head by head, with logits far beyond 10.
 
     Atom 3 is alone and atom 2 sees only some of its edges.
@@ -56,25 +57,25 @@ def test_attention_of_the_thesis_is_a_plain_softmax(dense: bool) -> None:
     with torch.no_grad():
         layer.query.weight.mul_(100.0)
     n_atoms = 4
-    centre, neighbour = all_pairs(n_atoms)[:2]
+    pairs = all_pairs(n_atoms)._replace(layout=layout)
+    center, neighbor = pairs.center, pairs.neighbor
     features = torch.randn(9, n_atoms, 4).double()
-    harmonics = torch.randn(len(centre), layer.basis.coupling.shape[0]).double()
-    distance = torch.rand(len(centre), 1).double()
-    seen = (centre != 3) & (neighbour != 3)
-    seen &= ~((centre == 2) & (neighbour == 0))
+    harmonics = torch.randn(len(center), layer.basis.coupling.shape[0]).double()
+    distance = torch.rand(len(center), 1).double()
+    seen = (center != 3) & (neighbor != 3)
+    seen &= ~((center == 2) & (neighbor == 0))
     envelope = seen.double()
-    edges = (harmonics, distance, envelope, centre, neighbour)
-    found = layer(features, *edges, dense)
+    found = layer(features, harmonics, distance, envelope, pairs)
 
     radial = layer.radial(distance, torch.ones_like(envelope))
-    senders = features[:, neighbour].transpose(0, 1)
-    messages = layer.kernel(layer.basis(harmonics), radial, senders)
+    neighbor_features = features[:, neighbor].transpose(0, 1)
+    messages = layer.kernel(layer.basis(harmonics), radial, neighbor_features)
     keys, values = messages[..., :4], messages[..., 4:]
     queries = layer.query(features).transpose(0, 1)
     heads = torch.zeros(9, n_atoms, 4).double()
     logits = []
     for atom in range(n_atoms):
-        own = [e for e in range(len(centre)) if centre[e] == atom and seen[e]]
+        own = [e for e in range(len(center)) if center[e] == atom and seen[e]]
         for channels in (slice(0, 2), slice(2, 4)):
             a = [(queries[atom][:, channels] * keys[e][:, channels]).sum() for e in own]
             alpha = torch.softmax(torch.stack(a), 0) if own else []
@@ -100,10 +101,10 @@ def test_preset_of_the_thesis_has_relu_only_and_no_energy_network() -> None:
     last = network.attention[-1]
     species, positions = water_cluster(2)
     edges = all_pairs(6)
-    energy, forces = network.energy_and_forces(positions, species, *edges)
+    energy, forces = ForceField(network)(positions, species, edges)
     assert energy.abs() > 1e-3 and forces.abs().max() > 1e-3
     last.register_forward_hook(lambda module, inputs, output: 2.0 * output)
-    doubled = network.energy_and_forces(positions, species, *edges)
+    doubled = ForceField(network)(positions, species, edges)
     torch.testing.assert_close(doubled, (2.0 * energy, 2.0 * forces))
 
 
@@ -113,8 +114,8 @@ def test_isolated_atoms_of_the_thesis_keep_what_the_network_gives_them() -> None
         config = preset_of_the_thesis(isolated_atoms=isolated)
         network = random_network(**vars(config))
         lone = [
-            network.energy_and_forces(
-                torch.zeros(1, 3).double(), torch.tensor([s]), *all_pairs(1)
+            ForceField(network)(
+                torch.zeros(1, 3).double(), torch.tensor([s]), all_pairs(1)
             )[0].item()
             for s in range(2)
         ]
@@ -137,7 +138,7 @@ def test_other_elements() -> None:
     network = SE3Transformer(config).eval()
     positions = 1.5 * torch.arange(15).double().view(5, 3).sin()
     energies = [
-        network.energy_and_forces(positions, torch.tensor(s), *all_pairs(5))[0].item()
+        ForceField(network)(positions, torch.tensor(s), all_pairs(5))[0].item()
         for s in ([0, 1, 2, 3, 4], [1, 0, 2, 3, 4], [0, 1, 2, 4, 3])
     ]
     assert len(set(energies)) == 3

@@ -9,23 +9,25 @@ import torch
 from random_model import random_network
 from torch import Tensor
 
+from openmm_se3.neighbors import Edges
 from openmm_se3.nn.transformer import SE3Transformer
-from openmm_se3.nn.zbl import ZBLWall
+from openmm_se3.nn.zbl import ZBLRepulsion
 
 
-def pair_energy(model: SE3Transformer | ZBLWall, pair: str, distance: Tensor) -> Tensor:
+def pair_energy(
+    model: SE3Transformer | ZBLRepulsion, pair: str, distance: Tensor
+) -> Tensor:
     """Return the energies of two atoms at some distances, eV."""
     species = torch.tensor(["HO".index(symbol) for symbol in pair])
     n = len(distance)
     vectors = torch.zeros(2 * n, 3).double()
     vectors[:, 0] = torch.cat([distance, -distance])
     first = 2 * torch.arange(n)
-    centre = torch.cat([first, first + 1])
-    neighbour = torch.cat([first + 1, first])
-    if isinstance(model, ZBLWall):
-        edges = model(species.repeat(n), vectors.norm(dim=1), centre, neighbour)
-        return edges.view(2, n).sum(0)
-    atomic, _ = model(species.repeat(n), vectors, centre, neighbour)
+    edges = Edges(torch.cat([first, first + 1]), torch.cat([first + 1, first]))
+    if isinstance(model, ZBLRepulsion):
+        pairs = model(species.repeat(n), vectors.norm(dim=1), edges)
+        return pairs.view(2, n).sum(0)
+    atomic, _ = model(species.repeat(n), vectors, edges)
     return atomic.view(n, 2).sum(1)
 
 
@@ -33,7 +35,7 @@ def pair_energy(model: SE3Transformer | ZBLWall, pair: str, distance: Tensor) ->
     ("pair", "bond"), [("OH", 0.9), ("HO", 0.9), ("HH", 1.4), ("OO", 1.4)]
 )
 def test_the_wall_is_nothing_at_bonds_and_repels_below(pair: str, bond: float) -> None:
-    wall = ZBLWall(("H", "O")).double()
+    wall = ZBLRepulsion(("H", "O")).double()
     outside = torch.linspace(bond, 6.0, 50).double()
     assert pair_energy(wall, pair, outside).eq(0.0).all()
     inside = torch.linspace(0.02, 0.45, 100).double()
@@ -44,8 +46,8 @@ def test_the_wall_is_nothing_at_bonds_and_repels_below(pair: str, bond: float) -
 
 
 def test_the_wall_of_the_network() -> None:
-    wall = ZBLWall(("H", "O")).double()
-    with_wall, without = random_network(), random_network(wall=False)
+    wall = ZBLRepulsion(("H", "O")).double()
+    with_wall, without = random_network(), random_network(zbl=False)
     for pair in ("OH", "HH", "OO"):
         distances = torch.linspace(0.2, 3.0, 40).double()
         difference = pair_energy(with_wall, pair, distances) - pair_energy(
@@ -67,6 +69,6 @@ def test_the_wall_is_zbl() -> None:
     screened = sum(a * math.exp(-b * r / length) for a, b in terms)
     switch = (1.0 - (r / (0.8 * (0.66 + 0.31))) ** 4) ** 3
     expected = 8.0 * 14.39964548 / r * screened * switch
-    wall = ZBLWall(("H", "O")).double()
+    wall = ZBLRepulsion(("H", "O")).double()
     energy = pair_energy(wall, "OH", torch.tensor([r], dtype=torch.float64))
     assert energy.item() == pytest.approx(expected, rel=1e-9)

@@ -57,7 +57,7 @@ def test_a_failing_start_keeps_the_old_results(tmp_path: Path) -> None:
     run(out, steps=40)
     system, topology = harmonic_water()
     options = RunOptions(seed=1, out=out, overwrite=True, platform="Reference")
-    with pytest.raises(ValueError, match="cannot be minimised"):
+    with pytest.raises(ValueError, match="cannot be minimized"):
         run_dynamics(system, topology, np.zeros((3, 3)), options)
     assert len(np.load(out / names.VELOCITIES)) == 10
 
@@ -260,7 +260,7 @@ def test_nothing_is_left_of_a_run_interrupted_at_its_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine").mkdir()
-    monkeypatch.setattr("openmm_se3.simulation.run.minimised", interrupt)
+    monkeypatch.setattr("openmm_se3.simulation.run.minimized", interrupt)
     for name in ("mine", "new"):
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / name, steps=40)

@@ -25,7 +25,8 @@ from torch import Tensor
 from openmm_se3 import SE3Potential
 from openmm_se3.export import export_model
 from openmm_se3.model_file import UNITS, ModelFileError, load_model
-from openmm_se3.neighbors import all_pairs, neighbour_pairs
+from openmm_se3.neighbors import all_pairs, neighbor_pairs
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.radial import Envelope
 from openmm_se3.torchscript import modules
 from openmm_se3.torchscript import self_check as checks
@@ -78,7 +79,7 @@ def test_the_script_is_the_network_over_many_calls(
     random_model: Path, cell: Tensor | None, positions_dtype: torch.dtype
 ) -> None:
     """For any number of atoms in turn, as TorchScript recompiles itself on the way."""
-    import vesin_torch  # noqa: F401  (opens the neighbour list inside)
+    import vesin_torch  # noqa: F401  (opens the neighbor list inside)
 
     script = torch.jit.load(random_model / "model.pt")
     network = load_model(random_model).network(torch.float32)
@@ -89,10 +90,8 @@ def test_the_script_is_the_network_over_many_calls(
             positions = positions.to(positions_dtype)
             script.set_atoms(species, torch.arange(len(species)), 0.0)
             energy, forces = script((0.1 * positions).requires_grad_(), *box)
-            edges = neighbour_pairs(positions, 4.0, cell)
-            expected, expected_forces = network.energy_and_forces(
-                positions, species, *edges
-            )
+            edges = neighbor_pairs(positions, 4.0, cell)
+            expected, expected_forces = ForceField(network)(positions, species, edges)
             assert not energy.requires_grad and not forces.requires_grad
             assert energy.dtype == forces.dtype == positions_dtype
             assert forces.is_contiguous()
@@ -121,7 +120,7 @@ def test_a_direct_head_costs_nothing_at_run_time() -> None:
         network = random_network(**changes)
         generic = torch.jit.script(modules.GenericForce(network).eval())
         generic.set_atoms(species, atoms, 0.0)
-        static = modules.specialise(network, species, atoms, 3, 0.0, positions)
+        static = modules.specialize(network, species, atoms, 3, 0.0, positions)
         counted.append([operations(module, positions) for module in (generic, static)])
         energies.append([module(positions)[0].item() for module in (generic, static)])
     assert counted[0] == counted[1]
@@ -129,10 +128,10 @@ def test_a_direct_head_costs_nothing_at_run_time() -> None:
     assert energies[0] == energies[1]
     # Control: with the head there are more.
     with torch.autograd.profiler.profile() as profile:
-        network.energy_and_both_forces(10.0 * positions, species, *all_pairs(3))
+        ForceField(network).with_direct_forces(10.0 * positions, species, all_pairs(3))
     with_head = len(profile.function_events)
     with torch.autograd.profiler.profile() as profile:
-        network.energy_and_forces(10.0 * positions, species, *all_pairs(3))
+        ForceField(network)(10.0 * positions, species, all_pairs(3))
     assert with_head > len(profile.function_events)
 
 
@@ -142,7 +141,7 @@ def test_the_recorded_graph_can_be_captured_on_a_gpu(everything: bool) -> None:
     n_particles = 3 if everything else 4
     positions = torch.zeros(n_particles, 3, dtype=torch.float64)
     positions[:3] = 0.1 * torch.tensor(WATER)
-    module = modules.specialise(
+    module = modules.specialize(
         random_network(),
         torch.tensor([1, 0, 0]),
         torch.arange(3),

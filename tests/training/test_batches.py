@@ -23,7 +23,8 @@ with warnings.catch_warnings():
 from openmm_se3.data.dataset import Dataset
 from openmm_se3.data.frames import Frames
 from openmm_se3.data.level_of_theory import LevelOfTheory
-from openmm_se3.neighbors import neighbour_pairs
+from openmm_se3.neighbors import neighbor_pairs
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.training.batches import (
     BatchOrder,
     graph_tensors,
@@ -65,9 +66,9 @@ def test_graphs_of_boxes_have_all_their_images():
     network = training_run.SE3Transformer(TINY).eval()
     x, species = torch.tensor(frame.positions), torch.tensor([1, 0, 0])
     for index, size in enumerate((1.0, 3.0)):
-        found = network.energy_and_forces(**vars(graph_tensors(graphs[index][0])))
-        edges = neighbour_pairs(x, TINY.cutoff, torch.tensor(size * cell))
-        wanted = network.energy_and_forces(x, species, *edges)
+        found = ForceField(network)(**vars(graph_tensors(graphs[index][0])))
+        edges = neighbor_pairs(x, TINY.cutoff, torch.tensor(size * cell))
+        wanted = ForceField(network)(x, species, edges)
         for one, other in zip(found, wanted, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
@@ -77,13 +78,10 @@ def test_batch_of_graphs_equals_single_graphs():
     torch.manual_seed(0)
     network = training_run.SE3Transformer(TINY).eval()
     (batch, labels), *_ = loader(graphs, [[0, 12, 1, 23]])
-    energies, forces = network.energy_and_forces(
-        **vars(graph_tensors(batch)), paired=True
-    )
+    energies, forces = ForceField(network)(**vars(graph_tensors(batch)))
     assert labels["frame"].tolist() == [0, 12, 1, 23]
     single = [
-        network.energy_and_forces(**vars(graph_tensors(graphs[i][0])))
-        for i in (0, 12, 1, 23)
+        ForceField(network)(**vars(graph_tensors(graphs[i][0]))) for i in (0, 12, 1, 23)
     ]
     assert max(f.abs().max() for _, f in single) > 1e-3
     torch.testing.assert_close(
@@ -100,7 +98,7 @@ def test_batch_of_graphs_equals_single_graphs():
 
 NETWORKS = {
     "default": {},
-    "full kernels": {"kernel": "full", "mirror": False},
+    "full kernels": {"kernel": "full", "symmetry": "SO(3)"},
     "direct forces": {"force_mode": "both"},
     "norm": {"nonlinearity": "norm", "self_interaction": "linear"},
     "thesis": {"radial_basis": "distance", "envelope": "none", "embedding": "one-hot"},
@@ -126,13 +124,14 @@ def test_step_happens_on_the_device_of_the_batch(config, network, left_behind):
     tensors, labels = move_data_to_device(here, torch.device("meta"))
     assert labels.keys() == {"energy", "weight", "frame", "forces"}
     if left_behind == "shifts":
-        tensors = dataclasses.replace(tensors, shifts=here[0].shifts)
+        edges = tensors.edges._replace(shifts=here[0].edges.shifts)
+        tensors = dataclasses.replace(tensors, edges=edges)
     elif left_behind is not None:
         labels[left_behind] = here[1][left_behind]
 
     def loss() -> torch.Tensor:
-        energies, forces, direct = network.energy_and_both_forces(
-            **vars(tensors), create_graph=True, paired=True
+        energies, forces, direct = ForceField(network).with_direct_forces(
+            **vars(tensors), create_graph=True
         )
         expected = labels["energy"], labels["forces"]
         return loss_terms(

@@ -133,7 +133,7 @@ def test_moving_average_of_the_weights(config):
     """
     graphs = make_graphs(analytic_frames()[:4])
     network = training_run.SE3Transformer(TINY)
-    settings = changed(config, average_decay=0.25, steps=8).training
+    settings = changed(config, ema_decay=0.25, steps=8).training
     order = BatchOrder(np.ones(4), 2, 0)
     module = TrainingModule(network, settings, order, graphs, graphs)
     module.step = module.skipped = 2

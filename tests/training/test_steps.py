@@ -105,9 +105,11 @@ def test_gradients_are_clipped_to_a_multiple_of_those_before(config):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
-@pytest.mark.parametrize("product_rate", [None, 0.5])
-def test_weights_of_products_take_steps_in_proportion(config, optimizer, product_rate):
-    choices = {"optimizer": optimizer, "product_rate": product_rate}
+@pytest.mark.parametrize("product_lr_scale", [None, 0.5])
+def test_weights_of_products_take_steps_in_proportion(
+    config, optimizer, product_lr_scale
+):
+    choices = {"optimizer": optimizer, "product_lr_scale": product_lr_scale}
     settings = changed(config, learning_rate=1e-3, **choices).training
     network = training_run.SE3Transformer(dataclasses.replace(TINY, force_mode="both"))
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
@@ -120,7 +122,7 @@ def test_weights_of_products_take_steps_in_proportion(config, optimizer, product
     for name, p in network.named_parameters():
         step = float((p.detach() - before[name]).abs().max())
         if name.endswith("self_interaction.hidden.weight"):
-            share = product_rate or 1.0 / math.sqrt(p.shape[1])
+            share = product_lr_scale or 1.0 / math.sqrt(p.shape[1])
             assert step == pytest.approx(1e-3 * share, rel=0.01)
         else:
             assert step == pytest.approx(1e-3, rel=0.01)

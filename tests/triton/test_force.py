@@ -122,12 +122,12 @@ def test_too_little_room_is_said_where_somebody_looks(model: Path) -> None:
     topology = topology_of(["O", "H", "H"], 0.75 * NARROW)
     potential = SE3Potential(model, engine="triton", backend="pythonforce")
     system = potential.createSystem(topology)
-    with pytest.raises(openmm.OpenMMException, match="neighbours="):
+    with pytest.raises(openmm.OpenMMException, match="neighbors="):
         Evaluator(system)(water_cluster(1)[1].numpy())
 
 
 def test_cuda_graphs_take_the_kernels(model: Path) -> None:
-    potential = SE3Potential(model, engine="triton", cudaGraphs=True, neighbours=80)
+    potential = SE3Potential(model, engine="triton", cudaGraphs=True, neighbors=80)
     force = potential.makeForce(topology_of(["O", "H", "H"] * 400))  # above 1,000 atoms
     assert potential.engine == "triton"
     assert force.getProperties()["useCUDAGraphs"] == "true"

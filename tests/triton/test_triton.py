@@ -56,10 +56,10 @@ def test_equal_in_boxes_of_any_shape(cell: str) -> None:
     [
         {"channels": 6, "key_channels": 3, "heads": 3},
         {"channels": 8, "key_channels": 4, "heads": 1},
-        {"lmax": 1, "jmax": 2, "mirror": False},
+        {"lmax": 1, "jmax": 2, "symmetry": "SO(3)"},
         {"lmax": 0},
         {"lmax": 3, "jmax": 3, "layers": 2},
-        {"layers": 1, "wall": False},
+        {"layers": 1, "zbl": False},
         {"self_interaction": "attentive"},
         {"self_interaction": "attentive", "channels": 20, "self_interaction_width": 24},
     ],

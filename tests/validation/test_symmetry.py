@@ -36,7 +36,7 @@ def test_representations_are_those_of_the_rotation(degree: int, sign: float) -> 
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"kernel": "full", "mirror": False}, {"force_mode": "direct"}],
+    [{}, {"kernel": "full", "symmetry": "SO(3)"}, {"force_mode": "direct"}],
     ids=["depthwise", "full, chiral", "direct"],
 )
 def test_symmetry_checks_pass(changes: dict[str, object]) -> None:
@@ -134,9 +134,10 @@ def test_a_numbering_that_matters_fails_the_battery(
 
 def test_reflections_are_tried_where_the_model_claims_them() -> None:
     """Rotations alone do not tell a network that knows left from right."""
-    network = random_network(seed=1, mirror=False)
+    network = random_network(seed=1, symmetry="SO(3)")
     for claimed in (False, True):
-        network.config = dataclasses.replace(network.config, mirror=claimed)
+        group = "O(3)" if claimed else "SO(3)"
+        network.config = dataclasses.replace(network.config, symmetry=group)
         found = symmetry.symmetry_checks(
             {"double": network}, cluster(), np.random.default_rng(0)
         )

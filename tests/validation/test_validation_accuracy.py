@@ -189,11 +189,11 @@ def test_a_drift_within_its_error_is_none() -> None:
 def test_the_command_measures_labels(
     smallest_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from openmm_se3.validation import validate as battery
+    from openmm_se3.validation import validate as checks
 
     empty = ("symmetry_checks", "energy_checks", "backend_checks", "verlet_checks")
     for name in empty:
-        monkeypatch.setattr(battery, name, lambda *_: [])
+        monkeypatch.setattr(checks, name, lambda *_: [])
     short = ["validate", str(smallest_model), "--drift-ps", "0"]
     labels = ["--labels", str(DATA / "water1.h5")]
     result = CliRunner().invoke(main, [*short, *labels])

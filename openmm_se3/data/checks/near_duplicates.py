@@ -30,7 +30,7 @@ AT_ONCE = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class Resemblance:
+class NearDuplicates:
     """How near the structures of validation and test come to those of training.
 
     Attributes:
@@ -56,7 +56,7 @@ class Resemblance:
         )
 
 
-def resemblance(frames: Frames) -> Resemblance:
+def near_duplicates(frames: Frames) -> NearDuplicates:
     """Compare validation and test structures with the training structures.
 
     Of formulas that only one side has nothing is read.
@@ -82,7 +82,7 @@ def resemblance(frames: Frames) -> Resemblance:
             closest = float(difference[least])
             first, second = tested[least], reference[int(nearest[least])]
             pair = (first.trajectory, second.trajectory)
-    return Resemblance(compared, near, closest, pair, sampled)
+    return NearDuplicates(compared, near, closest, pair, sampled)
 
 
 def sorted_distances(frames: Frames) -> np.ndarray:
@@ -118,15 +118,15 @@ def _nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return each row's difference from its nearest in the reference, A, and which.
 
-    All are compared with all by products of matrices: no tree finds neighbours among
+    All are compared with all by products of matrices: no tree finds neighbors among
     so many distances faster.
     """
-    centre = reference.mean(axis=0)
-    there = (reference - centre).astype(np.float32)
+    center = reference.mean(axis=0)
+    there = (reference - center).astype(np.float32)
     squares = (there**2).sum(axis=1)
     nearest = np.empty(len(tested), dtype=np.int64)
     for start in range(0, len(tested), AT_ONCE):
-        here = (tested[start : start + AT_ONCE] - centre).astype(np.float32)
+        here = (tested[start : start + AT_ONCE] - center).astype(np.float32)
         nearest[start : start + AT_ONCE] = (squares - 2.0 * here @ there.T).argmin(1)
     difference = tested - reference[nearest]
     return np.sqrt((difference**2).mean(axis=1)), nearest

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from openmm_se3.data.charged_frames import is_charged
-from openmm_se3.data.checks.near_duplicates import Resemblance, resemblance
-from openmm_se3.data.checks.units import Finding, findings
+from openmm_se3.data.checks.near_duplicates import NearDuplicates, near_duplicates
+from openmm_se3.data.checks.units import Finding, unit_checks
 from openmm_se3.data.dataset import Dataset, formula
 from openmm_se3.data.frames import SPLITS, Frame, Frames
 from openmm_se3.data.nearest import nearest_atoms
@@ -53,8 +53,8 @@ class Inspection:
         total: Mean and standard deviation of the energies; Table 3.1 of the thesis.
         interaction: The same after subtracting the self-energies.
         self_energies: The self-energies.
-        findings: Checks of units and signs.
-        resemblance: Of validation and test to training structures.
+        unit_checks: Checks of units and signs.
+        near_duplicates: Of validation and test to training structures.
     """
 
     level: str
@@ -80,8 +80,8 @@ class Inspection:
     total: tuple[float, float]
     interaction: tuple[float, float]
     self_energies: SelfEnergies
-    findings: list[Finding]
-    resemblance: Resemblance
+    unit_checks: list[Finding]
+    near_duplicates: NearDuplicates
 
 
 def inspect(dataset: Dataset, chosen: SelfEnergies) -> Inspection:
@@ -126,8 +126,8 @@ def inspect(dataset: Dataset, chosen: SelfEnergies) -> Inspection:
             _ignoring_nan(np.std, interaction),
         ),
         self_energies=chosen,
-        findings=findings(frames, chosen.energies),
-        resemblance=resemblance(frames),
+        unit_checks=unit_checks(frames, chosen.energies),
+        near_duplicates=near_duplicates(frames),
     )
 
 

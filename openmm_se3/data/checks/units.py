@@ -2,7 +2,7 @@
 
 Each check needs no knowledge of the level of theory:
 
-* **lengths**: the nearest neighbour of an atom is about one bond away,
+* **lengths**: the nearest neighbor of an atom is about one bond away,
   r / (R_i + R_j) near 1 with covalent radii R.  Bohr read as A gives 1.9, nm 0.1.
 * **bonds pull back**: between bonded atoms the force along the bond falls with its
   length r; the slope of (f_i - f_j) . r_ij / |r_ij| over r is -2k with a force constant
@@ -110,7 +110,7 @@ class Finding:
         return "pass" if self.passed else "FAIL"
 
 
-def findings(
+def unit_checks(
     frames: Frames, self_energies: Mapping[int, float] | None = None
 ) -> list[Finding]:
     """Return the checks of a data set, on a random sample of its frames.
@@ -128,7 +128,7 @@ def findings(
     force_constant = stiffness(bonds)
     result = [
         _finding(
-            "nearest neighbour over the sum of covalent radii",
+            "nearest neighbor over the sum of covalent radii",
             float(np.median([b.ratio for b in bonds])) if bonds else None,
             LENGTH_RANGE,
             LENGTH_RANGE,
@@ -225,7 +225,7 @@ def require_plausible(
     Raises:
         ValueError: Names each check that failed, with the value and what it means.
     """
-    failed = [f for f in findings(frames, self_energies) if not f.passed]
+    failed = [f for f in unit_checks(frames, self_energies) if not f.passed]
     if failed:
         raise ValueError(
             "the data are not plausible: "
@@ -248,7 +248,7 @@ class Bond:
 
 
 def nearest_bonds(frame: Frame) -> Iterator[Bond]:
-    """Yield the bond of each atom to its nearest neighbour, by radii."""
+    """Yield the bond of each atom to its nearest neighbor, by radii."""
     if len(frame.numbers) < 2:
         return
     found = nearest_atoms(frame)

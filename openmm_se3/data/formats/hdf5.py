@@ -1,4 +1,4 @@
-"""Our HDF5 format: labelled frames with units, level of theory and origin.
+"""Our HDF5 format: labeled frames with units, level of theory and origin.
 
 Layout of a file (format version 3): one group a composition (``H2O``, ``H4O2``, ...)
 with

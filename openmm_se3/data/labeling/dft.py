@@ -41,7 +41,7 @@ ATOM_MAX_CYCLES = 200
 
 
 class LabelError(RuntimeError):
-    """A frame that cannot be labelled; the message says why."""
+    """A frame that cannot be labeled; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,7 +52,7 @@ def read_structures(path: str | Path) -> list[Structure]:
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is not extended XYZ, is empty, or holds a frame that cannot
-            be labelled or whose split is wrong.
+            be labeled or whose split is wrong.
     """
     path = Path(path)
     structures = []
@@ -77,7 +77,7 @@ def _structure(text: TextFrame, index: int) -> Structure:
     """Return a frame of a file as a structure.
 
     Raises:
-        ValueError: It cannot be labelled.
+        ValueError: It cannot be labeled.
     """
     if not np.isfinite(text.positions).all():
         raise ValueError("positions are not finite")

@@ -1,4 +1,4 @@
-"""Structures of water monomers and clusters, to be labelled with DFT.
+"""Structures of water monomers and clusters, to be labeled with DFT.
 
 Molecular dynamics stays stable only where the model has seen labels, so several kinds
 of structures are mixed: thermal ones from GFN2-xTB molecular dynamics (Bannwarth et al.
@@ -171,18 +171,18 @@ def cyclic_dimer(index: int, rng: np.random.Generator) -> list[Atoms]:
 def random_cluster(n_molecules: int, rng: np.random.Generator) -> Atoms:
     """Return molecules placed at random in a sphere, without overlaps."""
     radius = 0.5 + 1.9 * n_molecules ** (1.0 / 3.0)
-    centres: list[np.ndarray] = []
-    while len(centres) < n_molecules:
-        centre = rng.uniform(-radius, radius, size=3)
-        if np.linalg.norm(centre) <= radius and all(
-            np.linalg.norm(centre - other) >= MOLECULE_SPACING for other in centres
+    centers: list[np.ndarray] = []
+    while len(centers) < n_molecules:
+        center = rng.uniform(-radius, radius, size=3)
+        if np.linalg.norm(center) <= radius and all(
+            np.linalg.norm(center - other) >= MOLECULE_SPACING for other in centers
         ):
-            centres.append(centre)
+            centers.append(center)
         else:
             radius *= 1.001
     while True:
         molecules = [
-            centre + thermal_monomer(rng) @ random_rotation(rng).T for centre in centres
+            center + thermal_monomer(rng) @ random_rotation(rng).T for center in centers
         ]
         positions = np.concatenate(molecules)
         if not has_bad_contact(positions):
@@ -193,7 +193,7 @@ class SphericalWall:
     """ASE constraint: a harmonic wall that keeps molecules within a radius.
 
     The force on the whole system is the gradient of k (r - R)^2 / 2 for atoms at a
-    distance r > R from the centre of the cluster.
+    distance r > R from the center of the cluster.
     """
 
     def __init__(self, radius: float) -> None:

@@ -1,0 +1,105 @@
+"""Fields of configurations that had other names before 0.2.
+
+Files written then keep opening: YAML files and Python calls with a warning that names
+the new field, checkpoints and model files without one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """New name of a field, and new values by old ones where these changed too."""
+
+    name: str
+    values: tuple[tuple[Any, Any], ...] = ()
+
+    def new_value(self, old: Any) -> Any:
+        """Return the new value for an old one; others stay, to be refused by name."""
+        return next((new for was, new in self.values if was is old), old)
+
+    def old_value(self, new: Any) -> Any:
+        """Return the old value for a new one."""
+        return next((was for was, is_now in self.values if is_now == new), new)
+
+
+# By name of the dataclass and of the old field.
+FIELDS = {
+    "ModelConfig": {
+        "mirror": Field("symmetry", ((True, "O(3)"), (False, "SO(3)"))),
+        "wall": Field("zbl"),
+    },
+    "TrainingConfig": {
+        "average_decay": Field("ema_decay"),
+        "product_rate": Field("product_lr_scale"),
+    },
+}
+
+
+def with_new_names(
+    kind: str, values: Mapping[str, Any], warning: type[Warning] | None = None
+) -> dict[str, Any]:
+    """Return plain values with the new names of fields.
+
+    Where both names are given the old one counts: it was given by hand.
+
+    Args:
+        kind: Name of the dataclass.
+        values: Value by field.
+        warning: Category of the warning of an old name; None for no warning.
+    """
+    found = dict(values)
+    for old, field in FIELDS[kind].items():
+        if old in found:
+            found[field.name] = field.new_value(found.pop(old))
+            if warning is not None:
+                warnings.warn(
+                    f"{old} is called {field.name} now, here "
+                    f"{field.name}: {found[field.name]}; the old name goes with the "
+                    "next release",
+                    warning,
+                    stacklevel=3,
+                )
+    return found
+
+
+def with_old_names(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain values with the old names, as older versions fingerprint them."""
+    found = dict(values)
+    for old, field in FIELDS[kind].items():
+        found[old] = field.old_value(found.pop(field.name))
+    return found
+
+
+def accepts_old_names(cls: type[T]) -> type[T]:
+    """Let a dataclass be made with, and asked for, its old fields, with a warning."""
+    kind, new_init = cls.__name__, cls.__init__
+
+    @functools.wraps(new_init)
+    def init(self: T, *args: Any, **values: Any) -> None:
+        new_init(self, *args, **with_new_names(kind, values, DeprecationWarning))
+
+    def old_property(old: str, field: Field) -> property:
+        def value(self: T) -> Any:
+            warnings.warn(
+                f"{kind}.{old} is {kind}.{field.name} now; the old name goes with the "
+                "next release",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            return field.old_value(getattr(self, field.name))
+
+        return property(value)
+
+    setattr(cls, "__init__", init)  # noqa: B010  (mypy refuses the assignment)
+    for old, field in FIELDS[kind].items():
+        setattr(cls, old, old_property(old, field))
+    return cls
