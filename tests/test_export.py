@@ -36,8 +36,9 @@ from random_model import (
 from torch import Tensor, nn
 
 from openmm_se3 import SE3Potential, cli
+from openmm_se3.description import UNITS, ModelFileError
 from openmm_se3.export import CHECKED_SIZES, export_model, export_topology
-from openmm_se3.model_file import UNITS, ModelFileError, load_model
+from openmm_se3.model_file import load_model
 from openmm_se3.neighbors import all_pairs, neighbour_pairs
 from openmm_se3.nn.radial import Envelope
 from openmm_se3.torchscript import modules
@@ -361,7 +362,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: (f / "config.json").write_text('{"model_type": "bert"}'),
         "does not describe an openmm-se3 model",
     ),
-    "newer": (lambda f: change(f, format_version=2), "version 2.*upgrade openmm-se3"),
+    "newer": (lambda f: change(f, format_version=3), "version 3.*upgrade openmm-se3"),
     "no version": (lambda f: change(f, format_version=None), "format version None"),
     "no units": (lambda f: change(f, units=None), r"lacks \['units'\]"),
     "other units": (
