@@ -11,6 +11,7 @@ those of total energies.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,6 +93,24 @@ def committee_of(
     if domain is not None:
         shared["domain"] = domain_to_dict(domain)
     return describe(first.config, weights, reference, **{**shared, **metadata})
+
+
+def self_energy_shifts(model: ModelFile, symbols: Sequence[str]) -> list[float]:
+    """Return the self-energy of atoms in each member, less that in the committee, eV.
+
+    Args:
+        model: A committee.
+        symbols: Chemical symbols [n_atoms].
+    """
+    mean = model.metadata["self_energies"]
+    number = Counter(symbols)
+    return [
+        sum(
+            n * (own.get("self_energies", mean)[symbol] - mean[symbol])
+            for symbol, n in number.items()
+        )
+        for own in model.metadata["member_descriptions"]
+    ]
 
 
 def _of(model: ModelFile) -> range:

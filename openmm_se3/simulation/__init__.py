@@ -11,6 +11,7 @@ ensemble    integrators, thermostat, barostat, degrees of freedom
 checkpoint  what a run goes on from
 identity    what must agree for that
 folder      names of the files, lock
+uncertainty  how far a committee's members deviate
 reporters, log, progress, guard: they look at the run while it goes on
 contacts    atoms nearer to each other than they can be
 platforms   where it runs
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from openmm_se3.simulation.reporters import TrajectoryReporter, VelocityReporter
     from openmm_se3.simulation.run import run_dynamics
     from openmm_se3.simulation.structure import read_structure
+    from openmm_se3.simulation.uncertainty import UncertaintyReporter
     from openmm_se3.simulation.water import (
         WaterRun,
         run_water,
@@ -52,6 +54,7 @@ __all__ = [
     "RunRecord",
     "SimulationStopped",
     "TrajectoryReporter",
+    "UncertaintyReporter",
     "VelocityReporter",
     "WaterRun",
     "best_platform",
@@ -78,6 +81,7 @@ _MODULES = {
     "RunRecord": "phases",
     "SimulationStopped": "guard",
     "TrajectoryReporter": "reporters",
+    "UncertaintyReporter": "uncertainty",
     "VelocityReporter": "reporters",
     "WaterRun": "water",
     "best_platform": "platforms",
