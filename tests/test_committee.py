@@ -541,7 +541,6 @@ def test_a_reporter_warns_once_and_stops_with_both_frames(tmp_path: Path) -> Non
         pytest.raises(SimulationStopped) as stopped,
     ):
         simulation.step(100)
-    reporter.close()
     assert len(warned) == 1
     for text in (str(warned[0].message), stopped.value.reason):
         assert "H of MOL 1 (atom 3" not in text and "(atom 3, O)" in text
@@ -612,7 +611,7 @@ def test_a_run_records_uncertainty_and_stops_with_the_last_trusted_frame(
     record = run_water(options)
     steps, values = log_of(tmp_path / "whole")
     assert record.status == "completed"
-    assert steps.tolist() == list(range(60, 601, 60))  # rows are 20 steps apart
+    assert steps.tolist() == list(range(50, 601, 50))  # every second row
     facts = json.loads((tmp_path / "whole/run.json").read_text())
     assert facts["members"] == 3
     assert facts["uncertainty"]["largest"] >= values.max() > 0.0
@@ -665,7 +664,7 @@ def test_the_deviation_rises_outside_of_the_training_data() -> None:
         if frame.kind == "md"
     ]
     assert len(inside) > 10
-    assert np.quantile(inside, 0.9) < threshold
+    assert max(inside) < 0.5 * threshold
     dimer = np.concatenate([WATER, WATER + [0.0, 2.9, 0.0]])
     for numbers, positions in (([8, 1, 1] * 2, dimer), ([8, 8, 1, 1], PEROXIDE)):
         outside = potential.force_uncertainty(numbers, positions).max()
@@ -685,17 +684,17 @@ def test_a_run_stops_where_two_waters_meet_that_the_members_never_saw_together(
         openmm.Platform.getPlatformByName("Reference"),
     )
     simulation.context.setPositions(start * unit.angstrom)
-    # Towards each other with 2 nm/ps.
-    simulation.context.setVelocities(np.repeat([[0, 1.0, 0], [0, -1.0, 0]], 3, axis=0))
+    # Towards each other with 4 nm/ps: the members make them repel each other.
+    simulation.context.setVelocities(np.repeat([[0, 2.0, 0], [0, -2.0, 0]], 3, axis=0))
     threshold = potential.metadata["uncertainty_threshold"]
     files = {name: tmp_path / f"{name}.pdb" for name in ("trusted", "uncertain")}
     simulation.reporters.append(
         UncertaintyReporter(
-            potential.committeeEvaluator(topology), 20, stop=threshold, **files
+            potential.committeeEvaluator(topology), 10, stop=threshold, **files
         )
     )
     with pytest.raises(SimulationStopped), pytest.warns(UncertaintyWarning):
-        simulation.step(800)
+        simulation.step(400)
     gaps = {}
     for name, file in files.items():
         x = app.PDBFile(str(file)).getPositions(asNumpy=True)

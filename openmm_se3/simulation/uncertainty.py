@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import warnings
 from pathlib import Path
 from typing import Any, Protocol
@@ -109,10 +108,9 @@ class UncertaintyReporter:
         self.evaluated = self.above = 0
         self.largest = 0.0
         self._last: tuple[int, float] | None = None
-        self._file: io.TextIOBase | None = None
-        if file is not None:
-            self._file = open(file, "w", encoding="utf-8", newline="")  # noqa: SIM115
-            self._file.write(",".join(COLUMNS) + "\n")
+        self._file = None if file is None else Path(file)
+        if self._file is not None:
+            self._file.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
 
     def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
         """Tell OpenMM when to report next, and what."""
@@ -133,8 +131,8 @@ class UncertaintyReporter:
         time = state.getTime().value_in_unit(unit.picosecond)
         if self._file is not None:
             energy = deviation.energy_std
-            self._file.write(f"{step},{time:.6f},{value:.6f},{atom},{energy:.6f}\n")
-            self._file.flush()
+            with open(self._file, "a", encoding="utf-8") as file:
+                file.write(f"{step},{time:.6f},{value:.6f},{atom},{energy:.6f}\n")
         # A deviation that is no number is not trusted either.
         if self.threshold is not None and not value <= self.threshold:
             self.above += 1
@@ -177,11 +175,6 @@ class UncertaintyReporter:
         if self.threshold is None:
             return f"{text}; the model has no threshold."
         return f"{text}, above the threshold of {self.threshold:.3g} in {self.above}."
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
 
     def _warn(
         self, topology: app.Topology, value: float, atom: int, step: int, time: float
