@@ -36,7 +36,9 @@ class Deviation:
     forces_std: np.ndarray
 
     @classmethod
-    def of(cls, energies: Sequence[float], forces: Sequence[np.ndarray]) -> Deviation:
+    def of(
+        cls, energies: Sequence[float], forces: Sequence[np.ndarray] | np.ndarray
+    ) -> Deviation:
         """Return the deviation of members.
 
         Args:

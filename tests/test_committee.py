@@ -12,6 +12,7 @@ import numpy as np
 import openmm
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
 from openmm import app, unit
 from random_model import (
@@ -30,7 +31,8 @@ from openmm_se3.cli import main
 from openmm_se3.committee import committee_of
 from openmm_se3.compiled.force import compiled_force
 from openmm_se3.compiled.library import find_compiler
-from openmm_se3.data.load import Source, read_sources
+from openmm_se3.data.formats.hdf5 import write_hdf5
+from openmm_se3.data.load import Source, hash_source, read_sources
 from openmm_se3.description import ModelFileError
 from openmm_se3.deviation import Deviation
 from openmm_se3.export import model_of_checkpoint, write_committee
@@ -46,6 +48,12 @@ from openmm_se3.simulation import (
 from openmm_se3.simulation.log import UNCERTAINTY
 from openmm_se3.simulation.uncertainty import UncertaintyWarning
 from openmm_se3.single_point import evaluate
+from openmm_se3.training.evaluation import read_as_trained
+from openmm_se3.training.uncertainty import (
+    deviations,
+    uncertainty_threshold,
+    validation_frames,
+)
 from openmm_se3.units import (
     EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM,
     EV_TO_KJ_PER_MOL,
@@ -596,11 +604,12 @@ def log_of(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_a_run_records_uncertainty_and_stops_with_the_last_trusted_frame(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("openmm_se3.simulation.uncertainty.INTERVAL", 50)
     options = WaterRun(
         model=str(MONOMERS),
-        steps=600,
+        steps=500,
         equilibration_ps=0.05,
         temperature=600.0,
         platform="Reference",
@@ -611,7 +620,7 @@ def test_a_run_records_uncertainty_and_stops_with_the_last_trusted_frame(
     record = run_water(options)
     steps, values = log_of(tmp_path / "whole")
     assert record.status == "completed"
-    assert steps.tolist() == list(range(50, 601, 50))  # every second row
+    assert steps.tolist() == list(range(50, 501, 50))  # every second row
     facts = json.loads((tmp_path / "whole/run.json").read_text())
     assert facts["members"] == 3
     assert facts["uncertainty"]["largest"] >= values.max() > 0.0
@@ -700,3 +709,58 @@ def test_a_run_stops_where_two_waters_meet_that_the_members_never_saw_together(
         x = app.PDBFile(str(file)).getPositions(asNumpy=True)
         gaps[name] = float(np.linalg.norm((x[3] - x[0]).value_in_unit(unit.angstrom)))
     assert 7.0 > gaps["trusted"] > gaps["uncertain"] > 1.5
+
+
+def test_members_of_different_splits_hold_out_no_frames_in_common(
+    members: list[ModelFile],
+) -> None:
+    digest = hash_source(WATER_LABELS)
+    models = []
+    for seed, model in enumerate(members[:2]):
+        split = {"by": "random", "fractions": [0.8, 0.1, 0.1], "seed": seed}
+        files = [["water1.h5", digest]]
+        data = {"files": files, "split": split, "surroundings": "free"}
+        models.append(shifted(model, training_data=data))
+    both = committee_of(models, "both")
+    assert both.metadata["training_data"]["files"] == [["water1.h5", digest]]
+    assert both.member(1).metadata["training_data"]["split"]["seed"] == 1
+    with pytest.raises(ValueError) as error:
+        read_as_trained(both, [Source(str(WATER_LABELS))])
+    assert "--split all" in str(error.value)
+
+
+def test_the_threshold_is_measured_on_frames_that_no_run_trained_on(
+    tmp_path: Path,
+) -> None:
+    runs = []
+    splits = ([0, 0, 1, 1, 2], [0, 1, 1, 0, 2])
+    data = read_sources([Source(str(WATER_LABELS))], for_model=True)
+    few = tmp_path / "few.h5"
+    write_hdf5(few, dataclasses.replace(data, frames=data.frames[:5]))
+    for number, split in enumerate(splits):
+        run = tmp_path / f"run{number}"
+        run.mkdir()
+        settings = {"model": {"elements": ["H", "O"]}, "data": {"files": [str(few)]}}
+        (run / "config.yaml").write_text(yaml.safe_dump(settings))
+        np.save(run / "split.npy", np.array(split))
+        runs.append(run)
+    frames = validation_frames(runs)
+    assert frames is not None and len(frames) == 1
+    expected = read_sources([Source(str(few))], for_model=True).frames[2]
+    assert np.array_equal(frames[0].positions, expected.positions)
+    few.unlink()
+    assert validation_frames(runs) is None
+    committee = load_model(MONOMERS)
+    held_out = data.select("validation")
+    found = uncertainty_threshold(committee, held_out)
+    largest = [
+        SE3Potential(MONOMERS, engine="torchscript")
+        .force_uncertainty(held_out[i].numbers, held_out[i].positions)
+        .max()
+        for i in range(3)
+    ]
+    assert deviations(committee, held_out[:3]) == pytest.approx(largest, rel=1e-3)
+    assert found == pytest.approx(
+        2.0 * np.quantile(deviations(committee, held_out), 0.99)
+    )
+    assert found == pytest.approx(committee.metadata["uncertainty_threshold"], rel=1e-3)

@@ -34,7 +34,7 @@ PAGES = {
     "troubleshooting.md": {},
     "uncertainty.md": {
         '"my_committee"': repr(str(Path(__file__).parent / "data/monomers")),
-        "step(10_000)": "step(60)",
+        "step(10_000)": "step(100)",
     },
     "whole_systems.md": {"step(1000)": "step(10)"},
 }

@@ -85,18 +85,21 @@ class CommitteeEvaluator:
                 else "the System is not periodic: leave out the box"
             )
         inputs = [positions] if box is None else [positions, box]
-        with usual_torch():
-            tensors = [torch.tensor(in_angstrom(x) / NM_TO_ANGSTROM) for x in inputs]
-            results = [module(*tensors) for module in self._modules]
-        energies = [energy.item() / EV_TO_KJ_PER_MOL for energy, _ in results]
-        forces = [
-            f.numpy()[self.atoms] / EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM for _, f in results
-        ]
-        return Deviation.of(energies, forces)
+        return self._evaluate([in_angstrom(x) / NM_TO_ANGSTROM for x in inputs])
 
     def of_state(self, state: openmm.State) -> Deviation:
         """Return the deviation for a State that has positions."""
-        box = None
+        # In OpenMM's own nm: for few atoms, conversions take as long as a member.
+        inputs = [state.getPositions(asNumpy=True)._value]
         if self.periodic:
-            box = state.getPeriodicBoxVectors(asNumpy=True)
-        return self(state.getPositions(asNumpy=True), box)
+            inputs.append(state.getPeriodicBoxVectors(asNumpy=True)._value)
+        return self._evaluate(inputs)
+
+    def _evaluate(self, inputs: list[np.ndarray]) -> Deviation:
+        """Return the deviation for positions, and box vectors if periodic, nm."""
+        with usual_torch():
+            tensors = [torch.tensor(x, dtype=torch.float64) for x in inputs]
+            results = [module(*tensors) for module in self._modules]
+        energies = [energy.item() / EV_TO_KJ_PER_MOL for energy, _ in results]
+        forces = np.array([f.numpy()[self.atoms] for _, f in results])
+        return Deviation.of(energies, forces / EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM)

@@ -15,8 +15,9 @@ from openmm_se3.files import atomic_write
 from openmm_se3.simulation.guard import SimulationStopped, atom_name
 from openmm_se3.simulation.reporters import every
 
-# Steps between evaluations: one costs about as much as a step of the committee.
-INTERVAL = 50
+# Steps between evaluations, each of which takes as long as one step of the committee, or
+# as three for a single water molecule.
+INTERVAL = 100
 COLUMNS = (
     "step",
     "time_ps",
