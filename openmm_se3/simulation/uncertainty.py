@@ -15,8 +15,8 @@ from openmm_se3.files import atomic_write
 from openmm_se3.simulation.guard import SimulationStopped, atom_name
 from openmm_se3.simulation.reporters import every
 
-# Steps between evaluations, each of which takes as long as one step of the committee, or
-# as three for a single water molecule.
+# Steps between evaluations.  Each takes as long as one step of the committee, or as
+# three for a single water molecule.
 INTERVAL = 100
 COLUMNS = (
     "step",
