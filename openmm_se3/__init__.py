@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from openmm_se3.ase import SE3Calculator
     from openmm_se3.force import SE3Potential, register_plugins
     from openmm_se3.model_file import load_model
+    from openmm_se3.simulation.uncertainty import UncertaintyReporter
 
 __all__ = [
     "SE3Calculator",
     "SE3Potential",
+    "UncertaintyReporter",
     "__version__",
     "load_model",
     "register_plugins",
@@ -25,6 +27,7 @@ __all__ = [
 _HOMES = {
     "SE3Calculator": "ase",
     "SE3Potential": "force",
+    "UncertaintyReporter": "simulation.uncertainty",
     "load_model": "model_file",
     "register_plugins": "force",
 }

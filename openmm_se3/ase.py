@@ -29,7 +29,10 @@ class SE3Calculator(Calculator):
     """ASE calculator: energy relative to isolated atoms, forces and stress.
 
     The atoms may be a molecule, or periodic in one, two or three directions; stress
-    needs three, and a model with conservative forces.
+    needs three, and a model with conservative forces.  Of a committee there are also
+    ``energy_std`` (eV) and ``forces_std`` [n_atoms] (eV/A), the deviations of its
+    members, which are computed when they are asked for:
+    ``calculator.get_property("forces_std", atoms)``.
 
     Args:
         potential: The potential.
@@ -40,6 +43,8 @@ class SE3Calculator(Calculator):
         self.implemented_properties = ["energy", "free_energy", "forces"]
         if potential.config.force_mode != "direct":
             self.implemented_properties.append("stress")
+        if potential.model.n_members > 1:
+            self.implemented_properties += ["energy_std", "forces_std"]
         self.potential = potential
 
     def calculate(
@@ -48,7 +53,9 @@ class SE3Calculator(Calculator):
         properties: Any = ("energy",),
         system_changes: Any = all_changes,
     ) -> None:
-        """Compute energy (eV), forces (eV/A) and, if asked for, stress (eV/A^3).
+        """Compute energy, eV, and forces, eV/A; stress, eV/A^3, if it is asked for.
+
+        So are the deviations of a committee's members.
 
         Raises:
             NotEnoughMemoryError: That takes more memory than there is.
@@ -68,6 +75,10 @@ class SE3Calculator(Calculator):
             self.results = {"energy": energy, "free_energy": energy, "forces": forces}
         if "numbers" in system_changes or "pbc" in system_changes:
             self._warn(self.atoms)
+        if {"energy_std", "forces_std"}.intersection(properties):
+            deviation = self.potential.deviation(numbers, positions, box)
+            self.results["energy_std"] = deviation.energy_std
+            self.results["forces_std"] = deviation.forces_std
         if "stress" in properties:
             if not self.atoms.pbc.all():
                 raise PropertyNotImplementedError(

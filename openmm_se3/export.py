@@ -1,10 +1,11 @@
-"""From a training checkpoint to a model folder, or to one topology's TorchScript."""
+"""From training checkpoints to a model folder, or to one topology's TorchScript."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from openmm_se3.committee import committee_of
 from openmm_se3.config import ModelConfig, from_dict
+from openmm_se3.data.frames import Frames
+from openmm_se3.description import DESCRIPTION
 from openmm_se3.elements import chemical_symbol
 from openmm_se3.files import atomic_write, sha256
 from openmm_se3.model_file import (
-    DESCRIPTION,
     SCRIPT,
     WEIGHTS,
     ModelFile,
     contents,
     describe,
+    load_model,
     write_model,
 )
 from openmm_se3.nn.transformer import SE3Transformer
@@ -31,6 +35,8 @@ from openmm_se3.torch_state import scripted, usual_torch
 from openmm_se3.torchscript.build import ForceSettings, build_module, eager_force
 from openmm_se3.torchscript.modules import GenericForce
 from openmm_se3.torchscript.self_check import random_positions, require_equal
+from openmm_se3.training.checkpoint import BEST, load_checkpoint
+from openmm_se3.training.uncertainty import uncertainty_threshold, validation_frames
 from openmm_se3.version import __version__
 
 CHECKED_SIZES = (1, 2, 3, 6, 24)
@@ -61,6 +67,8 @@ def model_of_checkpoint(
         "python": platform.python_version(),
     }
     known = {"domain": checkpoint["domain"]} if "domain" in checkpoint else {}
+    if "self_energies" in checkpoint["choices"]:
+        known["self_energies_choice"] = checkpoint["choices"]["self_energies"]
     return describe(
         config,
         checkpoint["average"],
@@ -106,9 +114,107 @@ def export_model(
         FileExistsError: The folder holds a model and ``overwrite`` is not given.
         ExportError: The TorchScript module does not reproduce the network.
     """
+    _refuse_model(folder, overwrite)
+    model = model_of_checkpoint(checkpoint, folder.resolve().name, licence, reference)
+    _write(model, folder, progress)
+    return model
+
+
+@usual_torch()
+def write_committee(
+    members: Sequence[str | Path | ModelFile],
+    folder: str | Path,
+    *,
+    licence: str | None = None,
+    reference: tuple[list[str], np.ndarray] | None = None,
+    validation: Frames | None = None,
+    threshold: float | None = None,
+    overwrite: bool = False,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> ModelFile:
+    """Write a committee of 2 to 8 models of one shape as one model folder.
+
+    Args:
+        members: Folders of training runs, checkpoints, model folders, files
+            ``model.pt``, names of shipped models, or models.
+        folder: Folder to write; its name is the committee's name.
+        licence: Licence of the weights; None keeps those of the members, and is MIT for
+            those of training runs.
+        reference: Symbols and positions [n_atoms, 3], A, of the structure that the
+            committee keeps for its checks; None takes that of the first member.
+        validation: Frames that no member was trained on, for the threshold; None takes
+            those that all runs held out, where all members are runs and their data
+            files are still there.
+        threshold: Deviation of the force on an atom above which frames are not trusted,
+            eV/A.  None measures it, see
+            :func:`openmm_se3.training.uncertainty.uncertainty_threshold`; where there
+            are no frames for that, the description has none.
+        overwrite: Replace a model that is there.
+        progress: Called with what comes next.
+
+    Raises:
+        FileExistsError: The folder holds a model and ``overwrite`` is not given.
+        FileNotFoundError: There is no such run or model.
+        ValueError: The members do not belong together, or are too few or too many.
+        ExportError: The TorchScript module does not reproduce the network.
+    """
+    folder = Path(folder)
+    _refuse_model(folder, overwrite)
+    models = [m if isinstance(m, ModelFile) else read_member(m) for m in members]
+    known: dict[str, Any] = {} if licence is None else {"licence": licence}
+    progress("checking that the members belong together")
+    model = committee_of(models, folder.resolve().name, reference, **known)
+    if threshold is None:
+        if validation is None:
+            found = [checkpoint_of(m) for m in members if not isinstance(m, ModelFile)]
+            runs = [checkpoint.parent for checkpoint in found if checkpoint is not None]
+            if len(runs) == len(members):
+                validation = validation_frames(runs)
+        if validation is not None:
+            progress(f"measuring deviations on {len(validation)} held-out frames")
+            threshold = uncertainty_threshold(model, validation)
+    if threshold is not None:
+        metadata = {**model.metadata, "uncertainty_threshold": threshold}
+        model = dataclasses.replace(model, metadata=metadata)
+    _write(model, folder, progress)
+    return model
+
+
+def read_member(path: str | Path) -> ModelFile:
+    """Return the model of a training run, a checkpoint or a model.
+
+    Args:
+        path: Folder of a run, a checkpoint, a model folder, a ``model.pt``, or the name
+            of a shipped model.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is damaged.
+    """
+    checkpoint = checkpoint_of(path)
+    if checkpoint is None:
+        return load_model(path)
+    name = checkpoint.resolve().parent.name
+    return model_of_checkpoint(load_checkpoint(checkpoint), name, "MIT")
+
+
+def checkpoint_of(path: str | Path) -> Path | None:
+    """Return the checkpoint that a path names, or None where it names a model."""
+    path = Path(path)
+    if (path / DESCRIPTION).is_file() or path.name == SCRIPT:
+        return None
+    if (path / BEST).is_file():
+        return path / BEST
+    return path if path.is_file() else None
+
+
+def _refuse_model(folder: Path, overwrite: bool) -> None:
     if (folder / DESCRIPTION).exists() and not overwrite:
         raise FileExistsError(f"{folder} holds a model; --overwrite replaces it")
-    model = model_of_checkpoint(checkpoint, folder.resolve().name, licence, reference)
+
+
+def _write(model: ModelFile, folder: Path, progress: Callable[[str], None]) -> None:
+    """Write a model's folder, once its TorchScript is equal to its network."""
     script = generic_script(model, progress)
     progress(f"writing {folder}")
     write_model(folder, model, script)
@@ -118,7 +224,6 @@ def export_model(
             for name in (DESCRIPTION, WEIGHTS, SCRIPT)
         ]
         temporary.write_text("".join(lines))
-    return model
 
 
 def generic_script(

@@ -3,16 +3,10 @@
 A model is a folder with
 
     weights.safetensors   the parameters, the source of truth
-    config.json           the description below
+    config.json           the description
     model.pt              TorchScript made from these two, with both of them inside
 
-The description holds ``format``, ``format_version``, ``name``, ``model`` (the fields of
-:class:`~openmm_se3.config.ModelConfig`), ``units``, ``level_of_theory``,
-``self_energies``
-(eV, by element), ``training_data`` (files and their SHA-256), ``errors`` (as measured),
-``licence``, ``versions``, ``domain`` (see :mod:`openmm_se3.domain`; models exported by
-earlier versions have none), ``weights_sha256`` and ``reference``: one structure with
-the energy and forces that the network must give for it.
+For the description see :mod:`openmm_se3.description`.
 
 Reading never runs code from a file: tensors come from safetensors and the network is
 built by this package, also where a ``model.pt`` is given.
@@ -34,34 +28,38 @@ import safetensors
 import safetensors.torch
 import torch
 
-from openmm_se3.config import (
-    DEFAULTS_OF_VERSION_1,
-    ModelConfig,
-    from_dict,
-    to_dict,
+from openmm_se3.config import ModelConfig, to_dict
+from openmm_se3.description import (
+    DESCRIPTION,
+    FORMAT,
+    FORMAT_VERSION,
+    REQUIRED,
+    UNITS,
+    ModelFileError,
+    parse_description,
 )
+from openmm_se3.deviation import Deviation
 from openmm_se3.domain import Domain, domain_from_dict
 from openmm_se3.elements import ATOMIC_NUMBERS
 from openmm_se3.files import atomic_write
+from openmm_se3.nn.committee import Committee, members_of
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.shipped import damaged_files, shipped_models
 from openmm_se3.single_point import evaluate
 from openmm_se3.torch_state import usual_torch
 
-FORMAT = "openmm-se3 model"
-FORMAT_VERSION = 2  # 2: new names of settings
-UNITS = {"length": "angstrom", "energy": "eV", "force": "eV/angstrom"}
-WEIGHTS, DESCRIPTION, SCRIPT = "weights.safetensors", "config.json", "model.pt"
+MEMBER = "member"  # before the number of a member in the names of its weights
+# Fields that describe a committee and not a member, or are made when it is written.
+OF_COMMITTEES = {
+    *("format", "format_version", "units", "model", "weights_sha256", "reference"),
+    *("members", "member_descriptions", "uncertainty_threshold"),
+}
+WEIGHTS, SCRIPT = "weights.safetensors", "model.pt"
 CHECKPOINTS = ("best.pt", "last.pt")  # of a training run
 MAX_FILE_BYTES = 1 << 30  # what is read from an archive without further question
-REQUIRED = ("name", "model", "units", "level_of_theory", "self_energies", "reference")
 PRECISIONS = {"single": torch.float32, "double": torch.float64}  # of a network
 # Rounding between machines and versions; a wrong weight or equation is far outside.
 REFERENCE_TOLERANCE = 1e-4  # eV and eV/A
-
-
-class ModelFileError(ValueError):
-    """A file that is not a model of this package, or not a whole one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +79,9 @@ class ModelFile:
     def __repr__(self) -> str:
         """Say which model this is; its weights would fill screens."""
         weights = sum(value.numel() for value in self.weights.values())
+        members = f"{self.n_members} members, " if self.n_members > 1 else ""
         return (
-            f"ModelFile({self.metadata.get('name')!r}, elements "
+            f"ModelFile({self.metadata.get('name')!r}, {members}elements "
             f"{', '.join(self.config.elements)}, cutoff {self.config.cutoff:g} A, "
             f"{weights:,} weights)"
         )
@@ -90,6 +89,11 @@ class ModelFile:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the bytes of the files, which are checked when they are opened."""
         return _unpickled, tuple(contents(self).values())
+
+    @property
+    def n_members(self) -> int:
+        """Members of a committee; 1 of any other model."""
+        return int(self.metadata.get("members", 1))
 
     @property
     def boxes_only(self) -> bool:
@@ -105,7 +109,7 @@ class ModelFile:
 
     @usual_torch()
     def network(self, dtype: torch.dtype = torch.float32) -> SE3Transformer:
-        """Return the network in evaluation mode.
+        """Return the network, or the mean of a committee's, in evaluation mode.
 
         Args:
             dtype: ``torch.float32`` or ``torch.float64``.
@@ -113,14 +117,48 @@ class ModelFile:
         Raises:
             ModelFileError: Weights and config do not belong together.
         """
-        network = SE3Transformer(self.config)
-        try:
-            network.load_state_dict(self.weights, strict=True)
-        except RuntimeError as error:
-            raise ModelFileError(f"weights and config disagree: {error}") from error
-        for parameter in network.parameters():
-            parameter.requires_grad_(False)
-        return network.to(dtype).eval()
+        members = []
+        for weights in self.member_weights():
+            network = SE3Transformer(self.config)
+            try:
+                network.load_state_dict(weights, strict=True)
+            except RuntimeError as error:
+                raise ModelFileError(f"weights and config disagree: {error}") from error
+            for parameter in network.parameters():
+                parameter.requires_grad_(False)
+            members.append(network.to(dtype).eval())
+        return Committee(members).eval() if len(members) > 1 else members[0]
+
+    def member_weights(self) -> list[dict[str, torch.Tensor]]:
+        """Return the weights of each member by their names in the network.
+
+        Raises:
+            ModelFileError: Weights are of no member.
+        """
+        if self.n_members == 1:
+            return [self.weights]
+        members: list[dict[str, torch.Tensor]] = [{} for _ in range(self.n_members)]
+        for key, tensor in self.weights.items():
+            start, _, rest = key.partition(".")
+            number, _, name = rest.partition(".")
+            if start != MEMBER or number not in map(str, range(self.n_members)):
+                raise ModelFileError(
+                    f"weight {key!r} is of none of the {self.n_members} members"
+                )
+            members[int(number)][name] = tensor
+        return members
+
+    def member(self, number: int) -> ModelFile:
+        """Return one member of a committee, from 0, as a model of its own."""
+        kept = {k: v for k, v in self.metadata.items() if k not in OF_COMMITTEES}
+        own = self.metadata["member_descriptions"][number]
+        reference = self.metadata["reference"]
+        return describe(
+            self.config,
+            self.member_weights()[number],
+            (reference["symbols"], np.array(reference["positions"])),
+            **{**kept, **own},
+        )
 
     @property
     def self_energies(self) -> dict[int, float]:
@@ -237,23 +275,7 @@ def _unpickled(description: bytes, weights: bytes) -> ModelFile:
 
 
 def _check(path: Path, description: bytes, weights: bytes) -> ModelFile:
-    try:
-        metadata = json.loads(description)
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path}: {DESCRIPTION} is not JSON: {error}") from error
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        raise ModelFileError(f"{path}: {DESCRIPTION} does not describe an {FORMAT}")
-    version = metadata.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise ModelFileError(
-            f"{path} has format version {version}; this program reads up to "
-            f"{FORMAT_VERSION}: upgrade openmm-se3"
-        )
-    missing = [key for key in REQUIRED if key not in metadata]
-    if missing:
-        raise ModelFileError(f"{path}: {DESCRIPTION} lacks {missing}")
-    if metadata["units"] != UNITS:
-        raise ModelFileError(f"{path}: units are {metadata['units']}, expected {UNITS}")
+    metadata, config = parse_description(path, description)
     expected = metadata.get("weights_sha256")
     if hashlib.sha256(weights).hexdigest() != expected:
         raise ModelFileError(f"{path}: {WEIGHTS} does not match its SHA-256: damaged")
@@ -264,32 +286,9 @@ def _check(path: Path, description: bytes, weights: bytes) -> ModelFile:
     broken = [name for name, t in tensors.items() if not torch.isfinite(t).all()]
     if broken:
         raise ModelFileError(f"{path}: NaN or infinite weights in {broken}")
-    if not isinstance(metadata["model"], dict):
-        raise ModelFileError(f"{path}: 'model' in {DESCRIPTION} is not an object")
-    try:
-        older = DEFAULTS_OF_VERSION_1 if version < FORMAT_VERSION else {}
-        config = from_dict(ModelConfig, {**older, **metadata["model"]}, "model")
-    except ValueError as error:
-        raise ModelFileError(f"{path}: {error}") from error
-    _check_self_energies(path, config, metadata["self_energies"])
     model = ModelFile(config, metadata, tensors)
-    try:
-        _ = model.domain
-    except ValueError as error:
-        raise ModelFileError(f"{path}: {error}") from error
     check_reference(model, path)
     return model
-
-
-def _check_self_energies(path: Path, config: ModelConfig, energies: Any) -> None:
-    if not isinstance(energies, dict):
-        raise ModelFileError(f"{path}: self-energies are not an object")
-    lacking = [e for e in config.elements if e not in energies]
-    if lacking:
-        raise ModelFileError(f"{path}: no self-energies of {lacking}")
-    for symbol, energy in energies.items():
-        if not isinstance(energy, float | int) or not np.isfinite(energy):
-            raise ModelFileError(f"{path}: self-energy of {symbol} is {energy!r}")
 
 
 def check_reference(model: ModelFile, path: Path) -> None:
@@ -302,18 +301,22 @@ def check_reference(model: ModelFile, path: Path) -> None:
     try:
         symbols = list(reference["symbols"])
         positions = np.array(reference["positions"], dtype=float)
-        expected = float(reference["energy"]), np.array(reference["forces"], float)
+        keys = ["energy", "forces"]
+        keys += ["energy_std", "forces_std"] if model.n_members > 1 else []
+        expected = [np.array(reference[key], dtype=float) for key in keys]
         known = symbols and set(symbols) <= set(model.config.elements)
         if not known or not positions.shape == expected[1].shape == (len(symbols), 3):
             raise ValueError(f"symbols {symbols}, positions {positions.shape}")
+        if model.n_members > 1 and expected[3].shape != (len(symbols),):
+            raise ValueError(f"forces_std {expected[3].shape}")
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(
             f"{path}: the reference structure is not usable: {error}"
         ) from error
-    energy, forces = evaluate(model.network(torch.float64), symbols, positions)
+    found = _reference_results(model, symbols, positions)
     difference = max(
-        abs(energy - expected[0]),
-        float(np.abs(forces - expected[1]).max()),
+        float(np.abs(found[key] - value).max())
+        for key, value in zip(keys, expected, strict=True)
     )
     if not difference < REFERENCE_TOLERANCE:
         raise ModelFileError(
@@ -321,6 +324,18 @@ def check_reference(model: ModelFile, path: Path) -> None:
             f"that wrote the model (difference {difference:.1e} eV or eV/A); use the "
             f"version in its description: {model.metadata.get('versions')}"
         )
+
+
+def _reference_results(
+    model: ModelFile, symbols: list[str], positions: np.ndarray
+) -> dict[str, Any]:
+    """Return energy and forces of a structure, and their deviation in a committee."""
+    members = members_of(model.network(torch.float64))
+    results = [evaluate(member, symbols, positions) for member in members]
+    if len(results) == 1:
+        return dict(zip(("energy", "forces"), results[0], strict=True))
+    energies, forces = zip(*results, strict=True)
+    return vars(Deviation.of(energies, forces))
 
 
 def describe(
@@ -335,12 +350,13 @@ def describe(
         config: Shape of the network.
         weights: Parameters by name.
         reference: Symbols and positions [n_atoms, 3] (A) of the reference structure.
-        **metadata: Further fields of the description.
+        **metadata: Further fields of the description; ``members`` of a committee.
     """
     weights = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
     symbols, positions = reference
-    model = ModelFile(config, {}, weights)
-    energy, forces = evaluate(model.network(torch.float64), symbols, positions)
+    results = _reference_results(
+        ModelFile(config, metadata, weights), symbols, positions
+    )
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -350,8 +366,7 @@ def describe(
         "reference": {
             "symbols": symbols,
             "positions": np.asarray(positions).tolist(),
-            "energy": energy,
-            "forces": forces.tolist(),
+            **{key: np.asarray(value).tolist() for key, value in results.items()},
         },
         **metadata,
     }

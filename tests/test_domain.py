@@ -19,6 +19,7 @@ from random_model import (
 from openmm_se3 import SE3Potential
 from openmm_se3.data.domain import data_domain
 from openmm_se3.data.frames import Frame, Frames, Texts
+from openmm_se3.description import ModelFileError
 from openmm_se3.domain import (
     Compositions,
     Domain,
@@ -29,7 +30,7 @@ from openmm_se3.domain import (
     outside_domain,
 )
 from openmm_se3.export import model_of_checkpoint
-from openmm_se3.model_file import ModelFileError, load_model
+from openmm_se3.model_file import load_model
 from openmm_se3.molecules import bonds_by_distance
 from openmm_se3.simulation import ModelRun, run_model, water_topology
 

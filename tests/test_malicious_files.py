@@ -17,7 +17,8 @@ from random_model import (
 from torch import Tensor, nn
 
 from openmm_se3 import SE3Potential, cli
-from openmm_se3.model_file import ModelFileError, load_model
+from openmm_se3.description import ModelFileError
+from openmm_se3.model_file import load_model
 
 
 class Malicious:

@@ -18,7 +18,8 @@ import torch
 from model_files import change, description_of, write_weights
 from torch import Tensor, nn
 
-from openmm_se3.model_file import UNITS, ModelFileError, load_model
+from openmm_se3.description import UNITS, ModelFileError
+from openmm_se3.model_file import load_model
 
 
 def change_model(folder: Path, **fields: Any) -> None:
@@ -64,7 +65,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: (f / "config.json").write_text('{"model_type": "bert"}'),
         "does not describe an openmm-se3 model",
     ),
-    "newer": (lambda f: change(f, format_version=2), "version 2.*upgrade openmm-se3"),
+    "newer": (lambda f: change(f, format_version=3), "version 3.*upgrade openmm-se3"),
     "no version": (lambda f: change(f, format_version=None), "format version None"),
     "no units": (lambda f: change(f, units=None), r"lacks \['units'\]"),
     "other units": (

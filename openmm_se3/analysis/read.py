@@ -17,7 +17,7 @@ import mdtraj
 import numpy as np
 
 from openmm_se3.simulation import folder as names
-from openmm_se3.simulation.log import COLUMNS
+from openmm_se3.simulation.log import COLUMNS, UNCERTAINTY
 from openmm_se3.simulation.reporters import DCD_HEADER_BYTES
 from openmm_se3.units import FS_TO_PS, NM_TO_ANGSTROM
 
@@ -151,14 +151,15 @@ def read_log(path: str | Path) -> dict[str, np.ndarray]:
     """
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
-    if not rows or tuple(rows[0]) != COLUMNS:
+    columns = tuple(rows[0]) if rows else ()
+    if columns not in (COLUMNS, (*COLUMNS, UNCERTAINTY)):
         raise ValueError(f"{path} is not a log: its first line must name {COLUMNS}")
-    whole = [row for row in rows[1:] if len(row) == len(COLUMNS)]
+    whole = [row for row in rows[1:] if len(row) == len(columns)]
     try:
         table = np.array([[float(x or "nan") for x in row] for row in whole])
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    return dict(zip(COLUMNS, table.reshape(-1, len(COLUMNS)).T, strict=True))
+    return dict(zip(columns, table.reshape(-1, len(columns)).T, strict=True))
 
 
 def _read_reference(topology: Path) -> np.ndarray:

@@ -1,11 +1,11 @@
-"""``openmm-se3 export``: checkpoint to model, model to one topology's file."""
+"""``openmm-se3 export``: checkpoints to a model, model to one topology's file."""
 
 from __future__ import annotations
 
 import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("source")
+@click.argument("sources", nargs=-1, required=True)
 @click.option(
     "--out",
     "-o",
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     help="Precision of the network in a file for one topology.",
 )
 @click.option(
-    "--licence", default="MIT", show_default=True, help="Licence of the weights."
+    "--licence",
+    help="Licence of the weights.  [default: MIT; that of the models in a committee]",
 )
 @click.option(
     "--reference",
@@ -46,53 +47,82 @@ if TYPE_CHECKING:
     help="PDB or PDBx/mmCIF file of the free molecules, near a minimum, that the model "
     "keeps for its checks; by default the training frame of lowest energy.",
 )
+@click.option(
+    "--threshold",
+    type=click.FloatRange(min=0.0, min_open=True),
+    help="Of a committee: deviation of the force on an atom above which frames are not "
+    "trusted, eV/A.  [default: measured on the frames that all runs held out]",
+)
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
 def command(
-    source: str,
+    sources: tuple[str, ...],
     out: Path,
     topology: Path | None,
     precision: str,
-    licence: str,
+    licence: str | None,
     reference: Path | None,
+    threshold: float | None,
     overwrite: bool,
 ) -> None:
-    """Turn SOURCE into files for MD.
+    """Turn SOURCES into files for MD.
 
-    SOURCE is a training checkpoint (best.pt of a run) or its folder; with --topology it
-    can also be a model: a shipped model's name, a model folder or a model.pt.
+    A source is a training checkpoint (best.pt of a run) or its folder.  Two to eight of
+    them become one model, a committee, which gives their mean and its uncertainty; they
+    can also be models: a shipped model's name, a model folder or a model.pt.  With
+    --topology give one source of either kind.
     """
-    from openmm_se3.export import export_model, export_topology, model_of_checkpoint
-    from openmm_se3.model_file import DESCRIPTION, SCRIPT, load_model
+    from openmm_se3.export import (
+        checkpoint_of,
+        export_model,
+        export_topology,
+        read_member,
+        write_committee,
+    )
     from openmm_se3.shipped import shipped_models
-    from openmm_se3.training.checkpoint import BEST, load_checkpoint
+    from openmm_se3.training.checkpoint import load_checkpoint
 
-    path = Path(source)
-    checkpoint = path / BEST if (path / BEST).is_file() else path
-    is_checkpoint = checkpoint.is_file() and checkpoint.name != SCRIPT
+    if len(sources) > 1 and topology is not None:
+        raise click.UsageError("--topology takes one SOURCE: export a committee first")
+    if len(sources) == 1 and threshold is not None:
+        raise click.UsageError("--threshold is for several SOURCES, a committee")
+    source, path = sources[0], Path(sources[0])
     if topology is None:
-        named = source in shipped_models() and not path.exists()
-        if named or (path / DESCRIPTION).is_file() or path.name == SCRIPT:
-            raise ValueError(
-                f"{source} is a model already; to make a file for one topology of it, "
-                "give --topology FILE.pdb"
+        structure = None if reference is None else _structure(reference)
+        if len(sources) > 1:
+            model = write_committee(
+                sources,
+                out,
+                licence=licence,
+                reference=structure,
+                threshold=threshold,
+                overwrite=overwrite,
+                progress=_show,
             )
-        model = export_model(
-            load_checkpoint(checkpoint),
-            out,
-            licence=licence,
-            reference=None if reference is None else _structure(reference),
-            overwrite=overwrite,
-            progress=_show,
-        )
-        click.echo(f"{out}: model '{model.metadata['name']}', equal to its checkpoint")
+            own = "the mean of its members"
+        else:
+            checkpoint = checkpoint_of(source)
+            if checkpoint is None and (path.exists() or source in shipped_models()):
+                raise ValueError(
+                    f"{source} is a model already; to make a file for one topology of "
+                    "it, give --topology FILE.pdb"
+                )
+            model = export_model(
+                load_checkpoint(checkpoint or path),
+                out,
+                licence=licence or "MIT",
+                reference=structure,
+                overwrite=overwrite,
+                progress=_show,
+            )
+            own = "its checkpoint"
+        click.echo(f"{out}: model '{model.metadata['name']}', equal to {own}")
+        if model.n_members > 1:
+            _show_threshold(model.n_members, model.metadata)
         command = shlex.join(["openmm-se3", "validate", str(out)])
         click.echo(f"To use it: SE3Potential({json.dumps(str(out))}), or {command}")
         return
     require_new_file(out, overwrite)
-    if is_checkpoint:
-        model = model_of_checkpoint(load_checkpoint(checkpoint), path.stem, licence)
-    else:
-        model = load_model(source)
+    model = read_member(source)
     _show(f"writing and comparing the network for {topology}")
     export_topology(model, topology, out, precision)
     click.echo(f"{out}: for {topology}; to use it:")
@@ -100,6 +130,12 @@ def command(
     click.echo("  from openmmtorch import TorchForce")
     click.echo(f"  force = TorchForce({json.dumps(str(out))})")
     click.echo("It returns energy and forces: call force.setOutputsForces(True).")
+
+
+def _show_threshold(n_members: int, metadata: dict[str, Any]) -> None:
+    threshold = metadata.get("uncertainty_threshold")
+    known = f"{threshold:.3g} eV/A" if threshold else "none; --threshold gives one"
+    click.echo(f"{n_members} members, threshold of their deviation: {known}")
 
 
 def _show(stage: str) -> None:

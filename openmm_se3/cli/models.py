@@ -39,7 +39,7 @@ def command(paths: bool) -> None:
 def _rows(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield what one reads before choosing a model, with its heading."""
     from openmm_se3.data.level_of_theory import level_name
-    from openmm_se3.model_file import DESCRIPTION
+    from openmm_se3.description import DESCRIPTION
 
     values = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     shape = values["model"]

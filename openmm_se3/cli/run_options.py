@@ -74,6 +74,18 @@ OPTIONS = (
         help="Run molecules that the model's training data do not have.",
     ),
     click.option(
+        "--committee/--no-committee",
+        default=True,
+        help="Of a committee run the mean of its members and record how far they "
+        "deviate, or run the first.  [default: --committee]",
+    ),
+    click.option(
+        "--stop-uncertainty",
+        type=POSITIVE,
+        help="Stop where the members of a committee deviate by more than this in the "
+        "force on an atom, eV/A.  [default: only warn above the model's threshold]",
+    ),
+    click.option(
         "--overwrite", is_flag=True, help="Replace the results of an earlier run."
     ),
     click.option(

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from openmm_se3.committee import self_energy_shifts
+from openmm_se3.deviation import Deviation
 from openmm_se3.force.memory import count_edges, expected_edges, require_memory
-from openmm_se3.model_file import ModelFile
+from openmm_se3.model_file import PRECISIONS, ModelFile
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.single_point import DENSE_ATOMS, evaluate, strain_derivative
 from openmm_se3.torch_state import usual_torch
@@ -48,6 +50,7 @@ class Evaluator:
         self.engine = engine
         self._module: torch.jit.ScriptModule | None = None
         self._species: tuple[int, ...] = ()
+        self._members: list[Evaluator] = []  # of a committee, once they are needed
         # The module is told its atoms before a call: one thread at a time.
         self._lock = threading.Lock()
 
@@ -95,6 +98,39 @@ class Evaluator:
                 energy.item() / EV_TO_KJ_PER_MOL,
                 forces.numpy() / EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM,
             )
+
+    def deviation(
+        self, symbols: list[str], positions: np.ndarray, box: np.ndarray | None
+    ) -> Deviation:
+        """Return the mean of a committee's members and their deviation.
+
+        Args:
+            symbols: Chemical symbols [n_atoms], which the model knows.
+            positions: Positions [n_atoms, 3], A.
+            box: Box vectors as rows [3, 3], A; None without a box.
+
+        Raises:
+            NotEnoughMemoryError: That takes more memory than there is.
+            ValueError: The model is no committee, or the box is none.
+        """
+        require_committee(self.model)
+        dtype = PRECISIONS[self.precision]
+        with self._lock:
+            if not self._members:
+                self._members = [
+                    Evaluator(
+                        member,
+                        member.network(dtype),
+                        self.precision,
+                        self.asked,
+                        self.engine,
+                    )
+                    for member in map(self.model.member, range(self.model.n_members))
+                ]
+        results = [member(symbols, positions, box) for member in self._members]
+        shifts = self_energy_shifts(self.model, symbols)
+        energies = [e + s for (e, _), s in zip(results, shifts, strict=True)]
+        return Deviation.of(energies, [forces for _, forces in results])
 
     def strain_derivative(
         self, symbols: list[str], positions: np.ndarray, box: np.ndarray | None
@@ -159,6 +195,20 @@ class Evaluator:
         self._species = species
         if self._module is None:
             self.engine = "torchscript"
+
+
+def require_committee(model: ModelFile) -> None:
+    """Refuse a model whose members cannot deviate.
+
+    Raises:
+        ValueError: It is no committee.
+    """
+    if model.n_members == 1:
+        raise ValueError(
+            f"the model {model.metadata['name']!r} is one network, whose uncertainty "
+            "is not known: train two or more with different training.seed, and make a "
+            "committee of them with 'openmm-se3 export RUN_A RUN_B --out MODEL'"
+        )
 
 
 def require_box(box: np.ndarray | None) -> None:

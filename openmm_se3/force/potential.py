@@ -12,6 +12,7 @@ import openmm
 from openmm import app
 
 from openmm_se3._moved import renamed_argument
+from openmm_se3.deviation import Deviation
 from openmm_se3.force.atoms import (
     atom_indices,
     free_molecule,
@@ -38,6 +39,7 @@ from openmm_se3.force.system_checks import (
     warn_of_other_box,
     warn_of_second_model,
 )
+from openmm_se3.force.uncertainty import CommitteeEvaluator
 from openmm_se3.model_file import PRECISIONS, load_model
 from openmm_se3.molecules import keep_molecules
 from openmm_se3.neighbors import default_room
@@ -67,6 +69,7 @@ class SE3Potential:
             the GPU, compiled where that works and there is no GPU, else TorchScript.
         cudaGraphs: On platform CUDA let TorchForce record a step as a CUDA graph; needs
             TorchForce, and Triton, or TorchScript and up to 1,000 atoms.
+        committee: Of a committee run the mean of its members; False runs the first.
         neighbors: With ``cudaGraphs``, in a box or for more than 64 atoms: room for so
             many neighbors of an atom.  One with more gives an error, on a GPU energy
             and forces that are NaN.  None has room for 0.15 atoms an A^3, half as many
@@ -99,6 +102,7 @@ class SE3Potential:
         engine: str = "auto",
         cudaGraphs: bool = False,  # noqa: N803
         neighbors: int | None = None,
+        committee: bool = True,
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(
@@ -112,6 +116,8 @@ class SE3Potential:
         register_plugins()
         self.backend = resolve(backend)
         self.model = load_model(model)
+        if self.model.n_members > 1 and not committee:
+            self.model = self.model.member(0)
         # Forces keep what was asked for: another machine may open them.
         self._asked_engine = engine
         self.engine = compile_engine(engine, self.model.config, precision)
@@ -362,6 +368,20 @@ class SE3Potential:
         require_topology(topology)
         if not 0 <= forceGroup <= 31:
             raise ValueError(f"forceGroup must be 0 to 31, got {forceGroup}")
+        settings = self._settings(topology, atoms, energy, scale, periodic)
+        force = make_force(self.backend, settings)
+        force.setForceGroup(forceGroup)
+        return force
+
+    def _settings(
+        self,
+        topology: app.Topology,
+        atoms: Iterable[int | bool | app.topology.Atom] | None,
+        energy: str,
+        scale: str | None,
+        periodic: bool,
+    ) -> ForceSettings:
+        """Return what decides a force; arguments are those of :meth:`makeForce`."""
         if energy not in ("interaction", "total"):
             raise ValueError(f"energy must be 'interaction' or 'total', got {energy!r}")
         if scale is not None and not (isinstance(scale, str) and scale.isidentifier()):
@@ -378,25 +398,44 @@ class SE3Potential:
             offset = sum(
                 self.metadata["self_energies"][self.config.elements[s]] for s in species
             )
-        force = make_force(
-            self.backend,
-            ForceSettings(
-                model=self.model,
-                precision=self.precision,
-                species=tuple(species),
-                atoms=tuple(chosen),
-                n_particles=n_particles,
-                periodic=is_periodic,
-                offset=offset,
-                engine=self._asked_engine,
-                scale=scale,
-                cuda_graphs=cuda_graphs_for(
-                    self._room, topology, len(chosen), is_periodic, self.engine
-                ),
+        return ForceSettings(
+            model=self.model,
+            precision=self.precision,
+            species=tuple(species),
+            atoms=tuple(chosen),
+            n_particles=n_particles,
+            periodic=is_periodic,
+            offset=offset,
+            engine=self._asked_engine,
+            scale=scale,
+            cuda_graphs=cuda_graphs_for(
+                self._room, topology, len(chosen), is_periodic, self.engine
             ),
         )
-        force.setForceGroup(forceGroup)
-        return force
+
+    def committeeEvaluator(  # noqa: N802
+        self,
+        topology: app.Topology,
+        atoms: Iterable[int | bool | app.topology.Atom] | None = None,
+        *,
+        periodic: bool = False,
+    ) -> CommitteeEvaluator:
+        """Return what computes the deviation of a committee's members in a System.
+
+        Args:
+            topology: Topology of the whole System.
+            atoms: The atoms the model acts on, as for :meth:`addForces`.
+            periodic: The System is periodic, also where the topology has no box.
+
+        Raises:
+            TypeError: The topology is none.
+            ValueError: The model is no committee, or atoms are out of range, given
+                twice or of unknown elements.
+        """
+        require_topology(topology)
+        return CommitteeEvaluator(
+            self._settings(topology, atoms, "interaction", None, periodic)
+        )
 
     def memory(
         self, positions: np.ndarray, box: np.ndarray | None = None
@@ -450,6 +489,34 @@ class SE3Potential:
             ValueError: Unknown elements, wrong shape, or positions that are not finite.
         """
         return self.evaluator(*free_molecule(self.model, numbers, positions), box)
+
+    def force_uncertainty(
+        self, numbers: Any, positions: Any, box: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return the deviation of the members' forces on each atom, of a committee.
+
+        Args:
+            numbers: Atomic numbers [n_atoms].
+            positions: Positions [n_atoms, 3], A (or a Quantity).
+            box: Box vectors as rows [3, 3], A; None without a box.
+
+        Returns:
+            Deviations [n_atoms], eV/A, see :mod:`openmm_se3.deviation`.
+
+        Raises:
+            ValueError: The model is no committee, or as for :meth:`energy_and_forces`.
+        """
+        return self.deviation(numbers, positions, box).forces_std
+
+    def deviation(
+        self, numbers: Any, positions: Any, box: np.ndarray | None = None
+    ) -> Deviation:
+        """Return mean and deviation of energy and forces, of a committee.
+
+        Arguments and errors are those of :meth:`force_uncertainty`.
+        """
+        atoms = free_molecule(self.model, numbers, positions)
+        return self.evaluator.deviation(*atoms, box)
 
     def force_error(self, numbers: Any, positions: Any) -> np.ndarray:
         """Return an estimate of the force error of each atom of a free molecule.

@@ -127,12 +127,30 @@ class ForceField(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return energies [n_atoms], dE/d(x_j - x_i) [n_edges, 3], direct forces."""
         vectors = vectors.requires_grad_()
-        atomic, direct = self.network(species, vectors, edges, head)
-        (slope,) = torch.autograd.grad(
-            [atomic.sum()], [vectors], create_graph=create_graph
+        if not hasattr(self.network, "members"):
+            atomic, direct = self.network(species, vectors, edges, head)
+            return atomic, slope_of(atomic, vectors, create_graph), direct
+        # Each is differentiated before the next is computed: the memory is that of one.
+        energies: list[Tensor] = []
+        slopes: list[Tensor] = []
+        forces: list[Tensor] = []
+        for member in self.network.members:  # type: ignore[union-attr]
+            atomic, direct = member(species, vectors, edges, head)
+            slopes.append(slope_of(atomic, vectors, create_graph))
+            energies.append(atomic if create_graph else atomic.detach())
+            forces.append(direct if create_graph else direct.detach())
+        return (
+            torch.stack(energies).mean(0),
+            torch.stack(slopes).mean(0),
+            torch.stack(forces).mean(0),
         )
-        assert slope is not None  # for TorchScript, which types it as optional
-        return atomic, slope, direct
+
+
+def slope_of(atomic: Tensor, vectors: Tensor, create_graph: bool) -> Tensor:
+    """Return dE/d(x_j - x_i) [n_edges, 3] of the sum of atomic energies [n_atoms]."""
+    (slope,) = torch.autograd.grad([atomic.sum()], [vectors], create_graph=create_graph)
+    assert slope is not None  # for TorchScript, which types it as optional
+    return slope
 
 
 def forces_of_edges(slope: Tensor, edges: Edges, n_atoms: int) -> Tensor:

@@ -11,6 +11,7 @@ phases      its equilibration and production
 ensemble    integrators, thermostat, barostat, degrees of freedom
 checkpoint  what a run goes on from
 folder      names of the files, lock
+uncertainty  how far a committee's members deviate
 reporters, log, progress, guard: they look at the run while it goes on
 platforms   where it runs
 drift       slope of the energy, with its error
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from openmm_se3.simulation.reporters import TrajectoryReporter, VelocityReporter
     from openmm_se3.simulation.run import run_dynamics
     from openmm_se3.simulation.structure import make_structure, read_structure
+    from openmm_se3.simulation.uncertainty import UncertaintyReporter
     from openmm_se3.simulation.water import (
         WaterRun,
         run_water,
@@ -51,6 +53,7 @@ __all__ = [
     "RunRecord",
     "SimulationStopped",
     "TrajectoryReporter",
+    "UncertaintyReporter",
     "VelocityReporter",
     "WaterRun",
     "best_platform",
@@ -78,6 +81,7 @@ _MODULES = {
     "RunRecord": "phases",
     "SimulationStopped": "guard",
     "TrajectoryReporter": "reporters",
+    "UncertaintyReporter": "uncertainty",
     "VelocityReporter": "reporters",
     "WaterRun": "water",
     "best_platform": "platforms",

@@ -21,6 +21,7 @@ VELOCITIES = "velocities.npy"
 LOG = "log.csv"
 LAST_GOOD_FRAME = "last_good.pdb"
 LAST_GOOD_STATE = "last_good_state.xml"
+UNCERTAIN_FRAME = "uncertain.pdb"  # stopped the run
 FINAL_STATE = "final_state.xml"
 SUMMARY = "summary.json"
 REPORT = "report.md"
@@ -29,7 +30,10 @@ CHECKPOINTS = "checkpoints"  # a folder
 LOCK = ".lock"
 
 RECORDS = (TRAJECTORY, TRAJECTORY_XTC, VELOCITIES, LOG)  # grow while a run goes on
-ENDINGS = (LAST_GOOD_FRAME, LAST_GOOD_STATE, FINAL_STATE, SUMMARY, REPORT, FIGURE)
+ENDINGS = (
+    *(LAST_GOOD_FRAME, LAST_GOOD_STATE, UNCERTAIN_FRAME, FINAL_STATE),
+    *(SUMMARY, REPORT, FIGURE),
+)
 # The checkpoints first: without them nobody can go on with what a kill leaves of these.
 RESULTS = (CHECKPOINTS, *RECORDS, *ENDINGS, TOPOLOGY, RUN)
 

@@ -44,6 +44,13 @@ class SimulationStopped(RuntimeError):  # noqa: N818 (it ends a run, by design)
         self.step = step
 
 
+def atom_name(atom: app.topology.Atom) -> str:
+    """Return what messages call an atom, such as "O of HOH 1 (atom 0, O)"."""
+    symbol = chemical_symbol(atom.element) if atom.element else "?"
+    residue = atom.residue
+    return f"{atom.name} of {residue.name} {residue.id} (atom {atom.index}, {symbol})"
+
+
 class GuardReporter:
     """Raises :class:`SimulationStopped` at the first frame that cannot be right.
 
@@ -80,11 +87,7 @@ class GuardReporter:
         self._symbols = [
             chemical_symbol(atom.element) if atom.element else "?" for atom in atoms
         ]
-        self._names = [
-            f"{atom.name} of {atom.residue.name} {atom.residue.id} "
-            f"(atom {atom.index}, {symbol})"
-            for atom, symbol in zip(atoms, self._symbols, strict=True)
-        ]
+        self._names = [atom_name(atom) for atom in atoms]
         bonds = [(bond[0].index, bond[1].index) for bond in topology.bonds()]
         self._bonds = np.array(bonds, dtype=int).reshape(-1, 2)
         self._molecules = molecules_of(topology)

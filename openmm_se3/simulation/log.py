@@ -33,6 +33,7 @@ import openmm
 from openmm import app, unit
 
 from openmm_se3.simulation.reporters import open_at, synced_size
+from openmm_se3.simulation.uncertainty import UncertaintyReporter
 from openmm_se3.units import BOLTZMANN_KJ_PER_MOL, FS_TO_PS
 
 COLUMNS = (
@@ -44,6 +45,7 @@ COLUMNS = (
     "temperature_k",
     "shadow_kj_per_mol",
 )
+UNCERTAINTY = "force_uncertainty_ev_per_angstrom"  # last, of committees only
 VELOCITIES_NEEDED = 4  # v_{n-3/2} to v_{n+3/2}
 SHADOW_LAG = 2  # steps after n at which v_{n+3/2} is there
 
@@ -63,6 +65,8 @@ class LogReporter:
         dt_fs: Time step, fs.
         shadow: Whether the dynamics are Verlet's, so that a shadow energy exists.
         keep: Bytes of an earlier sitting that stay; the rest is cut off.
+        uncertainty: Has reported on a step before this reporter does; the log then has
+            a column for it.
 
     Attributes:
         lag: Steps from a row to when it is written.
@@ -77,8 +81,10 @@ class LogReporter:
         dt_fs: float,
         shadow: bool = True,
         keep: int = 0,
+        uncertainty: UncertaintyReporter | None = None,
     ) -> None:
         self.interval = interval
+        self._uncertainty = uncertainty
         self.times: list[float] = []  # ps
         self.totals: list[float] = []  # kJ/mol
         self.shadows: list[float] = []  # kJ/mol, of the rows that have one
@@ -93,7 +99,8 @@ class LogReporter:
         self._row: tuple[int, float, float, float] | None = None
         self._file = open_at(path, keep)
         if not keep:
-            self._write_line(",".join(COLUMNS))
+            more = () if uncertainty is None else (UNCERTAINTY,)
+            self._write_line(",".join((*COLUMNS, *more)))
 
     def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
         """Tell OpenMM when to report next, and what."""
@@ -157,10 +164,17 @@ class LogReporter:
             self.shadows.append(shadow)
         self._write_line(
             f"{step},{time:.6f},{potential:.9f},{kinetic:.9f},{total:.9f},"
-            f"{kinetic / self._half_kt:.4f},{last}"
+            f"{kinetic / self._half_kt:.4f},{last}{self._deviation(step)}"
         )
         self.times.append(time)
         self.totals.append(total)
+
+    def _deviation(self, step: int) -> str:
+        """Return the last field: empty where the row's step was not evaluated."""
+        if self._uncertainty is None:
+            return ""
+        found = self._uncertainty.at(step)
+        return "," if found is None else f",{found:.6f}"
 
     def _write_line(self, text: str) -> None:
         self._file.write(f"{text}\n".encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,10 @@ from openmm_se3.simulation.phases import RunRecord
 from openmm_se3.simulation.platforms import named_platform
 from openmm_se3.simulation.run import run_dynamics
 from openmm_se3.simulation.structure import is_file_name, make_structure
+from openmm_se3.simulation.uncertainty import (
+    UncertaintyReporter,
+    uncertainty_interval,
+)
 from openmm_se3.threads import threads_for
 
 if TYPE_CHECKING:
@@ -43,12 +48,31 @@ class ModelRun(RunOptions):
         engine: What computes the network: "compiled", "triton", "torchscript", or
             "auto".
         outside_domain: Run molecules that the model's training data do not have.
+        committee: Of a committee run the mean of its members, and record how far they
+            deviate; False runs the first member.
+        stop_uncertainty: Stop where the deviation of the force on an atom is above
+            this, eV/A; None only warns above the model's own threshold.
     """
 
     model: str = "water"
     backend: str = "auto"
     engine: str = "auto"
     outside_domain: bool = False
+    committee: bool = True
+    stop_uncertainty: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ValueError: A value is out of its range; the message names it.
+        """
+        super().__post_init__()
+        stop = self.stop_uncertainty
+        if stop is not None and not (math.isfinite(stop) and stop > 0.0):
+            raise ValueError(
+                f"stop_uncertainty is {stop}; it must be a positive number"
+            )
 
 
 def run_structure(
@@ -109,6 +133,7 @@ def run_model(
         refuse_results(options.out)
     from openmm_se3 import SE3Potential
     from openmm_se3.force.atoms import require_topology
+    from openmm_se3.force.evaluator import require_committee
 
     require_topology(topology)
     positions = in_angstrom(positions)
@@ -119,7 +144,11 @@ def run_model(
             precision=options.precision,
             backend=options.backend,
             engine=options.engine,
+            committee=options.committee,
         )
+        is_committee = potential.model.n_members > 1
+        if options.stop_uncertainty is not None:
+            require_committee(potential.model)
         if not options.outside_domain:
             _refuse_other_molecules(potential, topology, positions)
         needed, available = potential.memory(positions, box_of(topology))
@@ -139,7 +168,17 @@ def run_model(
             "engine": potential.engine,
             "level_of_theory": potential.metadata.get("level_of_theory"),
         }
-        return run_dynamics(system, topology, positions, options, facts, console)
+        uncertainty = None
+        if is_committee:
+            facts["members"] = potential.model.n_members
+            uncertainty = UncertaintyReporter(
+                potential.committeeEvaluator(topology),
+                uncertainty_interval(options.log_interval),
+                stop=options.stop_uncertainty,
+            )
+        return run_dynamics(
+            system, topology, positions, options, facts, console, uncertainty
+        )
 
 
 def _refuse_other_molecules(

@@ -20,6 +20,8 @@ CIRCUMSTANCES = (
     "backend",
     "engine",
     "model",
+    "committee",
+    "stop_uncertainty",
     "out",
     "overwrite",
     "resume",

@@ -24,6 +24,7 @@ from openmm_se3.simulation.log import LogReporter
 from openmm_se3.simulation.options import RunOptions
 from openmm_se3.simulation.progress import ProgressReporter, ns_per_day
 from openmm_se3.simulation.reporters import TrajectoryReporter, VelocityReporter
+from openmm_se3.simulation.uncertainty import UncertaintyReporter
 from openmm_se3.units import FS_TO_PS
 
 # Steps between the guard's looks at the forces where no log asks for them anyway.
@@ -74,6 +75,7 @@ class Phases:
         fit: What a checkpoint says of when it fits: identity and environment.
         console: Shows progress.
         checkpoint: The checkpoint that the simulation goes on from, if any.
+        uncertainty: Evaluates the deviation of a committee's members, if any.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Phases:
         fit: dict[str, Any],
         console: Console,
         checkpoint: Checkpoint | None,
+        uncertainty: UncertaintyReporter | None = None,
     ) -> None:
         self.simulation = simulation
         self.options = options
@@ -94,6 +97,11 @@ class Phases:
         self.facts = facts
         self.fit = fit
         self.console = console
+        self.uncertainty = uncertainty
+        if uncertainty is not None:
+            uncertainty.trusted = folder / names.LAST_GOOD_FRAME
+            uncertainty.uncertain = folder / names.UNCERTAIN_FRAME
+        self.watchers = [guard] if uncertainty is None else [guard, uncertainty]
         self.checkpoints = Checkpoints(folder / names.CHECKPOINTS)
         self.signals = Signals()
         self.phase = checkpoint.phase if checkpoint else "equilibration"
@@ -148,7 +156,7 @@ class Phases:
             first=self.simulation.currentStep,
         )
         self.guard.force_interval = interval * -(-FORCE_CHECK_STEPS // interval)
-        self.simulation.reporters = [self.guard, progress]
+        self.simulation.reporters = [*self.watchers, progress]
         with progress.running():
             self._advance(steps)
 
@@ -199,6 +207,7 @@ class Phases:
                 options.dt_fs,
                 shadow=nve,
                 keep=keep[names.LOG],
+                uncertainty=self.uncertainty,
             )
             stack.callback(log.close)
             self.records = {
@@ -216,7 +225,11 @@ class Phases:
                 (options.temperature, dof),
                 first=self.simulation.currentStep,
             )
-            self.simulation.reporters = [self.guard, *self.records.values(), progress]
+            self.simulation.reporters = [
+                *self.watchers,
+                *self.records.values(),
+                progress,
+            ]
             with progress.running():
                 self._advance(options.steps, log)
 
@@ -258,7 +271,12 @@ class Phases:
             context.reinitialize(preserveState=True)
 
     def _end(self, status: str, reason: str) -> RunRecord:
-        steps = 0
+        steps, found = 0, self.uncertainty
+        if found is not None:
+            if found.stopped:  # the guard has looked at frames since then
+                self.guard.last_good = found.last_trusted
+            self.facts["uncertainty"] = found.summary()
+            self.console.print(found.text(), highlight=False, soft_wrap=True)
         if self.phase == "production":
             steps = self.simulation.currentStep
             if status == "stopped":

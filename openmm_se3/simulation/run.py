@@ -41,6 +41,7 @@ from openmm_se3.simulation.platforms import (
     platform_names,
     platform_properties,
 )
+from openmm_se3.simulation.uncertainty import UncertaintyReporter
 from openmm_se3.version import installed_versions
 
 PACKAGES = ("openmm-se3", "openmm", "openmmtorch", "torch", "numpy")
@@ -57,6 +58,7 @@ def run_dynamics(
     options: RunOptions,
     about: dict[str, Any] | None = None,
     console: Console | None = None,
+    uncertainty: UncertaintyReporter | None = None,
 ) -> RunRecord:
     """Run one trajectory and write it to ``options.out``, or go on with it.
 
@@ -74,6 +76,8 @@ def run_dynamics(
         about: More facts for ``run.json``, for example of the model.  A run is resumed
             with the same facts only, but for the names of model, backend and structure.
         console: Shows progress there; None shows nothing.
+        uncertainty: Evaluates the run's model, a committee, on the way.  The frames
+            that it saves go to ``options.out``.
 
     Raises:
         FolderInUseError: The folder has results already, or another run writes to it.
@@ -144,7 +148,15 @@ def run_dynamics(
         )
         fit = {"identity": what, "environment": here}
         phases = Phases(
-            simulation, options, guard, folder, facts, fit, console, checkpoint
+            simulation,
+            options,
+            guard,
+            folder,
+            facts,
+            fit,
+            console,
+            checkpoint,
+            uncertainty,
         )
         return phases.run()
 

@@ -64,6 +64,12 @@ def read_as_trained(model: ModelFile, sources: Sequence[Source]) -> Dataset:
     given = [hash_source(Path(source.path)) for source in sources]
     # Models of older versions do not say it.
     options = dict(zip(before, trained.get("options", []), strict=False))
+    if trained.get("differ") and not set(before).isdisjoint(given):
+        raise ValueError(
+            f"the members of {name!r} were trained on different frames of these files, "
+            "so that they hold out none in common: give frames that no member has "
+            "seen, or --split all"
+        )
     dataset = read_sources(
         [
             _as_trained(source, options[digest], name) if digest in options else source

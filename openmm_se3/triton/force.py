@@ -13,6 +13,7 @@ from openmm_se3.compiled import weights as processor_pack
 from openmm_se3.compiled.weights import radial_tables
 from openmm_se3.config import ModelConfig, from_dict, to_dict
 from openmm_se3.model_file import PRECISIONS
+from openmm_se3.nn.committee import members_of
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.torch_state import scripted
 from openmm_se3.triton import kernels
@@ -134,7 +135,7 @@ def triton_force(
     Its methods are those of :class:`openmm_se3.torchscript.modules.GenericForce`.
 
     Args:
-        network: The network, in float64 and evaluation mode.
+        network: The network or committee, in float64 and evaluation mode.
         precision: "single" or "double".
         room: Neighbors that an atom has room for.
     """
@@ -147,18 +148,25 @@ class TritonForce(nn.Module):
     def __init__(self, network: SE3Transformer, precision: str, room: int) -> None:
         super().__init__()
         dtype = PRECISIONS[precision]
-        tables = processor_pack.RadialTables(network, TABLE_INTERVALS[precision])
+        members = members_of(network)
+        # Members have the same radial basis, whose functions are fixed.
+        tables = processor_pack.RadialTables(members[0], TABLE_INTERVALS[precision])
         integers = torch.zeros(0, dtype=torch.int64)
         numbers = torch.zeros(0, dtype=torch.float64)
         # Attributes, not buffers, which OpenMM would move with what is made of them.
-        self.weights = Weights.of(network).flat().to(dtype)
-        self.constants = constants(network)
+        # Those of each member [n_members, n].
+        weights = [Weights.of(member).flat() for member in members]
+        self.weights = torch.stack(weights).to(dtype)
+        self.constants = torch.stack([constants(member) for member in members])
         self.species, self.atoms, self.offset = integers, integers, numbers
         self.basis, self.polynomial = tables.basis, tables.polynomial
-        self.radial = [w.detach() for w in processor_pack.radial_weights(network)]
+        self.radial = [
+            [weight.detach() for weight in processor_pack.radial_weights(member)]
+            for member in members
+        ]
         # On the GPU, made where they are first needed: tables are many times as large
         # as what they are made of, and OpenMM reads a System's XML slowly.
-        self.tables = self.weights[:0].clone()
+        self.tables = torch.zeros(0, dtype=dtype)
         self.own_species, self.own_atoms = integers.clone(), integers.clone()
         self.own_offset, self.own_constants = numbers.clone(), numbers.clone()
         self.own_weights = self.tables.clone()
@@ -197,8 +205,11 @@ class TritonForce(nn.Module):
             box: Box vectors as rows [3, 3], nm; None without a box.
         """
         if self.tables.shape[0] == 0:
-            tables = radial_tables(self.basis, self.polynomial, self.radial)
-            tables = tables.to(self.weights.dtype)
+            of_members = [
+                radial_tables(self.basis, self.polynomial, radial)
+                for radial in self.radial
+            ]
+            tables = torch.stack(of_members).to(self.weights.dtype)
             self.tables = torch.ops.openmm_se3_triton.on_gpu(tables, positions)
             self.own_species = torch.ops.openmm_se3_triton.on_gpu(
                 self.species, positions

@@ -63,7 +63,9 @@ class Network:
             species: Species of each atom [n_atoms].
             atoms: Particle that each atom is [n_atoms].
             offset: Added to the energy, eV [1], float64.
-            flat: Weights, see :class:`~openmm_se3.triton.pack.Weights`.
+            flat: Weights [n], see :class:`~openmm_se3.triton.pack.Weights`, or those of
+                the members of a committee [n_members, n], as the next two arguments;
+                the results are then the mean of theirs.
             tables: Radial functions, see
                 :func:`openmm_se3.compiled.weights.radial_tables`.
             constants: See :func:`openmm_se3.triton.pack.constants`.
@@ -71,13 +73,23 @@ class Network:
             length: Unit of length, A.
             unit: Units of energy in 1 eV.
         """
-        weights = Weights.from_flat(self.config, flat)
-        isolated, walls = constants.split(
-            [len(self.config.elements), constants.numel() - len(self.config.elements)]
-        )
-        n_atoms = len(atoms)
+        n_species, n_atoms = len(self.config.elements), len(atoms)
+        members = [
+            (Weights.from_flat(self.config, own), table, constant[:n_species])
+            for own, table, constant in zip(
+                *(torch.atleast_2d(t).unbind() for t in (flat, tables, constants)),
+                strict=True,
+            )
+        ]
+        walls = torch.atleast_2d(constants)[0, n_species:]
         neighbors = self.find_neighbors(positions, box, atoms, room, length, flat.dtype)
-        energies, pull = self._network(neighbors, species, weights, tables, isolated)
+        energies, pull = self._network(neighbors, species, *members[0])
+        for member in members[1:]:
+            own = self._network(neighbors, species, *member)
+            energies, pull = energies + own[0], pull + own[1]
+        if len(members) > 1:
+            # What there is room for and no neighbor is added up too, and never read.
+            energies, pull = energies / len(members), pull / len(members)
         if n_atoms == len(positions):
             forces = torch.empty_like(positions)
         else:

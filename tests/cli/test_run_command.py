@@ -37,7 +37,7 @@ class AnalyticPotential:
     def __init__(self, model: str, **asked: str) -> None:
         self.config = small_config()
         self.metadata = {"name": "analytic", "weights_sha256": self.weights}
-        self.model = SimpleNamespace(domain=Compositions(("H2O",)))
+        self.model = SimpleNamespace(domain=Compositions(("H2O",)), n_members=1)
         self.backend = "torchforce"
         self.engine = "torchscript"
 

@@ -32,6 +32,10 @@ PAGES = {
     "mixed_systems.md": {},
     "periodic_boxes.md": {"Iterations=20": "Iterations=3", "step(1000)": "step(30)"},
     "troubleshooting.md": {},
+    "uncertainty.md": {
+        '"my_committee"': repr(str(Path(__file__).parent / "data/monomers")),
+        "step(10_000)": "step(100)",
+    },
     "whole_systems.md": {"step(1000)": "step(10)"},
 }
 # What makes it short: fewer steps, a smaller network, a cheap level of theory.

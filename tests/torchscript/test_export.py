@@ -23,8 +23,9 @@ from random_model import (
 from torch import Tensor
 
 from openmm_se3 import SE3Potential
+from openmm_se3.description import UNITS, ModelFileError
 from openmm_se3.export import export_model
-from openmm_se3.model_file import UNITS, ModelFileError, load_model
+from openmm_se3.model_file import load_model
 from openmm_se3.neighbors import all_pairs, neighbor_pairs
 from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.radial import Envelope

@@ -17,6 +17,8 @@ import triton_emulator
 from evaluator import Evaluator
 from random_model import (
     BOX,
+    random_checkpoint,
+    random_network,
     topology_of,
     water_cluster,
     write_random_weights,
@@ -24,8 +26,10 @@ from random_model import (
 from triton_networks import NARROW
 
 from openmm_se3 import SE3Potential
+from openmm_se3.committee import committee_of
 from openmm_se3.compiled.library import CompileError
-from openmm_se3.model_file import load_model
+from openmm_se3.export import model_of_checkpoint
+from openmm_se3.model_file import contents, load_model
 from openmm_se3.torchscript import build
 from openmm_se3.torchscript import self_check as checks
 from openmm_se3.torchscript.engine import compile_engine
@@ -63,6 +67,31 @@ def test_openmm_calls_the_kernels(
         triton_emulator.Kernel.launched.clear()
         results.append(Evaluator(system, "Reference")(positions))
         assert bool(triton_emulator.Kernel.launched) == (engine == "triton")
+    (energy, forces), (expected, reference) = results
+    assert energy == pytest.approx(expected, abs=1e-9 * 96.5 * 3)
+    np.testing.assert_allclose(forces, reference, atol=1e-9 * 964.9)
+
+
+@pytest.mark.parametrize("box", [None, BOX], ids=["free", "boxed"])
+def test_a_committee_finds_neighbors_once(
+    model: Path, tmp_path: Path, box: np.ndarray | None
+) -> None:
+    shape = {"layers": 2, "lmax": 1, "self_interaction": "linear"}
+    checkpoint = random_checkpoint(**shape)
+    checkpoint["average"] = random_network(torch.float32, 1, **shape).state_dict()
+    other = model_of_checkpoint(checkpoint, "other", "MIT")
+    both = committee_of([load_model(model), other], "both")
+    for name, content in contents(both).items():
+        (model / name).write_bytes(content)
+    positions = water_cluster(1)[1].numpy()
+    results = []
+    for engine in ("triton", "torchscript"):
+        potential = SE3Potential(model, precision="double", engine=engine)
+        system = potential.createSystem(topology_of(["O", "H", "H"], box))
+        triton_emulator.Kernel.launched.clear()
+        results.append(Evaluator(system, "Reference")(positions))
+        found = triton_emulator.Kernel.launched.count("find_neighbors")
+        assert found == (engine == "triton")
     (energy, forces), (expected, reference) = results
     assert energy == pytest.approx(expected, abs=1e-9 * 96.5 * 3)
     np.testing.assert_allclose(forces, reference, atol=1e-9 * 964.9)

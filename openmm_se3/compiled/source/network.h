@@ -52,6 +52,7 @@ class Network {
       energies[a] =
           atomic_energy(head, features + a * CHANNELS, T(1), slope + a * CHANNELS, nullptr) -
           constants.isolated[species[a]];
+    pairs.clear_gradient();
     layers_backward(std::make_index_sequence<LAYERS>(), pairs, slope);
 
     std::fill_n(forces, 3 * n, 0.0);

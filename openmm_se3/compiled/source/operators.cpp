@@ -39,7 +39,7 @@ struct Workspace {
   PairSearch search;
   Pairs<T> pairs;
   Network<T> network;
-  Buffer<double> positions, energies, forces;
+  Buffer<double> positions, energies, forces, mean;
 };
 thread_local Workspace workspace;
 
@@ -48,20 +48,25 @@ void check_finite(const double* x, std::int64_t count) {
               "a position is NaN or infinite");
 }
 
-// Number of intervals of the tables.
-std::int64_t check_network(const at::Tensor& weights, const at::Tensor& tables) {
-  const std::int64_t intervals =
-      tables.numel() / (6 * static_cast<std::int64_t>(Network<T>::FUNCTIONS));
-  TORCH_CHECK(weights.numel() == static_cast<std::int64_t>(Network<T>::WEIGHTS) && intervals > 0,
+constexpr std::int64_t WEIGHTS = Network<T>::WEIGHTS, FUNCTIONS = Network<T>::FUNCTIONS;
+
+// Number of intervals of the tables of `members` networks.
+std::int64_t check_network(const at::Tensor& weights, const at::Tensor& tables,
+                           std::int64_t members = 1) {
+  TORCH_CHECK(members > 0 && weights.numel() == members * WEIGHTS,
+              "this is not the network that the operator was compiled for");
+  const std::int64_t intervals = tables.numel() / (members * 6 * FUNCTIONS);
+  TORCH_CHECK(intervals > 0 && tables.numel() == members * intervals * 6 * FUNCTIONS,
               "this is not the network that the operator was compiled for");
   TORCH_CHECK(weights.is_cpu() && tables.is_cpu(), "the operator reads the processor's memory only");
   return intervals;
 }
 
-const Constants& constants_in(const at::Tensor& constants) {
-  TORCH_CHECK(constants.numel() * sizeof(double) == sizeof(Constants),
+// Of one network after the other [members].
+const Constants* constants_in(const at::Tensor& constants, std::int64_t members = 1) {
+  TORCH_CHECK(constants.numel() * sizeof(double) == members * sizeof(Constants),
               "this is not the network that the operator was compiled for");
-  return *reinterpret_cast<const Constants*>(constants.const_data_ptr<double>());
+  return reinterpret_cast<const Constants*>(constants.const_data_ptr<double>());
 }
 
 void fill_pairs(int n, const std::vector<Neighbours>& found, std::int64_t intervals) {
@@ -112,7 +117,7 @@ std::tuple<at::Tensor, at::Tensor> atomic_energies_and_forces(
              forces = at::empty({n, 3}, positions.options());
   workspace.network.energies_and_forces(
       workspace.pairs, species.const_data_ptr<std::int64_t>(), weights.const_data_ptr<T>(),
-      tables.const_data_ptr<T>(), constants_in(constants), energies.mutable_data_ptr<double>(),
+      tables.const_data_ptr<T>(), *constants_in(constants), energies.mutable_data_ptr<double>(),
       forces.mutable_data_ptr<double>());
   return {energies, forces};
 }
@@ -144,7 +149,8 @@ at::Tensor in_memory(const at::Tensor& numbers) {
 // As OpenMM calls it: positions of all particles [n_particles][3], of which `atoms`
 // [n_atoms] are the network's, and box vectors as rows [3][3], or an empty tensor without a
 // box, in lengths of `length` A.  Energies are in units of which there are `unit` in 1 eV,
-// with `offset` eV added.
+// with `offset` eV added.  Weights, tables and constants may be those of several networks, one
+// behind the other [members][...]: results are then the mean of theirs.
 std::tuple<at::Tensor, at::Tensor> energy_and_forces(
     const at::Tensor& positions, const at::Tensor& box, const at::Tensor& species,
     const at::Tensor& atoms, const at::Tensor& weights, const at::Tensor& tables,
@@ -154,7 +160,9 @@ std::tuple<at::Tensor, at::Tensor> energy_and_forces(
               "this model does not know its atoms: call set_atoms with a species for each");
   TORCH_CHECK(positions.dim() == 2 && positions.size(1) == 3, "positions must be [n_particles, 3]");
   TORCH_CHECK(box.numel() == 0 || box.numel() == 9, "the box must be [3, 3]");
-  const std::int64_t intervals = check_network(weights, tables);
+  const std::int64_t members = weights.numel() / WEIGHTS;
+  const std::int64_t intervals = check_network(weights, tables, members);
+  const Constants* own = constants_in(constants, members);
   const std::int64_t* kinds = species.const_data_ptr<std::int64_t>();
   TORCH_CHECK(std::all_of(kinds, kinds + n, [](auto kind) { return 0 <= kind && kind < SPECIES; }),
               "a species is none of the model's");
@@ -176,15 +184,22 @@ std::tuple<at::Tensor, at::Tensor> energy_and_forces(
   } else {
     fill_pairs(n, search.without_box(x, n), intervals);
   }
-  double *energies = workspace.energies.reserve(n), *forces = workspace.forces.reserve(3 * n);
-  workspace.network.energies_and_forces(workspace.pairs, kinds, weights.const_data_ptr<T>(),
-                                        tables.const_data_ptr<T>(), constants_in(constants),
-                                        energies, forces);
+  double *energies = workspace.energies.reserve(n), *forces = workspace.forces.reserve(3 * n),
+         *mean = workspace.mean.reserve(3 * n), sum = 0.0;
+  std::fill_n(mean, 3 * n, 0.0);
+  const T *w = weights.const_data_ptr<T>(), *t = tables.const_data_ptr<T>();
+  for (std::int64_t m = 0; m < members; ++m) {
+    workspace.network.energies_and_forces(workspace.pairs, kinds, w + m * WEIGHTS,
+                                          t + m * intervals * 6 * FUNCTIONS, own[m], energies,
+                                          forces);
+    sum = std::accumulate(energies, energies + n, sum);
+    for (int k = 0; k < 3 * n; ++k) mean[k] += forces[k] / members;
+  }
   at::Tensor energy = at::empty({1}, particles.options()), result = at::zeros_like(particles);
-  *energy.mutable_data_ptr<double>() = unit * std::accumulate(energies, energies + n, offset);
+  *energy.mutable_data_ptr<double>() = unit * (sum / members + offset);
   double* to = result.mutable_data_ptr<double>();
   for (int i = 0; i < n; ++i)
-    for (int a = 0; a < 3; ++a) to[3 * index[i] + a] = unit * length * forces[3 * i + a];
+    for (int a = 0; a < 3; ++a) to[3 * index[i] + a] = unit * length * mean[3 * i + a];
   return {energy.to(positions.options()), result.to(positions.options())};
 }
 

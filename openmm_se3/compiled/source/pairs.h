@@ -176,6 +176,9 @@ struct Pairs {
       direction[0][p] = 1;
       rest[p] = steps[p] = direction[1][p] = direction[2][p] = envelope[p] = slope[p] = 0;
     }
+  }
+
+  void clear_gradient() {
     for (int a = 0; a < 3; ++a) std::fill_n(gradient[a], n_blocks * BLOCK, T(0));
   }
 
