@@ -38,7 +38,7 @@ SETTINGS = {
         "batch_size": 16,
         "learning_rate": 1.0e-2,
         "warmup_steps": 200,
-        "average_decay": 0.99,
+        "ema_decay": 0.99,
         "energy_cap": 0.5,
         "threads": 1,
     },
