@@ -14,6 +14,7 @@ from committees import (
     MONOMERS,
     PEROXIDE,
     WATER_LABELS,
+    member,
     shifted,
 )
 from openmm import app, unit
@@ -28,7 +29,6 @@ from openmm_se3.committee import committee_of
 from openmm_se3.data.formats.hdf5 import write_hdf5
 from openmm_se3.data.load import Source, hash_source, read_sources
 from openmm_se3.deviation import Deviation
-from openmm_se3.model_file import ModelFile
 from openmm_se3.simulation import (
     SimulationStopped,
     WaterRun,
@@ -245,16 +245,14 @@ def test_a_run_stops_where_two_waters_meet_that_the_members_never_saw_together(
     assert 7.0 > gaps["trusted"] > gaps["uncertain"] > 1.5
 
 
-def test_members_of_different_splits_hold_out_no_frames_in_common(
-    members: list[ModelFile],
-) -> None:
+def test_members_of_different_splits_hold_out_no_frames_in_common() -> None:
     digest = hash_source(WATER_LABELS)
     models = []
-    for seed, model in enumerate(members[:2]):
+    for seed in range(2):
         split = {"by": "random", "fractions": [0.8, 0.1, 0.1], "seed": seed}
         files = [["water1.h5", digest]]
         data = {"files": files, "split": split, "surroundings": "free"}
-        models.append(shifted(model, training_data=data))
+        models.append(shifted(member(seed), training_data=data))
     both = committee_of(models, "both")
     assert both.metadata["training_data"]["files"] == [["water1.h5", digest]]
     assert both.member(1).metadata["training_data"]["split"]["seed"] == 1
