@@ -119,9 +119,9 @@ def test_a_resumed_run_keeps_its_threads(
     seen = []
     step = TrainingModule.training_step
 
-    def watched(self: TrainingModule, batch: object, index: int) -> None:
+    def watched(self: TrainingModule, *batch: object) -> None:
         seen.append(torch.get_num_threads())
-        step(self, batch, index)
+        step(self, *batch)
 
     monkeypatch.setattr(TrainingModule, "training_step", watched)
     torch.set_num_threads(2)
