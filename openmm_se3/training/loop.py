@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
@@ -69,7 +70,10 @@ def fit(
     """
     fabric = connect(module.config)
     module.start(fabric.device)
-    loss = fabric.setup_module(BatchLoss(module))
+    # Lightning asks for the default device, which PyTorch 2.9 cannot name after
+    # set_default_device(None).
+    with torch.device("cpu"):
+        loss = fabric.setup_module(BatchLoss(module))
     config = module.config
     interval = Interval(
         module.order, lambda: module.step, config.validate_every, config.steps
@@ -82,8 +86,9 @@ def fit(
         if session is not None:
             session.on_start(module)
         while True:
-            for batch in batches:  # up to the next validation
-                module.training_step(fabric.to_device(take_apart(batch)), loss, fabric)
+            for graphs in batches:  # up to the next validation
+                batch = fabric.to_device(take_apart(graphs))
+                module.training_step(batch, loss, fabric.backward)
                 for observer in observers:
                     observer.on_step(module)
                 if session is not None and session.ends_after_step(module):

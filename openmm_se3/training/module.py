@@ -129,14 +129,14 @@ class TrainingModule:
         self,
         batch: tuple[GraphTensors, dict[str, Tensor]],
         loss: Callable[[GraphTensors, dict[str, Tensor]], Tensor],
-        fabric: Fabric,
+        backward: Callable[[Tensor], None],
     ) -> None:
         """Make one step; see :class:`TrainingConfig` for what decides it.
 
         Args:
             batch: This process's share of a batch.
             loss: Gives the loss and its parts [4], as :meth:`loss` does.
-            fabric: Adds up gradients over processes.
+            backward: Computes gradients, averaged over processes.
 
         Raises:
             DivergedError: Too many steps in a row were not finite.
@@ -145,7 +145,7 @@ class TrainingModule:
         terms = loss(tensors, labels)
         self.optimizer.zero_grad()
         # Gradients are averaged over processes, losses add up.
-        fabric.backward(terms[0] * world_size())
+        backward(terms[0] * world_size())
         parts = total(terms)
         if self._limit_gradient() and bool(torch.isfinite(parts[0])):
             rate = learning_rate(self.config, self.step, self.losses)
