@@ -21,14 +21,6 @@ from openmm_se3.training.trainer import compiled_batches
 LOWEST_RATE = 1e-9  # a learning rate of zero is refused
 
 
-class StepModule(TrainingModule):
-    """One step at a time, without Lightning's loop around it."""
-
-    def manual_backward(self, loss: torch.Tensor) -> None:
-        """Compute gradients."""
-        loss.backward()
-
-
 class Ours(Trainee):
     """Our network and trainer."""
 
@@ -56,14 +48,15 @@ class Ours(Trainee):
         self.graphs = read_graphs(job)
         self.network = SE3Transformer(model).float()
         order = BatchOrder(self.graphs["train"].n_atoms, job.batch_atoms, job.seed)
-        self.module = StepModule(
+        self.module = TrainingModule(
             self.network,
             self.settings,
             order,
             self.graphs["train"],
             self.graphs["validation"],
             compiled_batches(self.network, self.settings),
-        ).to(job.device)
+        )
+        self.module.start(torch.device(job.device))
 
     def labels(self, split: str) -> Labels:
         """Return what was read."""
@@ -75,7 +68,11 @@ class Ours(Trainee):
             self.settings,
             learning_rate=self.settings.learning_rate * max(rate, LOWEST_RATE),
         )
-        self.module.training_step(self._batch("train", frames), 0)
+        self.module.training_step(
+            self._batch("train", frames),
+            lambda *batch: self.module.loss(*batch).stacked(),
+            torch.Tensor.backward,
+        )
 
     def predict(self, split: str, frames: np.ndarray) -> Predictions:
         """Predict with the averaged weights."""

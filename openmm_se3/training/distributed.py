@@ -1,8 +1,8 @@
 """Several processes that train one network: which one this is, and sums over all.
 
-Processes come from ``--devices``, from ``torchrun`` or from SLURM; Lightning connects
-them.  A batch is divided among them and the loss is that of the whole batch, so that
-the number of processes changes nothing but the time.
+Processes come from ``--devices``, from ``torchrun`` or from SLURM; Lightning Fabric
+connects them.  A batch is divided among them and the loss is that of the whole batch,
+so that the number of processes changes nothing but the time.
 """
 
 from __future__ import annotations

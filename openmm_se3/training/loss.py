@@ -49,6 +49,10 @@ class LossTerms:
     forces: Tensor
     direct: Tensor
 
+    def stacked(self) -> Tensor:
+        """Return all of them in this order [4]."""
+        return torch.stack([self.total, self.energy, self.forces, self.direct])
+
 
 def loss_terms(
     energies: Tensor,

@@ -1,7 +1,7 @@
-"""One optimization step and one validation, as a LightningModule.
+"""One optimization step and one validation.
 
-The module counts its own steps and keeps everything that a resumed run needs; Lightning
-moves data, runs the loops and calls the callbacks.
+The module counts its own steps and keeps everything that a resumed run needs; the loop
+around it is in :mod:`openmm_se3.training.loop`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import copy
 import math
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
-import lightning.pytorch as lightning
 import torch
+from lightning.fabric import Fabric
 from torch import Tensor
 
 from openmm_se3.compiled.training import CompiledBatches
@@ -24,6 +25,8 @@ from openmm_se3.training.batches import (
     BatchOrder,
     FrameGraphs,
     GraphTensors,
+    loader,
+    take_apart,
 )
 from openmm_se3.training.config import TrainingConfig
 from openmm_se3.training.distributed import from_all, rank, total, world_size
@@ -31,7 +34,6 @@ from openmm_se3.training.loss import LossTerms, label_counts, loss_terms
 from openmm_se3.training.metrics import (
     DIRECT_UNITS,
     UNITS,
-    Predictions,
     as_tensors,
     error_table,
     evaluation_batches,
@@ -49,7 +51,7 @@ class DivergedError(RuntimeError):
     """The loss stayed infinite or NaN; the checkpoints are from before."""
 
 
-class TrainingModule(lightning.LightningModule):
+class TrainingModule:
     """Trains a network on labeled frames.
 
     Args:
@@ -76,11 +78,6 @@ class TrainingModule(lightning.LightningModule):
         validation_graphs: FrameGraphs,
         compiled: CompiledBatches | None = None,
     ) -> None:
-        # Lightning asks for the default device, which PyTorch 2.9 cannot name after
-        # set_default_device(None).
-        with torch.device("cpu"):
-            super().__init__()
-        self.automatic_optimization = False
         self.network = network
         self.average = copy.deepcopy(network).requires_grad_(False)
         self.config = config
@@ -97,12 +94,12 @@ class TrainingModule(lightning.LightningModule):
         # Sums since the last validation: loss, its parts as in LossTerms, steps.
         self.running = torch.zeros(5, dtype=torch.float64)
         self.optimizer = make_optimizer(network, config)
-        self._predictions: list[Predictions] = []
         self._clock = time.monotonic()
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return the optimizer; Lightning moves its state with the weights."""
-        return self.optimizer
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.network.embedding.weight.device
 
     @property
     def losses(self) -> list[float]:
@@ -117,29 +114,39 @@ class TrainingModule(lightning.LightningModule):
             patience is not None and validations_since_best(self.losses) >= patience
         )
 
-    def on_fit_start(self) -> None:
-        """Start the clock."""
+    def start(self, device: torch.device) -> None:
+        """Start the clock, on a device."""
         self._clock = time.monotonic()
-        # Lightning leaves the mode as it finds it, and in evaluation mode the energies
-        # of isolated atoms would not follow the weights.
+        # In evaluation mode energies of isolated atoms would not follow the weights.
         self.network.train()
+        if device != self.device:
+            state = self.optimizer.state_dict()
+            self.network.to(device)
+            self.average.to(device)
+            self.optimizer.load_state_dict(state)  # moves it to the weights
 
     def training_step(
-        self, batch: tuple[GraphTensors, dict[str, Tensor]], index: int
+        self,
+        batch: tuple[GraphTensors, dict[str, Tensor]],
+        loss: Callable[[GraphTensors, dict[str, Tensor]], Tensor],
+        backward: Callable[[Tensor], None],
     ) -> None:
         """Make one step; see :class:`TrainingConfig` for what decides it.
+
+        Args:
+            batch: This process's share of a batch.
+            loss: Gives the loss and its parts [4], as :meth:`loss` does.
+            backward: Computes gradients, averaged over processes.
 
         Raises:
             DivergedError: Too many steps in a row were not finite.
         """
         tensors, labels = batch
-        terms = self.loss(tensors, labels)
+        terms = loss(tensors, labels)
         self.optimizer.zero_grad()
         # Gradients are averaged over processes, losses add up.
-        self.manual_backward(terms.total * world_size())
-        parts = total(
-            torch.stack([terms.total, terms.energy, terms.forces, terms.direct])
-        )
+        backward(terms[0] * world_size())
+        parts = total(terms)
         if self._limit_gradient() and bool(torch.isfinite(parts[0])):
             rate = learning_rate(self.config, self.step, self.losses)
             for group in self.optimizer.param_groups:
@@ -232,23 +239,18 @@ class TrainingModule(lightning.LightningModule):
             1.0 - decay,
         )
 
-    def on_validation_epoch_start(self) -> None:
-        """Bring what the averaged network derives from its weights up to date."""
-        self.average.eval()
-        self._predictions.clear()
-
-    def validation_step(
-        self, batch: tuple[GraphTensors, dict[str, Tensor]], index: int
-    ) -> None:
-        """Predict one batch with the averaged weights."""
-        self._predictions.append(predict_batch(self.average, batch[0], self.compiled))
-
-    def on_validation_epoch_end(self) -> None:
-        """Add a row to the history."""
-        # Process r of n has predicted batches r, r + n, ...; one without any of its own
-        # has repeated the first, since Lightning wants each to have something to do.
-        spare = rank() >= len(evaluation_batches(self.validation_graphs))
-        parts = from_all([] if spare else self._predictions)
+    def validate(self, fabric: Fabric) -> None:
+        """Add a row to the history: errors of the averaged weights."""
+        self.average.eval()  # brings what it derives from its weights up to date
+        # Process r of n predicts batches r, r + n, ...
+        own = evaluation_batches(self.validation_graphs)[rank() :: world_size()]
+        predictions_of_own = []
+        with torch.no_grad():
+            for batch in loader(self.validation_graphs, own):
+                tensors, _ = fabric.to_device(take_apart(batch))
+                predicted = predict_batch(self.average, tensors, self.compiled)
+                predictions_of_own.append(predicted)
+        parts = from_all(predictions_of_own)
         longest = max(len(part) for part in parts)
         in_order = [part[i] for i in range(longest) for part in parts if i < len(part)]
         graphs, predictions = self.validation_graphs, join(in_order)
@@ -282,11 +284,6 @@ class TrainingModule(lightning.LightningModule):
             }
         )
         self.running.zero_()
-
-    def on_validation_end(self) -> None:
-        """End the run when it is finished."""
-        if self.finished:
-            self.trainer.should_stop = True
 
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed run needs, as plain values."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import lightning.pytorch as lightning
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -15,6 +14,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from openmm_se3.training.module import TrainingModule
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -28,7 +29,7 @@ HEADER = (
 DIRECT_HEADER = HEADER.replace("\n", "   direct\n") + "      MAE"
 
 
-class TrainingProgress(lightning.Callback):
+class TrainingProgress:
     """One bar for the whole run, and one line of errors a validation.
 
     Args:
@@ -54,8 +55,8 @@ class TrainingProgress(lightning.Callback):
             speed_estimate_period=90.0,
         )
 
-    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
-        """Show the bar at the step where this sitting starts."""
+    def on_start(self, module: TrainingModule) -> None:
+        """Show the bar at the step where this session starts."""
         self.console.print("Validation errors in kcal/mol and kcal/mol/A")
         header = DIRECT_HEADER if module.network.both else HEADER
         self.console.print(header, style="dim", highlight=False)
@@ -64,30 +65,17 @@ class TrainingProgress(lightning.Callback):
             "training", total=module.config.steps, completed=module.step, note=""
         )
 
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        module: Any,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_step(self, module: TrainingModule) -> None:
         """Move the bar."""
         note = f"{module.skipped} skipped" if module.skipped else ""
         self.bar.update(self.task, completed=module.step, note=note)
 
-    def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
+    def on_validation(self, module: TrainingModule) -> None:
         """Print the errors just measured."""
         self.console.print(validation_line(module.history[-1]), highlight=False)
 
-    def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
-        """Take the bar down."""
-        self.bar.stop()
-
-    def on_exception(
-        self, trainer: lightning.Trainer, module: Any, exception: BaseException
-    ) -> None:
-        """Take the bar down, so that the message stands alone."""
+    def on_end(self) -> None:
+        """Take the bar down, so that a message stands alone."""
         self.bar.stop()
 
 
@@ -123,7 +111,7 @@ CHARTS = {
 }
 
 
-class TensorBoard(lightning.Callback):
+class TensorBoard:
     """Writes one point a validation.
 
     A resumed run goes on in the same charts: what it computes again it writes again,
@@ -137,13 +125,13 @@ class TensorBoard(lightning.Callback):
         self.folder = folder / FOLDER
         self.writer: SummaryWriter | None = None  # until training starts
 
-    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
-        """Open the log; points after the present step are from a lost sitting."""
+    def on_start(self, module: TrainingModule) -> None:
+        """Open the log; points after the present step are from a lost session."""
         from torch.utils.tensorboard import SummaryWriter
 
         self.writer = SummaryWriter(self.folder, purge_step=module.step + 1)
 
-    def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
+    def on_validation(self, module: TrainingModule) -> None:
         """Write the errors just measured."""
         assert self.writer is not None
         row = module.history[-1]
@@ -152,16 +140,10 @@ class TensorBoard(lightning.Callback):
                 self.writer.add_scalar(chart, row[key], int(row["step"]))
         self.writer.flush()
 
-    def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
-        """Close the log."""
-        self._close()
+    def on_step(self, module: TrainingModule) -> None:
+        """Nothing is written between validations."""
 
-    def on_exception(
-        self, trainer: lightning.Trainer, module: Any, exception: BaseException
-    ) -> None:
-        """Close the log of a sitting that ends early, perhaps before its first step."""
-        self._close()
-
-    def _close(self) -> None:
+    def on_end(self) -> None:
+        """Close the log, also of a session that ends before its first step."""
         if self.writer is not None:
             self.writer.close()

@@ -49,6 +49,7 @@ from openmm_se3.training.checkpoint import (
 )
 from openmm_se3.training.config import RunConfig
 from openmm_se3.training.distributed import is_first
+from openmm_se3.training.loop import Observer, fit, processes
 from openmm_se3.training.memory import keep_freed_memory
 from openmm_se3.training.metrics import (
     error_table,
@@ -74,15 +75,9 @@ from openmm_se3.training.report import (
     write_errors,
     write_history,
 )
-from openmm_se3.training.sitting import Sitting
+from openmm_se3.training.session import Session
 from openmm_se3.training.speed import choose_threads, fit_to_budget
-from openmm_se3.training.trainer import (
-    compiled_batches,
-    fit,
-    make_module,
-    on_gpu,
-    processes,
-)
+from openmm_se3.training.trainer import compiled_batches, make_module, on_gpu
 
 CONFIG, SPLIT, LOCK = "config.yaml", "split.npy", "run.lock"
 ERRORS, REPORT = "errors.json", "report.md"
@@ -94,7 +89,7 @@ FILES = (CONFIG, SPLIT, LAST, PREVIOUS, BEST, HISTORY, ERRORS, REPORT, CURVE, PA
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a sitting ended.
+    """How a session ended.
 
     Attributes:
         step: Steps made so far.
@@ -121,7 +116,7 @@ def train(
     time_budget: float | None = None,
     console: Console | None = None,
 ) -> Outcome:
-    """Train a model, or go on with a run, until it is finished or the sitting is over.
+    """Train a model, or go on with a run, until it is finished or the session is over.
 
     Args:
         config: What to run.
@@ -201,7 +196,7 @@ def _train(
 
     with Signals() as signals:
         if not module.finished or not module.history:
-            sitting = Sitting(
+            session = Session(
                 folder,
                 header,
                 signals,
@@ -210,10 +205,10 @@ def _train(
                 max_epochs,
                 started,
             )
-            callbacks = [TrainingProgress(console), sitting]
+            observers: list[Observer] = [TrainingProgress(console)]
             if is_first():
-                callbacks.append(TensorBoard(folder))
-            fit(module, callbacks, folder)
+                observers.append(TensorBoard(folder))
+            fit(module, observers, session)
     if module.history and is_first():
         plot_history(folder / CURVE, module.history)
     if not module.finished or not is_first():

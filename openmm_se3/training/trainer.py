@@ -1,18 +1,12 @@
-"""The network of a run, and Lightning's trainer with its processes and loaders."""
+"""The network of a run, its data and its engine, at step 0."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import lightning.pytorch as lightning
 import torch
-from lightning.pytorch.strategies import DDPStrategy
 
 from openmm_se3.compiled.library import ENGINE_VARIABLE, compiled_or_none
 from openmm_se3.compiled.training import CompiledBatches
@@ -22,22 +16,15 @@ from openmm_se3.model_file import load_model
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.training.batches import (
     BatchOrder,
-    GraphTensors,
-    Interval,
-    loader,
-    take_apart,
 )
 from openmm_se3.training.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
 from openmm_se3.training.config import RunConfig, TrainingConfig
-from openmm_se3.training.distributed import launched, rank, world_size
-from openmm_se3.training.metrics import evaluation_batches
 from openmm_se3.training.module import TrainingModule
 from openmm_se3.training.prepare import (
     frames_without_forces,
     normalized,
     split_graphs,
 )
-from openmm_se3.training.sitting import SittingOver
 
 
 def make_module(config: RunConfig, dataset: Dataset) -> TrainingModule:
@@ -156,82 +143,3 @@ def initial_weights(name: str, config: ModelConfig) -> dict[str, torch.Tensor]:
             f"has: {', '.join(lines)}"
         )
     return weights
-
-
-def fit(
-    module: TrainingModule, callbacks: Sequence[lightning.Callback], folder: Path
-) -> None:
-    """Train until the run is finished or a callback ends the sitting."""
-    config = module.config
-    devices, nodes = processes(config)
-    interval = Interval(
-        module.order, lambda: module.step, config.validate_every, config.steps
-    )
-    # What Lightning says about devices and workers is of no use here.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    trainer = lightning.Trainer(
-        accelerator=config.device,
-        devices=devices,
-        num_nodes=nodes,
-        strategy=make_strategy(devices * nodes),
-        max_epochs=-1,
-        callbacks=list(callbacks),
-        default_root_dir=folder,
-        inference_mode=False,  # forces are gradients, in validation too
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        try:
-            # The processes are connected when the loaders are asked for.
-            trainer.fit(module, datamodule=Loaders(module, interval))
-        except SittingOver:
-            pass
-
-
-def processes(config: TrainingConfig) -> tuple[int, int]:
-    """Return the processes of a machine that train, and the machines."""
-    return launched() or (config.devices, config.nodes)
-
-
-def make_strategy(n_processes: int) -> Any:
-    """Return how Lightning lets processes work together."""
-    if n_processes == 1:
-        return "auto"
-    # A network without direct forces leaves the weights of that head without gradients.
-    return DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
-
-
-class Loaders(lightning.LightningDataModule):
-    """This process's share of the batches.
-
-    Args:
-        module: What is trained.
-        interval: The batches up to the next validation.
-    """
-
-    def __init__(self, module: TrainingModule, interval: Interval) -> None:
-        super().__init__()
-        self.module = module
-        self.interval = interval
-
-    def train_dataloader(self) -> Any:
-        """Return the loader of the next batches to train on."""
-        return loader(self.module.train_graphs, self.interval)
-
-    def val_dataloader(self) -> Any:
-        """Return the loader of every n-th batch to validate on, at least one."""
-        graphs = self.module.validation_graphs
-        batches = evaluation_batches(graphs)
-        return loader(graphs, batches[rank() :: world_size()] or batches[:1])
-
-    def on_before_batch_transfer(
-        self, batch: Any, dataloader_idx: int
-    ) -> tuple[GraphTensors, dict[str, torch.Tensor]]:
-        """Turn a batch of graphs into what Lightning can move to any device."""
-        return take_apart(batch)

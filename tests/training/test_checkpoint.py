@@ -37,7 +37,7 @@ from openmm_se3.training.checkpoint import LAST, load_checkpoint, load_last
 from openmm_se3.training.module import (
     TrainingModule,
 )
-from openmm_se3.training.sitting import Sitting
+from openmm_se3.training.session import Session
 
 pytestmark = WARNINGS
 
@@ -53,7 +53,7 @@ def test_a_restored_module_has_the_whole_state(config):
         network = training_run.SE3Transformer(TINY)
         modules.append(TrainingModule(network, settings, order, graphs, graphs))
     trained, restored = modules
-    training_run.fit(trained, [], None)
+    training_run.fit(trained)
     trained.running += 1.0
     trained.skipped, trained.skipped_in_a_row = 3, 2
     restored.restore(trained.state())
@@ -76,10 +76,10 @@ def test_one_process_at_a_time_trains_in_a_folder(config, tmp_path):
 
 
 def test_a_step_that_was_not_finite_is_no_checkpoint(tmp_path):
-    sitting = Sitting(tmp_path, {}, Signals(), 5.0, None, None, 0.0)
-    sitting.save(SimpleNamespace(skipped_in_a_row=1, state=dict))
+    session = Session(tmp_path, {}, Signals(), 5.0, None, None, 0.0)
+    session.save(SimpleNamespace(skipped_in_a_row=1, state=dict))
     assert not (tmp_path / LAST).exists()
-    sitting.save(SimpleNamespace(skipped_in_a_row=0, state=dict))
+    session.save(SimpleNamespace(skipped_in_a_row=0, state=dict))
     assert (tmp_path / LAST).exists()
 
 

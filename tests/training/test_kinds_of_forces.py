@@ -66,7 +66,7 @@ def test_direct_forces_train_the_force_head(config):
     module = TrainingModule(
         network, settings, BatchOrder(np.ones(4), 2, 0), graphs, graphs
     )
-    training_run.fit(module, [], None)
+    training_run.fit(module)
     assert (network.force_head.weight - before).abs().max() > 0.0
     assert module.skipped == 0
 
@@ -81,7 +81,7 @@ def test_conservative_and_direct_forces_learn_together(config):
     order = BatchOrder(np.ones(4), 4, 0)
     module = TrainingModule(network, settings, order, graphs, graphs)
     before = evaluate(copy.deepcopy(network).eval(), graphs)["all"]
-    training_run.fit(module, [], None)
+    training_run.fit(module)
     after = evaluate(module.average, graphs)["all"]
     for key in ("energy_mae", "force_mae", "direct_force_mae"):
         assert after[key] < 0.7 * before[key], key
@@ -134,7 +134,7 @@ def test_energies_alone_train_without_forces(config):
     network = training_run.SE3Transformer(TINY)
     module = TrainingModule(network, settings, order, graphs, graphs)
     before = np.abs(predict(network.eval(), graphs).energies - graphs.energies.numpy())
-    training_run.fit(module, [], None)
+    training_run.fit(module)
     after = np.abs(predict(module.average, graphs).energies - graphs.energies.numpy())
     assert module.skipped == 0 and after.mean() < 0.7 * before.mean()
     with pytest.raises(ValueError, match="nothing to train on"):
@@ -191,7 +191,7 @@ def test_presets_make_networks_that_train(name, tmp_path, data_file):
     assert (config.training.learning_rate == 1e-3) == name.startswith("thesis")
     dataset = read_data(config.data, Console(quiet=True))
     module = training_run.make_module(config, dataset)
-    training_run.fit(module, [], None)
+    training_run.fit(module)
     assert module.step == 2 and module.skipped == 0
     text = path.read_text().replace(name, "thesis-basics")
     path.write_text(text)
@@ -225,7 +225,7 @@ def test_configurations_of_the_thesis_train(name, tmp_path, data_file):
     module = training_run.make_module(config, dataset)
     assert module.compiled is None
     before = {k: v.clone() for k, v in module.network.state_dict().items()}
-    training_run.fit(module, [], None)
+    training_run.fit(module)
     assert module.step == 3 and module.skipped == 0
     assert any(
         not torch.equal(before[k], v) for k, v in module.network.state_dict().items()
@@ -245,4 +245,4 @@ def test_tensorboard_holds_the_history(finished):
 
 def test_tensorboard_hides_no_error_of_a_run_that_never_started(tmp_path):
     log = TensorBoard(tmp_path)
-    log.on_exception(None, None, OSError("no space left on device"))
+    log.on_end()

@@ -103,8 +103,8 @@ def test_stopped_and_resumed_run_equals_one_without_a_stop(
     limits = {}
     real_step = TrainingModule.training_step
 
-    def step(module, batch, index):
-        real_step(module, batch, index)
+    def step(module, *batch):
+        real_step(module, *batch)
         if stop == "ctrl-c" and module.step == 11:
             os.kill(os.getpid(), signal.SIGINT)
         if stop == "kill" and module.step == 15:
@@ -147,7 +147,7 @@ def test_moving_average_of_the_weights(config):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingModule, "_update_average", update)
-        training_run.fit(module, [], None)
+        training_run.fit(module)
     decays = [1 / 10, 2 / 11, 3 / 12, 0.25, 0.25, 0.25]
     for name, average in module.average.named_parameters():
         start, *steps = weights[name]
@@ -190,8 +190,8 @@ def test_a_signal_says_how_to_go_on(config, tmp_path, monkeypatch, no_figures, n
     path.write_text(yaml.safe_dump(config.to_dict()))
     real_step = TrainingModule.training_step
 
-    def step(module, batch, index):
-        real_step(module, batch, index)
+    def step(module, *batch):
+        real_step(module, *batch)
         os.kill(os.getpid(), number)
 
     monkeypatch.setattr(TrainingModule, "training_step", step)

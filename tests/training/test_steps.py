@@ -29,7 +29,7 @@ from openmm_se3.training.module import (
     TrainingModule,
     make_optimizer,
 )
-from openmm_se3.training.sitting import Sitting
+from openmm_se3.training.session import Session
 
 pytestmark = WARNINGS
 
@@ -46,7 +46,7 @@ def test_overfits_a_handful_of_frames(config):
     network = training_run.SE3Transformer(TINY)
     module = TrainingModule(network, settings, order, graphs, graphs)
     before = evaluate(network.eval(), graphs)["all"]
-    training_run.fit(module, [], None)
+    training_run.fit(module)
     after = module.history[-1]
     assert after["force_rmse"] < 0.1 * before["force_rmse"]
     assert after["energy_mae"] < 0.1 * before["energy_mae"]
@@ -61,7 +61,7 @@ def test_steps_that_are_not_finite_are_skipped(config):
         training_run.SE3Transformer(TINY), settings, order, graphs, graphs
     )
     with pytest.warns(UserWarning, match=r"step skipped; .*'t3'"):
-        training_run.fit(module, [], None)
+        training_run.fit(module)
     assert module.step == 8 and module.skipped == 2
     assert all(p.isfinite().all() for p in module.network.parameters())
     for graph in graphs.graphs:
@@ -71,7 +71,7 @@ def test_steps_that_are_not_finite_are_skipped(config):
         pytest.raises(DivergedError, match="2 in a row"),
         pytest.warns(UserWarning, match="step skipped"),
     ):
-        training_run.fit(module, [], None)
+        training_run.fit(module)
 
 
 def test_gradients_are_clipped_to_a_multiple_of_those_before(config):
@@ -135,7 +135,7 @@ def test_early_stopping(config):
     network = training_run.SE3Transformer(TINY)
     module = TrainingModule(network, settings, order, graphs, graphs)
     module.history = [{"validation_loss": 0.0}]  # nothing will be better
-    training_run.fit(module, [], None)
+    training_run.fit(module)
     assert module.finished and module.step == 2
 
 
@@ -147,13 +147,13 @@ def test_best_weights_are_those_of_the_best_validation(config, finished, tmp_pat
     order = BatchOrder(np.ones(2), 2, 0)
     module = TrainingModule(network, config.training, order, graphs, graphs)
     module.restore(checkpoint)
-    sitting = Sitting(tmp_path, {}, Signals(), 60.0, None, None, 0.0)
+    session = Session(tmp_path, {}, Signals(), 60.0, None, None, 0.0)
     row, best = module.history[-1], []
     module.history = []
     for step, loss in enumerate([3.0, 1.0, 2.0, 1.0, math.nan, 0.5]):
         module.step = step
         module.history.append({**row, "validation_loss": loss})
-        sitting.on_validation_end(None, module)
+        session.ends_after_validation(module)
         best.append(load_checkpoint(tmp_path / BEST)["step"])
         assert load_checkpoint(tmp_path / LAST)["step"] == step
     assert best == [0, 1, 1, 1, 1, 5]

@@ -99,7 +99,7 @@ def test_measuring_changes_nothing_of_a_run(config: RunConfig) -> None:
     assert torch.get_num_threads() == found.threads
     assert torch.equal(torch.get_rng_state(), random)
     for first, second in zip(
-        untouched.parameters(), measured.parameters(), strict=True
+        untouched.network.parameters(), measured.network.parameters(), strict=True
     ):
         assert torch.equal(first, second) and second.grad is None
     assert (measured.step, measured.history) == (0, [])
@@ -119,9 +119,9 @@ def test_a_resumed_run_keeps_its_threads(
     seen = []
     step = TrainingModule.training_step
 
-    def watched(self: TrainingModule, batch: object, index: int) -> None:
+    def watched(self: TrainingModule, *batch: object) -> None:
         seen.append(torch.get_num_threads())
-        step(self, batch, index)
+        step(self, *batch)
 
     monkeypatch.setattr(TrainingModule, "training_step", watched)
     torch.set_num_threads(2)

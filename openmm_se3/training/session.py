@@ -1,8 +1,8 @@
-"""One sitting of a run: when checkpoints are written and what ends it.
+"""One session of a run: when checkpoints are written, and when it stops early.
 
-A sitting ends when the run is finished, when its time or its epochs are used up, or on
-a signal such as Ctrl-C.  All but the first leave a checkpoint from which the run goes
-on as if it had not stopped.
+A session ends when the run is finished, when its time or its epochs are used up, or on
+a signal such as Ctrl-C.  All but the first leave a checkpoint from which the run is
+resumed as if it had not stopped.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as lightning
-
 from openmm_se3.signals import Signals
 from openmm_se3.training.checkpoint import BEST, LAST, PREVIOUS, save_checkpoint
 from openmm_se3.training.distributed import any_process, is_first
@@ -22,21 +20,17 @@ from openmm_se3.training.report import HISTORY, write_history
 from openmm_se3.training.schedule import validations_since_best
 
 
-class SittingOver(BaseException):
-    """Leaves the trainer after a checkpoint was written."""
-
-
-class Sitting(lightning.Callback):
-    """Writes checkpoints and ends the sitting.
+class Session:
+    """Writes checkpoints, and tells when the session is over.
 
     Args:
         folder: Folder of the run.
         header: What a checkpoint holds beside the state of the module.
         signals: Tells whether the user wants to stop.
         checkpoint_minutes: Longest time without a checkpoint.
-        max_minutes: Length of the sitting, from ``started``; None has no limit.
-        max_epochs: Epochs of the run at which the sitting ends; None has no limit.
-        started: ``time.monotonic()`` at the start of the sitting.
+        max_minutes: Length of the session, from ``started``; None has no limit.
+        max_epochs: Epochs of the run at which the session ends; None has no limit.
+        started: ``time.monotonic()`` at the start of the session.
     """
 
     def __init__(
@@ -57,46 +51,36 @@ class Sitting(lightning.Callback):
         self.max_epochs = math.inf if max_epochs is None else max_epochs
         self._saved = time.monotonic()
 
-    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
-        """Write the first checkpoint, so that there always is one to go on from."""
-        self.signals.install()
+    def on_start(self, module: TrainingModule) -> None:
+        """Write the first checkpoint, so that there always is one to resume from."""
         if not (self.folder / LAST).exists():
             self.save(module)
 
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        module: Any,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Save or stop between validations.
+    def ends_after_step(self, module: TrainingModule) -> bool:
+        """Save if it is time, and tell whether the session is over.
 
-        A step that a validation follows leaves both to :meth:`on_validation_end`, so
-        that a resumed run does not miss it.
+        A step that a validation follows leaves both to :meth:`ends_after_validation`,
+        so that a resumed run does not miss it.
         """
         config = module.config
         if module.step % config.validate_every == 0 or module.step == config.steps:
-            return
-        if self.is_over(module):
+            return False
+        over = self.is_over(module)
+        if over or time.monotonic() - self._saved > self.checkpoint_seconds:
             self.save(module)
-            raise SittingOver
-        if time.monotonic() - self._saved > self.checkpoint_seconds:
-            self.save(module)
+        return over
 
-    def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
-        """Save, keep the best, and stop if the sitting is over."""
+    def ends_after_validation(self, module: TrainingModule) -> bool:
+        """Save, keep the best, and tell whether the session is over."""
         if is_first():
             if validations_since_best(module.losses) == 0:
                 save_checkpoint(self.folder / BEST, self.content(module))
             write_history(self.folder / HISTORY, module.history)
         self.save(module)
-        if not module.finished and self.is_over(module):
-            raise SittingOver
+        return not module.finished and self.is_over(module)
 
     def is_over(self, module: TrainingModule) -> bool:
-        """Tell whether the sitting is over, for any of the processes."""
+        """Tell whether the session is over, for any of the processes."""
         over = (
             self.signals.received is not None
             or time.monotonic() >= self.end
