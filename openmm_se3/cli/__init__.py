@@ -24,6 +24,7 @@ from openmm_se3.signals import Terminated, stop_at_once
 from openmm_se3.version import __version__
 
 VERBS = {
+    "learn": "Learn a force field for a molecule, and say how far to trust it.",
     "water": "Run water molecules: equilibrate, run NVE or NVT, report.",
     "run": "Run molecular dynamics of any structure; checkpoints, --resume.",
     "analyze": "Measure stability, drift, geometry and spectra of a finished run.",
@@ -45,6 +46,7 @@ MOVED = {"nbody": "python examples/nbody/run.py, in the repository"}
 
 # Where the packages of a verb come from when they are not among the base dependencies.
 EXTRAS = {
+    "learn": "learn",
     "validate": "ase",
     "sample": "dft",
     "label": "dft",

@@ -98,6 +98,72 @@ class CompiledBatches:
         return total, forces[:n_atoms]
 
 
+class FixedWeights:
+    """The same for a network that does not change, in batches of free molecules.
+
+    Weights are packed and tables made once, which takes half of the time of a call for
+    a few small molecules.
+
+    Args:
+        network: The network, in the precision of training.
+
+    Raises:
+        CompileError: The network cannot be compiled here.
+    """
+
+    def __init__(self, network: SE3Transformer) -> None:
+        compiled = CompiledBatches(network)
+        self.operators = compiled.operators
+        self.constants = compiled.constants
+        with torch.no_grad():
+            self.weights = pack.weights(pack.parts_of(network))
+            self.tables = compiled.tables(network)
+            self.isolated = self._atoms(
+                torch.zeros(network.n_species, 3, dtype=torch.float64),
+                torch.arange(network.n_species),
+                torch.zeros(0, dtype=torch.int64),
+                torch.zeros(0, dtype=torch.int64),
+            )[0]
+
+    def energy_and_forces(
+        self,
+        positions: Tensor,
+        species: Tensor,
+        centre: Tensor,
+        neighbour: Tensor,
+        molecule: Tensor,
+        n_molecules: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Return energies [n_molecules], eV, and forces [n_atoms, 3], eV/A, float64.
+
+        Args:
+            positions, species, centre, neighbour, molecule, n_molecules: As in
+                :meth:`CompiledBatches.energy_and_forces`.
+        """
+        with torch.no_grad():
+            energies, forces = self._atoms(
+                positions.double(), species, centre, neighbour
+            )
+            relative = energies - self.isolated.index_select(0, species)
+            total = relative.new_zeros(n_molecules).index_add(0, molecule, relative)
+        return total, forces
+
+    def _atoms(
+        self, positions: Tensor, species: Tensor, centre: Tensor, neighbour: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        energies, forces = self.operators.atomic_energies_and_forces(
+            positions.contiguous(),
+            centre.contiguous(),
+            neighbour.contiguous(),
+            positions.new_zeros(0),
+            species.contiguous(),
+            self.weights,
+            self.tables,
+            self.constants,
+        )
+        return energies, forces
+
+
 class _Batch:
     """Atoms and edges of a batch, and the molecule that each atom belongs to."""
 

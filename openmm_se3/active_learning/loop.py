@@ -1,0 +1,463 @@
+"""The rounds of a campaign: train, explore, test, stop or choose, label."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from openmm_se3.active_learning.campaign import Campaign, timed
+from openmm_se3.active_learning.choose import diverse_frames, random_frames
+from openmm_se3.active_learning.committee import Committee
+from openmm_se3.active_learning.explore import Explored, Walker, explore
+from openmm_se3.active_learning.finish import finish
+from openmm_se3.active_learning.fresh import Fresh, calibration, errors_by_temperature
+from openmm_se3.active_learning.members import is_model, network_config, train_members
+from openmm_se3.active_learning.pretraining import choose_start, pretraining_labels
+from openmm_se3.active_learning.reference import QUICK, Reference
+from openmm_se3.active_learning.settings import Settings
+from openmm_se3.active_learning.structures import System, initial_structures, starts
+from openmm_se3.active_learning.verdict import Verdict, limits, passed
+from openmm_se3.data.dataset import Dataset
+from openmm_se3.data.formats.hdf5 import read_hdf5
+from openmm_se3.data.frames import Structure
+from openmm_se3.data.labeling.executors import LocalExecutor
+from openmm_se3.data.labeling.molecules import Molecule
+from openmm_se3.data.self_energies import least_squares
+from openmm_se3.training.checkpoint import BEST
+from openmm_se3.units import EV_TO_KCAL_PER_MOL
+
+# Walkers at T, 1.5 T and 2 T.
+WALKERS = (6, 4, 6)
+EXPLORE_STEPS = 2000  # 1 ps
+STEPS_PER_MINUTE = 40  # of a time budget
+STOP_FACTOR = 4.0  # thresholds at which a walker stops
+SETTLING = 0.3  # share of the dynamics before the first fresh frame
+PRETRAINING = -1  # number of the round before the first
+
+
+class Loop:
+    """A campaign that runs.
+
+    Args:
+        campaign: Its folder.
+        settings: Its settings.
+        inputs: Its molecules, and its systems.
+        console: Where to report.
+    """
+
+    def __init__(
+        self,
+        campaign: Campaign,
+        settings: Settings,
+        inputs: tuple[Sequence[Molecule], Sequence[System]],
+        console: Console,
+    ) -> None:
+        self.campaign, self.settings, self.console = campaign, settings, console
+        self.molecules, self.systems = inputs
+        self.reference = Reference(settings)
+        self.model = network_config(settings, self.systems)
+        self._clock = time.monotonic()
+        self._before = campaign.seconds_spent()
+
+    @staticmethod
+    def check(settings: Settings, systems: Sequence[System]) -> tuple[Settings, float]:
+        """Refuse what cannot work; choose the start; return the seconds of a label."""
+        network_config(settings, systems)
+        settings = dataclasses.replace(settings, start=choose_start(settings, systems))
+        return settings, Reference(settings).check(systems)
+
+    @staticmethod
+    def describe(settings: Settings) -> str:
+        """Name the level of theory."""
+        return str(Reference(settings))
+
+    @staticmethod
+    def parallel(settings: Settings) -> int:
+        """Return how many labels are computed at a time."""
+        if (settings.reference or "").partition(":")[0] in QUICK:
+            return 1
+        return LocalExecutor(settings.workers).workers
+
+    def run(self) -> Verdict:
+        """Run rounds until one of them is the last, then judge."""
+        number = 0
+        energies = self._begin()
+        while True:
+            self._train(number, energies)
+            committee = self._committee(number)
+            explored = self._explore(number, committee)
+            test = self._test(number, committee, explored)
+            ending = self._ending(number, test)
+            if ending:
+                break
+            self._learn_from(number, explored, test)
+            number += 1
+        return finish(
+            self.campaign,
+            self.settings,
+            self.reference,
+            self.systems,
+            committee,
+            number,
+            ending,
+            self.console,
+        )
+
+    def minutes_left(self) -> float:
+        """Return the minutes of the budget that are left."""
+        if self.settings.minutes is None:
+            return float("inf")
+        spent = self._before + time.monotonic() - self._clock
+        return self.settings.minutes - spent / 60.0
+
+    def _begin(self) -> dict[int, float]:
+        """Label the first structures; return the self-energies of the campaign."""
+        path = self.campaign.round_file("round", 0)
+        if self.campaign.find("labeled", file=path.name) is None:
+            structures = initial_structures(
+                self.molecules,
+                self.systems,
+                self.settings.per_round,
+                self.settings.temperatures(),
+                self.settings.seed,
+            )
+            self._label(path, structures)
+        found = self.campaign.find("self-energies")
+        if found is None:
+            # One shift for each composition is all that a single molecule tells.
+            energies = least_squares(read_hdf5(path).frames).energies
+            listed = {str(z): energy for z, energy in energies.items()}
+            found = self.campaign.record("self-energies", energies=listed)
+        return {int(z): float(energy) for z, energy in found["energies"].items()}
+
+    def _label(self, path: Path, structures: Sequence[Structure]) -> None:
+        self.campaign.require_disk()
+        with timed() as taken:
+            dataset, failures = self.reference.label(
+                structures, path, self._progress(f"labeling {path.stem}")
+            )
+        self.campaign.record(
+            "labeled",
+            file=path.name,
+            tried=len(structures),
+            frames=len(dataset.frames),
+            failed=len(failures),
+            **taken,
+        )
+        self.console.print(
+            f"{path.stem}: {len(dataset.frames)} labels in {taken['seconds']:.0f} s"
+            + (f", {len(failures)} without" if failures else ""),
+            highlight=False,
+        )
+
+    def _data(self, number: int) -> list[Dataset]:
+        """Return the labels that a round trains on."""
+        paths = [self.campaign.round_file("round", 0)]
+        for earlier in range(number):
+            paths.append(self.campaign.round_file("fresh", earlier))
+            paths.append(self.campaign.round_file("round", earlier + 1))
+        return [read_hdf5(path) for path in paths]
+
+    def _train(self, number: int, energies: dict[int, float]) -> None:
+        if self.campaign.find("trained", round=number) is not None:
+            return
+        settings, campaign = self.settings, self.campaign
+        before = number - 1
+        pretrained = settings.start != "scratch" and not is_model(settings.start)
+        if number == 0 and pretrained:
+            self._pretrain()
+
+        def initial(member: int) -> str | None:
+            if number > 0 or pretrained:
+                return str((campaign.member_folder(before, member) / BEST).resolve())
+            return settings.start if is_model(settings.start) else None
+
+        with timed() as taken:
+            summary = train_members(
+                campaign,
+                settings,
+                number,
+                self._data(number),
+                self.model,
+                energies,
+                initial,
+                self._progress(f"training round {number}"),
+            )
+        campaign.record("trained", round=number, **summary, **taken)
+        errors = ", ".join(f"{e:.2f}" for e in summary["validation_force_mae"])
+        self.console.print(
+            f"round {number}: {summary['steps'][0]} steps in {taken['seconds']:.0f} s, "
+            f"validation force MAE of the members {errors} kcal/mol/A",
+            highlight=False,
+        )
+
+    def _pretrain(self) -> None:
+        """Train on many labels of a fast potential."""
+        if self.campaign.find("trained", round=PRETRAINING) is not None:
+            return
+        with timed() as taken:
+            dataset = pretraining_labels(
+                self.campaign, self.settings, self.molecules, self.systems
+            )
+            summary = train_members(
+                self.campaign,
+                self.settings,
+                PRETRAINING,
+                [dataset],
+                self.model,
+                least_squares(dataset.frames).energies,
+                lambda member: None,
+                self._progress(f"pretraining on {self.settings.start}"),
+            )
+        self.campaign.record(
+            "trained", round=PRETRAINING, frames=len(dataset.frames), **summary, **taken
+        )
+
+    def _committee(self, number: int) -> Committee:
+        members = range(self.settings.members)
+        return Committee.load(
+            [self.campaign.member_folder(number, m) / BEST for m in members]
+        )
+
+    def _explore(self, number: int, committee: Committee) -> Explored:
+        path = self.campaign.round_folder(number) / "explored.npz"
+        if self.campaign.find("explored", round=number) is not None:
+            return Explored.load(path)
+        rng = np.random.default_rng([self.settings.seed, 4, number])
+        walkers = []
+        for system, described in enumerate(self.systems):
+            for count, heat in zip(WALKERS, self.settings.temperatures(), strict=True):
+                walkers += [
+                    Walker(system, heat, start)
+                    for start in starts(described, count, rng)
+                ]
+        with timed() as taken:
+            explored = explore(
+                committee,
+                self.systems,
+                walkers,
+                self._explore_steps(),
+                STOP_FACTOR * self._threshold() / self._calibration(),
+                rng,
+                self._progress(f"exploring, round {number}"),
+            )
+        explored.save(path)
+        self.campaign.record(
+            "explored",
+            round=number,
+            frames=len(explored.positions),
+            walkers=len(walkers),
+            stopped=sum(map(bool, explored.stops)),
+            broken=explored.stops.count("broken"),
+            **taken,
+        )
+        self.console.print(
+            f"round {number}: explored {len(explored.positions)} frames in "
+            f"{taken['seconds']:.0f} s; {sum(map(bool, explored.stops))} of "
+            f"{len(walkers)} walkers stopped, {explored.stops.count('broken')} broken",
+            highlight=False,
+        )
+        return explored
+
+    def _explore_steps(self) -> int:
+        if self.settings.explore_steps is not None:
+            return self.settings.explore_steps
+        if self.settings.minutes is None:
+            return EXPLORE_STEPS
+        least = 200
+        wanted = STEPS_PER_MINUTE * self.settings.minutes
+        return int(min(EXPLORE_STEPS, max(least, wanted)))
+
+    def _threshold(self) -> float:
+        """Return the deviation above which a frame is uncertain, eV/A."""
+        return limits(self.settings).deviation / EV_TO_KCAL_PER_MOL
+
+    def _calibration(self) -> float:
+        """Return the last known ratio of errors to deviations."""
+        found = self.campaign.find("tested")
+        return 1.0 if found is None else float(found["calibration"])
+
+    def _test(
+        self, number: int, committee: Committee, explored: Explored
+    ) -> dict[str, Any]:
+        """Label fresh frames and measure the errors on them."""
+        found = self.campaign.find("tested", round=number)
+        if found is not None:
+            return found
+        path = self.campaign.round_file("fresh", number)
+        if self.campaign.find("labeled", file=path.name) is None:
+            self._label(path, self._fresh_structures(number, explored))
+        with timed() as taken:
+            fresh = Fresh.of(committee, read_hdf5(path).frames)
+            fresh.save(self.campaign.round_folder(number) / "fresh.npz")
+            earlier = [
+                Fresh.load(self.campaign.round_folder(n) / "fresh.npz")
+                for n in range(max(0, number - 1), number)
+            ]
+            factor = calibration([*earlier, fresh])
+            table = errors_by_temperature(fresh, self.settings.seed)
+        found = self.campaign.record(
+            "tested",
+            round=number,
+            trained_on=sum(len(d.frames) for d in self._data(number)),
+            errors=table,
+            calibration=round(factor, 4),
+            shares=_shares(explored, factor, self._threshold()),
+            **taken,
+        )
+        for row, share in zip(table, found["shares"], strict=True):
+            self.console.print(
+                f"round {number}: at {row['temperature']:.0f} K force MAE "
+                f"{row['force_mae']:.2f} ({row['force_mae_low']:.2f} to "
+                f"{row['force_mae_high']:.2f}) kcal/mol/A on {row['frames']} fresh "
+                f"frames; {100 * share['above']:.1f} % of MD above the threshold",
+                highlight=False,
+            )
+        return found
+
+    def _fresh_structures(self, number: int, explored: Explored) -> list[Structure]:
+        """Draw frames at T and 2 T, as many of each; all that is left if it is little."""
+        count = self.settings.fresh
+        left = self.settings.labels - self.campaign.labels_spent()
+        # Without room for another round the rest of the budget makes the test sharper.
+        if left < self.settings.per_round + count:
+            count = max(count, left)
+        rng = np.random.default_rng([self.settings.seed, 5, number])
+        settled = explored.step > SETTLING * explored.steps
+        if not settled.any():
+            settled = explored.step > 0
+        low, _, high = self.settings.temperatures()
+        chosen = []
+        for heat, share in ((low, -(-count // 2)), (high, count // 2)):
+            weights = (settled & (explored.temperature == heat)).astype(float)
+            if not weights.any():
+                weights = (explored.temperature == heat).astype(float)
+            chosen.append(random_frames(weights, share, rng))
+        return self._structures(explored, np.concatenate(chosen), f"fresh-{number}")
+
+    def _structures(
+        self, explored: Explored, chosen: np.ndarray, name: str
+    ) -> list[Structure]:
+        found = []
+        for index, frame in enumerate(chosen):
+            system = self.systems[int(explored.system[frame])]
+            found.append(
+                Structure(
+                    numbers=system.numbers,
+                    positions=explored.positions[int(frame)],
+                    trajectory=f"{system.trajectory}-{name}-{index}",
+                    kind="md",
+                    temperature=float(explored.temperature[frame]),
+                    charge=system.charge,
+                    spin=0,
+                )
+            )
+        return found
+
+    def _ending(self, number: int, test: dict[str, Any]) -> str:
+        """Tell why the campaign ends here; "" if it does not."""
+        if passed(self.settings, test) and number > 0:
+            return "converged"
+        left = self.settings.labels - self.campaign.labels_spent()
+        chosen = self.settings.per_round - self.settings.fresh
+        if left < chosen + self.settings.fresh:
+            return "labels"
+        rounds = [
+            e["seconds"] for e in self.campaign.events if e.get("round") == number
+        ]
+        if self.minutes_left() < (sum(rounds) + self._finishing_seconds()) / 60.0:
+            return "minutes"
+        return ""
+
+    def _finishing_seconds(self) -> float:
+        return 60.0 if self.settings.checks else 20.0
+
+    def _learn_from(
+        self, number: int, explored: Explored, test: dict[str, Any]
+    ) -> None:
+        """Label the frames that the next round learns from."""
+        path = self.campaign.round_file("round", number + 1)
+        if self.campaign.find("labeled", file=path.name) is not None:
+            return
+        count = self.settings.per_round - self.settings.fresh
+        known = [frame for dataset in self._data(number) for frame in dataset.frames]
+        fresh = read_hdf5(self.campaign.round_file("fresh", number))
+        known += list(fresh.frames)
+        each = -(-count // len(self.systems))
+        chosen = []
+        for index, system in enumerate(self.systems):
+            mine = np.flatnonzero(explored.system == index)
+            positions = [explored.positions[int(i)] for i in mine]
+            intact = np.array([bool(system.intact(x[None])[0]) for x in positions])
+            mine = mine[intact] if len(mine) else mine
+            same = [
+                frame.positions
+                for frame in known
+                if np.array_equal(frame.numbers, system.numbers)
+            ]
+            picked = diverse_frames(
+                [explored.positions[int(i)] for i in mine],
+                explored.deviation[mine],
+                same,
+                each,
+            )
+            chosen.append(mine[picked])
+        structures = self._structures(
+            explored, np.concatenate(chosen), f"chosen-{number}"
+        )
+        self._label(path, structures)
+
+    def _progress(self, what: str) -> Callable[[int, int], None]:
+        """Return what shows a step's progress on a terminal."""
+        if not self.console.is_terminal:
+            return lambda done, total: None
+
+        def show(done: int, total: int) -> None:
+            self.console.print(
+                f"  {what}: {100 * done / max(total, 1):.0f} %", end="\r"
+            )
+
+        return show
+
+
+def _shares(
+    explored: Explored, factor: float, threshold: float
+) -> list[dict[str, float]]:
+    """Return, at the lowest and highest temperature, the share of uncertain frames.
+
+    A frame that a walker did not reach because it stopped counts as uncertain.
+    """
+    table = []
+    heats = np.unique(explored.walker_temperatures)
+    per_walker = explored.steps // max(1, int(np.gcd.reduce(explored.step)))
+    for heat in (heats[0], heats[-1]):
+        walkers = np.flatnonzero(explored.walker_temperatures == heat)
+        frames = explored.temperature == heat
+        total = per_walker * len(walkers)
+        seen = int(frames.sum())
+        above = int((factor * explored.deviation[frames] > threshold).sum())
+        missed = max(0, total - seen)
+        stops = [explored.stops[int(w)] for w in walkers]
+        table.append(
+            {
+                "temperature": float(heat),
+                "above": round((above + missed) / max(1, total), 5),
+                "median_deviation": round(
+                    float(np.median(factor * explored.deviation[frames]))
+                    * EV_TO_KCAL_PER_MOL,
+                    4,
+                )
+                if seen
+                else float("inf"),
+                "walkers": len(walkers),
+                "stopped": sum(map(bool, stops)),
+                "broken": stops.count("broken"),
+            }
+        )
+    return table
