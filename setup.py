@@ -111,6 +111,7 @@ setup(
         "openmm_se3": ["py.typed"],
         "openmm_se3.compiled": ["source/*"],
         "openmm_se3.triton": ["source/*"],
+        "openmm_se3.report": ["*.css", "*.js"],
         "openmm_se3.models": [
             "*/model.pt",
             "*/weights.safetensors",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from openmm_se3.units import (
 TIME_STEP = 0.5  # fs
 FRICTION = 0.02  # 1/fs
 FRAME_SPACING = 20  # steps
+SAMPLE_SPACING = 10  # steps between energies without a thermostat
 MINIMUM_STEPS = 60  # of steepest descent before the dynamics
 LONGEST_MOVE = 0.05  # A, of an atom in one of them
 
@@ -70,7 +72,7 @@ class Explored:
 
     def save(self, path: Path) -> None:
         """Write the frames."""
-        arrays = {
+        arrays: dict[str, Any] = {
             field.name: np.asarray(getattr(self, field.name))
             for field in dataclasses.fields(self)
             if field.name != "positions"
@@ -159,6 +161,9 @@ class _Moving:
         self.committee, self.systems, self.walkers = committee, systems, walkers
         self.rng, self.friction = rng, friction
         self.members = list(range(len(walkers)))
+        self.forces: np.ndarray
+        self.deviations: np.ndarray
+        self.potential: np.ndarray
         self.positions = np.concatenate([walker.start for walker in walkers])
         self._arrange()
         self.velocities = self._thermal()
@@ -205,7 +210,7 @@ class _Moving:
         return found
 
     def frame(self, walker: int) -> tuple[float, np.ndarray]:
-        """Return deviation (eV/A) and centered positions [n_atoms, 3] of a walker, A."""
+        """Return deviation (eV/A) and centered positions (A) of a walker."""
         place = self.members.index(walker)
         positions = self.positions[self._slice(place)]
         return float(self.deviations[place]), positions - positions.mean(axis=0)
@@ -262,3 +267,31 @@ class _Moving:
         self.forces = predicted.mean_forces
         self.deviations = predicted.deviations(self.atoms)
         self.potential = predicted.energies.mean(axis=0)
+
+
+def conserve(
+    committee: Committee,
+    systems: Sequence[System],
+    walkers: Sequence[Walker],
+    steps: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Run walkers without a thermostat, after a tenth of the steps with one.
+
+    Returns:
+        Times [n_samples], fs, and total energies [n_samples, n_walkers], eV; fewer
+        samples where a molecule breaks.
+    """
+    moving = _Moving(committee, systems, walkers, rng, FRICTION)
+    for _ in range(steps // 10):
+        moving.step()
+    moving.friction = 0.0
+    energies = [moving.energies()]
+    for step in range(1, steps + 1):
+        moving.step()
+        if step % SAMPLE_SPACING == 0:
+            if moving.stopping(np.inf, bonds=True):
+                break
+            energies.append(moving.energies())
+    times = SAMPLE_SPACING * TIME_STEP * np.arange(len(energies))
+    return times, np.array(energies)

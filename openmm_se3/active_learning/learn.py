@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from openmm_se3.active_learning.campaign import JOURNAL, SETTINGS, Campaign
 from openmm_se3.active_learning.loop import Loop
+from openmm_se3.active_learning.reference import Reference
 from openmm_se3.active_learning.settings import BUDGET, Settings
-from openmm_se3.active_learning.structures import SUFFIXES, make_systems, read_input
+from openmm_se3.active_learning.structures import System, make_systems, read_input
 from openmm_se3.active_learning.verdict import Verdict
+from openmm_se3.config import from_dict
+from openmm_se3.data.labeling.molecules import SUFFIXES, Molecule
 from openmm_se3.version import installed_versions
 
 PROGRAMS = ("openmm-se3", "torch", "pyscf", "tblite", "Auto3D", "rdkit", "ase", "numpy")
@@ -25,7 +29,7 @@ def learn(
     resume: bool = False,
     console: Console | None = None,
     command: str = "",
-    **options: object,
+    **options: Any,
 ) -> Verdict:
     """Learn a force field for a molecule, or resume a campaign.
 
@@ -72,7 +76,7 @@ def learn(
 def _new(
     folder: Path,
     molecule: str | Path | None,
-    options: dict[str, object],
+    options: dict[str, Any],
     console: Console,
     command: str,
 ) -> Settings:
@@ -91,10 +95,11 @@ def _new(
     console.print(f"Molecules: {names}", highlight=False)
     settings = dataclasses.replace(settings, round_labels=settings.per_round)
     settings, seconds = Loop.check(settings, systems)
+    reference = Reference(settings)
     console.print(
-        f"Reference: {Loop.describe(settings)}; the first label took {seconds:.2g} s, "
+        f"Reference: {reference}; the first label took {seconds:.2g} s, "
         f"{settings.labels} labels take about "
-        f"{_duration(seconds * settings.labels / Loop.parallel(settings))}",
+        f"{_duration(seconds * settings.labels / reference.parallel)}",
         highlight=False,
     )
     campaign = Campaign(folder)
@@ -118,7 +123,7 @@ def _new(
 
 
 def _resumed(
-    folder: Path, molecule: str | Path | None, options: dict[str, object]
+    folder: Path, molecule: str | Path | None, options: dict[str, Any]
 ) -> Settings:
     if molecule is not None:
         raise ValueError(
@@ -135,16 +140,14 @@ def _resumed(
     for event in campaign.all("budget"):
         known = {key: event[key] for key in BUDGET if key in event}
         settings = dataclasses.replace(settings, **known)
-    return dataclasses.replace(settings, **options)  # type: ignore[arg-type]
+    return dataclasses.replace(settings, **options)
 
 
-def _settings(values: dict[str, object]) -> Settings:
-    from openmm_se3.config import from_dict
-
+def _settings(values: dict[str, Any]) -> Settings:
     return from_dict(Settings, values, "the campaign")
 
 
-def _systems(folder: Path, settings: Settings) -> tuple[list, list]:  # type: ignore[type-arg]
+def _systems(folder: Path, settings: Settings) -> tuple[list[Molecule], list[System]]:
     text = settings.molecule
     if Path(text).suffix.lower() in SUFFIXES:
         text = str(folder / text)

@@ -19,14 +19,13 @@ from openmm_se3.active_learning.finish import finish
 from openmm_se3.active_learning.fresh import Fresh, calibration, errors_by_temperature
 from openmm_se3.active_learning.members import is_model, network_config, train_members
 from openmm_se3.active_learning.pretraining import choose_start, pretraining_labels
-from openmm_se3.active_learning.reference import QUICK, Reference
+from openmm_se3.active_learning.reference import Reference
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.active_learning.structures import System, initial_structures, starts
 from openmm_se3.active_learning.verdict import Verdict, limits, passed
 from openmm_se3.data.dataset import Dataset
 from openmm_se3.data.formats.hdf5 import read_hdf5
 from openmm_se3.data.frames import Structure
-from openmm_se3.data.labeling.executors import LocalExecutor
 from openmm_se3.data.labeling.molecules import Molecule
 from openmm_se3.data.self_energies import least_squares
 from openmm_se3.training.checkpoint import BEST
@@ -71,18 +70,6 @@ class Loop:
         network_config(settings, systems)
         settings = dataclasses.replace(settings, start=choose_start(settings, systems))
         return settings, Reference(settings).check(systems)
-
-    @staticmethod
-    def describe(settings: Settings) -> str:
-        """Name the level of theory."""
-        return str(Reference(settings))
-
-    @staticmethod
-    def parallel(settings: Settings) -> int:
-        """Return how many labels are computed at a time."""
-        if (settings.reference or "").partition(":")[0] in QUICK:
-            return 1
-        return LocalExecutor(settings.workers).workers
 
     def run(self) -> Verdict:
         """Run rounds until one of them is the last, then judge."""
@@ -322,7 +309,7 @@ class Loop:
         return found
 
     def _fresh_structures(self, number: int, explored: Explored) -> list[Structure]:
-        """Draw frames at T and 2 T, as many of each; all that is left if it is little."""
+        """Draw frames at T and 2 T, as many of each; all labels left if few are."""
         count = self.settings.fresh
         left = self.settings.labels - self.campaign.labels_spent()
         # Without room for another round the rest of the budget makes the test sharper.

@@ -53,6 +53,16 @@ class Reference:
             return labeler(self.spec).level
         return str(self.level)
 
+    @property
+    def parallel(self) -> int:
+        """How many labels are computed at a time."""
+        return 1 if self.quick else LocalExecutor(self.workers).workers
+
+    @property
+    def quick(self) -> bool:
+        """Whether labels are so quick that this process computes them."""
+        return (self.spec or "").partition(":")[0] in QUICK
+
     def check(self, systems: Sequence[System]) -> float:
         """Make sure that the systems can be labeled; return the seconds of a label.
 
@@ -111,8 +121,7 @@ class Reference:
             journal_path(path).unlink(missing_ok=True)
             dataset = read_hdf5(path)
         elif self.spec is not None:
-            quick = self.spec.partition(":")[0] in QUICK
-            executor = SerialExecutor() if quick else LocalExecutor(self.workers)
+            executor = SerialExecutor() if self.quick else LocalExecutor(self.workers)
             dataset = label_with(
                 structures, path, self.spec, executor, progress=progress
             )

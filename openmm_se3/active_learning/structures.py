@@ -1,4 +1,4 @@
-"""The molecules of a campaign: their atoms, bonds, starts, and structures to begin with.
+"""The molecules of a campaign: atoms, bonds, starts of walkers, first structures.
 
 Atoms are in order of atomic number, heaviest first, as in the files of labels.
 """

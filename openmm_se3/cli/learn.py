@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -70,11 +71,12 @@ import click
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     molecule: str | None,
     out: Path | None,
     resume: Path | None,
     with_water: bool,
-    **options: object,
+    **options: Any,
 ) -> None:
     """Learn a force field for a molecule and say how far it can be trusted.
 
@@ -86,7 +88,9 @@ def command(
     from openmm_se3.active_learning import learn
     from openmm_se3.cli.command_line import command_line
 
-    given = {key: value for key, value in options.items() if value is not None}
+    given: dict[str, Any] = {
+        key: value for key, value in options.items() if value is not None
+    }
     if with_water:
         given["with_water"] = True
     if (resume is None) == (out is None):

@@ -137,8 +137,12 @@ class FixedWeights:
         """Return energies [n_molecules], eV, and forces [n_atoms, 3], eV/A, float64.
 
         Args:
-            positions, species, centre, neighbour, molecule, n_molecules: As in
-                :meth:`CompiledBatches.energy_and_forces`.
+            positions: Positions [n_atoms, 3], A.
+            species: Index of each atom's element in the model's elements [n_atoms].
+            centre: Atom i of each edge [n_edges].
+            neighbour: Atom j of each edge [n_edges]; every edge has its reverse.
+            molecule: Molecule of each atom [n_atoms].
+            n_molecules: Number of molecules.
         """
         with torch.no_grad():
             energies, forces = self._atoms(
