@@ -75,12 +75,13 @@ def write_report(
         ),
     )
     page.section("Errors on fresh frames", *_errors(fresh, test))
+    page.section("Torsion scans", *_torsions(checks))
     page.section(
-        "Checks",
-        *_checks(checks),
-        columns=True,
+        "Vibrations and energy conservation", *_vibrations(checks), columns=True
     )
-    page.section("Stability and uncertainty", *_stability(fresh, test, explored))
+    page.section(
+        "Stability and uncertainty", *_stability(fresh, test, explored), columns=True
+    )
     page.section("Worst fresh frames", *_worst(fresh, systems), columns=True)
     page.section("What was spent", _spent(campaign))
     page.section("Use it", *_usage(campaign, systems))
@@ -89,7 +90,7 @@ def write_report(
 
 
 def _verdict(page: Page, verdict: dict[str, Any]) -> None:
-    lines = []
+    lines = list(verdict["problems"])
     for heat, reasons in verdict["reasons"].items():
         lines += [f"{heat} K: {reason}" for reason in reasons]
     lines += verdict["notes"]
@@ -182,21 +183,26 @@ def _errors(fresh: Fresh, test: dict[str, Any]) -> list[str]:
     ]
 
 
-def _checks(checks: dict[str, Any]) -> list[str]:
+def _torsions(checks: dict[str, Any]) -> list[str]:
     parts = []
     scans = checks.get("torsions", [])
     for start in range(0, len(scans), 2):
         pair = scans[start : start + 2]
-        compared = [s for s in pair if "mae" in s]
         told = "; ".join(
             f"{s['name']}: MAE {s['mae']:.2f}, height of the curve "
             f"{s['barrier_error']:+.2f} kcal/mol"
-            for s in compared
+            for s in pair
+            if "mae" in s
         )
-        text = "Torsion scan, relaxed by the committee.  " + (
+        text = "Structures are relaxed by the committee.  " + (
             told or "Not compared with the reference."
         )
         parts.append(figure(figures.torsion_plot(pair), text))
+    return parts
+
+
+def _vibrations(checks: dict[str, Any]) -> list[str]:
+    parts = []
     found = checks.get("frequencies", {})
     if "reference" in found:
         difference = np.abs(np.array(found["model"]) - np.array(found["reference"]))
@@ -246,13 +252,13 @@ def _stability(fresh: Fresh, test: dict[str, Any], explored: Explored) -> list[s
         )
     factor = float(test["calibration"])
     header = ["", "walkers", "ps", "stopped", "broken", "uncertain", "median"]
+    explained = (
+        "Langevin dynamics of the last round: time simulated, walkers that stopped at "
+        "a large deviation and that broke a bond, share of uncertain frames, median of "
+        "the calibrated deviation (kcal/mol/A)."
+    )
     return [
-        table(header, rows),
-        caption(
-            "Langevin dynamics of the last round: time simulated, walkers that stopped "
-            "at a large deviation and that broke a bond, share of uncertain frames, "
-            "median of the calibrated deviation (kcal/mol/A)."
-        ),
+        table(header, rows) + caption(explained),
         figure(
             figures.calibration_plot(fresh, factor),
             f"Deviations of the members are multiplied by {factor:.2f}, the ratio of "

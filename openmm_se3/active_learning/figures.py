@@ -145,8 +145,9 @@ def calibration_plot(fresh: Fresh, factor: float) -> Figure:
 
 def torsion_plot(scans: Sequence[dict[str, Any]]) -> Figure:
     """Draw torsion scans of the committee and of the reference."""
-    columns = min(2, len(scans))
-    figure, all_axes = _figure(columns)
+    figure, all_axes = _figure(2)
+    for unused in all_axes[len(scans) :]:
+        unused.set_axis_off()
     for axes, scan in zip(all_axes, scans, strict=False):
         angles = scan["angles"]
         if "reference" in scan:

@@ -28,6 +28,7 @@ from openmm_se3.data.formats.hdf5 import read_hdf5
 from openmm_se3.data.frames import Structure
 from openmm_se3.data.labeling.molecules import Molecule
 from openmm_se3.data.self_energies import least_squares
+from openmm_se3.threads import threads_for
 from openmm_se3.training.checkpoint import BEST
 from openmm_se3.units import EV_TO_KCAL_PER_MOL
 
@@ -73,8 +74,13 @@ class Loop:
 
     def run(self) -> Verdict:
         """Run rounds until one of them is the last, then judge."""
-        number = 0
+        # Sums of several threads differ in the last bits from run to run.
+        with threads_for(1):
+            return self._run()
+
+    def _run(self) -> Verdict:
         energies = self._begin()
+        number = self._next_round()
         while True:
             self._train(number, energies)
             committee = self._committee(number)
@@ -96,6 +102,18 @@ class Loop:
             self.console,
         )
 
+    def _next_round(self) -> int:
+        """Return the first round that is not finished: it has labels to train on."""
+        number = 0
+        while self._labeled("round", number + 1):
+            number += 1
+        return number
+
+    def _labeled(self, name: str, number: int) -> bool:
+        """Tell whether a file of labels of a round is complete."""
+        file = self.campaign.round_file(name, number).name
+        return self.campaign.find("labeled", file=file) is not None
+
     def minutes_left(self) -> float:
         """Return the minutes of the budget that are left."""
         if self.settings.minutes is None:
@@ -106,7 +124,7 @@ class Loop:
     def _begin(self) -> dict[int, float]:
         """Label the first structures; return the self-energies of the campaign."""
         path = self.campaign.round_file("round", 0)
-        if self.campaign.find("labeled", file=path.name) is None:
+        if not self._labeled("round", 0):
             structures = initial_structures(
                 self.molecules,
                 self.systems,
@@ -278,7 +296,7 @@ class Loop:
         if found is not None:
             return found
         path = self.campaign.round_file("fresh", number)
-        if self.campaign.find("labeled", file=path.name) is None:
+        if not self._labeled("fresh", number):
             self._label(path, self._fresh_structures(number, explored))
         with timed() as taken:
             fresh = Fresh.of(committee, read_hdf5(path).frames)
@@ -370,8 +388,6 @@ class Loop:
     ) -> None:
         """Label the frames that the next round learns from."""
         path = self.campaign.round_file("round", number + 1)
-        if self.campaign.find("labeled", file=path.name) is not None:
-            return
         count = self.settings.per_round - self.settings.fresh
         known = [frame for dataset in self._data(number) for frame in dataset.frames]
         fresh = read_hdf5(self.campaign.round_file("fresh", number))

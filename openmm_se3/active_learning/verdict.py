@@ -38,6 +38,7 @@ class Verdict:
         temperatures: Temperatures that were tested, K.
         trusted: Those at which the model can be trusted.
         reasons: Why not at the others, by temperature.
+        problems: What is wrong at every temperature.
         notes: Other findings.
         ending: Why the campaign ended: "converged", "labels" or "minutes".
     """
@@ -45,6 +46,7 @@ class Verdict:
     temperatures: list[float]
     trusted: list[float]
     reasons: dict[float, list[str]]
+    problems: list[str]
     notes: list[str]
     ending: str
 
@@ -125,13 +127,11 @@ def judge(
         ending: Why the campaign ended.
     """
     reasons = shortcomings(settings, test)
-    for problem in checks.get("problems", []):
-        for lines in reasons.values():
-            lines.append(problem)
+    problems = list(checks.get("problems", []))
     temperatures = sorted(reasons)
     trusted: list[float] = []
     for temperature in temperatures:
-        if reasons[temperature]:
+        if reasons[temperature] or problems:
             break  # what fails when it is cool cannot be trusted when it is hot
         trusted.append(temperature)
     notes = list(checks.get("notes", []))
@@ -141,6 +141,7 @@ def judge(
         temperatures,
         trusted,
         {t: lines for t, lines in reasons.items() if lines},
+        problems,
         notes,
         ending,
     )
