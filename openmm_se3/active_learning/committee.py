@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from openmm_se3.compiled.library import compiled_or_none
+from openmm_se3.compiled.library import ENGINE_VARIABLE, compiled_or_none
 from openmm_se3.compiled.training import FixedWeights
 from openmm_se3.config import ModelConfig, from_dict
 from openmm_se3.elements import numbers_of
@@ -145,10 +146,11 @@ class Committee:
 
 
 def _evaluator(network: SE3Transformer) -> Callable[..., Any]:
-    """Return what computes a network: compiled where that works."""
-    compiled = compiled_or_none(
-        lambda: FixedWeights(network), network.config, False, "PyTorch"
-    )
-    if compiled is not None:
-        return compiled.energy_and_forces
+    """Return what computes a network: compiled where that works, as in training."""
+    if os.environ.get(ENGINE_VARIABLE) != "torchscript":
+        compiled = compiled_or_none(
+            lambda: FixedWeights(network), network.config, False, "PyTorch"
+        )
+        if compiled is not None:
+            return compiled.energy_and_forces
     return lambda **inputs: network.energy_and_forces(**inputs, paired=True)

@@ -61,6 +61,9 @@ class Loop:
         self.campaign, self.settings, self.console = campaign, settings, console
         self.molecules, self.systems = inputs
         self.reference = Reference(settings)
+        started = campaign.find("started")
+        if started is not None:
+            self.reference.seconds = float(started["label_seconds"])
         self.model = network_config(settings, self.systems)
         self._clock = time.monotonic()
         self._before = campaign.seconds_spent()

@@ -26,8 +26,9 @@ from openmm_se3.data.labeling.label import (
 from openmm_se3.data.labeling.labelers import labeler
 
 MOST_FAILURES = 1.0 / 3.0  # of a batch
-# Potentials that label a small molecule in milliseconds: no worker processes for them.
+# Networks that label many frames at a time: no worker processes for them.
 QUICK = ("aimnet2", "torchscript")
+LEAST_SECONDS = 10.0  # of labels that worker processes are started for
 Progress = Callable[[int, int], None]
 
 
@@ -46,6 +47,7 @@ class Reference:
         self.spec = settings.reference
         self.level = None if settings.reference else settings.dft()
         self.workers = settings.workers
+        self.seconds = float("inf")  # of a label
 
     def __str__(self) -> str:
         """Name the level of theory."""
@@ -88,7 +90,8 @@ class Reference:
             self._label_one(first)
         except (LabelError, ArithmeticError) as error:
             raise ValueError(f"the first structure has no label: {error}") from error
-        return time.monotonic() - started
+        self.seconds = time.monotonic() - started
+        return self.seconds
 
     def _label_one(self, structure: Structure) -> None:
         if self.spec is not None:
@@ -121,7 +124,8 @@ class Reference:
             journal_path(path).unlink(missing_ok=True)
             dataset = read_hdf5(path)
         elif self.spec is not None:
-            executor = SerialExecutor() if self.quick else LocalExecutor(self.workers)
+            serial = self.quick or self.seconds * len(structures) < LEAST_SECONDS
+            executor = SerialExecutor() if serial else LocalExecutor(self.workers)
             dataset = label_with(
                 structures, path, self.spec, executor, progress=progress
             )

@@ -11,6 +11,7 @@ import importlib.resources
 import io
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -199,7 +200,9 @@ def superposed(frames: np.ndarray) -> np.ndarray:
     first = centered[0]
     turned = []
     for frame in centered:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            # Atoms on a line leave the rotation about it open.
+            warnings.simplefilter("ignore")
             rotation, _ = Rotation.align_vectors(first, frame)
         turned.append(rotation.apply(frame))
     return np.array(turned)
