@@ -40,6 +40,8 @@ OPTIONS: dict[str, Any] = {
     "steps": 60,
     "explore_steps": 60,
     "members": 2,
+    # So high that no walker stops, so low that the campaign does not converge.
+    "target": 3.0,
     "seed": 5,
     "network": {
         "layers": 1,

@@ -12,7 +12,7 @@ import numpy as np
 from openmm_se3.active_learning import figures
 from openmm_se3.active_learning.campaign import MODEL, REPORT, Campaign
 from openmm_se3.active_learning.checks import CHECKS
-from openmm_se3.active_learning.explore import TIME_STEP, Explored
+from openmm_se3.active_learning.explore import FRAME_SPACING, TIME_STEP, Explored
 from openmm_se3.active_learning.fresh import INTERVAL, Fresh
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.active_learning.structures import System
@@ -237,8 +237,7 @@ def _stability(fresh: Fresh, test: dict[str, Any], explored: Explored) -> list[s
     for share in test["shares"]:
         heat = share["temperature"]
         seen = explored.temperature == heat
-        spacing = max(1, int(np.gcd.reduce(explored.step)))
-        length = seen.sum() * spacing * TIME_STEP * FS_TO_PS
+        length = seen.sum() * FRAME_SPACING * TIME_STEP * FS_TO_PS
         rows.append(
             [
                 f"{heat:.0f} K",

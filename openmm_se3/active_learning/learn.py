@@ -27,6 +27,7 @@ def learn(
     out: str | Path | None = None,
     *,
     resume: bool = False,
+    from_run: str | Path | None = None,
     console: Console | None = None,
     command: str = "",
     **options: Any,
@@ -44,6 +45,8 @@ def learn(
         out: Folder of the campaign.
         resume: Resume the campaign in the folder; only ``labels``, ``minutes`` and
             ``workers`` may be given with it.
+        from_run: Folder of a simulation with the campaign's model; the next round
+            learns its frames of highest deviation.  Only with ``resume``.
         console: Where to report; by default the terminal.
         command: The command to repeat it, for the report.
         **options: Fields of :class:`~openmm_se3.active_learning.settings.Settings`.
@@ -66,11 +69,15 @@ def learn(
         settings = _resumed(folder, molecule, options)
     else:
         settings = _new(folder, molecule, options, console, command)
+    if from_run is not None and not resume:
+        raise ValueError("from_run is for a campaign that is resumed")
     campaign = Campaign(folder)
     with campaign.lock():
         if resume and options:
             campaign.record("budget", **options)
-        return Loop(campaign, settings, _systems(folder, settings), console).run()
+        inputs = _systems(folder, settings)
+        run = None if from_run is None else Path(from_run)
+        return Loop(campaign, settings, inputs, console, run).run()
 
 
 def _new(

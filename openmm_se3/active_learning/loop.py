@@ -12,16 +12,22 @@ import numpy as np
 from rich.console import Console
 
 from openmm_se3.active_learning.campaign import Campaign, timed
-from openmm_se3.active_learning.choose import diverse_frames, random_frames
+from openmm_se3.active_learning.candidates import (
+    chosen_structures,
+    fresh_structures,
+    make_walkers,
+    uncertain_shares,
+)
 from openmm_se3.active_learning.committee import Committee
-from openmm_se3.active_learning.explore import Explored, Walker, explore
+from openmm_se3.active_learning.explore import Explored, explore
 from openmm_se3.active_learning.finish import finish
 from openmm_se3.active_learning.fresh import Fresh, calibration, errors_by_temperature
+from openmm_se3.active_learning.given import take_run
 from openmm_se3.active_learning.members import is_model, network_config, train_members
 from openmm_se3.active_learning.pretraining import choose_start, pretraining_labels
 from openmm_se3.active_learning.reference import Reference
 from openmm_se3.active_learning.settings import Settings
-from openmm_se3.active_learning.structures import System, initial_structures, starts
+from openmm_se3.active_learning.structures import System, initial_structures
 from openmm_se3.active_learning.verdict import Verdict, limits, passed
 from openmm_se3.data.dataset import Dataset
 from openmm_se3.data.formats.hdf5 import read_hdf5
@@ -32,12 +38,10 @@ from openmm_se3.threads import threads_for
 from openmm_se3.training.checkpoint import BEST
 from openmm_se3.units import EV_TO_KCAL_PER_MOL
 
-# Walkers at T, 1.5 T and 2 T.
-WALKERS = (6, 4, 6)
 EXPLORE_STEPS = 2000  # 1 ps
 STEPS_PER_MINUTE = 40  # of a time budget
 STOP_FACTOR = 4.0  # thresholds at which a walker stops
-SETTLING = 0.3  # share of the dynamics before the first fresh frame
+FINISHING_SECONDS = 40.0  # of the checks and the report
 PRETRAINING = -1  # number of the round before the first
 
 
@@ -49,6 +53,7 @@ class Loop:
         settings: Its settings.
         inputs: Its molecules, and its systems.
         console: Where to report.
+        from_run: Folder of a simulation whose frames are to be learned; None for none.
     """
 
     def __init__(
@@ -57,7 +62,9 @@ class Loop:
         settings: Settings,
         inputs: tuple[Sequence[Molecule], Sequence[System]],
         console: Console,
+        from_run: Path | None = None,
     ) -> None:
+        self.from_run = from_run
         self.campaign, self.settings, self.console = campaign, settings, console
         self.molecules, self.systems = inputs
         self.reference = Reference(settings)
@@ -84,6 +91,9 @@ class Loop:
     def _run(self) -> Verdict:
         energies = self._begin()
         number = self._next_round()
+        if self.from_run is not None:
+            committee = self._committee(number)
+            take_run(self.campaign, self.from_run, self.systems, committee, number)
         while True:
             self._train(number, energies)
             committee = self._committee(number)
@@ -92,7 +102,7 @@ class Loop:
             ending = self._ending(number, test)
             if ending:
                 break
-            self._learn_from(number, explored, test)
+            self._learn_from(number, explored)
             number += 1
         return finish(
             self.campaign,
@@ -238,13 +248,7 @@ class Loop:
         if self.campaign.find("explored", round=number) is not None:
             return Explored.load(path)
         rng = np.random.default_rng([self.settings.seed, 4, number])
-        walkers = []
-        for system, described in enumerate(self.systems):
-            for count, heat in zip(WALKERS, self.settings.temperatures(), strict=True):
-                walkers += [
-                    Walker(system, heat, start)
-                    for start in starts(described, count, rng)
-                ]
+        walkers = make_walkers(self.settings, self.systems, rng)
         with timed() as taken:
             explored = explore(
                 committee,
@@ -300,7 +304,11 @@ class Loop:
             return found
         path = self.campaign.round_file("fresh", number)
         if not self._labeled("fresh", number):
-            self._label(path, self._fresh_structures(number, explored))
+            left = self.settings.labels - self.campaign.labels_spent()
+            structures = fresh_structures(
+                self.settings, self.systems, number, explored, left
+            )
+            self._label(path, structures)
         with timed() as taken:
             fresh = Fresh.of(committee, read_hdf5(path).frames)
             fresh.save(self.campaign.round_folder(number) / "fresh.npz")
@@ -316,7 +324,7 @@ class Loop:
             trained_on=sum(len(d.frames) for d in self._data(number)),
             errors=table,
             calibration=round(factor, 4),
-            shares=_shares(explored, factor, self._threshold()),
+            shares=uncertain_shares(explored, factor, self._threshold()),
             **taken,
         )
         for row, share in zip(table, found["shares"], strict=True):
@@ -329,95 +337,38 @@ class Loop:
             )
         return found
 
-    def _fresh_structures(self, number: int, explored: Explored) -> list[Structure]:
-        """Draw frames at T and 2 T, as many of each; all labels left if few are."""
-        count = self.settings.fresh
-        left = self.settings.labels - self.campaign.labels_spent()
-        # Without room for another round the rest of the budget makes the test sharper.
-        if left < self.settings.per_round + count:
-            count = max(count, left)
-        rng = np.random.default_rng([self.settings.seed, 5, number])
-        settled = explored.step > SETTLING * explored.steps
-        if not settled.any():
-            settled = explored.step > 0
-        low, _, high = self.settings.temperatures()
-        chosen = []
-        for heat, share in ((low, -(-count // 2)), (high, count // 2)):
-            weights = (settled & (explored.temperature == heat)).astype(float)
-            if not weights.any():
-                weights = (explored.temperature == heat).astype(float)
-            chosen.append(random_frames(weights, share, rng))
-        return self._structures(explored, np.concatenate(chosen), f"fresh-{number}")
-
-    def _structures(
-        self, explored: Explored, chosen: np.ndarray, name: str
-    ) -> list[Structure]:
-        found = []
-        for index, frame in enumerate(chosen):
-            system = self.systems[int(explored.system[frame])]
-            found.append(
-                Structure(
-                    numbers=system.numbers,
-                    positions=explored.positions[int(frame)],
-                    trajectory=f"{system.trajectory}-{name}-{index}",
-                    kind="md",
-                    temperature=float(explored.temperature[frame]),
-                    charge=system.charge,
-                    spin=0,
-                )
-            )
-        return found
-
     def _ending(self, number: int, test: dict[str, Any]) -> str:
         """Tell why the campaign ends here; "" if it does not."""
-        if passed(self.settings, test) and number > 0:
+        given = self.campaign.find("given", round=number) is not None
+        if passed(self.settings, test) and number > 0 and not given:
             return "converged"
         left = self.settings.labels - self.campaign.labels_spent()
         chosen = self.settings.per_round - self.settings.fresh
         if left < chosen + self.settings.fresh:
             return "labels"
-        rounds = [
-            e["seconds"] for e in self.campaign.events if e.get("round") == number
-        ]
-        if self.minutes_left() < (sum(rounds) + self._finishing_seconds()) / 60.0:
+        if self.minutes_left() < self._round_minutes(number):
             return "minutes"
         return ""
 
-    def _finishing_seconds(self) -> float:
-        return 60.0 if self.settings.checks else 20.0
+    def _round_minutes(self, number: int) -> float:
+        """Return about how long the round after this one and the end will take, min."""
+        seconds = FINISHING_SECONDS
+        for event in self.campaign.events:
+            if event.get("round") == number:
+                # The first round makes twice as many steps as the others.
+                half = event["event"] == "trained" and number == 0
+                seconds += event.get("seconds", 0.0) * (0.5 if half else 1.0)
+        return seconds / 60.0
 
-    def _learn_from(
-        self, number: int, explored: Explored, test: dict[str, Any]
-    ) -> None:
+    def _learn_from(self, number: int, explored: Explored) -> None:
         """Label the frames that the next round learns from."""
         path = self.campaign.round_file("round", number + 1)
-        count = self.settings.per_round - self.settings.fresh
         known = [frame for dataset in self._data(number) for frame in dataset.frames]
-        fresh = read_hdf5(self.campaign.round_file("fresh", number))
-        known += list(fresh.frames)
-        each = -(-count // len(self.systems))
-        chosen = []
-        for index, system in enumerate(self.systems):
-            mine = np.flatnonzero(explored.system == index)
-            positions = [explored.positions[int(i)] for i in mine]
-            intact = np.array([bool(system.intact(x[None])[0]) for x in positions])
-            mine = mine[intact] if len(mine) else mine
-            same = [
-                frame.positions
-                for frame in known
-                if np.array_equal(frame.numbers, system.numbers)
-            ]
-            picked = diverse_frames(
-                [explored.positions[int(i)] for i in mine],
-                explored.deviation[mine],
-                same,
-                each,
-            )
-            chosen.append(mine[picked])
-        structures = self._structures(
-            explored, np.concatenate(chosen), f"chosen-{number}"
+        known += list(read_hdf5(self.campaign.round_file("fresh", number)).frames)
+        chosen = chosen_structures(
+            self.campaign, self.settings, self.systems, number, explored, known
         )
-        self._label(path, structures)
+        self._label(path, chosen)
 
     def _progress(self, what: str) -> Callable[[int, int], None]:
         """Return what shows a step's progress on a terminal."""
@@ -430,40 +381,3 @@ class Loop:
             )
 
         return show
-
-
-def _shares(
-    explored: Explored, factor: float, threshold: float
-) -> list[dict[str, float]]:
-    """Return, at the lowest and highest temperature, the share of uncertain frames.
-
-    A frame that a walker did not reach because it stopped counts as uncertain.
-    """
-    table = []
-    heats = np.unique(explored.walker_temperatures)
-    per_walker = explored.steps // max(1, int(np.gcd.reduce(explored.step)))
-    for heat in (heats[0], heats[-1]):
-        walkers = np.flatnonzero(explored.walker_temperatures == heat)
-        frames = explored.temperature == heat
-        total = per_walker * len(walkers)
-        seen = int(frames.sum())
-        above = int((factor * explored.deviation[frames] > threshold).sum())
-        missed = max(0, total - seen)
-        stops = [explored.stops[int(w)] for w in walkers]
-        table.append(
-            {
-                "temperature": float(heat),
-                "above": round((above + missed) / max(1, total), 5),
-                "median_deviation": round(
-                    float(np.median(factor * explored.deviation[frames]))
-                    * EV_TO_KCAL_PER_MOL,
-                    4,
-                )
-                if seen
-                else float("inf"),
-                "walkers": len(walkers),
-                "stopped": sum(map(bool, stops)),
-                "broken": stops.count("broken"),
-            }
-        )
-    return table

@@ -23,6 +23,14 @@ import click
     help="Resume the campaign in this folder; --labels, --minutes and --workers may "
     "change.",
 )
+@click.option(
+    "--from",
+    "from_run",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="RUN",
+    help="With --resume: also learn the frames of this simulation (folder of run) on "
+    "which the networks deviate most.",
+)
 @click.option("--labels", type=int, help="Most labels.  [default: 300]")
 @click.option("--minutes", type=float, help="Most minutes.  [default: no limit]")
 @click.option(
@@ -75,6 +83,7 @@ def command(
     molecule: str | None,
     out: Path | None,
     resume: Path | None,
+    from_run: Path | None,
     with_water: bool,
     **options: Any,
 ) -> None:
@@ -99,6 +108,7 @@ def command(
         molecule,
         resume or out,
         resume=resume is not None,
+        from_run=from_run,
         command=command_line(context, "learn", ("workers",)),
         **given,
     )
