@@ -100,7 +100,7 @@ class Committee:
         self._species = {
             z: index for index, z in enumerate(numbers_of(self.config.elements))
         }
-        self._members = [_evaluator(network) for network in networks]
+        self._members = [evaluator(network) for network in networks]
 
     @classmethod
     def load(cls, checkpoints: Sequence[Path]) -> Committee:
@@ -145,8 +145,12 @@ class Committee:
         )
 
 
-def _evaluator(network: SE3Transformer) -> Callable[..., Any]:
-    """Return what computes a network: compiled where that works, as in training."""
+def evaluator(network: SE3Transformer) -> Callable[..., Any]:
+    """Return what computes a network: compiled where that works, as in training.
+
+    Args:
+        network: The network, in float32.
+    """
     if os.environ.get(ENGINE_VARIABLE) != "torchscript":
         compiled = compiled_or_none(
             lambda: FixedWeights(network), network.config, False, "PyTorch"

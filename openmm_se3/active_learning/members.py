@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from openmm_se3.active_learning.campaign import Campaign
+from openmm_se3.active_learning.committee import evaluator
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.active_learning.structures import System
 from openmm_se3.config import ModelConfig, from_dict, to_dict
@@ -23,6 +24,7 @@ from openmm_se3.data.frames import Frame, Frames
 from openmm_se3.data.labeling.executors import LocalExecutor
 from openmm_se3.elements import symbols_of
 from openmm_se3.model_file import load_model
+from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.training.checkpoint import BEST
 
 VALIDATION = 0.12  # share of the frames that a member holds back
@@ -138,6 +140,8 @@ def train_members(
         }
         tasks.append((values, folder, _minutes(settings, number)))
     executor = LocalExecutor(settings.workers)
+    # Here, once, and not in every worker at the same time.
+    evaluator(SE3Transformer(from_dict(ModelConfig, model, "model")).float())
     todo = [task for task in tasks if not _finished(task[1])]
     done = len(tasks) - len(todo)
     progress(done, len(tasks))
