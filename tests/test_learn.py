@@ -37,7 +37,7 @@ OPTIONS: dict[str, Any] = {
     "reference": "gfn2",
     "labels": 60,
     "round_labels": 20,
-    "steps": 60,
+    "steps": 240,
     "explore_steps": 60,
     "members": 2,
     # So high that no walker stops, and the second test passes.

@@ -240,7 +240,7 @@ def _stability(fresh: Fresh, test: dict[str, Any], explored: Explored) -> list[s
         length = seen.sum() * FRAME_SPACING * TIME_STEP * FS_TO_PS
         rows.append(
             [
-                f"{heat:.0f} K",
+                f"{heat:.0f}\u00a0K",
                 share["walkers"],
                 f"{length:.1f}",
                 share["stopped"],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -19,16 +20,30 @@ WIDTH, HEIGHT = 4.7, 3.1  # inches
 HEATS = (BLUE, ORANGE)  # at T, at 2 T
 
 
-def _figure(columns: int = 1, height: float = HEIGHT) -> tuple[Figure, list[Axes]]:
-    import matplotlib
+Drawing = TypeVar("Drawing", bound=Callable[..., Any])
+
+
+def styled(draw: Drawing) -> Drawing:
+    """Let a function draw in the style of all figures."""
+
+    @functools.wraps(draw)
+    def drawn(*arguments: Any, **options: Any) -> Any:
+        import matplotlib
+
+        with matplotlib.rc_context(STYLE):
+            return draw(*arguments, **options)
+
+    return cast(Drawing, drawn)
+
+
+def _figure(columns: int = 1) -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH * columns, height), layout="constrained")
-        axes = figure.subplots(1, columns, squeeze=False)[0]
-    return figure, list(axes)
+    figure = Figure(figsize=(WIDTH * columns, HEIGHT), layout="constrained")
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
+@styled
 def learning_curve(tests: Sequence[dict[str, Any]], limits: Limits) -> Figure:
     """Draw errors on fresh frames, and the share of uncertain frames, over labels."""
     figure, (errors, shares) = _figure(2)
@@ -75,6 +90,7 @@ def _plain_log(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
+@styled
 def parity(fresh: Fresh) -> Figure:
     """Draw predicted against reference forces and energies of fresh frames."""
     figure, (forces, energies) = _figure(2)
@@ -114,6 +130,7 @@ def parity(fresh: Fresh) -> Figure:
     return figure
 
 
+@styled
 def calibration_plot(fresh: Fresh, factor: float) -> Figure:
     """Draw the error of the force on an atom against its calibrated deviation."""
     figure, (axes,) = _figure()
@@ -143,6 +160,7 @@ def calibration_plot(fresh: Fresh, factor: float) -> Figure:
     return figure
 
 
+@styled
 def torsion_plot(scans: Sequence[dict[str, Any]]) -> Figure:
     """Draw torsion scans of the committee and of the reference."""
     figure, all_axes = _figure(2)
@@ -168,6 +186,7 @@ def torsion_plot(scans: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
+@styled
 def frequency_plot(found: dict[str, list[float]]) -> Figure:
     """Draw the differences of harmonic frequencies to the reference."""
     figure, (axes,) = _figure()
@@ -180,6 +199,7 @@ def frequency_plot(found: dict[str, list[float]]) -> Figure:
     return figure
 
 
+@styled
 def energy_plot(nve: dict[str, Any]) -> Figure:
     """Draw the change of the total energy without a thermostat."""
     figure, (axes,) = _figure()
