@@ -274,11 +274,15 @@ def fresh(error: float, deviation: float, frames: int = 6) -> Fresh:
 
 
 def test_errors_are_those_of_each_temperature() -> None:
-    cold, hot = errors_by_temperature(fresh(0.2, 0.1), seed=0)
+    heats = (300.0, 600.0, 900.0)
+    cold, hot, empty = errors_by_temperature(fresh(0.2, 0.1), heats, seed=0)
     assert (cold["temperature"], hot["temperature"]) == (300.0, 600.0)
     assert cold["force_mae"] == pytest.approx(0.2) and cold["frames"] == 3
     assert hot["force_mae"] == pytest.approx(0.4)
     assert cold["energy_mae_centered"] == 0.0  # a constant is no error
+    # Where every walker broke at once there is no error, and none that would pass.
+    assert empty["frames"] == 0
+    assert not empty["force_mae"] <= 1e9
 
 
 def test_calibration_turns_deviations_into_errors() -> None:

@@ -101,6 +101,8 @@ def _verdict(page: Page, verdict: dict[str, Any]) -> None:
 
 def _movie(systems: Sequence[System], explored: Explored, temperature: float) -> str:
     """Return the viewer with the longest walk of the first system at T."""
+    if not (explored.system == 0).any():
+        return paragraph("Every walker broke at once.")
     mine = (explored.system == 0) & (explored.temperature == temperature)
     if not mine.any():
         mine = explored.system == 0

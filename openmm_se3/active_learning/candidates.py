@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,11 +12,13 @@ from openmm_se3.active_learning.choose import diverse_frames, random_frames
 from openmm_se3.active_learning.explore import FRAME_SPACING, Explored, Walker
 from openmm_se3.active_learning.given import given_structures
 from openmm_se3.active_learning.settings import Settings
-from openmm_se3.active_learning.structures import System, starts
+from openmm_se3.active_learning.structures import System, initial_structures, starts
 from openmm_se3.data.frames import Frame, Structure
+from openmm_se3.data.labeling.molecules import Molecule
 from openmm_se3.units import EV_TO_KCAL_PER_MOL
 
 WALKERS = (6, 4, 6)  # at T, 1.5 T and 2 T, of each system
+SPARE_SEEDS = 7919  # between the seeds of structures that fill rounds
 SETTLING = 0.3  # share of the dynamics before the first fresh frame
 
 
@@ -102,6 +105,37 @@ def chosen_structures(
         chosen.append(mine[picked])
     name = f"chosen-{number}"
     return _structures(systems, explored, np.concatenate(chosen), name) + given
+
+
+def spare_structures(
+    settings: Settings,
+    molecules: Sequence[Molecule],
+    systems: Sequence[System],
+    number: int,
+    count: int,
+    name: str,
+) -> list[Structure]:
+    """Return structures of a classical force field, where dynamics gave too few.
+
+    Args:
+        settings: Settings of the campaign.
+        molecules: Its molecules.
+        systems: What is learned.
+        number: The round.
+        count: Structures wanted.
+        name: What tells them from others.
+    """
+    low, _, high = settings.temperatures()
+    seed = settings.seed + SPARE_SEEDS * (number + 1)
+    made = initial_structures(molecules, systems, count, (low, high), seed)
+    return [
+        dataclasses.replace(
+            structure,
+            trajectory=f"{structure.trajectory}-{name}",
+            temperature=(low, high)[index % 2],
+        )
+        for index, structure in enumerate(made[:count])
+    ]
 
 
 def _structures(

@@ -16,6 +16,14 @@ from openmm_se3.units import EV_TO_KCAL_PER_MOL
 
 RESAMPLES = 1000  # of the bootstrap
 INTERVAL = 90.0  # percent
+QUANTITIES = (
+    "force_mae",
+    "force_mae_low",
+    "force_mae_high",
+    "force_rmse",
+    "force_mae_worst",
+    "energy_mae_centered",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,14 +96,33 @@ class Fresh:
         return np.asarray(np.bincount(self.frame, sizes) / counts)
 
 
-def errors_by_temperature(fresh: Fresh, seed: int) -> list[dict[str, Any]]:
-    """Return errors at each temperature, with intervals from a bootstrap of frames."""
+def errors_by_temperature(
+    fresh: Fresh, temperatures: Sequence[float], seed: int
+) -> list[dict[str, Any]]:
+    """Return errors at each temperature, with intervals from a bootstrap of frames.
+
+    Where no walker left a frame, they are infinite.
+
+    Args:
+        fresh: Labels and predictions.
+        temperatures: K.
+        seed: Seed of the bootstrap.
+    """
     rng = np.random.default_rng([seed, 3])
     by_frame = fresh.by_frame()
     energy = fresh.predicted_energy - fresh.energy
     table = []
-    for temperature in np.unique(fresh.temperature):
+    for temperature in temperatures:
         chosen = np.flatnonzero(fresh.temperature == temperature)
+        if not len(chosen):
+            table.append(
+                {
+                    "temperature": float(temperature),
+                    "frames": 0,
+                    **dict.fromkeys(QUANTITIES, float("inf")),
+                }
+            )
+            continue
         drawn = rng.integers(len(chosen), size=(RESAMPLES, len(chosen)))
         means = by_frame[chosen][drawn].mean(axis=1)
         tail = (100.0 - INTERVAL) / 2.0

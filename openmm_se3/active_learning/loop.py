@@ -16,6 +16,7 @@ from openmm_se3.active_learning.candidates import (
     chosen_structures,
     fresh_structures,
     make_walkers,
+    spare_structures,
     uncertain_shares,
 )
 from openmm_se3.active_learning.committee import Committee
@@ -308,7 +309,11 @@ class Loop:
             structures = fresh_structures(
                 self.settings, self.systems, number, explored, left
             )
+            if not structures:
+                count = self.settings.fresh
+                structures = self._spare(number, count, f"fresh-{number}")
             self._label(path, structures)
+        low, _, high = self.settings.temperatures()
         with timed() as taken:
             fresh = Fresh.of(committee, read_hdf5(path).frames)
             fresh.save(self.campaign.round_folder(number) / "fresh.npz")
@@ -317,7 +322,7 @@ class Loop:
                 for n in range(max(0, number - 1), number)
             ]
             factor = calibration([*earlier, fresh])
-            table = errors_by_temperature(fresh, self.settings.seed)
+            table = errors_by_temperature(fresh, (low, high), self.settings.seed)
         found = self.campaign.record(
             "tested",
             round=number,
@@ -368,7 +373,15 @@ class Loop:
         chosen = chosen_structures(
             self.campaign, self.settings, self.systems, number, explored, known
         )
+        missing = self.settings.per_round - self.settings.fresh - len(chosen)
+        if missing > 0:
+            chosen += self._spare(number, missing, f"chosen-{number}")
         self._label(path, chosen)
+
+    def _spare(self, number: int, count: int, name: str) -> list[Structure]:
+        return spare_structures(
+            self.settings, self.molecules, self.systems, number, count, name
+        )
 
     def _progress(self, what: str) -> Callable[[int, int], None]:
         """Return what shows a step's progress on a terminal."""

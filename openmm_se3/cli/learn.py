@@ -104,13 +104,18 @@ def command(
         given["with_water"] = True
     if (resume is None) == (out is None):
         raise click.UsageError("give --out FOLDER, or --resume FOLDER")
-    verdict = learn(
-        molecule,
-        resume or out,
-        resume=resume is not None,
-        from_run=from_run,
-        command=command_line(context, "learn", ("workers",)),
-        **given,
-    )
+    folder = resume or out
+    try:
+        verdict = learn(
+            molecule,
+            folder,
+            resume=resume is not None,
+            from_run=from_run,
+            command=command_line(context, "learn", ("workers",)),
+            **given,
+        )
+    except KeyboardInterrupt:
+        click.echo(f"openmm-se3 learn --resume {folder} continues", err=True)
+        raise
     click.echo(verdict.headline)
     context.exit(0 if verdict.trusted else 1)
