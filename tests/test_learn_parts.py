@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from openmm_se3.active_learning.campaign import Campaign
 from openmm_se3.active_learning.candidates import uncertain_shares
 from openmm_se3.active_learning.choose import diverse_frames, random_frames
 from openmm_se3.active_learning.committee import Atoms, Committee, Predicted
 from openmm_se3.active_learning.explore import Explored, Walker, conserve, explore
 from openmm_se3.active_learning.fresh import Fresh, calibration, errors_by_temperature
+from openmm_se3.active_learning.given import given_structures, take_run
 from openmm_se3.active_learning.minima import dihedral_angle, displaced, frequencies
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.active_learning.structures import System
@@ -219,6 +221,43 @@ def test_random_frames_are_different_and_possible() -> None:
     rng = np.random.default_rng(10)
     assert random_frames(weights, 5, rng).tolist() == [1, 2, 4]
     assert random_frames(np.zeros(3), 2, rng).tolist() == []
+
+
+def test_frames_of_a_run_are_kept_in_the_order_of_the_campaign(tmp_path: Path) -> None:
+    """The run has its hydrogens first; its most uncertain frame comes first."""
+    mdtraj = pytest.importorskip("mdtraj")
+    run = tmp_path / "run"
+    run.mkdir()
+    topology = mdtraj.Topology()
+    residue = topology.add_residue("MOL", topology.add_chain())
+    for symbol in ("H", "O", "H"):
+        element = mdtraj.element.get_by_symbol(symbol)
+        topology.add_atom(symbol, element, residue)
+    stretch = np.array([1.0, 1.02, 1.04, 1.06])[:, None, None]
+    frames = stretch * WATER[[1, 0, 2]]
+    trajectory = mdtraj.Trajectory(frames / 10.0, topology)
+    trajectory[0].save_pdb(str(run / "topology.pdb"))
+    trajectory.save_dcd(str(run / "trajectory.dcd"))
+
+    class Deviating(Springs):
+        def predict(self, atoms: Atoms, positions: np.ndarray) -> Predicted:
+            self.pull = float(np.linalg.norm(positions[1] - positions[0]))
+            return super().predict(atoms, positions)
+
+    campaign = Campaign(tmp_path / "campaign")
+    take_run(campaign, run, [water()], Deviating(), 3)  # type: ignore[arg-type]
+    found = given_structures(campaign, 3, water())
+    assert len(found) == 4
+    assert found[0].numbers.tolist() == [8, 1, 1]
+    expected = 1.06 * (WATER - WATER.mean(axis=0))
+    assert np.allclose(found[0].positions, expected, atol=1e-4)
+    assert given_structures(campaign, 2, water()) == []
+    other = water(name="S", numbers=np.array([16, 1, 1]))
+    with pytest.raises(ValueError) as caught:
+        take_run(campaign, run, [other], Springs(), 3)  # type: ignore[arg-type]
+    assert "S" in str(caught.value)
+    with pytest.raises(FileNotFoundError):
+        take_run(campaign, tmp_path, [water()], Springs(), 3)  # type: ignore[arg-type]
 
 
 def test_frequencies_of_a_diatomic_are_those_of_its_spring() -> None:
