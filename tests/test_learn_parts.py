@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,14 @@ from openmm_se3.active_learning.explore import Explored, Walker, conserve, explo
 from openmm_se3.active_learning.fresh import Fresh, calibration, errors_by_temperature
 from openmm_se3.active_learning.given import given_structures, take_run
 from openmm_se3.active_learning.minima import dihedral_angle, displaced, frequencies
+from openmm_se3.active_learning.pretraining import choose_start
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.active_learning.structures import System
 from openmm_se3.active_learning.verdict import judge
 from openmm_se3.config import ModelConfig
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.report.page import Page, superposed, table, viewer
+from openmm_se3.shipped import shipped_models
 from openmm_se3.single_point import evaluate
 from openmm_se3.units import BOLTZMANN_EV, EV_PER_ANGSTROM_DALTON_TO_ANGSTROM_PER_FS2
 
@@ -357,6 +360,16 @@ def test_verdict_follows_the_limits(
     assert verdict.headline.startswith("TRUSTED" if trusted else "NOT TRUSTED")
     # JSON knows no keys that are numbers.
     assert json.loads(json.dumps(verdict.to_dict()))["trusted"] == trusted
+
+
+@pytest.mark.skipif(find_spec("Auto3D") is None, reason="needs AIMNet2")
+def test_start_is_the_best_that_knows_the_elements() -> None:
+    sodium = water(name="[Na]", numbers=np.array([11, 1, 1]))
+    fast = "organic" if "organic" in shipped_models() else "aimnet2"
+    assert choose_start(Settings("O"), [water()]) == fast
+    assert choose_start(Settings("O"), [water(), sodium]) == "scratch"
+    assert choose_start(Settings("O", reference="gfn2"), [water()]) == "scratch"
+    assert choose_start(Settings("O", start="gfn2"), [water()]) == "gfn2"
 
 
 def test_page_escapes_what_it_is_given() -> None:

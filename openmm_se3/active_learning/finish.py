@@ -34,7 +34,7 @@ def finish(
     assert test is not None
 
     def show(what: str) -> None:
-        console.print(f"checks: {what}", highlight=False)
+        console.print(f"checks: {what}", highlight=False, soft_wrap=True)
 
     checks = run_checks(campaign, settings, reference, committee, systems, number, show)
     minima = [np.array(minimum) for minimum in checks["minima"]]
@@ -48,5 +48,9 @@ def finish(
     if campaign.find("verdict", round=number, ending=ending) is None:
         campaign.record("verdict", round=number, **verdict.to_dict())
     write_report(campaign, settings, str(reference), systems)
-    console.print(f"{verdict.headline}: {campaign.folder / REPORT}", highlight=False)
+    console.print(
+        f"{verdict.headline}: {campaign.folder / REPORT}",
+        highlight=False,
+        soft_wrap=True,
+    )
     return verdict

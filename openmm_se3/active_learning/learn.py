@@ -99,7 +99,7 @@ def _new(
     molecules = read_input(settings.molecule, settings.charge)
     systems = make_systems(molecules, settings.with_water, settings.seed)
     names = ", ".join(f"{s.name} ({len(s.numbers)} atoms)" for s in systems)
-    console.print(f"Molecules: {names}", highlight=False)
+    console.print(f"Molecules: {names}", highlight=False, soft_wrap=True)
     settings = dataclasses.replace(settings, round_labels=settings.per_round)
     settings, seconds = Loop.check(settings, systems)
     reference = Reference(settings)
@@ -108,6 +108,7 @@ def _new(
         f"{settings.labels} labels take about "
         f"{_duration(seconds * settings.labels / reference.parallel)}",
         highlight=False,
+        soft_wrap=True,
     )
     campaign = Campaign(folder)
     path = Path(settings.molecule)

@@ -173,6 +173,7 @@ class Loop:
             f"{path.stem}: {len(dataset.frames)} labels in {taken['seconds']:.0f} s"
             + (f", {len(failures)} without" if failures else ""),
             highlight=False,
+            soft_wrap=True,
         )
 
     def _data(self, number: int) -> list[Dataset]:
@@ -214,6 +215,7 @@ class Loop:
             f"round {number}: {summary['steps'][0]} steps in {taken['seconds']:.0f} s, "
             f"validation force MAE of the members {errors} kcal/mol/A",
             highlight=False,
+            soft_wrap=True,
         )
 
     def _pretrain(self) -> None:
@@ -275,6 +277,7 @@ class Loop:
             f"{taken['seconds']:.0f} s; {sum(map(bool, explored.stops))} of "
             f"{len(walkers)} walkers stopped, {explored.stops.count('broken')} broken",
             highlight=False,
+            soft_wrap=True,
         )
         return explored
 
@@ -339,6 +342,7 @@ class Loop:
                 f"{row['force_mae_high']:.2f}) kcal/mol/A on {row['frames']} fresh "
                 f"frames; {100 * share['above']:.1f} % of MD above the threshold",
                 highlight=False,
+                soft_wrap=True,
             )
         return found
 
