@@ -40,6 +40,7 @@ MOST_SECONDS, MOST_SHARE = 120.0, 0.35
 NVE_STEPS, NVE_WALKERS = 4000, 4
 MOST_DRIFT = 1.0  # kT/ns per degree of freedom
 MOST_BARRIER_ERROR = 0.5  # kcal/mol
+NOTED_FREQUENCY = 30.0  # 1/cm, of a difference to the reference
 
 Show = Callable[[str], None]
 
@@ -96,7 +97,7 @@ def run_checks(
                 labels += len(moved)
             else:
                 found["notes"].append("frequencies were not compared: too expensive")
-        _judge(found, settings)
+        _judge(found)
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(found))
     campaign.record("checked", round=number, check_labels=labels, **taken)
@@ -233,7 +234,16 @@ def _nve(
     }
 
 
-def _judge(found: dict[str, Any], settings: Settings) -> None:
+def _judge(found: dict[str, Any]) -> None:
+    """Add what is wrong, and what is to be known."""
+    both = found.get("frequencies", {})
+    if "reference" in both:
+        difference = np.abs(np.array(both["model"]) - np.array(both["reference"]))
+        if difference.max() > NOTED_FREQUENCY:
+            found["notes"].append(
+                f"harmonic frequencies differ from the reference by up to "
+                f"{difference.max():.0f} 1/cm"
+            )
     drift = found["nve"]["drift"]
     if drift is None:
         found["problems"].append("dynamics without a thermostat did not stay whole")

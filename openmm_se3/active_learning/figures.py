@@ -108,10 +108,9 @@ def parity(fresh: Fresh) -> Figure:
             markersize=3,
             label=label,
         )
-        zero = fresh.energy.min()
         energies.plot(
-            fresh.energy[frames] - zero,
-            fresh.predicted_energy[frames] - zero,
+            fresh.energy[frames] - fresh.energy.mean(),
+            fresh.predicted_energy[frames] - fresh.predicted_energy.mean(),
             "o",
             color=color,
             markersize=3.5,
@@ -119,7 +118,7 @@ def parity(fresh: Fresh) -> Figure:
         )
     for axes, title in (
         (forces, "force components, kcal/mol/A"),
-        (energies, "energies, kcal/mol"),
+        (energies, "energies about their mean, kcal/mol"),
     ):
         low, high = axes.get_xlim()
         axes.plot([low, high], [low, high], color=GREY, linewidth=0.8, zorder=0)
