@@ -68,6 +68,9 @@ SAMPLE = [*ASE, "rdkit>=2024.9"]
 # AIMNet2's networks are files in the wheel of Auto3D, which is not imported.
 TEACHER = [*SAMPLE, "Auto3D==2.3.1", "h5py>=3.10"]
 
+# Active learning: all of these.
+LEARN = [*TRAIN, *DFT, *TEACHER]
+
 OPENMM_ML = ["openmmml==1.7", "openmm>=8.5.2,<8.6"]
 
 # OpenMM's CUDA platform and the plugin for it.
@@ -108,6 +111,7 @@ setup(
         "openmm_se3": ["py.typed"],
         "openmm_se3.compiled": ["source/*"],
         "openmm_se3.triton": ["source/*"],
+        "openmm_se3.report": ["*.css", "*.js"],
         "openmm_se3.models": [
             "*/model.pt",
             "*/weights.safetensors",
@@ -123,6 +127,7 @@ setup(
         "dft": DFT,
         "sample": SAMPLE,
         "teacher": TEACHER,
+        "learn": LEARN,
         "openmm-ml": OPENMM_ML,
         "cuda12": CUDA12,
         "test": TEST,

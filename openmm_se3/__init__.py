@@ -9,6 +9,7 @@ from openmm_se3 import _moved
 from openmm_se3.version import __version__
 
 if TYPE_CHECKING:
+    from openmm_se3.active_learning import learn
     from openmm_se3.ase import SE3Calculator
     from openmm_se3.force import SE3Potential, register_plugins
     from openmm_se3.model_file import load_model
@@ -19,6 +20,7 @@ __all__ = [
     "SE3Potential",
     "UncertaintyReporter",
     "__version__",
+    "learn",
     "load_model",
     "register_plugins",
 ]
@@ -28,6 +30,7 @@ _HOMES = {
     "SE3Calculator": "ase",
     "SE3Potential": "force",
     "UncertaintyReporter": "simulation.uncertainty",
+    "learn": "active_learning",
     "load_model": "model_file",
     "register_plugins": "force",
 }

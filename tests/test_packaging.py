@@ -199,7 +199,8 @@ PIPELINE = (
     ("export",),
     ("force", "ase"),
     ("openmmml", "verlet", "simulation"),
-    ("analysis", "validation", "doctor", "benchmark"),
+    ("analysis", "validation", "doctor", "benchmark", "report"),
+    ("active_learning",),
     ("cli",),
 )
 

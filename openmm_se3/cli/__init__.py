@@ -24,6 +24,7 @@ from openmm_se3.signals import Terminated, stop_at_once
 from openmm_se3.version import __version__
 
 VERBS = {
+    "learn": "Learn a force field for a molecule, and say how far to trust it.",
     "water": "Run water molecules: equilibrate, run NVE or NVT, report.",
     "run": "Run molecular dynamics of any structure; checkpoints, --resume.",
     "models": "List the models that come with this package.",
@@ -47,6 +48,7 @@ MOVED = {"nbody": "python examples/nbody/run.py, in the repository"}
 # Where the packages of a verb come from when they are not among the base dependencies.
 EXTRAS = {
     "run": "sample",
+    "learn": "learn",
     "validate": "ase",
     "sample": "dft",
     "label": "dft",

@@ -94,6 +94,74 @@ class CompiledBatches:
         return total, forces[:n_atoms]
 
 
+class FixedWeights:
+    """The same for a network that does not change, in batches of free molecules.
+
+    Weights are packed and tables made once, which takes half of the time of a call for
+    a few small molecules.
+
+    Args:
+        network: The network, in the precision of training.
+
+    Raises:
+        CompileError: The network cannot be compiled here.
+    """
+
+    def __init__(self, network: SE3Transformer) -> None:
+        compiled = CompiledBatches(network)
+        self.operators = compiled.operators
+        self.constants = compiled.constants
+        with torch.no_grad():
+            self.weights = pack.weights(pack.parts_of(network))
+            self.tables = compiled.tables(network)
+            self.isolated = self._atoms(
+                torch.zeros(network.n_species, 3, dtype=torch.float64),
+                torch.arange(network.n_species),
+                torch.zeros(0, dtype=torch.int64),
+                torch.zeros(0, dtype=torch.int64),
+            )[0]
+
+    def energy_and_forces(
+        self,
+        positions: Tensor,
+        species: Tensor,
+        edges: Edges,
+        molecule: Tensor,
+        n_molecules: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Return energies [n_molecules], eV, and forces [n_atoms, 3], eV/A, float64.
+
+        Args:
+            positions: Positions [n_atoms, 3], A.
+            species: Index of each atom's element in the model's elements [n_atoms].
+            edges: The edges; each has its reverse.
+            molecule: Molecule of each atom [n_atoms].
+            n_molecules: Number of molecules.
+        """
+        with torch.no_grad():
+            energies, forces = self._atoms(
+                positions.double(), species, edges.center, edges.neighbor
+            )
+            relative = energies - self.isolated.index_select(0, species)
+            total = relative.new_zeros(n_molecules).index_add(0, molecule, relative)
+        return total, forces
+
+    def _atoms(
+        self, positions: Tensor, species: Tensor, centre: Tensor, neighbour: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        energies, forces = self.operators.atomic_energies_and_forces(
+            positions.contiguous(),
+            centre.contiguous(),
+            neighbour.contiguous(),
+            positions.new_zeros(0),
+            species.contiguous(),
+            self.weights,
+            self.tables,
+            self.constants,
+        )
+        return energies, forces
+
+
 class _Batch:
     """Atoms and edges of a batch, and the molecule that each atom belongs to."""
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from openmm_se3.compiled.library import CompileError, find_compiler
-from openmm_se3.compiled.training import CompiledBatches
+from openmm_se3.compiled.training import CompiledBatches, FixedWeights
 from openmm_se3.config import ModelConfig
 from openmm_se3.neighbors import Edges, neighbor_pairs
 from openmm_se3.nn.force_field import ForceField
@@ -154,6 +154,17 @@ def test_equal_to_pytorch(
             for name, theirs in expected_gradients.items():
                 error = (found_gradients[name] - theirs).norm() / theirs.norm()
                 assert error < 10.0 * limit, name
+
+
+def test_fixed_weights_give_the_same() -> None:
+    network = make_network(SMALL, torch.float32)
+    tensors = free_molecules(SMALL.cutoff)
+    expected = CompiledBatches(network).energy_and_forces(network, **tensors)
+    del tensors["shifts"]
+    found = FixedWeights(network).energy_and_forces(**tensors)
+    assert not found[1].requires_grad
+    for ours, other in zip(found, expected, strict=True):
+        assert torch.allclose(ours, other.detach(), rtol=1e-5, atol=1e-7)
 
 
 def test_gradients_of_energies_alone_are_exact() -> None:

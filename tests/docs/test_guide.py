@@ -17,7 +17,9 @@ import mdtraj
 import numpy as np
 import pytest
 
+import openmm_se3
 from openmm_se3 import SE3Potential
+from openmm_se3.active_learning.settings import Settings
 from openmm_se3.data.load import Source
 from openmm_se3.simulation import ModelRun, water_topology
 from openmm_se3.simulation.minimum import fused_atoms
@@ -90,8 +92,9 @@ def test_the_snippet_of_a_page(
 
 def test_the_reference_names_every_argument_and_its_default() -> None:
     page = (DOCS / "api.md").read_text()
-    rows = re.findall(r"^\| `(\w+)` \| (?:`([^`]+)`)?", page, re.M)
-    defaults = {name: default or None for name, default in rows}
+    before, _, after = page.partition("## `openmm_se3.learn`")
+    learning, _, others = after.partition("\n## ")
+    defaults = stated_defaults(before + others)
     for name, member in vars(SE3Potential).items():
         if name.startswith("_") and name != "__init__":
             continue
@@ -106,6 +109,22 @@ def test_the_reference_names_every_argument_and_its_default() -> None:
         assert ast.literal_eval(defaults[field.name] or "") == field.default, field
     for field in dataclasses.fields(Source)[1:]:  # the path has no default
         assert ast.literal_eval(defaults[field.name] or "") == field.default, field
+    defaults = stated_defaults(learning)
+    for name, parameter in inspect.signature(openmm_se3.learn).parameters.items():
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+            assert ast.literal_eval(defaults.pop(name) or "") == parameter.default
+    for field in dataclasses.fields(Settings)[1:]:  # the molecule is an argument
+        empty: object = field.default
+        if field.default is dataclasses.MISSING:
+            empty = {}
+        assert ast.literal_eval(defaults.pop(field.name) or "") == empty, field
+    assert not defaults
+
+
+def stated_defaults(page: str) -> dict[str, str | None]:
+    """Return the default of each argument in a page's tables, as it is written."""
+    rows = re.findall(r"^\| `(\w+)` \| (?:`([^`]+)`)?", page, re.M)
+    return {name: default or None for name, default in rows}
 
 
 def anchors(page: Path) -> set[str]:

@@ -6,6 +6,7 @@ Halgren 1996; UFF where it has no parameters for an atom.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -164,6 +165,8 @@ def _rmsd(a: np.ndarray, b: np.ndarray, chosen: np.ndarray) -> float:
     if chosen.sum() < 2:
         return 0.0
     x, y = (p[chosen] - p[chosen].mean(axis=0) for p in (a, b))
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        # Atoms on a line leave the rotation about it open.
+        warnings.simplefilter("ignore")
         _, distance = Rotation.align_vectors(x, y)
     return float(distance / np.sqrt(chosen.sum()))

@@ -70,7 +70,7 @@ def normal_modes(
     root = np.repeat(np.sqrt(masses), 3)
     weighted = (hessian + hessian.T) / 2.0 / np.outer(root, root)
     # Out of the way: what moves or turns the whole molecule.
-    outside = _rigid_motions(positions, masses)
+    outside = rigid_motions(positions, masses)
     projector = np.eye(n) - outside @ outside.T
     squares, directions = np.linalg.eigh(projector @ weighted @ projector)
     energies = units._hbar * units.J * units.s * np.sqrt(squares.clip(min=0.0))
@@ -232,7 +232,7 @@ def _another_neighbor(mol: Chem.Mol, atom: int, other: int) -> int:
     return int(max(neighbors, key=lambda n: n.GetAtomicNum()).GetIdx())
 
 
-def _rigid_motions(positions: np.ndarray, masses: np.ndarray) -> np.ndarray:
+def rigid_motions(positions: np.ndarray, masses: np.ndarray) -> np.ndarray:
     """Return translations and rotations, mass-weighted and orthonormal.
 
     Returns:

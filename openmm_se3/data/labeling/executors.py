@@ -1,7 +1,7 @@
 """One interface for running independent tasks on many processes.
 
 :class:`LocalExecutor` uses processes of this machine, :class:`DaskExecutor` the workers
-of a Dask scheduler, on as many machines as these are.
+of a Dask scheduler, on as many machines as these are, :class:`SerialExecutor` none.
 """
 
 from __future__ import annotations
@@ -124,6 +124,20 @@ class LocalExecutor:
                 "a worker process was killed from outside; when the machine ran out of "
                 f"memory, fewer workers than {workers} help"
             ) from broken
+
+
+class SerialExecutor:
+    """Runs tasks one after another in this process.
+
+    For tasks so short that starting worker processes would take longer.
+    """
+
+    def run(
+        self, function: Callable[[Any], Any], tasks: Sequence[Any]
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield (index of the task, result), in order."""
+        for index, task in enumerate(tasks):
+            yield index, function(task)
 
 
 class DaskExecutor:

@@ -121,17 +121,19 @@ class TorchScriptEnsemble:
         import torch
 
         coord = torch.tensor(positions, dtype=torch.float32, requires_grad=True)
-        result = self._module(
-            {
-                "coord": coord,
-                "numbers": torch.tensor(numbers, dtype=torch.int64),
-                "charge": torch.full((len(numbers),), float(charge)),
-            }
-        )
-        forces = result.get("forces")
-        if forces is None:
-            (gradient,) = torch.autograd.grad(result["energy"].sum(), coord)
-            forces = -gradient
+        inputs = {
+            "coord": coord,
+            "numbers": torch.tensor(numbers, dtype=torch.int64),
+            "charge": torch.full((len(numbers),), float(charge)),
+        }
+        # TorchScript would rewrite the module in its first calls, which takes seconds
+        # and changes the last bits: labels would depend on those before.
+        with torch.jit.optimized_execution(False):
+            result = self._module(inputs)
+            forces = result.get("forces")
+            if forces is None:
+                (gradient,) = torch.autograd.grad(result["energy"].sum(), coord)
+                forces = -gradient
 
         def array(name: str) -> np.ndarray | None:
             value = result.get(name)

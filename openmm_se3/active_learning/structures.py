@@ -1,0 +1,286 @@
+"""The molecules of a campaign: atoms, bonds, starts of walkers, first structures.
+
+Atoms are in order of atomic number, heaviest first, as in the files of labels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from openmm_se3.data.frames import Structure
+from openmm_se3.data.labeling.complexes import Body, approach
+from openmm_se3.data.labeling.conformers import MMFF, NoConformerError, conformers
+from openmm_se3.data.labeling.distortions import rotatable_bonds, turned
+from openmm_se3.data.labeling.executors import SerialExecutor
+from openmm_se3.data.labeling.molecule_sampler import Plan, sample_molecules
+from openmm_se3.data.labeling.molecules import (
+    SUFFIXES,
+    Molecule,
+    molecule_from_smiles,
+    read_molecules,
+)
+from openmm_se3.elements import COVALENT_RADII, symbols_of
+
+if TYPE_CHECKING:
+    from rdkit import Chem
+
+# A bond longer than this, in sums of covalent radii, is broken: a stretch at 1000 K
+# reaches 1.3.
+BROKEN = 1.7
+MOST_CONFORMERS = 8
+WATER = "O"
+# Shares of the kinds of structures that a campaign begins with.
+MODES, TORSIONS, STRETCHES = 0.25, 0.15, 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """A molecule, or a complex, that is simulated and learned.
+
+    Attributes:
+        name: SMILES.
+        numbers: Atomic numbers [n_atoms].
+        bonds: Pairs of bonded atoms [n_bonds, 2].
+        charge: Total charge.
+        minima: Structures near minima of a classical force field, A.
+        mol: RDKit molecule with its atoms in this order; None for a complex.
+        trajectory: First block of the InChIKey.
+    """
+
+    name: str
+    numbers: np.ndarray
+    bonds: np.ndarray
+    charge: int
+    minima: tuple[np.ndarray, ...]
+    mol: Chem.Mol | None
+    trajectory: str
+
+    @property
+    def symbols(self) -> list[str]:
+        """Chemical symbols [n_atoms]."""
+        return symbols_of(self.numbers)
+
+    def intact(self, positions: np.ndarray) -> np.ndarray:
+        """Tell in which frames no bond is broken [n_frames].
+
+        Args:
+            positions: Positions [n_frames, n_atoms, 3], A.
+        """
+        i, j = self.bonds.T
+        lengths = np.linalg.norm(positions[:, i] - positions[:, j], axis=2)
+        radii = np.array([COVALENT_RADII[symbol] for symbol in self.symbols])
+        # Written so that NaN is no bond.
+        return np.asarray((lengths < BROKEN * (radii[i] + radii[j])).all(axis=1))
+
+    def dihedrals(self) -> list[tuple[int, int, int, int]]:
+        """Return the four atoms of one dihedral angle about each rotatable bond."""
+        return [] if self.mol is None else rotatable_bonds(self.mol)
+
+
+def read_input(text: str, charge: int = 0) -> list[Molecule]:
+    """Return the molecules of a SMILES string or of a file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is neither SMILES nor a file of molecules, or one of its entries
+            cannot be used; names it.
+    """
+    path = Path(text)
+    if path.suffix.lower() not in SUFFIXES:
+        if path.is_file():
+            raise ValueError(
+                f"{text}: molecules are read from files ending in {', '.join(SUFFIXES)}"
+            )
+        return [molecule_from_smiles(text)]
+    if path.suffix.lower() in (".pdb", ".xyz") and path.is_file():
+        _require_paired_electrons(path, charge)
+    molecules, rejected = read_molecules(path)
+    if rejected:
+        listed = "; ".join(f"{one.origin}: {one.reason}" for one in rejected[:5])
+        raise ValueError(f"{path} has entries that cannot be used: {listed}")
+    return molecules
+
+
+def _require_paired_electrons(path: Path, charge: int) -> None:
+    """Refuse structures with an odd number of electrons.
+
+    Raises:
+        ValueError: Names the structure and its electrons.
+    """
+    from ase.io import read
+
+    frames: Any = read(path, index=":")
+    for index, atoms in enumerate(frames, start=1):
+        own = round(float(atoms.info.get("charge", charge)))
+        electrons = int(atoms.numbers.sum()) - own
+        if electrons % 2:
+            raise ValueError(
+                f"{path.name}, structure {index} with charge {own:+d} has {electrons} "
+                "electrons, an odd number, so that one is unpaired; only closed shells "
+                "can be learned: is a hydrogen missing, or is the charge another "
+                "(charge= in the comment line of an XYZ file)?"
+            )
+
+
+def make_systems(
+    molecules: Sequence[Molecule], with_water: bool, seed: int
+) -> list[System]:
+    """Return what is to be learned: the molecules, and their complexes with water.
+
+    Raises:
+        NoConformerError: RDKit finds no structure of a molecule.
+    """
+    systems = []
+    for molecule in molecules:
+        try:
+            systems.append(_system(molecule, seed))
+        except NoConformerError as error:
+            raise NoConformerError(f"{molecule.origin}: {error}") from error
+        if with_water:
+            systems.append(_with_water(systems[-1], seed))
+    return systems
+
+
+def _system(molecule: Molecule, seed: int) -> System:
+    from rdkit import Chem
+
+    mol = _ordered(molecule.mol)
+    mol, minima = conformers(mol, MOST_CONFORMERS, seed)
+    smiles = Chem.MolToSmiles(Chem.RemoveHs(mol))
+    return System(
+        name=smiles,
+        numbers=np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()]),
+        bonds=_bonds(mol),
+        charge=Chem.GetFormalCharge(mol),
+        minima=tuple(minima),
+        mol=mol,
+        trajectory=molecule.connectivity,
+    )
+
+
+def _ordered(mol: Chem.Mol) -> Chem.Mol:
+    """Return a molecule with its atoms in order of atomic number, heaviest first."""
+    from rdkit import Chem
+
+    numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
+    return Chem.RenumberAtoms(mol, np.argsort(-numbers, kind="stable").tolist())
+
+
+def _bonds(mol: Chem.Mol) -> np.ndarray:
+    pairs = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in mol.GetBonds()]
+    return np.array(pairs, dtype=int).reshape(-1, 2)
+
+
+def _with_water(system: System, seed: int) -> System:
+    """Return a molecule with one water molecule at some places about it."""
+    assert system.mol is not None
+    water = _system(molecule_from_smiles(WATER), seed)
+    assert water.mol is not None
+    rng = np.random.default_rng([seed, 1])
+    numbers = np.concatenate([system.numbers, water.numbers])
+    order = np.argsort(-numbers, kind="stable")
+    place = np.argsort(order)
+    bonds = np.concatenate([system.bonds, water.bonds + len(system.numbers)])
+    fixed = [
+        Body(system.mol, system.minima[int(rng.integers(len(system.minima)))])
+        for _ in range(MOST_CONFORMERS)
+    ]
+    moved = Body(water.mol, water.minima[0])
+    starts = [approach([body, moved], 1, rng)[0][order] for body in fixed]
+    return System(
+        name=f"{system.name}.{WATER}",
+        numbers=numbers[order],
+        bonds=place[bonds],
+        charge=system.charge,
+        minima=tuple(starts),
+        mol=None,
+        trajectory=f"{system.trajectory}+water",
+    )
+
+
+def starts(system: System, count: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Return starts of walkers: minima, and every second one with a turned bond."""
+    rotors = system.dihedrals()
+    field = None if system.mol is None or not rotors else MMFF(system.mol)
+    found = []
+    for index in range(count):
+        positions = system.minima[index % len(system.minima)]
+        if field is not None and system.mol is not None and index % 2:
+            rotor = rotors[int(rng.integers(len(rotors)))]
+            angle = float(rng.uniform(-180.0, 180.0))
+            positions = turned(system.mol, positions, field, rotor, angle)
+        found.append(positions)
+    return found
+
+
+def initial_structures(
+    molecules: Sequence[Molecule],
+    systems: Sequence[System],
+    count: int,
+    temperatures: tuple[float, ...],
+    seed: int,
+) -> list[Structure]:
+    """Return structures to label first: distorted by classical force fields.
+
+    Args:
+        molecules: The molecules.
+        systems: Molecules and complexes; complexes have the structures that are their
+            minima and more like them.
+        count: Structures, about equally many of each system.
+        temperatures: K.
+        seed: Seed of everything random here.
+    """
+    each = -(-count // len(systems))
+    ordered = [dataclasses.replace(m, mol=_ordered(m.mol)) for m in molecules]
+    plan = Plan(
+        conformers=MOST_CONFORMERS,
+        modes=round(MODES * each),
+        dynamics=each,  # they fill what other kinds leave
+        torsions=round(TORSIONS * each),
+        stretches=round(STRETCHES * each),
+        complexes=0,
+        temperatures=temperatures,
+    )
+    found: dict[str, list[Structure]] = {s.trajectory: [] for s in systems}
+    for _, sampled in sample_molecules(ordered, seed, SerialExecutor(), plan):
+        for atoms in sampled.structures:
+            found[atoms.info["trajectory"]].append(
+                Structure(
+                    numbers=atoms.numbers,
+                    positions=atoms.positions,
+                    kind=atoms.info["kind"],
+                    temperature=atoms.info.get("temperature", float("nan")),
+                )
+            )
+    rng = np.random.default_rng([seed, 2])
+    chosen = []
+    for system in systems:
+        pool = found[system.trajectory]
+        if system.mol is None:
+            pool = _complexes(system, each, rng)
+        pool.sort(key=lambda structure: structure.kind == "md")
+        chosen += [
+            dataclasses.replace(
+                structure,
+                trajectory=f"{system.trajectory}-initial-{index}",
+                charge=system.charge,
+                spin=0,
+            )
+            for index, structure in enumerate(pool[:each])
+        ]
+    return chosen
+
+
+def _complexes(system: System, count: int, rng: np.random.Generator) -> list[Structure]:
+    """Return a complex at its starts, with small random displacements."""
+    found = []
+    for index in range(count):
+        start = system.minima[index % len(system.minima)]
+        moved = start + 0.04 * rng.normal(size=start.shape)
+        found.append(Structure(system.numbers, moved, kind="complex"))
+    return found
