@@ -11,6 +11,7 @@ from openmm_se3.active_learning.campaign import MODEL, Campaign
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.active_learning.structures import System
 from openmm_se3.export import write_committee
+from openmm_se3.simulation.small_molecule import molecule_topology
 
 
 def write_model(
@@ -48,18 +49,8 @@ def write_structures(
 
     paths = []
     for index, (system, minimum) in enumerate(zip(systems, minima, strict=True)):
-        topology = app.Topology()
-        residue = topology.addResidue("MOL", topology.addChain())
-        counts: dict[str, int] = {}
-        atoms = []
-        for symbol in system.symbols:
-            counts[symbol] = counts.get(symbol, 0) + 1
-            element = app.Element.getBySymbol(symbol)
-            atoms.append(
-                topology.addAtom(f"{symbol}{counts[symbol]}", element, residue)
-            )
-        for i, j in system.bonds:
-            topology.addBond(atoms[int(i)], atoms[int(j)])
+        bonds = [(int(i), int(j), None, None) for i, j in system.bonds]
+        topology = molecule_topology(system.symbols, bonds)
         name = "molecule.pdb" if len(systems) == 1 else f"molecule-{index + 1}.pdb"
         paths.append(campaign.folder / name)
         with open(paths[-1], "w", encoding="ascii") as file:

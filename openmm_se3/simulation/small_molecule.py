@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from openmm import app
@@ -88,22 +89,33 @@ def _lowest_conformer(molecule: Molecule) -> tuple[app.Topology, np.ndarray]:
 
 
 def _topology(mol: Chem.Mol) -> app.Topology:
-    """Return atoms named by element and number (C1, C2, ...), and bonds with orders."""
+    bonds = []
+    for bond in mol.GetBonds():
+        order = bond.GetBondTypeAsDouble()
+        ends = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        whole = int(order) if order.is_integer() else None
+        bonds.append((*ends, ORDERS.get(order), whole))
+    return molecule_topology([atom.GetSymbol() for atom in mol.GetAtoms()], bonds)
+
+
+def molecule_topology(
+    symbols: Sequence[str],
+    bonds: Iterable[tuple[int, int, Any, int | None]],
+) -> app.Topology:
+    """Return a molecule of one residue, its atoms named C1, C2, ... by element.
+
+    Args:
+        symbols: Chemical symbols [n_atoms].
+        bonds: The two atoms of each bond, its type and its order; None if not known.
+    """
     topology = app.Topology()
     residue = topology.addResidue(RESIDUE, topology.addChain())
     number: Counter[str] = Counter()
     atoms = []
-    for atom in mol.GetAtoms():
-        symbol = atom.GetSymbol()
+    for symbol in symbols:
         number[symbol] += 1
         element = app.Element.getBySymbol(symbol)
         atoms.append(topology.addAtom(f"{symbol}{number[symbol]}", element, residue))
-    for bond in mol.GetBonds():
-        order = bond.GetBondTypeAsDouble()
-        topology.addBond(
-            atoms[bond.GetBeginAtomIdx()],
-            atoms[bond.GetEndAtomIdx()],
-            type=ORDERS.get(order),
-            order=int(order) if order.is_integer() else None,
-        )
+    for first, second, kind, order in bonds:
+        topology.addBond(atoms[first], atoms[second], type=kind, order=order)
     return topology
