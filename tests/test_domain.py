@@ -32,7 +32,12 @@ from openmm_se3.domain import (
 from openmm_se3.export import model_of_checkpoint
 from openmm_se3.model_file import load_model
 from openmm_se3.molecules import bonds_by_distance
-from openmm_se3.simulation import ModelRun, run_model, water_topology
+from openmm_se3.simulation import (
+    ModelRun,
+    make_structure,
+    run_model,
+    water_topology,
+)
 
 WATERS = Compositions(("H2O",))
 ORGANIC = Valences(
@@ -152,6 +157,29 @@ def test_models_without_a_domain_open_and_warn_of_nothing(random_model: Path) ->
 def test_shipped_models_know_their_molecules() -> None:
     for name in ("water", "liquid-water"):
         assert load_model(name).domain == WATERS
+
+
+def test_the_organic_model_knows_drugs_and_no_radicals_or_ions() -> None:
+    pytest.importorskip("rdkit")
+    domain = load_model("organic").domain
+    drugs = Path(__file__).parents[1] / "benchmarks/organic/drugs.smi"
+    lines = drugs.read_text().splitlines()
+    assert len(lines) == 40
+    for line in lines:
+        topology, _ = make_structure(line.split()[0])
+        symbols = [atom.element.symbol for atom in topology.atoms()]
+        bonds = np.array([[b.atom1.index, b.atom2.index] for b in topology.bonds()])
+        assert outside_domain(domain, symbols, bonds, complete=True) is None, line
+        # Without its last atom, a hydrogen, it is a radical.
+        assert symbols[-1] == "H" and bonds[-1].max() == len(symbols) - 1
+        fault = outside_domain(domain, symbols[:-1], bonds[:-1], complete=True)
+        assert "odd number of electrons" in str(fault), line
+    for atoms, bonds, named in (
+        ("NHHHH", [[0, 1], [0, 2], [0, 3], [0, 4]], "odd"),  # ammonium
+        ("FF", [[0, 1]], "F-F"),
+    ):
+        found = outside_domain(domain, [*atoms], np.array(bonds), complete=True)
+        assert named in str(found)
 
 
 @pytest.mark.parametrize("atoms", ["HH", "HHHH", "HOOH"])
