@@ -130,7 +130,7 @@ def test_unknown_verb_names_the_nearest() -> None:
 def test_unknown_verb_without_a_near_one_lists_all() -> None:
     result = CliRunner().invoke(cli.main, ["xyz"])
     assert result.exit_code == 2
-    assert "verbs: water, run, analyze" in result.output
+    assert "verbs: learn, water, run" in result.output
 
 
 def test_unknown_option_names_the_nearest(invoke: Callable[..., Result]) -> None:

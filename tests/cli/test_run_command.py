@@ -216,7 +216,6 @@ def test_bad_structures_and_models_are_one_line(two: Path, tmp_path: Path) -> No
         2,
         "Error: there is no structure file none.pdb\n",
     )
-    assert "Missing option '--model'" in call(two).output
     (tmp_path / "co.pdb").write_text(
         "HETATM    1  C   UNL A   1       0.000   0.000   0.000  1.00  0.00"
         "           C\nEND\n"

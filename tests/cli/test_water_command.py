@@ -25,7 +25,7 @@ def test_water_runs_reports_and_does_not_overwrite(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "STABLE for 0.5 ps" in result.output
     expected = set(names.RESULTS) - {names.LAST_GOOD_FRAME, names.LAST_GOOD_STATE}
-    expected -= {names.TRAJECTORY_XTC}
+    expected -= {names.TRAJECTORY_XTC, names.UNCERTAIN_FRAME}
     assert {path.name for path in out.iterdir()} == expected
     found = json.loads((out / names.SUMMARY).read_text())
     assert found["verdict"] == "STABLE"

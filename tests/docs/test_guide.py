@@ -35,7 +35,7 @@ PAGES = {
     "periodic_boxes.md": {"Iterations=20": "Iterations=3", "step(1000)": "step(30)"},
     "troubleshooting.md": {},
     "uncertainty.md": {
-        '"my_committee"': repr(str(Path(__file__).parent / "data/monomers")),
+        '"my_committee"': repr(str(Path(__file__).parents[1] / "data/monomers")),
         "step(10_000)": "step(100)",
     },
     "whole_systems.md": {"step(1000)": "step(10)"},

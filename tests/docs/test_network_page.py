@@ -54,7 +54,7 @@ def test_the_page_runs_and_states_what_it_prints(
     near, beyond = names["cutoff"] - 1e-6, names["cutoff"] + 1e-6
     assert max(map(abs, energy_and_force(smooth, near))) < 1e-10
     assert abs(energy_and_force(sharp, near)[0]) > 1e-3
-    assert energy_and_force(sharp, beyond) == (0.0, 0.0)
+    assert max(map(abs, energy_and_force(sharp, beyond))) < 1e-15  # rounding
     image = matplotlib.image.imread(tmp_path / "smoothness.png")
     committed = matplotlib.image.imread(PAGE.parent / "images/smoothness.png")
     assert image.shape == committed.shape

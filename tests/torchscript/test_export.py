@@ -50,7 +50,7 @@ def test_folder_and_script_hold_the_same_model(random_model: Path) -> None:
 def test_the_description_says_what_the_model_is(random_model: Path) -> None:
     metadata = load_model(random_model).metadata
     assert metadata["format"] == "openmm-se3 model"
-    assert metadata["format_version"] == 1
+    assert metadata["format_version"] == 2
     assert metadata["name"] == random_model.name
     assert metadata["units"] == UNITS
     assert metadata["model"]["elements"] == ["H", "O"]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-import torch
 from random_model import random_network
+from torch import Tensor
 from wrong_potentials import ELEMENTS, MOLECULE, cluster, failed
 
+from openmm_se3 import single_point
 from openmm_se3.elements import numbers_of
+from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.validation import energies
 from openmm_se3.validation.structures import (
@@ -17,16 +21,11 @@ from openmm_se3.validation.structures import (
 )
 
 
-class WrongForces(torch.nn.Module):
-    """A network whose forces are one part in a thousand off."""
+class WrongForces(ForceField):
+    """Forces that are one part in a thousand off."""
 
-    def __init__(self, network: SE3Transformer) -> None:
-        super().__init__()
-        self.network = network
-        self.config = network.config
-
-    def energy_and_forces(self, *args: object, **options: object) -> tuple:
-        energies, forces = self.network.energy_and_forces(*args, **options)
+    def forward(self, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        energies, forces = super().forward(*args, **options)
         return energies, 1.001 * forces
 
 
@@ -37,9 +36,12 @@ def test_energy_checks_pass(networks: dict[str, SE3Transformer]) -> None:
     assert np.abs(forces).max() > 1e-2  # the comparison has something to compare
 
 
-def test_wrong_forces_are_seen(networks: dict[str, SE3Transformer]) -> None:
-    wrong = WrongForces(networks["double"])
-    check = energies.gradient_check(wrong, cluster())  # type: ignore[arg-type]
+def test_wrong_forces_are_seen(
+    networks: dict[str, SE3Transformer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert energies.gradient_check(networks["double"], cluster()).status == "pass"
+    monkeypatch.setattr(single_point, "ForceField", WrongForces)
+    check = energies.gradient_check(networks["double"], cluster())
     assert check.status == "fail"
 
 
