@@ -13,6 +13,7 @@ from openmm_se3.active_learning.settings import Settings
 DEVIATION = 10.0
 MOST_UNCERTAIN = (0.01, 0.05)  # shares of MD frames, at T and at 2 T
 HOT = 2.0  # the target at 2 T, in targets at T
+LEAST_FRAMES = 6  # fresh ones at a temperature; the mean error of fewer says little
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +97,11 @@ def shortcomings(settings: Settings, test: dict[str, Any]) -> dict[float, list[s
             lines.append(
                 f"the force error on fresh frames is {row['force_mae']:.2f} "
                 f"kcal/mol/A, above the target of {most:.2f}"
+            )
+        if row["frames"] < LEAST_FRAMES:
+            lines.append(
+                f"it was tested on {row['frames']} fresh frames, fewer than "
+                f"{LEAST_FRAMES}: give more labels"
             )
         if share["broken"]:
             lines.append(

@@ -350,8 +350,8 @@ def test_verdict_follows_the_limits(
     calm = {"above": 0.0, "broken": 0, "walkers": 6}
     test = {
         "errors": [
-            {"temperature": 300.0, "force_mae": cold},
-            {"temperature": 600.0, "force_mae": hot},
+            {"temperature": 300.0, "force_mae": cold, "frames": 6},
+            {"temperature": 600.0, "force_mae": hot, "frames": 6},
         ],
         "shares": [calm, calm],
     }
@@ -360,6 +360,9 @@ def test_verdict_follows_the_limits(
     assert verdict.headline.startswith("TRUSTED" if trusted else "NOT TRUSTED")
     # JSON knows no keys that are numbers.
     assert json.loads(json.dumps(verdict.to_dict()))["trusted"] == trusted
+    test["errors"][0]["frames"] = 5  # too few to say
+    few = judge(Settings("CO"), test, {"problems": problems}, "converged")
+    assert 300.0 not in few.trusted and "5 fresh frames" in str(few.reasons)
 
 
 @pytest.mark.skipif(find_spec("Auto3D") is None, reason="needs AIMNet2")
