@@ -77,13 +77,22 @@ def model_of_checkpoint(
         level_of_theory=checkpoint["level_of_theory"],
         self_energies=checkpoint["self_energies"],
         training_data={**checkpoint["data"], "split": checkpoint["choices"]["split"]},
-        training=checkpoint["training"],
+        training=_without_places(checkpoint["training"]),
         steps=checkpoint["step"],
         errors=checkpoint.get("errors"),
         licence=licence,
         versions=versions,
         **known,
     )
+
+
+def _without_places(training: dict[str, Any]) -> dict[str, Any]:
+    """Return settings in which initial weights are named without their folder."""
+    start = training.get("initial")
+    if start is None:
+        return training
+    # A run and its checkpoint, or the name of a model.
+    return {**training, "initial": "/".join(Path(start).parts[-2:])}
 
 
 @usual_torch()

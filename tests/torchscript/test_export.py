@@ -24,7 +24,7 @@ from torch import Tensor
 
 from openmm_se3 import SE3Potential
 from openmm_se3.description import UNITS, ModelFileError
-from openmm_se3.export import export_model
+from openmm_se3.export import export_model, model_of_checkpoint
 from openmm_se3.model_file import load_model
 from openmm_se3.neighbors import all_pairs, neighbor_pairs
 from openmm_se3.nn.force_field import ForceField
@@ -45,6 +45,13 @@ def test_folder_and_script_hold_the_same_model(random_model: Path) -> None:
         assert model.weights.keys() == checkpoint["average"].keys()
         for name, tensor in model.weights.items():
             assert torch.equal(tensor, checkpoint["average"][name])
+
+
+def test_a_description_names_no_folder_of_the_machine() -> None:
+    checkpoint = random_checkpoint()
+    checkpoint["training"]["initial"] = "/data/runs/first/best.pt"
+    model = model_of_checkpoint(checkpoint, "second", "MIT")
+    assert model.metadata["training"]["initial"] == "first/best.pt"
 
 
 def test_the_description_says_what_the_model_is(random_model: Path) -> None:
