@@ -19,6 +19,16 @@ from collections.abc import Sequence
 import numpy as np
 
 
+def forces_deviation(forces: np.ndarray) -> np.ndarray:
+    """Return the root of the mean over members of |F - mean F|^2 [n_atoms], eV/A.
+
+    Args:
+        forces: Forces of each member [n_members, n_atoms, 3], eV/A.
+    """
+    spread = forces - forces.mean(axis=0)
+    return np.asarray(np.sqrt(np.square(spread).sum(axis=2).mean(axis=0)))
+
+
 @dataclasses.dataclass(frozen=True)
 class Deviation:
     """Results of a committee for one frame.
@@ -46,12 +56,11 @@ class Deviation:
             forces: Forces of each member [n_members, n_atoms, 3], eV/A.
         """
         stacked = np.array(forces, dtype=float)
-        mean = stacked.mean(axis=0)
         return cls(
             float(np.mean(energies)),
-            mean,
+            stacked.mean(axis=0),
             float(np.std(energies)),
-            np.sqrt(np.square(stacked - mean).sum(axis=2).mean(axis=0)),
+            forces_deviation(stacked),
         )
 
     @property

@@ -22,6 +22,7 @@ import numpy as np
 from openmm_se3.data.frames import Frame
 from openmm_se3.data.labeling.labelers import labeler
 from openmm_se3.data.load import Source, read_sources
+from openmm_se3.domain import formula
 from openmm_se3.elements import symbols_of
 from openmm_se3.files import atomic_write
 from openmm_se3.units import EV_TO_KCAL_PER_MOL
@@ -70,9 +71,9 @@ def main(
         for symbol in set(symbols := symbols_of(frame.numbers)):
             mask = np.array(symbols) == symbol
             errors[f"element {symbol}"].append(error[mask].ravel())
-        formula = "".join(sorted(symbols))
+        composition = formula(symbols)
         by_molecule[frame.trajectory].append(float(error.mean()))
-        energies[frame.trajectory, formula].append(
+        energies[frame.trajectory, composition].append(
             (float(labels.energy[0]), float(frame.energy))
         )
     relative = []

@@ -14,6 +14,7 @@ import torch
 from openmm_se3.compiled.library import ENGINE_VARIABLE, compiled_or_none
 from openmm_se3.compiled.training import FixedWeights
 from openmm_se3.config import ModelConfig, from_dict
+from openmm_se3.deviation import forces_deviation
 from openmm_se3.elements import numbers_of
 from openmm_se3.neighbors import Edges
 from openmm_se3.nn.force_field import ForceField
@@ -74,12 +75,8 @@ class Predicted:
 
     @property
     def atom_deviations(self) -> np.ndarray:
-        """Standard deviation of the force on each atom [n_atoms], eV/A.
-
-        The root of the mean over the members of |F - mean F|^2.
-        """
-        spread = self.forces - self.forces.mean(axis=0)
-        return np.asarray(np.sqrt(np.square(spread).sum(axis=2).mean(axis=0)))
+        """Deviation of the force on each atom [n_atoms], eV/A."""
+        return forces_deviation(self.forces)
 
     def deviations(self, atoms: Atoms) -> np.ndarray:
         """Return the largest deviation of each molecule's atoms [n_molecules], eV/A."""
