@@ -50,7 +50,7 @@ EXTRAS = {
     "run": "sample",
     "learn": "learn",
     "validate": "ase",
-    "sample": "dft",
+    "sample": "sample",
     "label": "dft",
     "data": "train",
     "train": "train",

@@ -36,7 +36,6 @@ def test_what_the_text_names_is_there() -> None:
         "BACKENDS": "force/backends.py",
         "NEEDED": "compiled/library.py",
         "VERBS": "cli/__init__.py",
-        "PIPELINE": "../tests/test_packaging.py",
     }
     for name, path in source.items():
         assert re.search(rf"\b{name}\b", (package / path).read_text()), name
