@@ -83,6 +83,7 @@ TEST = [
     *TEACHER,
     *OPENMM_ML,
     "pytest>=8",
+    "pytest-timeout>=2.3",
     "pytest-xdist>=3",
     "setuptools>=70.1",
 ]

@@ -19,6 +19,7 @@ import pytest
 from cheap_labels import CHEAP, ROOT, WATER, Serial, waters, write_xyz
 from click.testing import CliRunner
 from distributed import LocalCluster
+from worker_tasks import divide, square_or_die
 
 from openmm_se3.cli import main
 from openmm_se3.data.dataset import Dataset
@@ -190,13 +191,6 @@ def test_foreign_journal_is_refused(tmp_path: Path) -> None:
     assert path.read_text() == '{"key": "a"}\nhello\n'
 
 
-def square_or_die(number: int) -> int:
-    if number == 3:
-        time.sleep(1.0)  # the results before are on their way
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number * number
-
-
 def test_killed_worker_is_an_error_that_keeps_results() -> None:
     results = []
     with pytest.raises(WorkerDiedError, match="memory"):
@@ -330,6 +324,12 @@ def test_labels_from_the_workers_of_a_dask_cluster(
         address = cluster.scheduler_address
         with pytest.raises(ZeroDivisionError):
             list(DaskExecutor(address).run(divide, [1, 0]))
+        (tmp_path / "only_here.py").write_text("def double(x):\n    return 2 * x\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        from only_here import double
+
+        with pytest.raises(WorkerDiedError, match="only_here"):
+            list(DaskExecutor(address).run(double, [1]))
     one, other = read_hdf5(here), read_hdf5(there)
     assert one.self_energies == pytest.approx(other.self_energies, abs=1e-9)
     for a, b in zip(one.frames, other.frames, strict=True):
@@ -338,7 +338,3 @@ def test_labels_from_the_workers_of_a_dask_cluster(
     monkeypatch.setattr(executor, "CONNECT_SECONDS", 1)
     with pytest.raises(WorkerDiedError, match="no Dask scheduler with workers at"):
         list(DaskExecutor("tcp://127.0.0.1:1").run(divide, [1]))
-
-
-def divide(x: int) -> float:
-    return 1 / x

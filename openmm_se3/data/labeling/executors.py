@@ -162,8 +162,9 @@ class DaskExecutor:
         that have not begun are taken back.
 
         Raises:
-            WorkerDiedError: There is no scheduler or no worker there, or a task took
-                several workers with it; all finished results were yielded.
+            WorkerDiedError: There is no scheduler or no worker there, a worker cannot
+                import the function, or a task took several workers with it; all
+                finished results were yielded.
         """
         from distributed import Client, KilledWorker, as_completed
 
@@ -176,6 +177,13 @@ class DaskExecutor:
                 "them with 'dask scheduler' and 'dask worker ADDRESS --nthreads 1'"
             ) from error
         with client:
+            try:  # a worker that cannot read a task is lost, and Dask waits for it
+                client.run(exec, f"import {function.__module__}")
+            except ImportError as error:
+                raise WorkerDiedError(
+                    f"the Dask workers at {self.address} cannot import "
+                    f"{function.__module__}: {error}; install the same packages there"
+                ) from error
             # Not pure: the journal knows what has been computed before, not Dask.
             futures = client.map(function, tasks, pure=False)
             index = {future.key: i for i, future in enumerate(futures)}
