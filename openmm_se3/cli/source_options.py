@@ -10,7 +10,7 @@ import click
 
 from openmm_se3.units import ENERGY_UNITS, FORCE_UNITS, LENGTH_UNITS
 
-# The formats of ``reference.sources``, which is imported only when a verb runs.
+# Those of ``data.formats.registry``, which is imported only when a verb runs.
 FORMATS = (
     *("auto", "openmm-se3", "ani1", "ani1x", "comp6", "torchani", "spice"),
     *("extxyz", "deepmd"),

@@ -1,4 +1,4 @@
-"""From file names to one data set: format, keys, units, groups and splits by source."""
+"""From file names to one data set: groups, splits and levels by source."""
 
 from __future__ import annotations
 
@@ -6,62 +6,27 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from openmm_se3.data.charged_frames import CHARGED, is_charged, refuse_charged
 from openmm_se3.data.dataset import Dataset, combine
-from openmm_se3.data.formats.deepmd import read_deepmd
-from openmm_se3.data.formats.detect import detect_format
-from openmm_se3.data.formats.extxyz import Names, read_extxyz
-from openmm_se3.data.formats.hdf5 import read_hdf5
 from openmm_se3.data.formats.npy import read_numbers
+from openmm_se3.data.formats.registry import (
+    FORMATS,
+    Reading,
+    detect_format,
+    read_format,
+    refuse_options,
+)
 from openmm_se3.data.formats.units_of_files import Units
 from openmm_se3.data.frames import SPLITS, Frames, Texts
 from openmm_se3.data.isolated_atoms import take_isolated_atoms
-from openmm_se3.data.level_of_theory import PublishedLevel
 from openmm_se3.data.limits import fault_of
 from openmm_se3.data.uncertain_frames import forces_std
 from openmm_se3.files import sha256
 from openmm_se3.units import ENERGY_UNITS, FORCE_UNITS, LENGTH_UNITS
-
-if TYPE_CHECKING:
-    from openmm_se3.data.formats.ani import Layout
-
-UNITS = ("energy_unit", "length_unit", "force_unit")
-
-
-@dataclasses.dataclass(frozen=True)
-class Format:
-    """What a format has of its own, and what has to be said.
-
-    Attributes:
-        energy_unit: Unit of the energies, unless the source says otherwise.
-        length_unit: Unit of lengths; the same.
-        gradient: The gradient is stored; None tells by its name.
-        takes: Options of a source that it can have.
-    """
-
-    energy_unit: str = "eV"
-    length_unit: str = "angstrom"
-    gradient: bool | None = False
-    takes: tuple[str, ...] = ("energy_key", "forces_key", *UNITS, "gradient")
-
-
-FORMATS = {
-    "openmm-se3": Format(takes=()),
-    "ani1": Format("hartree", takes=("energy_key", *UNITS)),
-    "ani1x": Format("hartree"),
-    "comp6": Format("hartree", gradient=True),
-    "torchani": Format("hartree"),
-    "spice": Format("hartree", "bohr", gradient=True),
-    "extxyz": Format(gradient=None),
-    "deepmd": Format(takes=(*UNITS, "gradient")),
-}
-# Fields of a source that not every format has.
-FORMAT_OPTIONS = ("energy_key", "forces_key", *UNITS, "gradient")
-UNKNOWN_LEVEL = "unknown"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +117,12 @@ class Source:
         """Return the format; "auto" looks into the file."""
         return detect_format(Path(self.path)) if self.format == "auto" else self.format
 
+    def reading(self) -> Reading:
+        """Return what this source says of how its file is read."""
+        return Reading(
+            **{f.name: getattr(self, f.name) for f in dataclasses.fields(Reading)}
+        )
+
     def units(self, kind: str) -> Units:
         """Return the units of the file, whose format is ``kind``."""
         own = FORMATS[kind]
@@ -171,8 +142,9 @@ def read_source(source: Source) -> Dataset:
     """
     path = Path(source.path)
     kind = source.kind()
-    _refuse_options(source, kind)
-    dataset = _read(source, path, kind)
+    given = source.reading()
+    refuse_options(path, kind, given)
+    dataset = read_format(path, kind, source.units(kind), given)
     frames = dataset.frames
     if not len(frames):
         raise ValueError(f"{path} holds no frames")
@@ -208,27 +180,6 @@ def read_source(source: Source) -> Dataset:
         notes=tuple(f"{path.name}: {note}" for note in notes if note),
     )
     return _forces_of(dataset) if source.forces_only else dataset
-
-
-def _read(source: Source, path: Path, kind: str) -> Dataset:
-    if kind == "openmm-se3":
-        dataset = read_hdf5(path)
-        if source.level is None:
-            return dataset
-        return dataclasses.replace(dataset, level=PublishedLevel(source.level))
-    units, level, note = source.units(kind), source.level or UNKNOWN_LEVEL, ""
-    if kind == "extxyz":
-        names = Names(source.energy_key, source.forces_key, units, source.gradient)
-        frames, note = read_extxyz(path, names)
-    elif kind == "deepmd":
-        frames = read_deepmd(path, units, bool(source.gradient))
-    else:
-        from openmm_se3.data.formats.ani import read_conformers
-
-        layout = _layout(source, kind)
-        frames = Frames(read_conformers(path, layout, units))
-        level = source.level or layout.level
-    return Dataset(frames, PublishedLevel(level), {}, notes=(note,))
 
 
 def _refuse_faults(path: Path, frames: Frames) -> None:
@@ -357,35 +308,3 @@ def _assigned(frames: Frames, split: str) -> Frames:
     frames = with_splits(frames, codes)
     blocks = [dataclasses.replace(block, assigned=True) for block in frames.blocks]
     return Frames(blocks, frames.block, frames.row)
-
-
-def _layout(source: Source, kind: str) -> Layout:
-    """Return the layout of a format with the names and the sign of a source."""
-    from openmm_se3.data.formats.ani import LAYOUTS
-
-    layout = LAYOUTS[kind]
-    if source.energy_key is not None or source.forces_key is not None:
-        # Another level: its forces only if they are asked for.
-        layout = dataclasses.replace(
-            layout,
-            energy=source.energy_key or layout.energy,
-            forces=source.forces_key,
-            level=source.level or f"{kind} {source.energy_key or layout.energy}",
-            needs_forces=True,
-        )
-    if source.gradient is not None:
-        layout = dataclasses.replace(layout, gradient=source.gradient)
-    return layout
-
-
-def _refuse_options(source: Source, kind: str) -> None:
-    """Refuse options that a format does not have.
-
-    Raises:
-        ValueError: Names the option.
-    """
-    default = Source(source.path)
-    takes = FORMATS[kind].takes
-    for name in FORMAT_OPTIONS:
-        if getattr(source, name) != getattr(default, name) and name not in takes:
-            raise ValueError(f"{source.path}: the format {kind} has no option {name}")

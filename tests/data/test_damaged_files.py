@@ -12,8 +12,8 @@ import torch
 from xyz_files import WATER, read_xyz, xyz_of
 
 from openmm_se3.data.formats import hdf5_check
-from openmm_se3.data.formats.detect import detect_format
 from openmm_se3.data.formats.hdf5 import read_hdf5
+from openmm_se3.data.formats.registry import detect_format
 from openmm_se3.data.formats.safe_hdf5 import open_hdf5, walk
 from openmm_se3.data.formats.xyz_text import parse_comment, read_text_frames
 from openmm_se3.data.frames import Frame

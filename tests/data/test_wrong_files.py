@@ -12,7 +12,7 @@ import pytest
 from data_files import WATER_DATA, by_size, write_conformers, write_deepmd
 
 from openmm_se3.cli import source_options
-from openmm_se3.data import load as sources
+from openmm_se3.data.formats import registry
 from openmm_se3.data.frames import Frame
 from openmm_se3.data.load import (
     Source,
@@ -116,7 +116,7 @@ def test_unknown_and_foreign_files(tmp_path: Path) -> None:
 
 
 def test_the_command_line_knows_the_formats() -> None:
-    assert source_options.FORMATS == ("auto", *sources.FORMATS)
+    assert source_options.FORMATS == ("auto", *registry.FORMATS)
 
 
 def test_options_that_a_format_lacks(frames: list[Frame], tmp_path: Path) -> None:

@@ -31,8 +31,9 @@ def test_what_the_text_names_is_there() -> None:
     for path in re.findall(r"`([a-z_]+/[\w./]+\.py)`", PAGE):
         assert (package / path).exists() or (ROOT / path).exists(), path
     source = {
-        "FORMATS": "data/load.py",
-        "_refuse_options": "data/load.py",
+        "FORMATS": "data/formats/registry.py",
+        "detect_format": "data/formats/registry.py",
+        "read_format": "data/formats/registry.py",
         "BACKENDS": "force/backends.py",
         "NEEDED": "compiled/library.py",
         "VERBS": "cli/__init__.py",
