@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from openmm_se3.cli.run_options import POSITIVE
+from openmm_se3.cli.shared.run_options import POSITIVE
 from openmm_se3.files import atomic_write, require_new_file
 
 WIDTH = 110  # of a table, in characters

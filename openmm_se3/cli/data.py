@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from openmm_se3.cli.source_options import make_sources, source_options
+from openmm_se3.cli.shared.source_options import make_sources, source_options
 from openmm_se3.elements import ATOMIC_NUMBERS
 
 if TYPE_CHECKING:

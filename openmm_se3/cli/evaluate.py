@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from openmm_se3.cli.source_options import make_sources, source_options
+from openmm_se3.cli.shared.source_options import make_sources, source_options
 
 # kcal/mol per atom: no model that has learned anything is so wrong.
 OTHER_ZERO = 100.0

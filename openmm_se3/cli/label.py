@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from openmm_se3.cli.command_line import command_line
-from openmm_se3.cli.old_names import renamed
+from openmm_se3.cli.shared.old_names import renamed
+from openmm_se3.cli.shared.recorded_command import command_line
 from openmm_se3.data.level_of_theory import NAMED_LEVELS, LevelOfTheory
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def command(
     command resumes it.  Frames without a converged label are left out and listed with
     the reason.
     """
-    from openmm_se3.cli.progress_bar import progress_bar
+    from openmm_se3.cli.shared.progress_bar import progress_bar
     from openmm_se3.data.labeling import label as labelling
     from openmm_se3.data.labeling.batches import label_with
     from openmm_se3.data.labeling.executors import (

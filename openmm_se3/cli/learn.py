@@ -95,7 +95,7 @@ def command(
     model and report.html.
     """
     from openmm_se3.active_learning import learn
-    from openmm_se3.cli.command_line import command_line
+    from openmm_se3.cli.shared.recorded_command import command_line
 
     given: dict[str, Any] = {
         key: value for key, value in options.items() if value is not None

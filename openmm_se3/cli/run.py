@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from openmm_se3.cli.run_options import (
+from openmm_se3.cli.shared.run_options import (
     POSITIVE,
     advised,
     production_steps,

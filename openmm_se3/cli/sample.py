@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
-from openmm_se3.cli.command_line import command_line
-from openmm_se3.cli.old_names import renamed
+from openmm_se3.cli.shared.old_names import renamed
+from openmm_se3.cli.shared.recorded_command import command_line
 from openmm_se3.elements import numbers_of
 from openmm_se3.files import atomic_write, require_new_file
 
@@ -104,7 +104,7 @@ def water(
 
     from ase.io import write
 
-    from openmm_se3.cli.progress_bar import progress_bar
+    from openmm_se3.cli.shared.progress_bar import progress_bar
     from openmm_se3.data.labeling.executors import LocalExecutor
     from openmm_se3.data.labeling.water_sampler import sample_water
 
@@ -216,7 +216,7 @@ def molecules(
         chosen = frozenset(part.strip() for part in elements.split(","))
         numbers_of(chosen)
 
-    from openmm_se3.cli.progress_bar import progress_bar
+    from openmm_se3.cli.shared.progress_bar import progress_bar
     from openmm_se3.data.labeling.executors import LocalExecutor
     from openmm_se3.data.labeling.molecule_sampler import Plan
     from openmm_se3.data.labeling.molecules import read_excluded, read_molecules

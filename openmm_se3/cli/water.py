@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from openmm_se3.cli.run_options import (
+from openmm_se3.cli.shared.run_options import (
     POSITIVE,
     advised,
     production_steps,

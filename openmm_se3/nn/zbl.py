@@ -9,6 +9,8 @@ where there are none.
     a = 0.46850 A / (Z_i^0.23 + Z_j^0.23)
     phi(x) = 0.18175 exp(-3.19980 x) + 0.50986 exp(-0.94229 x)
              + 0.28022 exp(-0.40290 x) + 0.02817 exp(-0.20162 x)
+
+All elements of :mod:`openmm_se3.elements` have it; their covalent radii give r_off.
 """
 
 from __future__ import annotations

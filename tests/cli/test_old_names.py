@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from openmm_se3.cli import VERBS, main
-from openmm_se3.cli.run_options import advised
+from openmm_se3.cli.shared.run_options import advised
 from openmm_se3.simulation import WaterRun
 
 

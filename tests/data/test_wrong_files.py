@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from data_files import WATER_DATA, by_size, write_conformers, write_deepmd
 
-from openmm_se3.cli import source_options
+from openmm_se3.cli.shared import source_options
 from openmm_se3.data.formats import registry
 from openmm_se3.data.frames import Frame
 from openmm_se3.data.load import (

@@ -14,9 +14,9 @@ PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 
 
 def test_every_change_of_the_list_has_a_place() -> None:
-    table = PAGE.partition("### Twenty everyday changes")[2].partition("## Commits")[0]
+    table = PAGE.partition("### Everyday changes")[2].partition("## Commits")[0]
     rows = re.findall(r"^\| (?!change \||---)(.+?) \| (.+) \|$", table, re.M)
-    assert len(rows) == 20
+    assert len(rows) >= 20
     for change, places in rows:
         paths = re.findall(r"`(openmm_se3/[\w./]+)`", places)
         assert paths, change

@@ -27,8 +27,8 @@ from openmm_se3.training.checkpoint import BEST, LAST, load_checkpoint
 from openmm_se3.training.module import (
     DivergedError,
     TrainingModule,
-    make_optimizer,
 )
+from openmm_se3.training.optimizer import make_optimizer
 from openmm_se3.training.session import Session
 
 pytestmark = WARNINGS
