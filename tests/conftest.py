@@ -14,10 +14,14 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Every shape of network would be compiled first, for half a minute each; what is about
 # compiled networks asks for them.
 os.environ.setdefault("OPENMM_SE3_ENGINE", "torchscript")
-# A shell that starts the tests in the background lets them ignore Ctrl-C, and their
-# subprocesses would too, in which Ctrl-C is tested.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and nohup lets
+# them ignore SIGHUP.  Their subprocesses would too, in which both are tested.
+for number, default in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, default)
 
 import numpy as np
 import pytest
