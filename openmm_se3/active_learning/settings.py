@@ -13,6 +13,8 @@ from openmm_se3.data.level_of_theory import NAMED_LEVELS, LevelOfTheory
 from openmm_se3.files import atomic_write
 
 LEAST_LABELS = 40
+EXPLORE_STEPS = range(200, 2001)  # of a walker, that a time budget can choose; 1 ps
+STEPS_PER_MINUTE = 40  # of a time budget
 # Settings that a resumed campaign may change.
 BUDGET = ("labels", "minutes", "workers")
 
@@ -132,6 +134,16 @@ class Settings:
     def fresh(self) -> int:
         """Fresh frames of a round."""
         return max(4, 2 * self.per_round // 5)
+
+    @property
+    def walker_steps(self) -> int:
+        """Steps of a walker."""
+        if self.explore_steps is not None:
+            return self.explore_steps
+        least, most = EXPLORE_STEPS[0], EXPLORE_STEPS[-1]
+        if self.minutes is None:
+            return most
+        return int(min(most, max(least, STEPS_PER_MINUTE * self.minutes)))
 
     def temperatures(self) -> tuple[float, float, float]:
         """Return the temperatures of the walkers, K."""
