@@ -37,7 +37,20 @@ def choose_start(settings: Settings, systems: Sequence[System]) -> str:
 
     A trial with a fast potential starts from scratch.  DFT starts from the shipped
     organic model, or from AIMNet2, if they know all elements.
+
+    Raises:
+        ValueError: There would be nothing to learn, or nothing to keep.
     """
+    start = _choose(settings, systems)
+    if settings.keep and start == "scratch":
+        raise ValueError(
+            f"keep is {settings.keep:g}, but the campaign starts from scratch: there "
+            "is nothing to keep; give a start"
+        )
+    return start
+
+
+def _choose(settings: Settings, systems: Sequence[System]) -> str:
     if settings.start != "auto":
         if settings.start == settings.reference:
             raise ValueError(

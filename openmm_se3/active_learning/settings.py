@@ -33,6 +33,9 @@ class Settings:
             :func:`~openmm_se3.data.labeling.labelers.labeler` takes it.
         start: What the first committee learns from: "auto", "scratch", a model, or a
             fast potential whose labels it is pretrained on.
+        keep: Decay of the weights towards those that a training starts from, so that
+            what ``start`` knows is not forgotten: ``initial_decay`` of
+            :class:`~openmm_se3.training.config.TrainingConfig`.
         with_water: Also learn complexes of the molecule with one water molecule.
         charge: Total charge of a molecule from an XYZ or PDB file.
         members: Networks of the committee.
@@ -56,6 +59,7 @@ class Settings:
     level: str = "wb97x/6-31g*"
     reference: str | None = None
     start: str = "auto"
+    keep: float = 0.0
     with_water: bool = False
     charge: int = 0
     members: int = 4
@@ -92,6 +96,8 @@ class Settings:
             raise ValueError(
                 f"members is {self.members}; the deviation of a committee needs 2"
             )
+        if not self.keep >= 0.0:
+            raise ValueError(f"keep must not be negative, got {self.keep:g}")
         if not self.target > 0.0:
             raise ValueError(f"target must be positive, got {self.target:g}")
         for name in ("steps", "explore_steps", "workers", "round_labels"):

@@ -194,3 +194,31 @@ def test_committee_gives_its_first_member(finished: Path, tmp_path: Path) -> Non
     weights = found.weights_for(found.config)
     for name, value in best["average"].items():
         torch.testing.assert_close(weights[name].double(), value.double())
+
+
+def test_decay_towards_the_initial_weights_holds_them(
+    config: RunConfig, finished: Path, tmp_path: Path, no_figures: None
+) -> None:
+    """A weight moves about 1/decay at most; without decay it moves further."""
+    start = finished / BEST
+    model = InitialModel.load(str(start))
+    rng = np.random.default_rng(2)
+    frames = [
+        dataclasses.replace(frame, forces=rng.normal(size=frame.forces.shape))
+        for frame in frames_of(model, SHIFTS, others=False)
+    ]
+    run = tuning(config, start, frames, tmp_path / "data.h5")
+    moved = {}
+    for decay in (0.0, 50.0):
+        settings = dict(learning_rate=5e-3, initial_decay=decay, schedule="constant")
+        folder = tmp_path / f"run-{decay:g}"
+        training_run.train(changed(run, **settings), folder, console=QUIET)
+        weights = load_checkpoint(folder / LAST)["network"]
+        moved[decay] = max(
+            float((weights[name] - value).abs().max())
+            for name, value in model.weights.items()
+        )
+    assert moved[50.0] < 1.0 / 50.0 < 0.5 * moved[0.0]
+    with pytest.raises(ValueError) as caught:
+        changed(config, initial_decay=1.0)
+    assert "training.initial" in str(caught.value)
