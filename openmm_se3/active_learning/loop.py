@@ -25,7 +25,13 @@ from openmm_se3.active_learning.finish import finish
 from openmm_se3.active_learning.fresh import Fresh, calibration, errors_by_temperature
 from openmm_se3.active_learning.given import take_run
 from openmm_se3.active_learning.members import is_model, network_config, train_members
-from openmm_se3.active_learning.pretraining import choose_start, pretraining_labels
+from openmm_se3.active_learning.pretraining import (
+    PRETRAINING,
+    choose_start,
+    first_self_energies,
+    pretrained,
+    pretraining_labels,
+)
 from openmm_se3.active_learning.reference import Reference
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.active_learning.structures import System, initial_structures
@@ -39,11 +45,8 @@ from openmm_se3.threads import threads_for
 from openmm_se3.training.checkpoint import BEST
 from openmm_se3.units import EV_TO_KCAL_PER_MOL
 
-EXPLORE_STEPS = 2000  # 1 ps
-STEPS_PER_MINUTE = 40  # of a time budget
 STOP_FACTOR = 4.0  # thresholds at which a walker stops
 FINISHING_SECONDS = 40.0  # of the checks and the report
-PRETRAINING = -1  # number of the round before the first
 
 
 class Loop:
@@ -147,10 +150,13 @@ class Loop:
                 self.settings.seed,
             )
             self._label(path, structures)
+        if pretrained(self.settings):
+            self._pretrain()
         found = self.campaign.find("self-energies")
         if found is None:
             # One shift for each composition is all that a single molecule tells.
-            energies = least_squares(read_hdf5(path).frames).energies
+            frames = read_hdf5(path).frames
+            energies = first_self_energies(self.campaign, self.settings, frames)
             listed = {str(z): energy for z, energy in energies.items()}
             found = self.campaign.record("self-energies", energies=listed)
         return {int(z): float(energy) for z, energy in found["energies"].items()}
@@ -189,12 +195,9 @@ class Loop:
             return
         settings, campaign = self.settings, self.campaign
         before = number - 1
-        pretrained = settings.start != "scratch" and not is_model(settings.start)
-        if number == 0 and pretrained:
-            self._pretrain()
 
         def initial(member: int) -> str | None:
-            if number > 0 or pretrained:
+            if number > 0 or pretrained(settings):
                 return str((campaign.member_folder(before, member) / BEST).resolve())
             return settings.start if is_model(settings.start) else None
 
@@ -257,7 +260,7 @@ class Loop:
                 committee,
                 self.systems,
                 walkers,
-                self._explore_steps(),
+                self.settings.walker_steps,
                 STOP_FACTOR * self._threshold() / self._calibration(),
                 rng,
                 self._progress(f"exploring, round {number}"),
@@ -280,15 +283,6 @@ class Loop:
             soft_wrap=True,
         )
         return explored
-
-    def _explore_steps(self) -> int:
-        if self.settings.explore_steps is not None:
-            return self.settings.explore_steps
-        if self.settings.minutes is None:
-            return EXPLORE_STEPS
-        least = 200
-        wanted = STEPS_PER_MINUTE * self.settings.minutes
-        return int(min(EXPLORE_STEPS, max(least, wanted)))
 
     def _threshold(self) -> float:
         """Return the deviation above which a frame is uncertain, eV/A."""

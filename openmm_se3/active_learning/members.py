@@ -123,6 +123,7 @@ def train_members(
         if start is not None:
             training["learning_rate"] *= FINE_TUNING_RATE
             training["initial"] = start
+            training["initial_decay"] = settings.keep
         steps = settings.steps or FIRST_STEPS
         steps = steps if number <= 0 else -(-steps // 2)
         training |= {

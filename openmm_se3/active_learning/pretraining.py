@@ -8,19 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from openmm_se3.active_learning.campaign import Campaign
+from openmm_se3.active_learning.members import is_model
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.active_learning.structures import System, initial_structures
 from openmm_se3.data.dataset import Dataset
 from openmm_se3.data.formats.hdf5 import read_hdf5
+from openmm_se3.data.frames import Frames
 from openmm_se3.data.labeling.batches import label_with
 from openmm_se3.data.labeling.executors import LocalExecutor, SerialExecutor
 from openmm_se3.data.labeling.labelers import LabelerError, labeler
 from openmm_se3.data.labeling.molecules import Molecule
+from openmm_se3.data.self_energies import least_squares, left_by
 from openmm_se3.model_file import load_model
 from openmm_se3.shipped import shipped_models
+from openmm_se3.training.checkpoint import BEST
 
 ORGANIC = "organic"  # the shipped model
+PRETRAINING = -1  # number of the round before the first
 STRUCTURES = 1500
 QUICK = "aimnet2"
 
@@ -30,7 +37,20 @@ def choose_start(settings: Settings, systems: Sequence[System]) -> str:
 
     A trial with a fast potential starts from scratch.  DFT starts from the shipped
     organic model, or from AIMNet2, if they know all elements.
+
+    Raises:
+        ValueError: There would be nothing to learn, or nothing to keep.
     """
+    start = _choose(settings, systems)
+    if settings.keep and start == "scratch":
+        raise ValueError(
+            f"keep is {settings.keep:g}, but the campaign starts from scratch: there "
+            "is nothing to keep; give a start"
+        )
+    return start
+
+
+def _choose(settings: Settings, systems: Sequence[System]) -> str:
     if settings.start != "auto":
         if settings.start == settings.reference:
             raise ValueError(
@@ -70,3 +90,36 @@ def pretraining_labels(
     serial = settings.start == QUICK
     executor = SerialExecutor() if serial else LocalExecutor(settings.workers)
     return label_with(structures, path, settings.start, executor)
+
+
+def pretrained(settings: Settings) -> bool:
+    """Tell whether the members first learn from a fast potential."""
+    return settings.start != "scratch" and not is_model(settings.start)
+
+
+def first_self_energies(
+    campaign: Campaign, settings: Settings, frames: Frames
+) -> dict[int, float]:
+    """Return the self-energies of a campaign (eV) by atomic number.
+
+    They are fitted to its first labels, less what the networks that it starts from know
+    of them: the first training then has no constant to learn.
+
+    Args:
+        campaign: The folder; members that are pretrained have been.
+        settings: Settings of the campaign.
+        frames: The first labels.
+    """
+    if settings.start == "scratch":
+        return least_squares(frames).energies
+    from openmm_se3.training.initial import InitialModel
+
+    names = [settings.start]
+    if pretrained(settings):
+        members = range(settings.members)
+        folders = [campaign.member_folder(PRETRAINING, m) for m in members]
+        names = [str(folder / BEST) for folder in folders]
+    initial = [InitialModel.load(name) for name in names]
+    interaction = np.mean([each.interaction_energies(frames) for each in initial], 0)
+    before = initial[0].self_energies
+    return left_by(frames, interaction, before, settings.start).energies

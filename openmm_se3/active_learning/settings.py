@@ -13,6 +13,8 @@ from openmm_se3.data.level_of_theory import NAMED_LEVELS, LevelOfTheory
 from openmm_se3.files import atomic_write
 
 LEAST_LABELS = 40
+EXPLORE_STEPS = range(200, 2001)  # of a walker, that a time budget can choose; 1 ps
+STEPS_PER_MINUTE = 40  # of a time budget
 # Settings that a resumed campaign may change.
 BUDGET = ("labels", "minutes", "workers")
 
@@ -31,6 +33,9 @@ class Settings:
             :func:`~openmm_se3.data.labeling.labelers.labeler` takes it.
         start: What the first committee learns from: "auto", "scratch", a model, or a
             fast potential whose labels it is pretrained on.
+        keep: Decay of the weights towards those that a training starts from, so that
+            what ``start`` knows is not forgotten: ``initial_decay`` of
+            :class:`~openmm_se3.training.config.TrainingConfig`.
         with_water: Also learn complexes of the molecule with one water molecule.
         charge: Total charge of a molecule from an XYZ or PDB file.
         members: Networks of the committee.
@@ -54,6 +59,7 @@ class Settings:
     level: str = "wb97x/6-31g*"
     reference: str | None = None
     start: str = "auto"
+    keep: float = 0.0
     with_water: bool = False
     charge: int = 0
     members: int = 4
@@ -90,6 +96,8 @@ class Settings:
             raise ValueError(
                 f"members is {self.members}; the deviation of a committee needs 2"
             )
+        if not self.keep >= 0.0:
+            raise ValueError(f"keep must not be negative, got {self.keep:g}")
         if not self.target > 0.0:
             raise ValueError(f"target must be positive, got {self.target:g}")
         for name in ("steps", "explore_steps", "workers", "round_labels"):
@@ -132,6 +140,16 @@ class Settings:
     def fresh(self) -> int:
         """Fresh frames of a round."""
         return max(4, 2 * self.per_round // 5)
+
+    @property
+    def walker_steps(self) -> int:
+        """Steps of a walker."""
+        if self.explore_steps is not None:
+            return self.explore_steps
+        least, most = EXPLORE_STEPS[0], EXPLORE_STEPS[-1]
+        if self.minutes is None:
+            return most
+        return int(min(most, max(least, STEPS_PER_MINUTE * self.minutes)))
 
     def temperatures(self) -> tuple[float, float, float]:
         """Return the temperatures of the walkers, K."""

@@ -56,6 +56,12 @@ import click
     "scratch with --reference]",
 )
 @click.option(
+    "--keep",
+    type=float,
+    help="Pull the weights back to those of the start, so that it forgets less; 10 is "
+    "much.  [default: 0]",
+)
+@click.option(
     "--with-water", is_flag=True, help="Also learn complexes with one water molecule."
 )
 @click.option(

@@ -5,7 +5,8 @@ squares solution of
 
     E_frame = sum over elements Z of n_Z(frame) E_Z
 
-which says how much of an energy the composition alone explains.
+which says how much of an energy the composition alone explains.  For a run that starts
+from a trained model they are fitted to what this model leaves of the energies.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class SelfEnergies:
 
     Attributes:
         energies: eV, by atomic number.
-        origin: "data", "given", "isolated atoms" or "least squares".
+        origin: "data", "given", "isolated atoms", "least squares", or what they were
+            fitted to.
         warning: What the user should know; empty if there is nothing.
     """
 
@@ -93,6 +95,70 @@ def least_squares(
     energy = frames.column("energy") - frames.isolated_energies(
         {**dict.fromkeys(present, 0.0), **known}
     )
+    solution, rank = _fit(frames, energy, elements)
+    warning = ""
+    if rank < len(elements):
+        warning = (
+            f"the compositions do not tell the energies of {symbols_of(elements)} "
+            f"apart (rank {rank} of {len(elements)}): of all fits that are as good the "
+            "one of smallest norm is taken, and an isolated atom's energy means nothing"
+        )
+    return SelfEnergies(
+        {**known, **dict(zip(elements, solution.tolist(), strict=True))},
+        "data, others by least squares" if known else "least squares",
+        warning,
+    )
+
+
+def left_by(
+    frames: Frames,
+    interaction: np.ndarray,
+    before: Mapping[int, float],
+    name: str,
+) -> SelfEnergies:
+    """Fit the energies of isolated atoms to what a trained model leaves of energies.
+
+    The model's interaction energies and these self-energies are together as near to
+    the energies as they can be.  Where the compositions do not tell elements apart, the
+    model's own self-energies change as little as possible, and elements that no frame
+    holds keep theirs.
+
+    Args:
+        frames: The frames.
+        interaction: The model's interaction energies [n_frames], eV.
+        before: The model's self-energies by atomic number, eV.
+        name: What to call the model.
+
+    Raises:
+        ValueError: No frame has an energy.
+    """
+    elements = sorted({int(z) for b in frames.blocks for z in b.numbers})
+    left = frames.column("energy") - interaction - frames.isolated_energies(before)
+    changes, _ = _fit(frames, left, elements)
+    changed = {
+        z: before[z] + float(change)
+        for z, change in zip(elements, changes, strict=True)
+    }
+    return SelfEnergies({**before, **changed}, f"fitted to what {name} leaves")
+
+
+def _fit(
+    frames: Frames, energy: np.ndarray, elements: list[int]
+) -> tuple[np.ndarray, int]:
+    """Fit energies of elements to energies of frames by least squares.
+
+    Args:
+        frames: The frames.
+        energy: Energies [n_frames], eV; NaN where unknown.
+        elements: Atomic numbers of the elements to fit.
+
+    Returns:
+        Energies of the elements [n_elements], eV, the shortest of all solutions, and
+        how many of them the compositions tell apart.
+
+    Raises:
+        ValueError: No energy is known.
+    """
     counts, means, weights = [], [], []
     for index, _ in frames.by_block():
         finite = energy[index][np.isfinite(energy[index])]
@@ -107,18 +173,7 @@ def least_squares(
     matrix = np.array(counts, dtype=float) * weight[:, None]
     # numpy before 2 would take a smaller bound, and miss that the rank is too low.
     solution, _, rank, _ = np.linalg.lstsq(matrix, np.array(means) * weight, rcond=None)
-    warning = ""
-    if rank < len(elements):
-        warning = (
-            f"the compositions do not tell the energies of {symbols_of(elements)} "
-            f"apart (rank {rank} of {len(elements)}): of all fits that are as good the "
-            "one of smallest norm is taken, and an isolated atom's energy means nothing"
-        )
-    return SelfEnergies(
-        {**known, **dict(zip(elements, solution.tolist(), strict=True))},
-        "data, others by least squares" if known else "least squares",
-        warning,
-    )
+    return solution, int(rank)
 
 
 def _isolated(dataset: Dataset, elements: list[int]) -> dict[int, float]:

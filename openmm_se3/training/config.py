@@ -62,6 +62,9 @@ class TrainingConfig:
             that a share of 1 may make a network of several layers explode.  Null: one
             over the root of their number.
         weight_decay: Decay of the weights; needs "adamw".
+        initial_decay: Decay of the weights towards those of ``initial`` instead of
+            zero, whatever the optimizer: keeps a fine-tuned model near what it knew.  A
+            weight moves about 1/``initial_decay`` at most.
         warmup_steps: Steps over which the learning rate grows from zero.
         schedule: "cosine" to the end of the run, "plateau", "steps" or "constant".
         final_learning_rate: Where the cosine ends and the plateau schedule stops, as a
@@ -138,6 +141,7 @@ class TrainingConfig:
         default="atom", metadata=ADDED
     )
     normalize: bool = dataclasses.field(default=False, metadata=ADDED)
+    initial_decay: float = dataclasses.field(default=0.0, metadata=ADDED)
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -167,6 +171,7 @@ class TrainingConfig:
             "energy_weight",
             "force_weight",
             "weight_decay",
+            "initial_decay",
             "warmup_steps",
             "max_skipped",
         )
@@ -205,6 +210,11 @@ class TrainingConfig:
             raise ValueError(
                 "training.weight_decay needs optimizer: adamw; with adam it would be "
                 "mixed into the gradient's moments"
+            )
+        if self.initial_decay and self.initial is None:
+            raise ValueError(
+                "training.initial_decay keeps weights near those of training.initial, "
+                "which is not given; weight_decay keeps them near zero"
             )
         if self.warmup_steps >= self.steps:
             raise ValueError(

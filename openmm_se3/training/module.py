@@ -94,6 +94,8 @@ class TrainingModule:
         # Sums since the last validation: loss, its parts as in LossTerms, steps.
         self.running = torch.zeros(5, dtype=torch.float64)
         self.optimizer = make_optimizer(network, config)
+        # Weights that the run starts from, where it stays near them.
+        self._initial = copy.deepcopy(network) if config.initial_decay else None
         self._clock = time.monotonic()
 
     @property
@@ -123,6 +125,8 @@ class TrainingModule:
             state = self.optimizer.state_dict()
             self.network.to(device)
             self.average.to(device)
+            if self._initial is not None:
+                self._initial.to(device)
             self.optimizer.load_state_dict(state)  # moves it to the weights
 
     def training_step(
@@ -152,6 +156,7 @@ class TrainingModule:
             for group in self.optimizer.param_groups:
                 group["lr"] = group["share"] * rate
             self.optimizer.step()
+            self._return_to_initial()
             self._update_average()
             self.running[:4] += parts.detach().cpu()
             self.running[4] += 1
@@ -228,6 +233,19 @@ class TrainingModule:
                 "there is one"
             )
         warnings.warn(message, stacklevel=2)
+
+    @torch.no_grad()
+    def _return_to_initial(self) -> None:
+        """Move the weights a little towards those that the run started from."""
+        if self._initial is None:
+            return
+        before = dict(
+            zip(self.network.parameters(), self._initial.parameters(), strict=True)
+        )
+        for group in self.optimizer.param_groups:
+            moved = group["params"]
+            share = min(1.0, group["lr"] * self.config.initial_decay)
+            torch._foreach_lerp_(moved, [before[weight] for weight in moved], share)
 
     @torch.no_grad()
     def _update_average(self) -> None:

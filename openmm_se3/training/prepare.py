@@ -20,14 +20,21 @@ from openmm_se3.data.splits import SplitConfig, make_splits, one_sided
 from openmm_se3.elements import symbols_of
 from openmm_se3.training.batches import FrameGraphs, frame_weights, lowest_energies
 from openmm_se3.training.config import DataConfig, RunConfig, TrainingConfig
+from openmm_se3.training.initial import InitialModel, matched_self_energies
 
 MOST_UNEVEN = 8  # kinds and temperatures named that a split lacks
 
-MOST_UNEVEN = 8  # kinds and temperatures named that a split lacks
 
-
-def read_data(config: DataConfig, console: Console) -> Dataset:
+def read_data(
+    config: DataConfig, console: Console, initial: InitialModel | None = None
+) -> Dataset:
     """Read and divide the data, and say what they are.
+
+    Args:
+        config: Where they are.
+        console: Where to report.
+        initial: Model that the run starts from, which self-energies are to match; None
+            for random weights.
 
     Raises:
         ValueError: The data cannot be read, none has energies, or units or signs cannot
@@ -36,7 +43,10 @@ def read_data(config: DataConfig, console: Console) -> Dataset:
     if config.files and all(source.forces_only for source in config.files):
         raise ValueError("all data files are forces_only; one must have energies")
     dataset = divide(read_sources(config.files, for_model=True), config.split)
-    chosen = self_energies(dataset, cast(Any, config.self_energies))
+    if initial is None:
+        chosen = self_energies(dataset, cast(Any, config.self_energies))
+    else:
+        chosen = matched_self_energies(dataset, config, initial)
     # Self-energies that are all zero ask for total energies, as the thesis's first runs
     # had them: nothing is known about their size then.
     subtracted = chosen.energies if any(chosen.energies.values()) else None

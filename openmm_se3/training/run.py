@@ -49,6 +49,7 @@ from openmm_se3.training.checkpoint import (
 )
 from openmm_se3.training.config import RunConfig
 from openmm_se3.training.distributed import is_first
+from openmm_se3.training.initial import InitialModel
 from openmm_se3.training.loop import Observer, fit, processes
 from openmm_se3.training.memory import keep_freed_memory
 from openmm_se3.training.metrics import (
@@ -175,7 +176,7 @@ def _train(
         torch.set_num_threads(config.training.threads)
     torch.manual_seed(config.training.seed)
     keep_freed_memory()
-    dataset = read_data(config.data, console)
+    dataset = _read_data(config, checkpoint, console)
     header = make_header(config, dataset)
     if checkpoint is not None:
         refuse_changes(checkpoint, header, folder)
@@ -216,6 +217,20 @@ def _train(
     console.print("Measuring the errors of the best weights on all frames.")
     errors = finish(folder, config, dataset)
     return Outcome(module.step, True, signals.received, errors)
+
+
+def _read_data(
+    config: RunConfig, checkpoint: dict[str, Any] | None, console: Console
+) -> Dataset:
+    """Read the data of a run, with self-energies that match what it starts from."""
+    start = config.training.initial
+    if start is None:
+        return read_data(config.data, console)
+    data = config.data
+    if checkpoint is not None:  # a resumed run keeps what it fitted, to the last bit
+        fitted = dict(checkpoint["self_energies"])
+        data = dataclasses.replace(data, self_energies=fitted)
+    return read_data(data, console, InitialModel.load(start))
 
 
 def _set_speed(

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from pathlib import Path
 
 import torch
 
 from openmm_se3.compiled.library import ENGINE_VARIABLE, compiled_or_none
 from openmm_se3.compiled.training import CompiledBatches
-from openmm_se3.config import ModelConfig, from_dict
 from openmm_se3.data.dataset import Dataset
-from openmm_se3.model_file import load_model
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.training.batches import (
     BatchOrder,
 )
-from openmm_se3.training.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
 from openmm_se3.training.config import RunConfig, TrainingConfig
+from openmm_se3.training.initial import InitialModel
 from openmm_se3.training.module import TrainingModule
 from openmm_se3.training.prepare import (
     frames_without_forces,
@@ -64,7 +60,8 @@ def make_module(config: RunConfig, dataset: Dataset) -> TrainingModule:
     order = BatchOrder(sizes, training.batch_size, training.seed)
     network = SE3Transformer(config.model)
     if training.initial is not None:
-        network.load_state_dict(initial_weights(training.initial, config.model))
+        initial = InitialModel.load(training.initial)
+        network.load_state_dict(initial.weights_for(config.model))
     network.to(getattr(torch, training.precision))
     if training.normalize:
         training = normalized(training, train, dataset.self_energies)
@@ -109,37 +106,3 @@ def on_gpu(config: TrainingConfig) -> bool:
     return config.device == "gpu" or (
         config.device == "auto" and torch.cuda.is_available()
     )
-
-
-def initial_weights(name: str, config: ModelConfig) -> dict[str, torch.Tensor]:
-    """Return the weights that a run starts from.
-
-    Args:
-        name: A shipped model's name, the path of a model, or a checkpoint.
-        config: Shape of the network to train.
-
-    Raises:
-        FileNotFoundError: There is no such model or checkpoint.
-        ValueError: Its network has another shape; each difference is shown.
-    """
-    path = Path(name)
-    weights: dict[str, torch.Tensor]
-    if path.is_file() and path.name in (BEST, LAST, PREVIOUS):
-        checkpoint = load_checkpoint(path)
-        shape = from_dict(ModelConfig, checkpoint["model"], "model")
-        weights = checkpoint["average"]
-    else:
-        model = load_model(name)
-        shape, weights = model.config, model.weights
-    before, now = (dataclasses.asdict(each) for each in (shape, config))
-    lines = [
-        f"{key}: {before[key]} (here {now[key]})"
-        for key in now
-        if before[key] != now[key]
-    ]
-    if lines:
-        raise ValueError(
-            f"training.initial: {name} is another network; put under 'model' what it "
-            f"has: {', '.join(lines)}"
-        )
-    return weights

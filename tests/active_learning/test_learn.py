@@ -263,6 +263,7 @@ def test_killed_campaign_ends_the_same(campaign: Path, tmp_path: Path) -> None:
         ("O", {"members": 1}, "members"),
         ("O", {"start": "gfn2"}, "gfn2"),
         ("O", {"start": "no-such-model"}, "no-such-model"),
+        ("O", {"keep": 1.0}, "keep"),
         ("O", {"temprature": 300.0}, "temprature"),
     ],
 )

@@ -21,15 +21,17 @@ from openmm_se3.active_learning.explore import Explored, Walker, conserve, explo
 from openmm_se3.active_learning.fresh import Fresh, calibration, errors_by_temperature
 from openmm_se3.active_learning.given import given_structures, take_run
 from openmm_se3.active_learning.minima import dihedral_angle, displaced, frequencies
-from openmm_se3.active_learning.pretraining import choose_start
+from openmm_se3.active_learning.pretraining import choose_start, first_self_energies
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.active_learning.structures import System
 from openmm_se3.active_learning.verdict import judge
-from openmm_se3.config import ModelConfig
+from openmm_se3.config import ModelConfig, to_dict
+from openmm_se3.data.frames import Frame, Frames
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.report.page import Page, superposed, table, viewer
 from openmm_se3.shipped import shipped_models
 from openmm_se3.single_point import evaluate
+from openmm_se3.training.checkpoint import BEST, save_checkpoint
 from openmm_se3.units import BOLTZMANN_EV, EV_PER_ANGSTROM_DALTON_TO_ANGSTROM_PER_FS2
 
 WATER = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
@@ -373,6 +375,37 @@ def test_start_is_the_best_that_knows_the_elements() -> None:
     assert choose_start(Settings("O"), [water(), sodium]) == "scratch"
     assert choose_start(Settings("O", reference="gfn2"), [water()]) == "scratch"
     assert choose_start(Settings("O", start="gfn2"), [water()]) == "gfn2"
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_first_energies_need_no_constant(members: int, tmp_path: Path) -> None:
+    """Of a campaign that starts from a model, and of one with pretrained members."""
+    campaign = Campaign(tmp_path / "campaign")
+    pretrained = committee()
+    own = {"H": -13.0, "O": -2000.0}
+    for member in range(members):
+        torch.manual_seed(member + 1)
+        config = ModelConfig(("H", "O"), layers=1, channels=4, key_channels=4, lmax=1)
+        content = {
+            "model": to_dict(config),
+            "average": SE3Transformer(config).state_dict(),
+            "self_energies": own,
+        }
+        folder = campaign.member_folder(-1, member)
+        folder.mkdir(parents=True)
+        save_checkpoint(folder / BEST, content)
+    start = "gfn2" if members == 2 else str(campaign.member_folder(-1, 0) / BEST)
+    rng = np.random.default_rng(13)
+    frames = []
+    for numbers in ([8, 1, 1], [8, 1], [1, 1]):
+        x = WATER[: len(numbers)] + 0.05 * rng.normal(size=(len(numbers), 3))
+        energies = pretrained.predict(Atoms([np.array(numbers)]), x).energies
+        shift = sum({1: -10.0, 8: -1900.0}[z] for z in numbers)
+        energy = float(energies[:members].mean()) + shift
+        frames.append(Frame(np.array(numbers), x, energy, None))
+    settings = Settings("O", start=start, members=2)
+    found = first_self_energies(campaign, settings, Frames.of(frames))
+    assert found == pytest.approx({1: -10.0, 8: -1900.0}, abs=1e-4)
 
 
 def test_page_escapes_what_it_is_given() -> None:
