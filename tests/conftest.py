@@ -14,14 +14,12 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Every shape of network would be compiled first, for half a minute each; what is about
 # compiled networks asks for them.
 os.environ.setdefault("OPENMM_SE3_ENGINE", "torchscript")
-# A shell that starts the tests in the background lets them ignore Ctrl-C, and nohup lets
-# them ignore SIGHUP.  Their subprocesses would too, in which both are tested.
-for number, default in (
-    (signal.SIGINT, signal.default_int_handler),
-    (signal.SIGHUP, signal.SIG_DFL),
-):
-    if signal.getsignal(number) is signal.SIG_IGN:
-        signal.signal(number, default)
+# A shell that starts the tests in the background lets them ignore Ctrl-C, nohup lets
+# them ignore SIGHUP; so would their subprocesses, in which both are tested.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import numpy as np
 import pytest
