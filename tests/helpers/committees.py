@@ -16,13 +16,12 @@ from random_model import (
 from openmm_se3 import load_model
 from openmm_se3.export import model_of_checkpoint
 from openmm_se3.model_file import OF_COMMITTEES, ModelFile, contents, describe
-from openmm_se3.shipped import models_folder
 
 MEMBERS = 3
 # The first digits of rounding in each precision, eV and eV/A.
 TOLERANCE = {"single": 2e-5, "double": 1e-9}
 MONOMERS = Path(__file__).parents[1] / "data/monomers"  # trained on single waters only
-WATER_LABELS = models_folder() / "water/data/water1.h5"
+WATER_LABELS = Path(__file__).parents[2] / "models/water/data/water1.h5"
 # A hydrogen peroxide molecule: of the same elements, and no water, A.
 PEROXIDE = np.array(
     [[0.0, 0.7, 0.0], [0.0, -0.7, 0.0], [0.84, 0.88, 0.42], [-0.84, -0.88, 0.42]]
