@@ -194,6 +194,7 @@ PIPELINE = (
     ("committee",),
     ("compiled", "data"),
     ("triton",),
+    ("implementation",),
     ("training",),
     ("torchscript",),
     ("export",),
