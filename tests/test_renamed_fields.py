@@ -104,7 +104,7 @@ def test_checkpoints_of_version_2_open_without_a_warning(tmp_path: Path) -> None
     path = tmp_path / "last.pt"
     content = random_checkpoint(**SMALLEST)
     training = to_dict(TrainingConfig(implementation="pytorch"))
-    old = {**training, "engine": training.pop("implementation")}
+    old = {"engine": training.pop("implementation"), **training}
     save_checkpoint(path, {**content, "training": old})
     torch.save({**torch.load(path, weights_only=True), "format_version": 2}, path)
     with warnings.catch_warnings():

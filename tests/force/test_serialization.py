@@ -119,7 +119,7 @@ def test_xml_of_older_versions(
 
     def as_before(settings: ForceSettings) -> dict[str, Any]:
         state = dict(vars(settings))
-        return {**state, "engine": state.pop("implementation")}
+        return {"engine": state.pop("implementation"), **state}
 
     def build(settings: ForceSettings) -> torch.jit.ScriptModule:
         built.append(settings.implementation)

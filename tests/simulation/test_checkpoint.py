@@ -40,7 +40,7 @@ def test_a_run_of_an_older_version_is_resumed_without_a_difference(
 ) -> None:
     def as_before(*arguments: Any) -> dict[str, str]:
         here = environment(*arguments)
-        return {**here, "engine": here.pop("implementation")}
+        return {"engine": here.pop("implementation"), **here}
 
     out, about = tmp_path / "run", {"weights_sha256": "a", "engine": "compiled"}
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
