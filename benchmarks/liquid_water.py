@@ -34,7 +34,7 @@ from openmm_se3.analysis.read import read_folder
 from openmm_se3.analysis.stability import judge
 from openmm_se3.files import atomic_write
 from openmm_se3.plot_style import BLUE, GREY, STYLE, save
-from openmm_se3.simulation import ModelRun, run_structure, water_topology
+from openmm_se3.simulation import ModelRunOptions, run_structure, water_topology
 from openmm_se3.units import ANGSTROM_TO_NM, FS_TO_PS, NM_TO_ANGSTROM
 
 PAIRS = (("O", "O"), ("O", "H"), ("H", "H"))
@@ -237,7 +237,7 @@ def main(
     frames, groups = read_frames(data)
     out.mkdir(parents=True, exist_ok=True)
     write_start(frames[start], out / "start.pdb")
-    options = ModelRun(
+    options = ModelRunOptions(
         model=model,
         steps=round(length / (DT_FS * FS_TO_PS)),
         temperature=temperature,

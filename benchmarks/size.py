@@ -3,11 +3,11 @@
     python benchmarks/size.py --out size
 
 Boxes of liquid water of ordinary density, 64 to 4,096 molecules, in OpenMM.  Each size
-and engine runs in a process of its own, whose peak memory is what the step needs on top
-of a box of one molecule; beside it stands what ``SE3Potential.memory`` expects.
-Engines that would need more than ``--memory`` GB, judged by the size before, are left
-out.  Writes a table, ``size.json`` and ``size.png`` with the slope of log time against
-log atoms, 1 where the cost is linear.
+and implementation runs in a process of its own.  The peak memory of that process, less
+that of a box of one molecule, is compared with ``SE3Potential.estimate_memory``.
+Implementations that would need more than ``--memory`` GB, judged by the size before,
+are left out.  Writes a table, ``size.json`` and ``size.png`` with the slope of log time
+against log atoms, 1 where the cost is linear.
 """
 
 from __future__ import annotations
@@ -35,14 +35,16 @@ from openmm_se3.plot_style import BLUE, GREY, STYLE, legend_above, save
 from openmm_se3.simulation.progress import ns_per_day
 
 MOLECULES = (64, 216, 512, 1728, 4096)
-ENGINES = ("compiled", "torchscript")
+IMPLEMENTATIONS = ("compiled", "torchscript")
 DT_FS = 0.5
 SECONDS = 5.0  # of a measurement at least; never fewer than three steps
 LARGE_ATOMS = 600  # the slope is that from here on: small boxes see less than a cutoff
 HIDDEN_GB = 0.1  # less than that may fit into memory that the process has already
 
 
-def measure(n_molecules: int, engine: str, model: str, threads: int) -> dict[str, Any]:
+def measure(
+    n_molecules: int, implementation: str, model: str, threads: int
+) -> dict[str, Any]:
     """Return seconds per step, peak memory of this process and its estimate, GB."""
     import torch
     from openmm import Context, Platform, VerletIntegrator, unit
@@ -51,7 +53,7 @@ def measure(n_molecules: int, engine: str, model: str, threads: int) -> dict[str
 
     torch.set_num_threads(threads)
     box = water_box(n_molecules)
-    potential = SE3Potential(model, engine=engine)
+    potential = SE3Potential(model, implementation=implementation)
     integrator = VerletIntegrator(DT_FS * unit.femtosecond)
     platform = Platform.getPlatformByName("Reference")
     context = Context(potential.createSystem(box.topology), integrator, platform)
@@ -65,7 +67,7 @@ def measure(n_molecules: int, engine: str, model: str, threads: int) -> dict[str
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024e-9
     rows = box.topology.getPeriodicBoxVectors().value_in_unit(unit.angstrom)
     positions = np.array(box.positions.value_in_unit(unit.angstrom))
-    needed, _ = potential.memory(positions, np.array(rows))
+    needed, _ = potential.estimate_memory(positions, np.array(rows))
     return {
         "seconds": statistics.median(times),
         "memory_gb": peak,
@@ -73,14 +75,24 @@ def measure(n_molecules: int, engine: str, model: str, threads: int) -> dict[str
     }
 
 
-def in_process(n: int, engine: str, model: str, threads: int) -> dict[str, Any]:
+def in_process(n: int, implementation: str, model: str, threads: int) -> dict[str, Any]:
     """Return :func:`measure` of another process."""
-    arguments = ["--only", str(n), engine, "--model", model, "--threads", str(threads)]
+    arguments = [
+        "--only",
+        str(n),
+        implementation,
+        "--model",
+        model,
+        "--threads",
+        str(threads),
+    ]
     done = subprocess.run(
         [sys.executable, __file__, *arguments], capture_output=True, text=True
     )
     if done.returncode:
-        raise RuntimeError(f"{n} molecules, {engine}: {done.stderr.strip()[-500:]}")
+        raise RuntimeError(
+            f"{n} molecules, {implementation}: {done.stderr.strip()[-500:]}"
+        )
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
@@ -109,15 +121,19 @@ def panels(rows: list[dict[str, Any]]) -> Figure:
     """Return the figure of time and memory."""
     figure = Figure(figsize=(8.6, 3.4), layout="constrained")
     axes = figure.subplots(1, 2)
-    for engine, color in zip(ENGINES, (BLUE, GREY), strict=True):
-        own = [row for row in rows if row["engine"] == engine]
+    for implementation, color in zip(IMPLEMENTATIONS, (BLUE, GREY), strict=True):
+        own = [row for row in rows if row["implementation"] == implementation]
         if not own:
             continue
         for axis, (key, factor) in zip(
             axes, (("seconds", 1e3), ("extra_gb", 1.0)), strict=True
         ):
             steepness = slope(own, key)
-            text = engine if steepness is None else f"{engine}, slope {steepness:.2f}"
+            text = (
+                implementation
+                if steepness is None
+                else f"{implementation}, slope {steepness:.2f}"
+            )
             shown = measurable(own, key)
             atoms = [row["atoms"] for row in shown]
             values = [factor * row[key] for row in shown]
@@ -128,14 +144,14 @@ def panels(rows: list[dict[str, Any]]) -> Figure:
         axis.set_xlabel("atoms")
         axis.set_xlim(axes[0].get_xlim())
         axis.grid(alpha=0.3)
-        legend_above(axis, len(ENGINES))
+        legend_above(axis, len(IMPLEMENTATIONS))
     return figure
 
 
 @click.command()
 @click.option("--model", default="water", show_default=True)
 @click.option("--molecules", "-n", multiple=True, type=int, default=MOLECULES)
-@click.option("--engine", multiple=True, default=ENGINES)
+@click.option("--implementation", multiple=True, default=IMPLEMENTATIONS)
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--memory", type=float, default=16.0, show_default=True, help="GB.")
 @click.option("--only", nargs=2, type=(int, str), hidden=True)
@@ -143,7 +159,7 @@ def panels(rows: list[dict[str, Any]]) -> Figure:
 def main(
     model: str,
     molecules: tuple[int, ...],
-    engine: tuple[str, ...],
+    implementation: tuple[str, ...],
     threads: int,
     memory: float,
     only: tuple[int, str] | None,
@@ -155,7 +171,7 @@ def main(
         return
     console = Console()
     rows: list[dict[str, Any]] = []
-    for kind in engine:
+    for kind in implementation:
         base = in_process(1, kind, model, threads)["memory_gb"]
         last: dict[str, Any] | None = None
         for n in sorted(molecules):
@@ -167,7 +183,7 @@ def main(
             last = {
                 "molecules": n,
                 "atoms": 3 * n,
-                "engine": kind,
+                "implementation": kind,
                 "extra_gb": extra,
                 **found,
             }
@@ -180,7 +196,7 @@ def main(
     for heading in (
         "molecules",
         "atoms",
-        "engine",
+        "implementation",
         "ms",
         "us/atom",
         "GB",
@@ -192,7 +208,7 @@ def main(
         table.add_row(
             str(row["molecules"]),
             str(row["atoms"]),
-            row["engine"],
+            row["implementation"],
             f"{1e3 * row['seconds']:.1f}",
             f"{1e6 * row['seconds'] / row['atoms']:.1f}",
             f"{row['extra_gb']:.2f}",
@@ -201,8 +217,8 @@ def main(
         )
     console.print(table)
     slopes = {
-        kind: slope([row for row in rows if row["engine"] == kind], "seconds")
-        for kind in engine
+        kind: slope([row for row in rows if row["implementation"] == kind], "seconds")
+        for kind in implementation
     }
     for kind, value in slopes.items():
         if value is not None:

@@ -205,7 +205,7 @@ def run_row(task: tuple[Row, str, Path, str]) -> dict[str, Any]:
         result = {
             **measured(record.folder, row),
             "ns_per_day": record.ns_per_day,
-            "engine": potential.engine,
+            "implementation": potential.implementation,
         }
         if row.halving and record.status == "completed":
             state = record.folder / "final_state.xml"

@@ -13,14 +13,14 @@ from pathlib import Path
 from rich.console import Console
 
 from openmm_se3.analysis import analyze_folder, verdict
-from openmm_se3.simulation import WaterRun, run_water
+from openmm_se3.simulation import WaterRunOptions, run_water
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--quick", action="store_true", help="only 0.5 ps")
 parser.add_argument("--out", type=Path, default=Path("water-example"))
 arguments = parser.parse_args()
 
-options = WaterRun(
+options = WaterRunOptions(
     molecules=1,
     model="water",
     steps=1_000 if arguments.quick else 40_000,

@@ -12,7 +12,7 @@ from pathlib import Path
 import mdtraj
 import numpy as np
 
-from openmm_se3.simulation import WaterRun, run_water
+from openmm_se3.simulation import WaterRunOptions, run_water
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--quick", action="store_true", help="only 0.5 ps")
@@ -21,7 +21,7 @@ arguments = parser.parse_args()
 
 # Two molecules near 150 K, so that they stay together.
 run_water(
-    WaterRun(
+    WaterRunOptions(
         molecules=2,
         temperature=150.0,
         steps=1_000 if arguments.quick else 20_000,

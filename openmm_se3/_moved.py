@@ -70,10 +70,12 @@ MOVED = {
     "rotation": "geometry",
     "simulation.contacts": "geometry",
     "simulation.identity": "simulation.checkpoint",
+    "torchscript.engine": "implementation",
     "training.data": "training.batches",
     "training.identity": "training.checkpoint",
     "training.settings": "training.config",
     "training.tensorboard": "training.progress",
+    "triton.engine": "triton.availability",
     "validation.battery": "validation.validate",
     "validation.drift": "validation.dynamics",
     "validation.network": "validation.structures",
@@ -130,6 +132,38 @@ def renamed_argument(old: str, new: str) -> Callable[[F], F]:
         return cast(F, renaming)
 
     return decorate
+
+
+def renamed_attribute(old: str, new: str) -> Any:
+    """Return a property that is an attribute or a method by its old name.
+
+    Args:
+        old: The old name, of class and attribute.
+        new: The new name of the attribute.
+    """
+
+    def value(self: Any) -> Any:
+        warn_renamed(old, new)
+        return getattr(self, new)
+
+    return property(value)
+
+
+def renamed_names(module: str, new_names: dict[str, str]) -> Callable[[str], Any]:
+    """Return the ``__getattr__`` of a module whose names were changed.
+
+    Args:
+        module: Name of the module.
+        new_names: New name by old name.
+    """
+
+    def getattr_of_module(name: str) -> Any:
+        if name not in new_names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warn_renamed(f"{module}.{name}", new_names[name])
+        return getattr(importlib.import_module(module), new_names[name])
+
+    return getattr_of_module
 
 
 def install() -> None:

@@ -353,7 +353,7 @@ def export_topology(
         n_particles=n_atoms,
         periodic=False,
         offset=0.0,
-        engine="torchscript",  # the file is to run anywhere
+        implementation="torchscript",  # the file is to run anywhere
     )
     module = build_module(settings)
     with atomic_write(output) as temporary:

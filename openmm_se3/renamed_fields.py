@@ -33,14 +33,20 @@ class Field:
 
 # By name of the dataclass and of the old field.
 FIELDS = {
+    "ForceSettings": {"engine": Field("implementation")},
     "ModelConfig": {
         "mirror": Field("symmetry", ((True, "O(3)"), (False, "SO(3)"))),
         "wall": Field("zbl"),
     },
+    "ModelRunOptions": {"engine": Field("implementation")},
     "TrainingConfig": {
         "average_decay": Field("ema_decay"),
+        "engine": Field("implementation"),
         "product_rate": Field("product_lr_scale"),
     },
+    "WaterRunOptions": {"engine": Field("implementation")},
+    # Not a dataclass: where a run of molecular dynamics computed.
+    "environment": {"engine": Field("implementation")},
 }
 
 

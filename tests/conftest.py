@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Every shape of network would be compiled first, for half a minute each; what is about
 # compiled networks asks for them.
-os.environ.setdefault("OPENMM_SE3_ENGINE", "torchscript")
+os.environ.setdefault("OPENMM_SE3_IMPLEMENTATION", "torchscript")
 # A shell that starts the tests in the background lets them ignore Ctrl-C, nohup lets
 # them ignore SIGHUP; so would their subprocesses, in which both are tested.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -69,10 +69,10 @@ def model_copy(exported_model: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=["torchscript", "compiled"])
-def engine_and_model(
+def implementation_and_model(
     request: pytest.FixtureRequest, smallest_model: Path
 ) -> tuple[str, str]:
-    """An engine and a model for it: the cheapest, or one that is compiled anyway."""
+    """An implementation and a model for it: the cheapest, or one compiled anyway."""
     models = {"torchscript": str(smallest_model), "compiled": "water"}
     return request.param, models[request.param]
 

@@ -210,7 +210,7 @@ def test_an_odd_number_of_electrons_is_warned_of_once(singlet: SE3Potential) -> 
         atoms.get_potential_energy()
 
 
-# -------------------------------------------------------------- engines and size
+# ------------------------------------------------------- implementations and size
 
 
 def test_many_atoms_take_a_neighbor_list(
@@ -253,10 +253,10 @@ def test_what_is_no_box_is_refused(potential: SE3Potential, box: np.ndarray) -> 
 
 
 @pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler on this machine")
-def test_the_engine_in_use_computes_single_points(
+def test_the_implementation_in_use_computes_single_points(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    compiled = SE3Potential("water", engine="compiled")
+    compiled = SE3Potential("water", implementation="compiled")
     network = load_model("water").network(torch.float64)
     single = {box is None: box for box in (None, BOX + 4.0 * np.eye(3))}.values()
     expected = {}
@@ -289,11 +289,13 @@ def test_compiled_code_that_fails_its_check_is_not_used(
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.mul_(1.1)
-    monkeypatch.setenv("OPENMM_SE3_ENGINE", "auto")
+    monkeypatch.setenv("OPENMM_SE3_IMPLEMENTATION", "auto")
     monkeypatch.setattr(build, "compiled_force", wrong)
-    monkeypatch.setattr(build, "compile_engine", lambda *_: "compiled")
-    potential = SE3Potential(smallest_model, engine="torchscript", precision="double")
+    monkeypatch.setattr(build, "compile_implementation", lambda *_: "compiled")
+    potential = SE3Potential(
+        smallest_model, implementation="torchscript", precision="double"
+    )
     expected = potential.energy_and_forces([8, 1, 1], WATER)[0]
-    other_engine = SE3Potential(smallest_model, precision="double")
-    energy, _ = evaluate(other_engine.createSystem(topology_of(SYMBOLS)), WATER)
+    other_implementation = SE3Potential(smallest_model, precision="double")
+    energy, _ = evaluate(other_implementation.createSystem(topology_of(SYMBOLS)), WATER)
     assert energy / EV_TO_KJ_PER_MOL == pytest.approx(expected)

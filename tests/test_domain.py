@@ -33,7 +33,7 @@ from openmm_se3.export import model_of_checkpoint
 from openmm_se3.model_file import load_model
 from openmm_se3.molecules import bonds_by_distance
 from openmm_se3.simulation import (
-    ModelRun,
+    ModelRunOptions,
     make_structure,
     run_model,
     water_topology,
@@ -203,9 +203,9 @@ def test_a_run_outside_of_the_data_is_refused_unless_told(tmp_path: Path) -> Non
     positions = np.concatenate([peroxide, hydrogen])
     options = {"model": str(model), "platform": "Reference", "steps": 10}
     with pytest.raises(ValueError, match="H2O2 .*--outside-domain"):
-        run_model(topology, positions, ModelRun(out=tmp_path / "a", **options))
+        run_model(topology, positions, ModelRunOptions(out=tmp_path / "a", **options))
     assert not (tmp_path / "a").exists()
-    told = ModelRun(
+    told = ModelRunOptions(
         out=tmp_path / "b", outside_domain=True, equilibration_ps=0.0, **options
     )
     try:

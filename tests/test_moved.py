@@ -5,12 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from random_model import random_network, water_cluster
 
 from openmm_se3 import SE3Potential
 from openmm_se3._moved import MOVED
+from openmm_se3.implementation import OLD_VARIABLE, VARIABLE, asked_implementation
 from openmm_se3.neighbors import all_pairs, neighbor_pairs, neighbour_pairs
 from openmm_se3.nn.force_field import ForceField
 
@@ -54,3 +56,46 @@ def test_the_old_name_of_an_argument(smallest_model: Path) -> None:
         pytest.raises(ValueError, match="cudaGraphs=True"),
     ):
         SE3Potential(smallest_model, neighbours=8)  # type: ignore[call-arg]
+
+
+def test_old_names_of_a_potential(smallest_model: Path) -> None:
+    with pytest.warns(DeprecationWarning, match="implementation"):
+        potential = SE3Potential(smallest_model, engine="torchscript")  # type: ignore[call-arg]
+    with pytest.warns(DeprecationWarning, match="implementation"):
+        assert potential.engine == potential.implementation == "torchscript"
+    positions = 3.0 * np.arange(6.0).reshape(2, 3)
+    with pytest.warns(DeprecationWarning, match="estimate_memory"):
+        assert potential.memory(positions)[0] == potential.estimate_memory(positions)[0]
+    with (
+        pytest.warns(DeprecationWarning, match="force_disagreement"),
+        pytest.raises(ValueError, match="force_mode: both"),
+    ):
+        potential.force_error([8, 1], positions)
+
+
+def test_the_old_name_of_the_environment_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(VARIABLE)
+    monkeypatch.setenv(OLD_VARIABLE, "triton")
+    with pytest.warns(FutureWarning, match=VARIABLE):
+        assert asked_implementation() == "triton"
+    assert asked_implementation("compiled") == "compiled"
+    monkeypatch.setenv(VARIABLE, "torchscript")
+    assert asked_implementation() == "torchscript"
+
+
+@pytest.mark.parametrize("old", ["ModelRun", "WaterRun"])
+@pytest.mark.parametrize("place", ["simulation", "simulation.{}"])
+def test_old_names_of_options(old: str, place: str) -> None:
+    module = importlib.import_module(
+        f"openmm_se3.{place}".format(old.removesuffix("Run").lower())
+    )
+    with pytest.warns(DeprecationWarning, match=f"{old}Options"):
+        kind = getattr(module, old)
+    assert kind is getattr(module, f"{old}Options")
+    with pytest.warns(DeprecationWarning, match="implementation"):
+        options = kind(engine="triton")
+    assert options == kind(implementation="triton")
+    with pytest.warns(DeprecationWarning, match="implementation"):
+        assert options.engine == "triton"

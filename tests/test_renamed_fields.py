@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from openmm_se3.training.config_file import read_config
 OLD_YAML = """
 preset: default
 model: {elements: [H, O], mirror: false, wall: false}
-training: {average_decay: 0.5, product_rate: 0.25}
+training: {average_decay: 0.5, product_rate: 0.25, engine: pytorch}
 data: {files: [water.h5]}
 """
 
@@ -37,9 +38,11 @@ def test_yaml_files_with_old_names(tmp_path: Path) -> None:
     assert (config.model.symmetry, config.model.zbl) == ("SO(3)", False)
     assert config.training.ema_decay == 0.5
     assert config.training.product_lr_scale == 0.25
+    assert config.training.implementation == "pytorch"
     said = " ".join(str(warning.message) for warning in caught)
     for text in ("symmetry: SO(3)", "zbl: False", "ema_decay", "product_lr_scale"):
         assert text in said
+    assert "implementation: pytorch" in said
 
 
 def test_a_wrong_value_under_an_old_name_is_refused() -> None:
@@ -97,6 +100,20 @@ def test_old_checkpoints_are_resumed_and_exported(tmp_path: Path) -> None:
     assert model.metadata["model"]["symmetry"] == "O(3)"
 
 
+def test_checkpoints_of_version_2_open_without_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    content = random_checkpoint(**SMALLEST)
+    training = to_dict(TrainingConfig(implementation="pytorch"))
+    old = {"engine": training.pop("implementation"), **training}
+    save_checkpoint(path, {**content, "training": old})
+    torch.save({**torch.load(path, weights_only=True), "format_version": 2}, path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        checkpoint = load_checkpoint(path)
+    assert checkpoint["training"] == training | {"implementation": "pytorch"}
+    assert checkpoint["model"] == content["model"]
+
+
 def test_old_names_in_python_calls() -> None:
     with pytest.warns(DeprecationWarning, match="symmetry"):
         config = small_config(mirror=False)
@@ -109,3 +126,6 @@ def test_old_names_in_python_calls() -> None:
         training = TrainingConfig(average_decay=0.5)  # type: ignore[call-arg]
     with pytest.warns(DeprecationWarning, match="ema_decay"):
         assert training.average_decay == 0.5  # type: ignore[attr-defined]
+    with pytest.warns(DeprecationWarning, match="implementation"):
+        training = TrainingConfig(engine="pytorch")  # type: ignore[call-arg]
+    assert training == TrainingConfig(implementation="pytorch")

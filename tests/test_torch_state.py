@@ -201,7 +201,7 @@ def test_compiled_systems_made_in_threads() -> None:
         assert torch.equal(found, expected)
 
     def energy(_: int) -> float:
-        potential = SE3Potential("water", engine="compiled")
+        potential = SE3Potential("water", implementation="compiled")
         return evaluate(potential.createSystem(topology_of(SYMBOLS)), WATER)[0]
 
     assert in_threads(energy, 8) == pytest.approx(8 * [energy(0)], abs=1e-3)

@@ -22,13 +22,13 @@ from openmm_se3.benchmark.timing import FIRST_STEPS
 DFT_STEP = 0.005  # A, root mean square: atoms of water at 300 K in 0.5 fs
 
 
-def ours(engine: str) -> Callable[[app.Topology, np.ndarray, Job], Made]:
-    """Return what makes a step of our model with an engine."""
+def ours(implementation: str) -> Callable[[app.Topology, np.ndarray, Job], Made]:
+    """Return what makes a step of our model with an implementation."""
 
     def make(topology: app.Topology, positions: np.ndarray, job: Job) -> Made:
         from openmm_se3 import SE3Potential
 
-        potential = SE3Potential(job.model, engine=engine)
+        potential = SE3Potential(job.model, implementation=implementation)
         config = potential.config
         shape = (
             f"model {potential.metadata['name']}, {config.layers} layers, "

@@ -72,12 +72,12 @@ class Route:
     """A way for OpenMM to call the model."""
 
     backend: str
-    engine: str
+    implementation: str
     graphs: bool = False
 
     def __str__(self) -> str:
         """Name it as in the table."""
-        name = f"{self.backend}, {self.engine}"
+        name = f"{self.backend}, {self.implementation}"
         return f"{name}, CUDA graphs" if self.graphs else name
 
 
@@ -157,7 +157,7 @@ def steppers(
             potential = SE3Potential(
                 model,
                 backend=route.backend,
-                engine=route.engine,
+                implementation=route.implementation,
                 cudaGraphs=route.graphs,
             )
             yield route, Stepper(potential.createSystem(topology), positions, platform)
@@ -181,9 +181,9 @@ def measure(
     device = "cuda" if platform == "CUDA" else "cpu"
     topology, positions = structure(atoms)
     try:  # takes a hundredth of the memory
-        exact = SE3Potential(model, precision="double", engine="compiled")
+        exact = SE3Potential(model, precision="double", implementation="compiled")
     except CompileError:
-        exact = SE3Potential(model, precision="double", engine="torchscript")
+        exact = SE3Potential(model, precision="double", implementation="torchscript")
     system = exact.createSystem(topology)
     _, reference = energy_and_forces_of(
         Stepper(system, positions, "Reference", "double").context

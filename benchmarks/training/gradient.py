@@ -1,4 +1,4 @@
-"""Error of the gradient that training uses, by engine, on the water data.
+"""Error of the gradient that training uses, by implementation, on the water data.
 
 Prints the relative error of the loss's gradient by all weights, in float32, against
 PyTorch in float64: for batches of models/water/data and the weights of models/water.
@@ -66,7 +66,7 @@ def gradient(
 def main(batches: int) -> None:
     """Print the error of the training gradient in float32, PyTorch and compiled."""
     config = read_config(CONFIG)
-    training = dataclasses.replace(config.training, engine="pytorch")
+    training = dataclasses.replace(config.training, implementation="pytorch")
     config = dataclasses.replace(config, training=training)
     module = make_module(config, read_data(config.data, Console(quiet=True)))
     double = load_model("water").network(torch.float64).train().requires_grad_(True)
@@ -80,9 +80,13 @@ def main(batches: int) -> None:
         tensors, labels = take_apart(batch)
         exact = gradient(double, None, training, tensors, labels)
         errors = [
-            float((gradient(single, engine, training, tensors, labels) - exact).norm())
+            float(
+                (
+                    gradient(single, implementation, training, tensors, labels) - exact
+                ).norm()
+            )
             / float(exact.norm())
-            for engine in (None, compiled)
+            for implementation in (None, compiled)
         ]
         atoms = str(len(tensors.species))
         table.add_row(str(number), atoms, *(f"{error:.1e}" for error in errors))

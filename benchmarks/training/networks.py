@@ -90,7 +90,7 @@ Predict = Callable[[], tuple[Tensor, Tensor | None]]
 Made = tuple[torch.nn.Module, Predict]
 
 
-def ours(engine: str, **changes: Any) -> Callable[[Batch, Job], Made]:
+def ours(implementation: str, **changes: Any) -> Callable[[Batch, Job], Made]:
     """Return what makes our network, with changes to the default."""
 
     def make(batch: Batch, job: Job) -> Made:
@@ -116,7 +116,7 @@ def ours(engine: str, **changes: Any) -> Callable[[Batch, Job], Made]:
             energies, forces = compiled.energy_and_forces(network, **vars(tensors))
             return energies, None if job.task == "energy" else forces
 
-        if engine == "compiled":
+        if implementation == "compiled":
             compiled = CompiledBatches(network)
             return network, compiled_predict
         if job.task == "energy":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from openmm_se3.compiled.library import ENGINE_VARIABLE, compiled_or_none
+from openmm_se3.compiled.library import compiled_or_none
 from openmm_se3.compiled.training import FixedWeights
 from openmm_se3.config import ModelConfig, from_dict
 from openmm_se3.deviation import forces_deviation
 from openmm_se3.elements import numbers_of
+from openmm_se3.implementation import asked_implementation
 from openmm_se3.neighbors import Edges
 from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.transformer import SE3Transformer
@@ -151,7 +151,7 @@ def evaluator(network: SE3Transformer) -> Callable[..., Any]:
     Args:
         network: The network, in float32.
     """
-    if os.environ.get(ENGINE_VARIABLE) != "torchscript":
+    if asked_implementation() != "torchscript":
         compiled = compiled_or_none(
             lambda: FixedWeights(network), network.config, False, "PyTorch"
         )

@@ -1,4 +1,4 @@
-"""A model with every backend, engine and platform that works here, taking turns."""
+"""Times a model with every backend, implementation and platform that works here."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from openmm_se3.threads import ONE_THREAD_ATOMS
 NO_FORCE = "no force"  # what OpenMM itself needs
 HEADINGS = {
     "backend": "backend",
-    "engine": "engine",
+    "implementation": "implementation",
     "platform": "platform",
     "precision": "precision",
     "scale": "scale",
@@ -44,7 +44,7 @@ class Settings:
         model: Name of a shipped model, or the path of a model.
         molecules: Sizes of water clusters; not used with a structure.
         structure: PDB or PDBx/mmCIF file; None takes water.
-        engines: "compiled", "triton", "torchscript", or some of them.
+        implementations: "compiled", "triton", "torchscript", or some of them.
         precisions: "single", "double" or both.
         platforms: Names of OpenMM platforms; None takes all.
         scale: Time also with a global parameter of this name as scale; None does not.
@@ -57,7 +57,7 @@ class Settings:
     model: str
     molecules: tuple[int, ...] = (1, 2, 8)
     structure: Path | None = None
-    engines: tuple[str, ...] = ("compiled", "triton", "torchscript")
+    implementations: tuple[str, ...] = ("compiled", "triton", "torchscript")
     precisions: tuple[str, ...] = ("single",)
     platforms: tuple[str, ...] | None = None
     scale: str | None = None
@@ -159,14 +159,17 @@ def _steppers(
         except openmm.OpenMMException as error:
             note(f"left out: {platform}: {error}")
             continue
-        for backend, engine, precision, scale in itertools.product(
-            backends, settings.engines, settings.precisions, scales
+        for backend, implementation, precision, scale in itertools.product(
+            backends, settings.implementations, settings.precisions, scales
         ):
-            values = (backend, engine, platform, precision, scale or "")
+            values = (backend, implementation, platform, precision, scale or "")
             facts = dict(zip(HEADINGS, values, strict=True))
             try:
                 potential = SE3Potential(
-                    settings.model, precision=precision, backend=backend, engine=engine
+                    settings.model,
+                    precision=precision,
+                    backend=backend,
+                    implementation=implementation,
                 )
                 system = potential.createSystem(topology, scale=scale)
                 yield facts, Stepper(system, positions, platform, precision)

@@ -30,7 +30,7 @@ VERBS = {
     "models": "List the models that come with this package.",
     "analyze": "Measure stability, drift, geometry and spectra of a finished run.",
     "validate": "Check that a model is computed right; with labels, how accurate.",
-    "bench": "Time a model's steps: backends, engines, platforms present.",
+    "bench": "Time a model's steps: backends, implementations, platforms present.",
     "sample": "Make structures to label: of water, or of the molecules of a file.",
     "label": "Compute energies and forces for structures: DFT or fast potentials.",
     "data": "Look at files of labels: counts, units, duplicates, outliers.",

@@ -8,13 +8,14 @@ from typing import Any
 
 import click
 
+from openmm_se3.cli.shared.old_names import renamed
 from openmm_se3.cli.shared.run_options import POSITIVE
 from openmm_se3.files import atomic_write, require_new_file
 
 WIDTH = 110  # of a table, in characters
 
 
-@click.command()
+@click.command(cls=renamed(engine="implementation"))
 @click.argument("model")
 @click.option(
     "--molecules",
@@ -32,8 +33,8 @@ WIDTH = 110  # of a table, in characters
     "periodic.",
 )
 @click.option(
-    "--engine",
-    "engines",
+    "--implementation",
+    "implementations",
     multiple=True,
     type=click.Choice(["compiled", "triton", "torchscript"]),
     default=("compiled", "triton", "torchscript"),
@@ -91,7 +92,7 @@ WIDTH = 110  # of a table, in characters
 )
 @click.option("--overwrite", is_flag=True, help="Replace a file that --out names.")
 def command(out: Path | None, overwrite: bool, **options: Any) -> None:
-    """Time the steps of MODEL with every backend, engine and platform present.
+    """Time the steps of MODEL with every backend, implementation and platform present.
 
     MODEL is the name of a shipped model or the path of a model.  A step is one of
     OpenMM's, all included; "no force" is what OpenMM needs alone.  The median round is

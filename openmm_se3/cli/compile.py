@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+from openmm_se3.cli.shared.old_names import renamed
 
-@click.command()
+
+@click.command(cls=renamed(engine="implementation"))
 @click.argument("model")
 @click.option(
     "--precision",
@@ -15,13 +17,13 @@ import click
     help="Precision of the network.",
 )
 @click.option(
-    "--engine",
+    "--implementation",
     type=click.Choice(["compiled", "triton"]),
     default="compiled",
     show_default=True,
     help="C++ for the CPU, or Triton's kernels for the NVIDIA GPU.",
 )
-def command(model: str, precision: str, engine: str) -> None:
+def command(model: str, precision: str, implementation: str) -> None:
     """Compile the network of MODEL for the CPU or the GPU of this machine.
 
     MODEL is a shipped model's name, a model folder or a model.pt.  The first simulation
@@ -35,11 +37,11 @@ def command(model: str, precision: str, engine: str) -> None:
     from openmm_se3.compiled.cache import cache_folder
     from openmm_se3.compiled.library import load_library
     from openmm_se3.model_file import load_model
-    from openmm_se3.triton.engine import compile_kernels
+    from openmm_se3.triton.availability import compile_kernels
 
     found = load_model(model)
     start = time.perf_counter()
-    if engine == "triton":
+    if implementation == "triton":
         compile_kernels(found.network(torch.float64), precision)
         ready = "kernels in Triton's cache"
     else:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from openmm_se3.cli.shared.old_names import renamed
 from openmm_se3.cli.shared.run_options import (
     POSITIVE,
     advised,
@@ -26,7 +27,7 @@ from openmm_se3.units import FS_TO_PS
 BACKENDS = ("auto", "torchforce", "pythonforce")
 
 
-@click.command()
+@click.command(cls=renamed(engine="implementation"))
 @click.argument("structure")
 @click.option(
     "--model",
@@ -129,11 +130,11 @@ def command(structure: str, length_ps: float, out: str | None, **options: Any) -
             )
     from rich.console import Console
 
-    from openmm_se3.simulation import ModelRun, run_structure
+    from openmm_se3.simulation import ModelRunOptions, run_structure
     from openmm_se3.simulation.structure import is_file_name
 
     named = is_file_name(structure)
-    run = ModelRun(
+    run = ModelRunOptions(
         steps=production_steps(length_ps, options["dt_fs"]),
         out=out or f"{Path(structure).stem if named else 'molecule'}-run",
         **options,

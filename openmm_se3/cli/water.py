@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from openmm_se3.cli.shared.old_names import renamed
 from openmm_se3.cli.shared.run_options import (
     POSITIVE,
     advised,
@@ -16,7 +17,7 @@ from openmm_se3.simulation.options import RunOptions
 from openmm_se3.units import FS_TO_PS
 
 
-@click.command()
+@click.command(cls=renamed(engine="implementation"))
 @click.option(
     "--molecules",
     "-n",
@@ -66,7 +67,7 @@ def command(length_ps: float, steps: int | None, out: str, **options: Any) -> No
     """
     from rich.console import Console
 
-    from openmm_se3.simulation import WaterRun, run_water
+    from openmm_se3.simulation import WaterRunOptions, run_water
 
     if steps is None:
         steps = production_steps(length_ps, options["dt_fs"])
@@ -76,7 +77,7 @@ def command(length_ps: float, steps: int | None, out: str, **options: Any) -> No
             "release",
             err=True,
         )
-    run = WaterRun(steps=steps, out=out, **options)
+    run = WaterRunOptions(steps=steps, out=out, **options)
     console = Console()
     with advised(run, console):
         run_water(run, console)

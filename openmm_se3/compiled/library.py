@@ -37,7 +37,6 @@ from openmm_se3.compiled.codegen import shape_header
 from openmm_se3.config import ModelConfig
 from openmm_se3.files import atomic_write, sha256
 
-ENGINE_VARIABLE = "OPENMM_SE3_ENGINE"  # what the engine "auto" is to mean
 SOURCE = Path(__file__).with_name("source")
 # Sums may be reordered and a/b computed as a * (1/b), but NaN and infinity keep their
 # meaning and the processor its treatment of denormal numbers, unlike -ffast-math.

@@ -72,7 +72,7 @@ def _machine(evidence: Evidence) -> Table:
     table.add_row("torch built for", f"CUDA {build}" if build else "CPU only")
     table.add_row("torch uses a GPU", "yes" if found.get("torch_sees_gpu") else "no")
     if "triton_problem" in found:
-        table.add_row("engine triton", found["triton_problem"] or "can be used")
+        table.add_row("implementation triton", found["triton_problem"] or "can be used")
     table.add_row("OpenMM platforms", ", ".join(found.get("platforms", ["unknown"])))
     table.add_row("C++ compiler", evidence.compiler or "none")
     table.add_row("compiled networks", found.get("cache", "unknown"))

@@ -13,9 +13,9 @@ MOST_ATOMS = 1000
 
 
 def fit_for_cuda_graphs(
-    backend: str, engine: str, neighbors: int | None
+    backend: str, implementation: str, neighbors: int | None
 ) -> tuple[str, str]:
-    """Return backend and engine that work with CUDA graphs.
+    """Return backend and implementation that work with CUDA graphs.
 
     Raises:
         ValueError: Others were asked for, or no room for neighbors.
@@ -26,13 +26,14 @@ def fit_for_cuda_graphs(
         raise ValueError(
             f"cudaGraphs needs backend 'torchforce' or 'auto', got '{backend}'"
         )
-    if engine == "compiled":
+    if implementation == "compiled":
         raise ValueError(
-            "cudaGraphs needs engine 'torchscript', 'triton' or 'auto', got 'compiled'"
+            "cudaGraphs needs implementation 'torchscript', 'triton' or 'auto', got "
+            "'compiled'"
         )
-    if engine == "auto" and problem() is not None:
-        engine = "torchscript"
-    return "torchforce", engine
+    if implementation == "auto" and problem() is not None:
+        implementation = "torchscript"
+    return "torchforce", implementation
 
 
 def cuda_graphs_for(
@@ -40,7 +41,7 @@ def cuda_graphs_for(
     topology: app.Topology,
     n_atoms: int,
     periodic: bool,
-    engine: str = "torchscript",
+    implementation: str = "torchscript",
 ) -> CUDAGraphs | None:
     """Return what a force needs to know for CUDA graphs.
 
@@ -49,19 +50,19 @@ def cuda_graphs_for(
         topology: Topology of the whole System.
         n_atoms: Atoms of the force.
         periodic: The System has a box.
-        engine: What computes the network.
+        implementation: What computes the network.
 
     Raises:
         ValueError: There are too many atoms, or the box is not known.
     """
     if room is None:
         return None
-    if n_atoms > MOST_ATOMS and engine == "torchscript":
+    if n_atoms > MOST_ATOMS and implementation == "torchscript":
         raise ValueError(
             f"cudaGraphs serves up to {MOST_ATOMS} atoms, got {n_atoms}: of more the "
             "arithmetic takes longer than starting it"
         )
-    if not periodic or engine == "triton":
+    if not periodic or implementation == "triton":
         return CUDAGraphs(room, None)
     box = box_of(topology)
     if box is None:

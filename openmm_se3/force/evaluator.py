@@ -24,15 +24,15 @@ from openmm_se3.units import (
 
 
 class Evaluator:
-    """Computes energy and forces: compiled where that is the engine in use.
+    """Computes energy and forces: compiled where that is the implementation in use.
 
     Args:
         model: The model.
         network: Its network in ``precision``, in evaluation mode.
         precision: "single" or "double".
-        asked: The engine that was asked for.
-        engine: The engine in use, "compiled" or "torchscript"; with the latter the
-            network itself computes.
+        asked: The implementation that was asked for.
+        implementation: The implementation in use, "compiled" or "torchscript"; with the
+            latter the network itself computes.
     """
 
     def __init__(
@@ -41,13 +41,13 @@ class Evaluator:
         network: SE3Transformer,
         precision: str,
         asked: str,
-        engine: str,
+        implementation: str,
     ) -> None:
         self.model = model
         self.network = network
         self.precision = precision
         self.asked = asked
-        self.engine = engine
+        self.implementation = implementation
         self._module: torch.jit.ScriptModule | None = None
         self._species: tuple[int, ...] = ()
         self._members: list[Evaluator] = []  # of a committee, once they are needed
@@ -81,9 +81,9 @@ class Evaluator:
         require_box(box)
         with self._lock, usual_torch():
             species = tuple(self.model.config.elements.index(s) for s in symbols)
-            if self.engine == "compiled" and self._module is None:
+            if self.implementation == "compiled" and self._module is None:
                 self._compile(species)
-            self.require_memory(positions, box, self.engine)
+            self.require_memory(positions, box, self.implementation)
             if self._module is None:
                 return evaluate(self.network, symbols, positions, box)
             if species != self._species:
@@ -123,7 +123,7 @@ class Evaluator:
                         member.network(dtype),
                         self.precision,
                         self.asked,
-                        self.engine,
+                        self.implementation,
                     )
                     for member in map(self.model.member, range(self.model.n_members))
                 ]
@@ -138,7 +138,7 @@ class Evaluator:
         """Return the derivative of the energy by a strain of atoms and box [3, 3], eV.
 
         Divided by the volume it is the stress.  The network computes it, whatever the
-        engine is.
+        implementation is.
 
         Args:
             symbols: Chemical symbols [n_atoms], which the model knows.
@@ -154,14 +154,14 @@ class Evaluator:
         return strain_derivative(self.network, symbols, positions, box)
 
     def require_memory(
-        self, positions: np.ndarray, box: np.ndarray | None, engine: str
+        self, positions: np.ndarray, box: np.ndarray | None, implementation: str
     ) -> None:
         """Refuse atoms whose energy and forces take more memory than there is.
 
         Args:
             positions: Positions [n_atoms, 3], A.
             box: Box vectors as rows [3, 3], A; None without a box.
-            engine: What computes them.
+            implementation: What computes them.
 
         Raises:
             NotEnoughMemoryError: There is too little.
@@ -173,9 +173,9 @@ class Evaluator:
         if box is not None:
             # There may be too many to be counted one by one.
             edges = expected_edges(n_atoms, abs(float(np.linalg.det(box))), cutoff)
-            require_memory(self.network, engine, self.precision, n_atoms, edges)
+            require_memory(self.network, implementation, self.precision, n_atoms, edges)
         edges = count_edges(positions, box, cutoff)
-        require_memory(self.network, engine, self.precision, n_atoms, edges)
+        require_memory(self.network, implementation, self.precision, n_atoms, edges)
 
     def _compile(self, species: tuple[int, ...]) -> None:
         """Make the compiled module; the network computes where it cannot be had."""
@@ -189,12 +189,12 @@ class Evaluator:
                 n_particles=n_atoms,
                 periodic=False,
                 offset=0.0,
-                engine=self.asked,
+                implementation=self.asked,
             )
         )
         self._species = species
         if self._module is None:
-            self.engine = "torchscript"
+            self.implementation = "torchscript"
 
 
 def require_committee(model: ModelFile) -> None:

@@ -67,24 +67,28 @@ def count_edges(positions: np.ndarray, box: np.ndarray | None, cutoff: float) ->
 
 
 def needed_memory(
-    network: SE3Transformer, engine: str, precision: str, n_atoms: int, n_edges: int
+    network: SE3Transformer,
+    implementation: str,
+    precision: str,
+    n_atoms: int,
+    n_edges: int,
 ) -> float:
     """Return an estimate of the memory that energy and forces take, GB.
 
     Args:
         network: The network.
-        engine: "compiled", "triton" or "torchscript".
+        implementation: "compiled", "triton" or "torchscript".
         precision: "single" or "double".
         n_atoms: Number of atoms.
         n_edges: Number of edges; a pair of atoms has two.
     """
     size = PRECISIONS[precision].itemsize
     layers = [cast(AttentionLayer, layer) for layer in network.attention]
-    if engine == "torchscript":
+    if implementation == "torchscript":
         kept = [_numbers_of_an_edge(layer) for layer in layers]
         # The backward pass needs as much again, of one layer at a time.
         return HELD * size * n_edges * (sum(kept) + max(kept)) / GB
-    if engine == "triton":
+    if implementation == "triton":
         atom = sum(_numbers_kept_on_gpu(layer) for layer in layers)
         atom += max(_numbers_used_on_gpu(layer) for layer in layers)
         # Room for half as many neighbors again: what a neighbor is, and in which image,
@@ -148,7 +152,11 @@ def _numbers_used_on_gpu(layer: AttentionLayer) -> int:
 
 
 def require_memory(
-    network: SE3Transformer, engine: str, precision: str, n_atoms: int, n_edges: int
+    network: SE3Transformer,
+    implementation: str,
+    precision: str,
+    n_atoms: int,
+    n_edges: int,
 ) -> tuple[float, float]:
     """Return the memory that is needed, by estimate, and what is available, GB.
 
@@ -158,18 +166,19 @@ def require_memory(
         NotEnoughMemoryError: There is less than is needed; the message has both
             numbers and the fix.
     """
-    needed = needed_memory(network, engine, precision, n_atoms, n_edges)
+    needed = needed_memory(network, implementation, precision, n_atoms, n_edges)
     available = available_memory()
-    if engine != "compiled" and torch.cuda.is_available():
+    if implementation != "compiled" and torch.cuda.is_available():
         available = max(available, torch.cuda.mem_get_info()[0] / GB)
     if needed <= available:
         return needed, available
     fixes = ["fewer atoms", "a model with a smaller cutoff"]
-    if engine == "torchscript" and reason_against(network.config) is None:
+    if implementation == "torchscript" and reason_against(network.config) is None:
         compiled = needed_memory(network, "compiled", precision, n_atoms, n_edges)
-        fixes.insert(0, f"engine='compiled', which needs {compiled:.1f} GB")
+        fixes.insert(0, f"implementation='compiled', which needs {compiled:.1f} GB")
     raise NotEnoughMemoryError(
         f"energy and forces of {n_atoms} atoms with about {n_edges} edges need about "
-        f"{needed:.1f} GB of memory with engine='{engine}', and {available:.1f} GB are "
+        f"{needed:.1f} GB of memory with implementation='{implementation}', and "
+        f"{available:.1f} GB are "
         f"available; use {', or '.join(fixes)}"
     )

@@ -11,7 +11,7 @@ import numpy as np
 import openmm
 from openmm import app
 
-from openmm_se3._moved import renamed_argument
+from openmm_se3._moved import renamed_argument, renamed_attribute
 from openmm_se3.deviation import Deviation
 from openmm_se3.force.atoms import (
     atom_indices,
@@ -40,12 +40,12 @@ from openmm_se3.force.system_checks import (
     warn_of_second_model,
 )
 from openmm_se3.force.uncertainty import CommitteeEvaluator
+from openmm_se3.implementation import compile_implementation
 from openmm_se3.model_file import PRECISIONS, load_model
 from openmm_se3.molecules import keep_molecules
 from openmm_se3.neighbors import default_room
 from openmm_se3.single_point import force_disagreement
 from openmm_se3.torchscript.build import ForceSettings
-from openmm_se3.torchscript.engine import compile_engine
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -63,10 +63,11 @@ class SE3Potential:
         precision: "single" or "double" precision of the network.
         backend: "torchforce", "pythonforce", or "auto": TorchForce where the plugin
             works, else PythonForce with a warning.
-        engine: What computes the network: "compiled", C++ compiled for the CPU of this
-            machine at first use; "triton", kernels compiled for its NVIDIA GPU at first
-            use; "torchscript", which runs anywhere; or "auto": Triton where it serves
-            the GPU, compiled where that works and there is no GPU, else TorchScript.
+        implementation: What computes the network: "compiled", C++ compiled for the CPU
+            of this machine at first use; "triton", kernels compiled for its NVIDIA GPU
+            at first use; "torchscript", which runs anywhere; or "auto": Triton where it
+            serves the GPU, compiled where that works and there is no GPU, else
+            TorchScript.
         cudaGraphs: On platform CUDA let TorchForce record a step as a CUDA graph; needs
             TorchForce, and Triton, or TorchScript and up to 1,000 atoms.
         committee: Of a committee run the mean of its members; False runs the first.
@@ -80,26 +81,32 @@ class SE3Potential:
         metadata: Description of the model: elements, cutoff, level of theory,
             self-energies, errors as measured, and so on.
         backend: The backend in use.
-        engine: The engine in use: "compiled", "triton" or "torchscript".
+        implementation: The implementation in use: "compiled", "triton" or
+            "torchscript".
         evaluator: Computes energy, forces and stress without OpenMM.
 
     Raises:
-        CompileError: The engine asked for does not work here.
+        CompileError: The implementation asked for does not work here.
         FileNotFoundError: There is no such model.
         ModelFileError: The file is not one of ours, or damaged.
         PluginError: The backend asked for does not work here.
-        ValueError: Unknown precision, backend or engine, or one that CUDA graphs do not
-            work with.
+        ValueError: Unknown precision, backend or implementation, or one that CUDA
+            graphs do not work with.
     """
 
+    engine = renamed_attribute("SE3Potential.engine", "implementation")
+    memory = renamed_attribute("SE3Potential.memory", "estimate_memory")
+    force_error = renamed_attribute("SE3Potential.force_error", "force_disagreement")
+
     @renamed_argument("neighbours", "neighbors")
+    @renamed_argument("engine", "implementation")
     def __init__(
         self,
         model: str | Path = "water",
         *,
         precision: str = "single",
         backend: str = "auto",
-        engine: str = "auto",
+        implementation: str = "auto",
         cudaGraphs: bool = False,  # noqa: N803
         neighbors: int | None = None,
         committee: bool = True,
@@ -110,7 +117,9 @@ class SE3Potential:
             )
         self.precision = precision
         if cudaGraphs:
-            backend, engine = fit_for_cuda_graphs(backend, engine, neighbors)
+            backend, implementation = fit_for_cuda_graphs(
+                backend, implementation, neighbors
+            )
         elif neighbors is not None:
             raise ValueError("neighbors is what cudaGraphs=True has room for")
         register_plugins()
@@ -119,8 +128,10 @@ class SE3Potential:
         if self.model.n_members > 1 and not committee:
             self.model = self.model.member(0)
         # Forces keep what was asked for: another machine may open them.
-        self._asked_engine = engine
-        self.engine = compile_engine(engine, self.model.config, precision)
+        self._asked_implementation = implementation
+        self.implementation = compile_implementation(
+            implementation, self.model.config, precision
+        )
         self.config = self.model.config
         self.metadata = self.model.metadata
         # For neighbors of an atom in a CUDA graph.
@@ -129,7 +140,7 @@ class SE3Potential:
             self._room = neighbors or default_room(self.config.cutoff)
         self._network = self.model.network(PRECISIONS[precision])
         self.evaluator = Evaluator(
-            self.model, self._network, precision, engine, self.engine
+            self.model, self._network, precision, implementation, self.implementation
         )
         if self.config.force_mode == "direct":
             warnings.warn(
@@ -144,7 +155,7 @@ class SE3Potential:
         """Say which model this is, and what computes it."""
         return (
             f"SE3Potential({self.metadata['name']!r}, precision={self.precision!r}, "
-            f"backend={self.backend!r}, engine={self.engine!r}), "
+            f"backend={self.backend!r}, implementation={self.implementation!r}), "
             f"elements {', '.join(self.config.elements)}"
         )
 
@@ -205,7 +216,7 @@ class SE3Potential:
         would scale, and a trajectory would wrap, every atom alone.
 
         In a box the memory is estimated for atoms that fill it evenly; without one it
-        depends on the positions, see :meth:`memory`.
+        depends on the positions, see :meth:`estimate_memory`.
 
         Args:
             system: The System; changed in place.
@@ -406,10 +417,10 @@ class SE3Potential:
             n_particles=n_particles,
             periodic=is_periodic,
             offset=offset,
-            engine=self._asked_engine,
+            implementation=self._asked_implementation,
             scale=scale,
             cuda_graphs=cuda_graphs_for(
-                self._room, topology, len(chosen), is_periodic, self.engine
+                self._room, topology, len(chosen), is_periodic, self.implementation
             ),
         )
 
@@ -437,7 +448,7 @@ class SE3Potential:
             self._settings(topology, atoms, "interaction", None, periodic)
         )
 
-    def memory(
+    def estimate_memory(
         self, positions: np.ndarray, box: np.ndarray | None = None
     ) -> tuple[float, float]:
         """Return the memory that energy and forces need, by estimate, and that is left.
@@ -466,7 +477,7 @@ class SE3Potential:
 
     def _require_memory(self, n_atoms: int, n_edges: int) -> tuple[float, float]:
         return require_memory(
-            self._network, self.engine, self.precision, n_atoms, n_edges
+            self._network, self.implementation, self.precision, n_atoms, n_edges
         )
 
     def energy_and_forces(
@@ -474,7 +485,8 @@ class SE3Potential:
     ) -> tuple[float, np.ndarray]:
         """Return energy and forces of a molecule or of a periodic box.
 
-        The engine in use computes them; with TorchScript that is the network itself.
+        The implementation in use computes them; with TorchScript that is the network
+        itself.
 
         Args:
             numbers: Atomic numbers [n_atoms].
@@ -518,12 +530,12 @@ class SE3Potential:
         atoms = free_molecule(self.model, numbers, positions)
         return self.evaluator.deviation(*atoms, box)
 
-    def force_error(self, numbers: Any, positions: Any) -> np.ndarray:
-        """Return an estimate of the force error of each atom of a free molecule.
+    def force_disagreement(self, numbers: Any, positions: Any) -> np.ndarray:
+        """Return how far direct and conservative forces of a free molecule differ.
 
-        It is the length of the difference between the conservative forces, which OpenMM
-        gets, and the direct ones that the same network predicts.  What it is worth is
-        in the model's errors as ``estimate_correlation``.
+        OpenMM gets the conservative ones; the same network predicts the others.  The
+        difference estimates the error of the force on an atom: the model's errors hold
+        the correlation of both as ``estimate_correlation``.
 
         Args:
             numbers: Atomic numbers [n_atoms].

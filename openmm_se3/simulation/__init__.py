@@ -22,13 +22,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from openmm_se3._moved import renamed_names
+
 if TYPE_CHECKING:
     from openmm_se3.simulation.drift import Drift, energy_drift
     from openmm_se3.simulation.ensemble import degrees_of_freedom
     from openmm_se3.simulation.folder import FolderInUseError
     from openmm_se3.simulation.guard import GuardReporter, SimulationStopped
     from openmm_se3.simulation.log import LogReporter
-    from openmm_se3.simulation.model import ModelRun, run_model, run_structure
+    from openmm_se3.simulation.model import ModelRunOptions, run_model, run_structure
     from openmm_se3.simulation.options import RunOptions
     from openmm_se3.simulation.phases import RunRecord
     from openmm_se3.simulation.platforms import best_platform
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from openmm_se3.simulation.structure import make_structure, read_structure
     from openmm_se3.simulation.uncertainty import UncertaintyReporter
     from openmm_se3.simulation.water import (
-        WaterRun,
+        WaterRunOptions,
         run_water,
         water_start,
         water_topology,
@@ -48,14 +50,14 @@ __all__ = [
     "FolderInUseError",
     "GuardReporter",
     "LogReporter",
-    "ModelRun",
+    "ModelRunOptions",
     "RunOptions",
     "RunRecord",
     "SimulationStopped",
     "TrajectoryReporter",
     "UncertaintyReporter",
     "VelocityReporter",
-    "WaterRun",
+    "WaterRunOptions",
     "best_platform",
     "degrees_of_freedom",
     "energy_drift",
@@ -76,14 +78,14 @@ _MODULES = {
     "FolderInUseError": "folder",
     "GuardReporter": "guard",
     "LogReporter": "log",
-    "ModelRun": "model",
+    "ModelRunOptions": "model",
     "RunOptions": "options",
     "RunRecord": "phases",
     "SimulationStopped": "guard",
     "TrajectoryReporter": "reporters",
     "UncertaintyReporter": "uncertainty",
     "VelocityReporter": "reporters",
-    "WaterRun": "water",
+    "WaterRunOptions": "water",
     "best_platform": "platforms",
     "degrees_of_freedom": "ensemble",
     "energy_drift": "drift",
@@ -96,10 +98,13 @@ _MODULES = {
     "water_start": "water",
     "water_topology": "water",
 }
+_renamed = renamed_names(
+    __name__, {"ModelRun": "ModelRunOptions", "WaterRun": "WaterRunOptions"}
+)
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
         return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _renamed(name)

@@ -28,6 +28,7 @@ from openmm import app, unit
 
 from openmm_se3.config import differences
 from openmm_se3.files import atomic_write
+from openmm_se3.renamed_fields import with_new_names
 from openmm_se3.simulation.ensemble import set_seed
 from openmm_se3.simulation.folder import write_json
 from openmm_se3.version import installed_version
@@ -210,6 +211,7 @@ def _read(stem: Path) -> Checkpoint:
     for suffix, digest in _digests(contents, facts).items():
         if digest != expected[suffix]:
             raise ValueError(f"the SHA-256 of {stem.name}{suffix} is another")
+    facts["environment"] = with_new_names("environment", facts["environment"])
     return Checkpoint(binary=contents[BINARY], state=contents[STATE].decode(), **facts)
 
 
@@ -280,7 +282,9 @@ def identity(
     }
 
 
-def environment(context: openmm.Context, backend: str, engine: str) -> dict[str, str]:
+def environment(
+    context: openmm.Context, backend: str, implementation: str
+) -> dict[str, str]:
     """Return where a run computes: elsewhere its binary checkpoints do not fit."""
     platform = context.getPlatform()
     return {
@@ -288,7 +292,7 @@ def environment(context: openmm.Context, backend: str, engine: str) -> dict[str,
         "openmm": openmm.Platform.getOpenMMVersion(),
         "torch": installed_version("torch") or "",
         "backend": backend,
-        "engine": engine,
+        "implementation": implementation,
         **{
             name: platform.getPropertyValue(context, name)
             for name in platform.getPropertyNames()

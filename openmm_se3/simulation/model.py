@@ -13,12 +13,13 @@ import numpy as np
 from openmm import app, unit
 from rich.console import Console
 
+from openmm_se3._moved import renamed_names
 from openmm_se3.config import to_dict
 from openmm_se3.domain import outside_domain
 from openmm_se3.elements import chemical_symbol
 from openmm_se3.geometry import box_of, in_angstrom
 from openmm_se3.molecules import bonds_by_distance
-from openmm_se3.renamed_fields import with_old_names
+from openmm_se3.renamed_fields import accepts_old_names, with_old_names
 from openmm_se3.simulation.ensemble import refuse_npt_without_box
 from openmm_se3.simulation.folder import refuse_results
 from openmm_se3.simulation.options import RunOptions
@@ -35,18 +36,20 @@ from openmm_se3.threads import threads_for
 if TYPE_CHECKING:
     from openmm_se3 import SE3Potential
 
+__getattr__ = renamed_names(__name__, {"ModelRun": "ModelRunOptions"})
 MEMORY_SHOWN_GB = 0.1  # less is no reason to think about memory
 
 
+@accepts_old_names
 @dataclasses.dataclass(frozen=True)
-class ModelRun(RunOptions):
+class ModelRunOptions(RunOptions):
     """Options of a run on a model.
 
     Attributes:
         model: Name of a shipped model, or the path of a model.
         backend: What calls the model: "torchforce", "pythonforce", or "auto".
-        engine: What computes the network: "compiled", "triton", "torchscript", or
-            "auto".
+        implementation: What computes the network: "compiled", "triton", "torchscript",
+            or "auto".
         outside_domain: Run molecules that the model's training data do not have.
         committee: Of a committee run the mean of its members, and record how far they
             deviate; False runs the first member.
@@ -56,7 +59,7 @@ class ModelRun(RunOptions):
 
     model: str = "water"
     backend: str = "auto"
-    engine: str = "auto"
+    implementation: str = "auto"
     outside_domain: bool = False
     committee: bool = True
     stop_uncertainty: float | None = None
@@ -76,13 +79,13 @@ class ModelRun(RunOptions):
 
 
 def run_structure(
-    structure: str | Path, options: ModelRun, console: Console | None = None
+    structure: str | Path, options: ModelRunOptions, console: Console | None = None
 ) -> RunRecord:
     """Run molecular dynamics of a structure file, or of SMILES, on a model.
 
     Examples:
-        >>> from openmm_se3.simulation import ModelRun, run_structure
-        >>> options = ModelRun(ensemble="nvt", steps=20_000, out="cluster-run")
+        >>> from openmm_se3.simulation import ModelRunOptions, run_structure
+        >>> options = ModelRunOptions(ensemble="nvt", steps=20_000, out="cluster-run")
         >>> record = run_structure("cluster.pdb", options)
         >>> record.status, record.steps
         ('completed', 20000)
@@ -113,7 +116,7 @@ def run_structure(
 def run_model(
     topology: app.Topology,
     positions: np.ndarray | unit.Quantity,
-    options: ModelRun,
+    options: ModelRunOptions,
     about: dict[str, Any] | None = None,
     console: Console | None = None,
 ) -> RunRecord:
@@ -143,7 +146,7 @@ def run_model(
             options.model,
             precision=options.precision,
             backend=options.backend,
-            engine=options.engine,
+            implementation=options.implementation,
             committee=options.committee,
         )
         is_committee = potential.model.n_members > 1
@@ -151,7 +154,7 @@ def run_model(
             require_committee(potential.model)
         if not options.outside_domain:
             _refuse_other_molecules(potential, topology, positions)
-        needed, available = potential.memory(positions, box_of(topology))
+        needed, available = potential.estimate_memory(positions, box_of(topology))
         system = potential.createSystem(topology)
         if console is not None and needed > MEMORY_SHOWN_GB:
             text = f"Memory: about {needed:.2g} GB of {available:.3g} GB that are free"
@@ -165,7 +168,7 @@ def run_model(
             "weights_sha256": potential.metadata["weights_sha256"],
             "network_sha256": hashlib.sha256(network.encode()).hexdigest(),
             "backend": potential.backend,
-            "engine": potential.engine,
+            "implementation": potential.implementation,
             "level_of_theory": potential.metadata.get("level_of_theory"),
         }
         uncertainty = None
@@ -205,5 +208,5 @@ def _refuse_other_molecules(
             f"outside of the training data of the model "
             f"{potential.metadata['name']!r}: {fault}; its energy and forces mean "
             "nothing there: take another model, or run it all the same with "
-            "--outside-domain (ModelRun(outside_domain=True))"
+            "--outside-domain (ModelRunOptions(outside_domain=True))"
         )

@@ -18,7 +18,7 @@ CIRCUMSTANCES = (
     "steps",
     "platform",
     "backend",
-    "engine",
+    "implementation",
     "model",
     "committee",
     "stop_uncertainty",

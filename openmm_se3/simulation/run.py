@@ -18,6 +18,7 @@ from rich.console import Console
 
 from openmm_se3.files import atomic_write
 from openmm_se3.geometry import in_angstrom
+from openmm_se3.renamed_fields import with_new_names
 from openmm_se3.simulation import folder as names
 from openmm_se3.simulation.checkpoint import (
     Checkpoint,
@@ -46,7 +47,7 @@ from openmm_se3.version import installed_versions
 
 PACKAGES = ("openmm-se3", "openmm", "openmmtorch", "torch", "numpy")
 # Facts of ``about`` that may change when a run is resumed.
-CIRCUMSTANCES = ("backend", "engine", "model", "structure")
+CIRCUMSTANCES = ("backend", "implementation", "model", "structure")
 BYTES_OF_ATOM = 24  # position and velocity in float32
 SIZE_SHOWN_GB = 0.5  # less is no reason to think about disks
 
@@ -89,7 +90,7 @@ def run_dynamics(
     """
     positions = _checked_positions(system, topology, positions)
     console = console or Console(quiet=True)
-    about = about or {}
+    about = with_new_names("environment", about or {}, DeprecationWarning)
     with RunFolder(options.out, options.overwrite or options.resume) as folder:
         checkpoint = _newest_checkpoint(folder, console) if options.resume else None
         before = _facts_before(folder, checkpoint)
@@ -113,7 +114,9 @@ def run_dynamics(
         properties = platform_properties(platform.getName(), options.precision)
         simulation = app.Simulation(topology, system, integrator, platform, properties)
         here = environment(
-            simulation.context, about.get("backend", ""), about.get("engine", "")
+            simulation.context,
+            about.get("backend", ""),
+            about.get("implementation", ""),
         )
         facts: dict[str, Any] = {
             "status": "running",

@@ -9,20 +9,24 @@ import numpy as np
 from openmm import app, unit
 from rich.console import Console
 
+from openmm_se3._moved import renamed_names
 from openmm_se3.geometry import random_rotation
+from openmm_se3.renamed_fields import accepts_old_names
 from openmm_se3.simulation.folder import chosen_seed
-from openmm_se3.simulation.model import ModelRun, run_model
+from openmm_se3.simulation.model import ModelRunOptions, run_model
 from openmm_se3.simulation.phases import RunRecord
 from openmm_se3.water_molecule import GAS_PHASE, water_molecule
 
+__getattr__ = renamed_names(__name__, {"WaterRun": "WaterRunOptions"})
 HYDROGEN_BOND = 2.9  # A, O-O distance of a new molecule to its donor
 # A, least distances between molecules of a start; closer ones would be pushed apart.
 MIN_CONTACT = {("H", "H"): 1.8, ("H", "O"): 1.7, ("O", "O"): 2.6}
 TRIES = 200  # orientations of a new molecule before another donor is taken
 
 
+@accepts_old_names
 @dataclasses.dataclass(frozen=True)
-class WaterRun(ModelRun):
+class WaterRunOptions(ModelRunOptions):
     """Options of a run of water molecules.
 
     Attributes:
@@ -45,7 +49,7 @@ class WaterRun(ModelRun):
             raise ValueError("ensemble is 'npt', but these molecules have no box")
 
 
-def run_water(options: WaterRun, console: Console | None = None) -> RunRecord:
+def run_water(options: WaterRunOptions, console: Console | None = None) -> RunRecord:
     """Run water molecules on a model and write the trajectory to ``options.out``.
 
     Args:

@@ -2,7 +2,6 @@
 
 modules       what OpenMM calls, for the general case and recorded for its atoms
 build         the module of one force: its model, its atoms, a box or none
-engine        what computes a network, and compiling it
 graph_passes  recorded graphs made shorter
 self_check    exported equals eager
 """

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from openmm_se3.compiled.cache import warn_once
 from openmm_se3.compiled.force import compiled_force
+from openmm_se3.implementation import (
+    choose_implementation,
+    compile_implementation,
+    is_required,
+)
 from openmm_se3.model_file import PRECISIONS, ModelFile
 from openmm_se3.neighbors import (
     Capacity,
@@ -19,10 +25,10 @@ from openmm_se3.neighbors import (
 )
 from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.transformer import SE3Transformer
+from openmm_se3.renamed_fields import with_new_names
 from openmm_se3.single_point import DENSE_ATOMS
 from openmm_se3.threads import threads_for
 from openmm_se3.torch_state import require_torchscript, scripted, usual_torch
-from openmm_se3.torchscript.engine import choose_engine, compile_engine, is_required
 from openmm_se3.torchscript.modules import (
     GenericForce,
     ScaledForce,
@@ -80,8 +86,9 @@ class ForceSettings:
         n_particles: Particles of the System.
         periodic: The System has a box.
         offset: Added to the energy, eV.
-        engine: "compiled", "triton", "torchscript", or "auto": Triton where it serves
-            the GPU, compiled where that works and there is no GPU, else TorchScript.
+        implementation: "compiled", "triton", "torchscript", or "auto": Triton where it
+            serves the GPU, compiled where that works and there is no GPU, else
+            TorchScript.
         scale: Name of the global parameter that multiplies energy and forces; None for
             none.
         cuda_graphs: Let TorchForce record the force as a CUDA graph; None for not.
@@ -94,9 +101,13 @@ class ForceSettings:
     n_particles: int
     periodic: bool
     offset: float
-    engine: str = "auto"
+    implementation: str = "auto"
     scale: str | None = None
     cuda_graphs: CUDAGraphs | None = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore what was pickled, in the XML of an older version for example."""
+        vars(self).update(with_new_names("ForceSettings", state))
 
     @property
     def static(self) -> bool:
@@ -130,15 +141,15 @@ def compiled_module(settings: ForceSettings) -> torch.jit.ScriptModule | None:
         CompileError: It is to be compiled, and that does not work here.
         ExportError: It is to be compiled, and does not reproduce the network.
     """
-    engine, config = settings.engine, settings.model.config
-    if compile_engine(engine, config, settings.precision) != "compiled":
+    implementation, config = settings.implementation, settings.model.config
+    if compile_implementation(implementation, config, settings.precision) != "compiled":
         return None
     network = settings.model.network(torch.float64)
     try:
         module = compiled_force(network, settings.precision)
         return _for_atoms(module, network, settings)
     except ExportError as error:
-        if is_required(engine, "compiled"):
+        if is_required(implementation, "compiled"):
             raise
         warn_once(f"{error}; going on with TorchScript, which is slower")
         return None
@@ -165,17 +176,17 @@ def _triton_module(settings: ForceSettings) -> torch.jit.ScriptModule | None:
         CompileError: They are to be used, and do not serve this network here.
         Exception: They are to be used, and fail.
     """
-    engine, config = settings.engine, settings.model.config
+    implementation, config = settings.implementation, settings.model.config
     # Only chosen at first: C++ is compiled where it is used.
-    if choose_engine(engine, config) != "triton":
+    if choose_implementation(implementation, config) != "triton":
         return None
-    compile_engine(engine, config, settings.precision)
+    compile_implementation(implementation, config, settings.precision)
     network = settings.model.network(torch.float64)
     try:
         module = triton_force(network, settings.precision, _room(settings))
         return _for_atoms(module, network, settings)
     except Exception as error:  # of Triton, its compiler, the driver, or the comparison
-        if is_required(engine, "triton"):
+        if is_required(implementation, "triton"):
             raise
         warn_once(f"{error}; going on with TorchScript, which is slower")
         return None

@@ -34,7 +34,7 @@ from openmm_se3.training.config import CIRCUMSTANCES, RunConfig
 from openmm_se3.version import installed_versions
 
 FORMAT = "openmm-se3 checkpoint"
-FORMAT_VERSION = 2  # 2: new names of settings
+FORMAT_VERSION = 3  # 2 and 3: new names of settings
 # They decide what training gives.
 PROGRAMS = ("openmm-se3", "torch", "lightning", "dgl", "e3nn", "numpy")
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
@@ -83,9 +83,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} has format version {content['format_version']}; this program "
             f"reads up to {FORMAT_VERSION}: upgrade openmm-se3"
         )
-    if content["format_version"] < FORMAT_VERSION:
+    if content["format_version"] < 2:
         model = with_new_names("ModelConfig", content["model"])
         content["model"] = {**DEFAULTS_OF_VERSION_1, **model}
+    if content["format_version"] < FORMAT_VERSION:
         content["training"] = with_new_names("TrainingConfig", content["training"])
     return content
 

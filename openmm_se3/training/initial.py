@@ -9,20 +9,20 @@ unlearning what the model knows.  So self-energies are fitted to what it leaves.
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 
-from openmm_se3.compiled.library import ENGINE_VARIABLE, compiled_or_none
+from openmm_se3.compiled.library import compiled_or_none
 from openmm_se3.compiled.training import CompiledBatches
 from openmm_se3.config import ModelConfig, from_dict
 from openmm_se3.data.dataset import SELF_ENERGY_TOLERANCE, Dataset
 from openmm_se3.data.frames import Frames
 from openmm_se3.data.self_energies import SelfEnergies, left_by, self_energies
 from openmm_se3.elements import numbers_of
+from openmm_se3.implementation import asked_implementation
 from openmm_se3.model_file import load_model
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.training.batches import FrameGraphs
@@ -104,7 +104,7 @@ class InitialModel:
         network.load_state_dict(self.weights)
         network.float().eval()
         compiled = None
-        if os.environ.get(ENGINE_VARIABLE) != "torchscript":
+        if asked_implementation() != "torchscript":
             compiled = compiled_or_none(
                 lambda: CompiledBatches(network), self.config, False, "PyTorch"
             )

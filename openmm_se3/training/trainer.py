@@ -1,14 +1,13 @@
-"""The network of a run, its data and its engine, at step 0."""
+"""The network of a run, its data and its implementation, at step 0."""
 
 from __future__ import annotations
 
-import os
-
 import torch
 
-from openmm_se3.compiled.library import ENGINE_VARIABLE, compiled_or_none
+from openmm_se3.compiled.library import compiled_or_none
 from openmm_se3.compiled.training import CompiledBatches
 from openmm_se3.data.dataset import Dataset
+from openmm_se3.implementation import asked_implementation
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.training.batches import (
     BatchOrder,
@@ -81,22 +80,24 @@ def compiled_batches(
     """Return what computes a network compiled, or None where PyTorch is to do it.
 
     Raises:
-        CompileError: ``config.engine`` is "compiled", and that does not work here.
+        CompileError: ``config.implementation`` is "compiled", and that does not work
+            here.
         ValueError: The same with a GPU.
     """
-    engine = config.engine
-    if engine == "auto" and os.environ.get(ENGINE_VARIABLE) == "torchscript":
+    implementation = config.implementation
+    if implementation == "auto" and asked_implementation() == "torchscript":
         return None
-    if engine == "compiled" and on_gpu(config):
+    if implementation == "compiled" and on_gpu(config):
         raise ValueError(
-            "training.engine: compiled code runs on the CPU; set training.device to cpu"
+            "training.implementation: compiled code runs on the CPU; set "
+            "training.device to cpu"
         )
-    if engine == "pytorch" or on_gpu(config):
+    if implementation == "pytorch" or on_gpu(config):
         return None
     return compiled_or_none(
         lambda: CompiledBatches(network),
         network.config,
-        engine == "compiled",
+        implementation == "compiled",
         "PyTorch",
     )
 

@@ -8,4 +8,5 @@ blocks    how large the blocks are that programs work on
 layer     the launches of one layer
 network   the sequence of launches from positions to energy and forces
 force     what OpenMM calls
+availability  whether the kernels serve a network here; compiles them beforehand
 """

@@ -103,7 +103,7 @@ def require_numbers(energy: Tensor, room: int) -> None:
             "number, the box has collapsed, or an atom has more neighbors within the "
             f"cutoff than the {room} that there is room for; in the last case give "
             f"SE3Potential neighbors={2 * room} with cudaGraphs=True, or "
-            "engine='torchscript'"
+            "implementation='torchscript'"
         )
 
 

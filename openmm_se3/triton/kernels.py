@@ -67,7 +67,7 @@ def device_for(positions: Tensor) -> torch.device:
         return positions.device
     reason = problem()
     if reason is not None:
-        raise TritonError(f"engine 'triton' cannot be used: {reason}")
+        raise TritonError(f"implementation 'triton' cannot be used: {reason}")
     return torch.device("cuda", torch.cuda.current_device())
 
 

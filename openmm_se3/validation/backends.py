@@ -1,22 +1,20 @@
-"""The same energies and forces from every engine, backend, platform and precision."""
+"""The same energies and forces from every implementation, backend and platform."""
 
 from __future__ import annotations
 
 import itertools
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 import openmm
 
 from openmm_se3.compiled.cache import CompileError
-from openmm_se3.compiled.library import ENGINE_VARIABLE
 from openmm_se3.force import SE3Potential
 from openmm_se3.force.backends import BACKENDS
+from openmm_se3.implementation import IMPLEMENTATIONS, asked_implementation
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.simulation.platforms import platform_names
-from openmm_se3.torchscript.engine import ENGINES
 from openmm_se3.validation.check import Check
 from openmm_se3.validation.contexts import as_function, make_context, make_system
 from openmm_se3.validation.structures import Structure, evaluate
@@ -58,8 +56,8 @@ def backend_checks(
 ) -> list[Check]:
     """Compare every way of running the model with the eager network.
 
-    An engine, a backend or a platform that this machine lacks is listed as not run,
-    with the reason.
+    An implementation, a backend or a platform that this machine lacks is listed as not
+    run, with the reason.
 
     Args:
         model: Name or path of the model.
@@ -91,27 +89,34 @@ def backend_checks(
             )
         )
     for precision in networks:
-        for engine, name in itertools.product(_engines(), BACKENDS):
+        for implementation, name in itertools.product(_implementations(), BACKENDS):
             problem = BACKENDS[name].problem()
             if problem is None:
                 try:
                     potential = SE3Potential(
-                        model, precision=precision, backend=name, engine=engine
+                        model,
+                        precision=precision,
+                        backend=name,
+                        implementation=implementation,
                     )
                     checks += _platform_checks(potential, frames, expected[precision])
                 except CompileError as error:
                     problem = str(error)
             if problem is not None:
-                checks.append(_not_run(f"{engine}, {name}, {precision}", problem))
+                checks.append(
+                    _not_run(f"{implementation}, {name}, {precision}", problem)
+                )
         checks.append(_ase_check(model, precision, frames, expected[precision]))
     return checks
 
 
-def _engines() -> list[str]:
+def _implementations() -> list[str]:
     """Return what computes networks, one where the environment variable says which."""
-    chosen = os.environ.get(ENGINE_VARIABLE, "auto")
+    chosen = asked_implementation()
     return [
-        engine for engine in ENGINES if engine != "auto" and chosen in (engine, "auto")
+        implementation
+        for implementation in IMPLEMENTATIONS
+        if implementation != "auto" and chosen in (implementation, "auto")
     ]
 
 
@@ -124,12 +129,14 @@ def _platform_checks(
     frames: dict[str, list[Structure]],
     expected: dict[str, list[tuple[float, np.ndarray]]],
 ) -> list[Check]:
-    """Compare one engine and backend in one precision on every platform."""
+    """Compare one implementation and backend in one precision on every platform."""
     precision = potential.precision
     systems = {key: make_system(potential, moved[0]) for key, moved in frames.items()}
     checks = []
     for platform in platform_names():
-        name = ", ".join((potential.engine, potential.backend, platform, precision))
+        name = ", ".join(
+            (potential.implementation, potential.backend, platform, precision)
+        )
         try:
             errors = [
                 largest_errors(

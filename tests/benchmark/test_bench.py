@@ -72,7 +72,7 @@ def test_turns(clock: Callable[[float], Callable[[int], None]]) -> None:
 
 
 def bench(*arguments: object) -> Result:
-    short = ["--rounds", "1", "--seconds", "0", "--engine", "torchscript"]
+    short = ["--rounds", "1", "--seconds", "0", "--implementation", "torchscript"]
     command = ["bench", *map(str, arguments), *short]
     return CliRunner().invoke(cli.main, command)
 

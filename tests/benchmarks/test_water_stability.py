@@ -103,7 +103,7 @@ def test_a_stability_row_runs_and_is_kept(
     analytic = SimpleNamespace(
         createSystem=lambda topology: harmonic_water(2)[0],
         config=SimpleNamespace(cutoff=2.6),
-        engine="none",
+        implementation="none",
     )
     monkeypatch.setattr(water_stability, "SE3Potential", lambda *_, **__: analytic)
     out = tmp_path / "rows"

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from openmm_se3.cli import VERBS, main
 from openmm_se3.cli.shared.run_options import advised
-from openmm_se3.simulation import WaterRun
+from openmm_se3.simulation import WaterRunOptions
 
 
 def commands() -> list[tuple[str, click.Command]]:
@@ -64,6 +64,15 @@ def test_label_takes_the_old_name(
     assert "seen" in CliRunner().invoke(main, ["label", str(xyz), equals]).output
 
 
+@pytest.mark.parametrize("verb", ["run", "water", "bench", "compile"])
+def test_the_old_name_of_the_implementation(verb: str) -> None:
+    # The value is refused by its new name, before anything is computed.
+    result = CliRunner().invoke(main, [verb, "water", "--engine", "fortran"])
+    assert result.exit_code == 2
+    assert "--engine is now --implementation" in result.output
+    assert "Invalid value for '--implementation': 'fortran'" in result.output
+
+
 @pytest.mark.parametrize(
     ("words", "steps", "warned"),
     [
@@ -80,9 +89,9 @@ def test_water_runs_for_a_length(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    runs: list[WaterRun] = []
+    runs: list[WaterRunOptions] = []
 
-    def stop(run: WaterRun, console: Any) -> None:
+    def stop(run: WaterRunOptions, console: Any) -> None:
         runs.append(run)
         raise ValueError("seen")
 
@@ -103,7 +112,7 @@ def test_suggested_commands_can_be_pasted(
     facts = {"status": "interrupted", "steps": 10, "frame_interval": 5}
     (out / "run.json").write_text(json.dumps(facts))
     console = Console(record=True, width=500)
-    with pytest.raises(KeyboardInterrupt), advised(WaterRun(out=out), console):
+    with pytest.raises(KeyboardInterrupt), advised(WaterRunOptions(out=out), console):
         raise KeyboardInterrupt
     (line,) = [x for x in console.export_text().splitlines() if "analyze" in x]
     words = shlex.split(line.partition("openmm-se3 ")[2])

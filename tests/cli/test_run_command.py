@@ -21,7 +21,7 @@ import openmm_se3
 from openmm_se3.cli import main
 from openmm_se3.domain import Compositions
 from openmm_se3.force.memory import NotEnoughMemoryError
-from openmm_se3.simulation import ModelRun, run_structure, water_topology
+from openmm_se3.simulation import ModelRunOptions, run_structure, water_topology
 from openmm_se3.simulation import folder as names
 from openmm_se3.simulation.progress import ProgressReporter
 
@@ -39,9 +39,9 @@ class AnalyticPotential:
         self.metadata = {"name": "analytic", "weights_sha256": self.weights}
         self.model = SimpleNamespace(domain=Compositions(("H2O",)), n_members=1)
         self.backend = "torchforce"
-        self.engine = "torchscript"
+        self.implementation = "torchscript"
 
-    def memory(
+    def estimate_memory(
         self, positions: np.ndarray, box: np.ndarray | None
     ) -> tuple[float, float]:
         return 0.25, 16.0
@@ -165,10 +165,10 @@ def test_other_weights_are_refused(two: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_too_little_memory_is_one_line(
     two: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def memory(*_: object) -> tuple[float, float]:
+    def estimate_memory(*_: object) -> tuple[float, float]:
         raise NotEnoughMemoryError("need about 12.0 GB")
 
-    monkeypatch.setattr(AnalyticPotential, "memory", memory)
+    monkeypatch.setattr(AnalyticPotential, "estimate_memory", estimate_memory)
     result = call(two, "--model", "water", *SHORT)
     assert (result.exit_code, result.output) == (2, "Error: need about 12.0 GB\n")
     assert not Path("two waters-run").exists()
@@ -241,7 +241,7 @@ def test_the_function_for_scripts_is_the_same(two: Path) -> None:
         call(two, "--model", "water", *SHORT, "--seed", 3, "--out", "a").exit_code == 0
     )
     options: dict[str, Any] = {"platform": "Reference", "equilibration_ps": 0.02}
-    record = run_structure(two, ModelRun(steps=200, seed=3, out="b", **options))
+    record = run_structure(two, ModelRunOptions(steps=200, seed=3, out="b", **options))
     assert (record.status, record.steps, record.folder) == ("completed", 200, Path("b"))
     same = [Path(out, names.VELOCITIES).read_bytes() for out in "ab"]
     assert same[0] == same[1]

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from openmm_se3 import SE3Potential
 from openmm_se3.cli import main
-from openmm_se3.simulation import LogReporter, WaterRun, run_water
+from openmm_se3.simulation import LogReporter, WaterRunOptions, run_water
 from openmm_se3.simulation import folder as names
 from openmm_se3.simulation.progress import ProgressReporter
 
@@ -95,7 +95,7 @@ def test_few_molecules_run_with_one_thread(
     try:
         for molecules in (20, 21):
             with pytest.raises(ValueError):
-                run_water(WaterRun(molecules=molecules, out=tmp_path / "a"))
+                run_water(WaterRunOptions(molecules=molecules, out=tmp_path / "a"))
             assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -17,8 +17,8 @@ import pytest
 from openmm_se3.compiled import cache, library
 from openmm_se3.compiled.library import CompileError, load_library
 from openmm_se3.config import ModelConfig
+from openmm_se3.implementation import choose_implementation, compile_implementation
 from openmm_se3.model_file import load_model
-from openmm_se3.torchscript.engine import choose_engine, compile_engine
 
 # Writes its last argument, the library, and counts its calls.
 COMPILER = """#!/bin/sh
@@ -51,7 +51,7 @@ def compiler(
         return lambda: len(calls.read_text().split()) if calls.exists() else 0
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("OPENMM_SE3_ENGINE", "auto")
+    monkeypatch.setenv("OPENMM_SE3_IMPLEMENTATION", "auto")
     monkeypatch.setattr(library, "_loaded", set())
     monkeypatch.setattr(library, "_failed", {})
     monkeypatch.setattr(cache, "_warned", set())
@@ -74,11 +74,11 @@ def warnings_of(caplog: pytest.LogCaptureFixture, word: str) -> int:
 
 def test_choosing_compiles_nothing(compiler: Any, config: ModelConfig) -> None:
     calls = compiler("exit 1")
-    assert choose_engine("auto", config) == "compiled"
-    assert choose_engine("torchscript", config) == "torchscript"
+    assert choose_implementation("auto", config) == "compiled"
+    assert choose_implementation("torchscript", config) == "torchscript"
     assert calls() == 0
     with pytest.raises(ValueError, match="'fortran'"):
-        choose_engine("fortran", config)
+        choose_implementation("fortran", config)
 
 
 def test_a_compiler_that_fails_is_tried_once(
@@ -86,13 +86,13 @@ def test_a_compiler_that_fails_is_tried_once(
 ) -> None:
     calls = compiler("echo no headers >&2; exit 1")
     for _ in range(3):
-        assert compile_engine("auto", config, "single") == "torchscript"
+        assert compile_implementation("auto", config, "single") == "torchscript"
     assert calls() == 1
     assert warnings_of(caplog, "no headers") == 1
     with pytest.raises(CompileError, match="no headers"):
-        compile_engine("compiled", config, "single")
+        compile_implementation("compiled", config, "single")
     assert calls() == 1
-    assert compile_engine("auto", config, "double") == "torchscript"
+    assert compile_implementation("auto", config, "double") == "torchscript"
     assert calls() == 2  # another library
 
 
@@ -109,7 +109,7 @@ def test_a_full_disk_costs_only_speed(
 
     monkeypatch.setattr(shutil, "copyfile", copyfile)
     for _ in range(2):
-        assert compile_engine("auto", config, "single") == "torchscript"
+        assert compile_implementation("auto", config, "single") == "torchscript"
     assert calls() == 1
     assert warnings_of(caplog, "No space left") == 1
     assert not list(cache.cache_folder().glob("*.so"))
@@ -132,7 +132,7 @@ def test_without_a_home_the_cache_is_elsewhere(
     assert str(tmp_path) in str(cache.cache_problem())
     library.load_compiled_networks()
     compiler("exit 1")
-    compile_engine("auto", config, "single")
+    compile_implementation("auto", config, "single")
     assert warnings_of(caplog, "no home") == 1
     assert cache.cache_folder().is_dir()
 
@@ -171,7 +171,7 @@ def test_a_folder_that_others_can_write_to_is_refused(
     assert f"chmod go-w {opened}" in str(cache.cache_problem())
     with pytest.raises(CompileError, match="others can write"):
         load_library(config, "single")
-    assert compile_engine("auto", config, "single") == "torchscript"
+    assert compile_implementation("auto", config, "single") == "torchscript"
     path = folder / "openmm_se3_0.so"
     path.write_text("evil")
     cache.hash_file(path).write_text(cache.sha256(path))

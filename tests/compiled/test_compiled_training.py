@@ -188,7 +188,7 @@ def test_an_infinite_loss_gives_a_gradient_that_shows_it() -> None:
     assert not torch.isfinite(network.attention[0].query.weight.grad).any()
 
 
-def test_the_engine_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_implementation_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     small = make_network(SMALL, torch.float32)
     full = make_network(dataclasses.replace(SMALL, kernel="full"), torch.float32)
 
@@ -196,16 +196,16 @@ def test_the_engine_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
         return compiled_batches(network, TrainingConfig(**settings)) is not None
 
     assert not chosen(small)  # the tests' own environment asks for PyTorch
-    assert chosen(small, engine="compiled")
-    monkeypatch.delenv("OPENMM_SE3_ENGINE")
+    assert chosen(small, implementation="compiled")
+    monkeypatch.delenv("OPENMM_SE3_IMPLEMENTATION")
     assert chosen(small)
-    assert not chosen(small, engine="pytorch")
+    assert not chosen(small, implementation="pytorch")
     assert not chosen(small, device="gpu")
     assert not chosen(full)
     with pytest.raises(CompileError, match="kernel: depthwise"):
-        chosen(full, engine="compiled")
+        chosen(full, implementation="compiled")
     with pytest.raises(ValueError, match=r"set training\.device to cpu"):
-        chosen(small, engine="compiled", device="gpu")
+        chosen(small, implementation="compiled", device="gpu")
     monkeypatch.setattr("openmm_se3.compiled.library.find_compiler", lambda: None)
     assert not chosen(
         make_network(dataclasses.replace(SMALL, channels=16), torch.float32)

@@ -23,6 +23,7 @@ from openmm_se3.compiled.codegen import rotation_generators
 from openmm_se3.compiled.force import compiled_force
 from openmm_se3.compiled.library import CompileError, find_compiler, reason_against
 from openmm_se3.force import SE3Potential
+from openmm_se3.implementation import compile_implementation
 from openmm_se3.model_file import load_model
 from openmm_se3.nn.kernel import SphericalHarmonics
 from openmm_se3.simulation import water_topology
@@ -30,7 +31,6 @@ from openmm_se3.single_point import evaluate
 from openmm_se3.torchscript.build import (
     build_module,
 )
-from openmm_se3.torchscript.engine import compile_engine
 from openmm_se3.torchscript.self_check import random_positions
 from openmm_se3.units import EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM
 
@@ -97,11 +97,11 @@ def test_what_cannot_be_compiled_says_so(
     unfit = write_random_weights(tmp_path / "unfit", **changes)
     topology = water_topology(1)
     with pytest.raises(CompileError, match=field):
-        SE3Potential(unfit, engine="compiled").createSystem(topology)
-    monkeypatch.setenv("OPENMM_SE3_ENGINE", "auto")
-    system = SE3Potential(unfit, engine="auto", precision="double").createSystem(
-        topology
-    )
+        SE3Potential(unfit, implementation="compiled").createSystem(topology)
+    monkeypatch.setenv("OPENMM_SE3_IMPLEMENTATION", "auto")
+    system = SE3Potential(
+        unfit, implementation="auto", precision="double"
+    ).createSystem(topology)
     symbols, positions = ["O", "H", "H"], random_positions(3).numpy()
     expected = evaluate(
         load_model(unfit).network(torch.float64), symbols, 10 * positions
@@ -116,7 +116,7 @@ def test_what_cannot_be_compiled_says_so(
 def test_without_a_compiler_only_speed_is_lost(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("OPENMM_SE3_ENGINE", "auto")
+    monkeypatch.setenv("OPENMM_SE3_IMPLEMENTATION", "auto")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(library, "_loaded", set())
     monkeypatch.setattr(cache, "_warned", set())
@@ -125,7 +125,7 @@ def test_without_a_compiler_only_speed_is_lost(
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
     x = random_positions(3)
-    module = build_module(settings_of(3, "single", engine="auto"))
+    module = build_module(settings_of(3, "single", implementation="auto"))
     assert "no headers" in caplog.text
     assert "going on with TorchScript" in caplog.text
     assert torch.isfinite(module(x)[0]).all()
@@ -180,7 +180,7 @@ def test_clang_compiles_the_same_network(tmp_path: Path) -> None:
 def test_a_cache_that_cannot_be_kept_costs_only_speed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("OPENMM_SE3_ENGINE", "auto")
+    monkeypatch.setenv("OPENMM_SE3_IMPLEMENTATION", "auto")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(library, "_loaded", set())
     monkeypatch.setattr(cache, "_warned", set())
@@ -188,7 +188,10 @@ def test_a_cache_that_cannot_be_kept_costs_only_speed(
     cause = "cannot be kept in .* XDG_CACHE_HOME"
     with pytest.raises(CompileError, match=cause):
         library.load_library(load_model("water").config, "single")
-    assert compile_engine("auto", load_model("water").config, "single") == "torchscript"
+    assert (
+        compile_implementation("auto", load_model("water").config, "single")
+        == "torchscript"
+    )
     assert re.search(f"{cause}.*going on with TorchScript", caplog.text)
 
 

@@ -78,9 +78,9 @@ def test_in_openmm(backend: str, waters: tuple[Any, np.ndarray]) -> None:
 
     topology, positions = waters
     results = []
-    for engine in ("compiled", "torchscript"):
+    for implementation in ("compiled", "torchscript"):
         potential = SE3Potential(
-            "water", precision="double", backend=backend, engine=engine
+            "water", precision="double", backend=backend, implementation=implementation
         )
         context = openmm.Context(
             potential.createSystem(topology),
@@ -95,8 +95,8 @@ def test_in_openmm(backend: str, waters: tuple[Any, np.ndarray]) -> None:
     (energy, forces), (energy_expected, forces_expected) = results
     assert energy == pytest.approx(energy_expected, rel=1e-11)
     assert np.allclose(forces, forces_expected, rtol=0.0, atol=1e-6)
-    with pytest.raises(ValueError, match="engine"):
-        SE3Potential("water", engine="fast")
+    with pytest.raises(ValueError, match="implementation"):
+        SE3Potential("water", implementation="fast")
 
 
 def test_a_serialised_system_needs_the_library(
@@ -104,7 +104,7 @@ def test_a_serialised_system_needs_the_library(
 ) -> None:
 
     topology, _ = waters
-    potential = SE3Potential("water", backend="torchforce", engine="compiled")
+    potential = SE3Potential("water", backend="torchforce", implementation="compiled")
     file = tmp_path / "system.xml"
     file.write_text(openmm.XmlSerializer.serialize(potential.createSystem(topology)))
     script = (

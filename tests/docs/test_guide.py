@@ -21,7 +21,7 @@ import openmm_se3
 from openmm_se3 import SE3Potential
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.data.load import Source
-from openmm_se3.simulation import ModelRun, water_topology
+from openmm_se3.simulation import ModelRunOptions, water_topology
 from openmm_se3.simulation.minimum import fused_atoms
 from openmm_se3.simulation.structure import read_structure
 
@@ -98,6 +98,8 @@ def test_the_reference_names_every_argument_and_its_default() -> None:
     for name, member in vars(SE3Potential).items():
         if name.startswith("_") and name != "__init__":
             continue
+        if isinstance(member, property):  # an old name
+            continue
         assert name == "__init__" or f"`{name}(" in page, name
         for parameter in [*inspect.signature(member).parameters.values()][1:]:
             assert parameter.name in defaults, f"{name}: {parameter.name}"
@@ -105,7 +107,7 @@ def test_the_reference_names_every_argument_and_its_default() -> None:
             if stated is not None:
                 known = {parameter.default, inspect.Parameter.empty}
                 assert ast.literal_eval(stated) in known, f"{name}: {parameter}"
-    for field in dataclasses.fields(ModelRun):
+    for field in dataclasses.fields(ModelRunOptions):
         assert ast.literal_eval(defaults[field.name] or "") == field.default, field
     for field in dataclasses.fields(Source)[1:]:  # the path has no default
         assert ast.literal_eval(defaults[field.name] or "") == field.default, field

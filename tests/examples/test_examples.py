@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from openmm_se3.simulation import WaterRun
+from openmm_se3.simulation import WaterRunOptions
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = sorted((REPOSITORY / "examples").glob("[0-9]*.py"))
@@ -57,7 +57,7 @@ def test_example_runs(example: Path, tmp_path: Path) -> None:
 
 def test_the_lines_of_the_readme_run(tmp_path: Path) -> None:
     readme = (REPOSITORY / "README.md").read_text()
-    assert f"in the folder `{WaterRun.out}`" in readme
+    assert f"in the folder `{WaterRunOptions.out}`" in readme
     (lines,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     pytest.importorskip("rdkit")
     assert "simulation.step(1000)" in lines

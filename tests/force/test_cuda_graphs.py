@@ -166,7 +166,7 @@ def assert_same(
     """Compare a force for CUDA graphs with one that finds as many edges as there are,
     at several positions and in boxes of several sizes."""
     results = []
-    for extra in ({"cudaGraphs": True, **options}, {"engine": "torchscript"}):
+    for extra in ({"cudaGraphs": True, **options}, {"implementation": "torchscript"}):
         potential = SE3Potential(model, precision=precision, **extra)
         system = openmm.System()
         for atom in topology.atoms():
@@ -247,7 +247,7 @@ def test_a_scaled_force(model: Path) -> None:
 def test_openmm_is_asked_for_a_cuda_graph(model: Path) -> None:
     topology, _ = boxed(2, None)
     for wanted in (True, False):
-        potential = SE3Potential(model, engine="torchscript", cudaGraphs=wanted)
+        potential = SE3Potential(model, implementation="torchscript", cudaGraphs=wanted)
         xml = openmm.XmlSerializer.serialize(potential.makeForce(topology))
         (given,) = re.findall('name="useCUDAGraphs" value="(.*?)"', xml)
         assert given == str(wanted).lower()
@@ -346,7 +346,10 @@ def test_a_processor_says_what_does_not_suffice(model: Path) -> None:
     ("options", "match"),
     [
         ({"cudaGraphs": True, "backend": "pythonforce"}, "needs backend 'torchforce'"),
-        ({"cudaGraphs": True, "engine": "compiled"}, "needs engine 'torchscript'"),
+        (
+            {"cudaGraphs": True, "implementation": "compiled"},
+            "needs implementation 'torchscript'",
+        ),
         ({"cudaGraphs": True, "neighbors": 0}, "neighbors must be at least 1"),
         ({"cudaGraphs": True, "neighbors": 2.5}, "must be at least 1, got 2.5"),
         ({"cudaGraphs": True, "neighbors": "many"}, "must be at least 1, got 'many'"),
@@ -383,8 +386,8 @@ def test_the_default_has_room_for_an_even_liquid(model: Path) -> None:
 
 def test_memory_counts_what_there_is_room_for(model: Path) -> None:
     def needed(n_molecules: int, box: np.ndarray | None, **options: Any) -> float:
-        potential = SE3Potential(model, engine="torchscript", **options)
-        return potential.memory(boxed(n_molecules, box)[1], box)[0]
+        potential = SE3Potential(model, implementation="torchscript", **options)
+        return potential.estimate_memory(boxed(n_molecules, box)[1], box)[0]
 
     graphs: dict[str, Any] = {"cudaGraphs": True, "neighbors": 60}
     assert needed(2, None, **graphs) == needed(2, None)

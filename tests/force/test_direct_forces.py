@@ -55,10 +55,10 @@ def test_a_direct_head_estimates_the_error_of_conservative_forces(
     _, forces, direct = ForceField(network).with_direct_forces(
         torch.tensor(WATER), torch.tensor([1, 0, 0]), all_pairs(3)
     )
-    estimate = both.force_error([8, 1, 1], WATER * unit.angstrom)
+    estimate = both.force_disagreement([8, 1, 1], WATER * unit.angstrom)
     np.testing.assert_allclose(estimate, (direct - forces).norm(dim=1), rtol=1e-12)
     assert estimate.shape == (3,) and estimate.min() > 1e-3
     with pytest.raises(ValueError, match="'plain' has conservative forces only"):
-        plain.force_error([8, 1, 1], WATER)
+        plain.force_disagreement([8, 1, 1], WATER)
     with pytest.raises(ValueError, match="atom 2 is C"):
-        both.force_error([8, 1, 6], WATER)
+        both.force_disagreement([8, 1, 6], WATER)

@@ -13,7 +13,7 @@ from random_model import topology_of
 
 from openmm_se3 import SE3Potential
 from openmm_se3.elements import chemical_symbol
-from openmm_se3.simulation import ModelRun, read_structure, run_structure
+from openmm_se3.simulation import ModelRunOptions, read_structure, run_structure
 
 HEAVY = app.element.deuterium.mass.value_in_unit(unit.dalton)
 
@@ -64,7 +64,7 @@ def test_a_run_and_its_spectrum_keep_the_masses(
 
     monkeypatch.chdir(tmp_path)
     path = heavy_water(tmp_path / "d2o.pdb", 1)
-    options = ModelRun(out="run", steps=2000, frame_fs=2.5, equilibration_ps=0.2)
+    options = ModelRunOptions(out="run", steps=2000, frame_fs=2.5, equilibration_ps=0.2)
     run_structure(path, options)
     facts = json.loads(Path("run/run.json").read_text())
     assert facts["masses"][1:] == pytest.approx([HEAVY, HEAVY])

@@ -35,14 +35,14 @@ import openmm
 from openmm_se3 import SE3Potential
 from openmm_se3.simulation import water_topology
 
-engine, n, edge = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+implementation, n, edge = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 side = round(n ** (1 / 3))
 molecule = np.array([[0.0, 0.0, 0.0], [0.76, 0.59, 0.0], [-0.76, 0.59, 0.0]])
 corners = edge / side * np.array(list(np.ndindex(side, side, side)))
 positions = np.concatenate([corner + molecule for corner in corners])
 topology = water_topology(n)
 topology.setPeriodicBoxVectors(0.1 * edge * np.eye(3))
-potential = SE3Potential("water", engine=engine)
+potential = SE3Potential("water", implementation=implementation)
 system = potential.createSystem(topology)
 platform = openmm.Platform.getPlatformByName("Reference")
 context = openmm.Context(system, openmm.VerletIntegrator(1e-6), platform)
@@ -56,7 +56,7 @@ open("/proc/self/clear_refs", "w").write("5")  # the peak starts here
 before = status("VmRSS")
 context.getState(energy=True, forces=True)
 context.getIntegrator().step(1)
-needed, available = potential.memory(positions, edge * np.eye(3))
+needed, available = potential.estimate_memory(positions, edge * np.eye(3))
 print(json.dumps([status("VmHWM") - before, needed, available]))
 """
 
@@ -72,12 +72,13 @@ def waters_in_a_box(n: int, edge: float) -> app.Topology:
     not Path("/proc/self/clear_refs").exists(), reason="the peak cannot be reset here"
 )
 @pytest.mark.parametrize(
-    ("engine", "n_molecules", "edge"), [("torchscript", 27, 9.3), ("compiled", 729, 28)]
+    ("implementation", "n_molecules", "edge"),
+    [("torchscript", 27, 9.3), ("compiled", 729, 28)],
 )
 def test_within_a_factor_of_two_of_what_is_measured(
-    engine: str, n_molecules: int, edge: float
+    implementation: str, n_molecules: int, edge: float
 ) -> None:
-    arguments = [engine, str(n_molecules), str(edge)]
+    arguments = [implementation, str(n_molecules), str(edge)]
     done = subprocess.run(
         [sys.executable, "-c", MEASUREMENT, *arguments], capture_output=True, text=True
     )
@@ -90,13 +91,19 @@ def test_within_a_factor_of_two_of_what_is_measured(
 def test_it_grows_with_what_it_depends_on() -> None:
     network = load_model("water").network(torch.float64)
 
-    def need(engine: str, atoms: int, edges: int, precision: str = "single") -> float:
-        return needed_memory(network, engine, precision, atoms, edges)
+    def need(
+        implementation: str, atoms: int, edges: int, precision: str = "single"
+    ) -> float:
+        return needed_memory(network, implementation, precision, atoms, edges)
 
-    for engine in ("compiled", "torchscript"):
-        assert need(engine, 100, 4000) < need(engine, 100, 8000)
-        assert need(engine, 200, 8000) == pytest.approx(2 * need(engine, 100, 4000))
-        ratio = need(engine, 100, 4000, "double") / need(engine, 100, 4000)
+    for implementation in ("compiled", "torchscript"):
+        assert need(implementation, 100, 4000) < need(implementation, 100, 8000)
+        assert need(implementation, 200, 8000) == pytest.approx(
+            2 * need(implementation, 100, 4000)
+        )
+        ratio = need(implementation, 100, 4000, "double") / need(
+            implementation, 100, 4000
+        )
         assert 1.5 < ratio <= 2.0
     assert need("compiled", 100, 4000) < need("compiled", 200, 4000)
     # Of water as dense as the liquid, as benchmarks/size.py measures it.
@@ -220,10 +227,10 @@ def test_too_many_atoms_are_refused_with_both_numbers_and_the_fix(
         potential.createSystem(topology)
     text = str(caught.value)
     assert "3000 atoms" in text and "0.0 GB are available" in text
-    assert "engine='compiled', which needs" in text
+    assert "implementation='compiled', which needs" in text
     assert "fewer atoms" in text and "smaller cutoff" in text
     with pytest.raises(NotEnoughMemoryError):
-        potential.memory(np.random.default_rng(0).uniform(0, 31, (3000, 3)))
+        potential.estimate_memory(np.random.default_rng(0).uniform(0, 31, (3000, 3)))
     few = waters_in_a_box(2, 31.0)
     assert potential.createSystem(few).getNumParticles() == 6
     topology.setPeriodicBoxVectors(None)  # depends on positions
@@ -239,12 +246,12 @@ def test_a_box_full_of_edges_is_refused_before_they_are_counted(
     monkeypatch.setattr("openmm_se3.force.potential.count_edges", count)
     positions = np.random.default_rng(0).uniform(0.0, 1.0, (10_000, 3))
     with pytest.raises(NotEnoughMemoryError):
-        SE3Potential(smallest_model).memory(positions, np.eye(3))
+        SE3Potential(smallest_model).estimate_memory(positions, np.eye(3))
 
 
 def test_nothing_is_refused_where_the_memory_is_unknown(
     monkeypatch: pytest.MonkeyPatch, smallest_model: Path
 ) -> None:
     monkeypatch.setattr(memory, "available_memory", lambda: math.inf)
-    needed, available = SE3Potential(smallest_model).memory(np.zeros((2, 3)))
+    needed, available = SE3Potential(smallest_model).estimate_memory(np.zeros((2, 3)))
     assert 0.0 < needed < available == math.inf

@@ -49,12 +49,12 @@ def test_equal_to_openmm_ml(
     assert abs(energy - evaluate(flexible, positions)[0]) > 1.0
 
 
-@pytest.mark.parametrize("engine", ["torchscript", "compiled"])
+@pytest.mark.parametrize("implementation", ["torchscript", "compiled"])
 def test_forces_are_the_slope_of_the_mixed_energy(
-    waters, flexible, engine: str
+    waters, flexible, implementation: str
 ) -> None:
     topology, positions = waters
-    potential = SE3Potential("water", precision="double", engine=engine)
+    potential = SE3Potential("water", precision="double", implementation=implementation)
     system = potential.createMixedSystem(topology, flexible, [0, 1, 2], restraints=[])
     evaluator = Evaluator(system)
     _, forces = evaluator(positions)

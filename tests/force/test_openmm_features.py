@@ -31,9 +31,11 @@ def system_of(
     model: str | Path,
     backend: str = "torchforce",
     box: np.ndarray | None = BOX,
-    engine: str = "torchscript",
+    implementation: str = "torchscript",
 ) -> openmm.System:
-    potential = SE3Potential(model, backend=backend, precision="double", engine=engine)
+    potential = SE3Potential(
+        model, backend=backend, precision="double", implementation=implementation
+    )
     return potential.createSystem(topology_of(["O", "H", "H"] * N_MOLECULES, box))
 
 
@@ -57,10 +59,12 @@ def resident_pages() -> int:
 
 
 @all_backends
-def test_contexts_in_threads(backend: str, engine_and_model: tuple[str, str]) -> None:
+def test_contexts_in_threads(
+    backend: str, implementation_and_model: tuple[str, str]
+) -> None:
     """Each has its own neighbor list and memory, or they take turns with one."""
-    engine, model = engine_and_model
-    system = system_of(model, backend, engine=engine)
+    implementation, model = implementation_and_model
+    system = system_of(model, backend, implementation=implementation)
     evaluators = [Evaluator(system) for _ in range(3)]
     moved = frames(20)
     expected = [evaluators[0](positions)[0] for positions in moved]
@@ -82,10 +86,10 @@ def test_contexts_in_threads(backend: str, engine_and_model: tuple[str, str]) ->
 
 @all_backends
 def test_contexts_do_not_know_of_each_other(
-    backend: str, engine_and_model: tuple[str, str]
+    backend: str, implementation_and_model: tuple[str, str]
 ) -> None:
-    engine, model = engine_and_model
-    system = system_of(model, backend, engine=engine)
+    implementation, model = implementation_and_model
+    system = system_of(model, backend, implementation=implementation)
     first, second = frames(2)
     one, other = Evaluator(system), Evaluator(system)
     expected = one(first)[0], other(second)[0]
@@ -99,11 +103,12 @@ def test_contexts_do_not_know_of_each_other(
 @pytest.mark.parametrize("box", [None, BOX], ids=["free", "periodic"])
 @all_backends
 def test_memory_does_not_grow(
-    backend: str, box: np.ndarray | None, engine_and_model: tuple[str, str]
+    backend: str, box: np.ndarray | None, implementation_and_model: tuple[str, str]
 ) -> None:
-    engine, model = engine_and_model
+    implementation, model = implementation_and_model
     context = context_of(
-        system_of(model, backend, box, engine=engine), openmm.VerletIntegrator(1e-6)
+        system_of(model, backend, box, implementation=implementation),
+        openmm.VerletIntegrator(1e-6),
     )
     context.setPositions(0.1 * frames(1)[0])
     context.getIntegrator().step(200)

@@ -246,11 +246,11 @@ def test_a_periodic_system_whose_topology_has_no_box(smallest_model: Path) -> No
     ],
     ids=["zero", "nan", "negative", "not reduced", "turned", "collapsed"],
 )
-@pytest.mark.parametrize("engine", ["torchscript", "compiled"])
-def test_boxes_that_cannot_be(box: np.ndarray, engine: str) -> None:
+@pytest.mark.parametrize("implementation", ["torchscript", "compiled"])
+def test_boxes_that_cannot_be(box: np.ndarray, implementation: str) -> None:
     """An error, and the Context works afterwards."""
     topology, positions = boxed_water()
-    potential = SE3Potential("water", precision="double", engine=engine)
+    potential = SE3Potential("water", precision="double", implementation=implementation)
     evaluator = Evaluator(potential.createSystem(topology))
     expected = evaluator(positions)[0]
     with pytest.raises(openmm.OpenMMException):

@@ -38,14 +38,16 @@ def topology(n_molecules: int, box: np.ndarray | None = None) -> app.Topology:
 
 
 def system_of(
-    engine_and_model: tuple[str, str],
+    implementation_and_model: tuple[str, str],
     backend: str,
     n_molecules: int,
     box: np.ndarray | None,
     **options: Any,
 ) -> openmm.System:
-    engine, model = engine_and_model
-    potential = SE3Potential(model, backend=backend, precision="double", engine=engine)
+    implementation, model = implementation_and_model
+    potential = SE3Potential(
+        model, backend=backend, precision="double", implementation=implementation
+    )
     return potential.createSystem(topology(n_molecules, box), **options)
 
 
@@ -55,10 +57,12 @@ def test_energy_and_forces_are_multiplied(
     backend: str,
     n_molecules: int,
     box: np.ndarray | None,
-    engine_and_model: tuple[str, str],
+    implementation_and_model: tuple[str, str],
 ) -> None:
-    plain = system_of(engine_and_model, backend, n_molecules, box)
-    scaled = system_of(engine_and_model, backend, n_molecules, box, scale="lambda_ml")
+    plain = system_of(implementation_and_model, backend, n_molecules, box)
+    scaled = system_of(
+        implementation_and_model, backend, n_molecules, box, scale="lambda_ml"
+    )
     positions = positions_of(n_molecules)
     for platform in PLATFORMS:
         energy, forces = Evaluator(plain, platform)(positions)
@@ -79,11 +83,16 @@ def test_derivative(
     n_molecules: int,
     box: np.ndarray | None,
     kind: str,
-    engine_and_model: tuple[str, str],
+    implementation_and_model: tuple[str, str],
 ) -> None:
     """Equal to finite differences and, as the energy is linear, to E(1) - E(0)."""
     system = system_of(
-        engine_and_model, backend, n_molecules, box, energy=kind, scale="lambda_ml"
+        implementation_and_model,
+        backend,
+        n_molecules,
+        box,
+        energy=kind,
+        scale="lambda_ml",
     )
     positions = positions_of(n_molecules)
     for platform in PLATFORMS:

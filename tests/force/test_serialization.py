@@ -10,10 +10,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openmm
 import pytest
+import torch
 from evaluator import evaluate
 from random_model import (
     BOX,
@@ -28,9 +30,11 @@ from water_potentials import (
     system_of,
 )
 
+from openmm_se3 import SE3Potential
 from openmm_se3.force import plugin
 from openmm_se3.force.backends import BACKENDS
 from openmm_se3.model_file import WEIGHTS, contents, load_model
+from openmm_se3.torchscript.build import ForceSettings, build_module
 
 ROOT = Path(plugin.__file__).parents[2]
 
@@ -106,6 +110,39 @@ def test_damage_of_the_model_in_xml_is_seen(smallest_model: Path) -> None:
     damaged = openmm.XmlSerializer.deserialize(text.replace(weights, other))
     with pytest.raises(openmm.OpenMMException, match="not match its SHA-256: damaged"):
         evaluate(damaged, WATER)
+
+
+def test_xml_of_older_versions(
+    smallest_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A PythonForce written when ``implementation`` was called ``engine``."""
+
+    def as_before(settings: ForceSettings) -> dict[str, Any]:
+        state = dict(vars(settings))
+        return {"engine": state.pop("implementation"), **state}
+
+    def build(settings: ForceSettings) -> torch.jit.ScriptModule:
+        built.append(settings.implementation)
+        return build_module(settings)
+
+    built: list[str] = []
+    monkeypatch.setattr("openmm_se3.force.backends.build_module", build)
+    potential = SE3Potential(
+        smallest_model,
+        precision="double",
+        backend="pythonforce",
+        implementation="torchscript",
+    )
+    topology = topology_of(symbols_of(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(ForceSettings, "__getstate__", as_before)
+        text = openmm.XmlSerializer.serialize(potential.createSystem(topology))
+    assert b"engine".hex() in text
+    expected = evaluate(potential.createSystem(topology), WATER)
+    found = evaluate(openmm.XmlSerializer.deserialize(text), WATER)
+    assert found[0] == expected[0]
+    assert np.array_equal(found[1], expected[1])
+    assert built == ["torchscript", "torchscript"]
 
 
 def test_a_pickled_potential(smallest_model: Path) -> None:

@@ -34,7 +34,7 @@ def settings_of(
             n_particles=n_atoms,
             periodic=periodic,
             offset=0.0,
-            engine="compiled",
+            implementation="compiled",
         ),
         **changes,
     )

@@ -22,6 +22,7 @@ from openmm_se3.simulation import (
     run_dynamics,
 )
 from openmm_se3.simulation import folder as names
+from openmm_se3.simulation.checkpoint import environment
 from openmm_se3.simulation.folder import RunFolder
 
 
@@ -32,6 +33,25 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.raises(KeyboardInterrupt):
         stop_at(STEPS // 2, signal.SIGINT, out)
     return out
+
+
+def test_a_run_of_an_older_version_is_resumed_without_a_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def as_before(*arguments: Any) -> dict[str, str]:
+        here = environment(*arguments)
+        return {"engine": here.pop("implementation"), **here}
+
+    out, about = tmp_path / "run", {"weights_sha256": "a", "engine": "compiled"}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("openmm_se3.simulation.run.environment", as_before)
+        with pytest.warns(DeprecationWarning, match="implementation"):
+            stop_at(100, signal.SIGINT, out, steps=200, about=about)
+    about = {"weights_sha256": "a", "implementation": "compiled"}
+    run(out, steps=200, resume=True, about=about)
+    facts = json.loads((out / names.RUN).read_text())
+    assert facts["resumed"][0]["bit_identical"]
+    assert facts["implementation"] == "compiled"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from openmm_se3.export import export_topology
 from openmm_se3.geometry import box_of
 from openmm_se3.model_file import load_model
 from openmm_se3.simulation import (
-    ModelRun,
+    ModelRunOptions,
     read_structure,
     run_model,
     water_topology,
@@ -386,7 +386,7 @@ def test_an_mdtraj_topology_is_refused_with_its_conversion(
         potential.createSystem(foreign)
     assert potential.createSystem(foreign.to_openmm()).getNumParticles() == 3
     with pytest.raises(TypeError, match=r"to_openmm\(\).*mdtraj"):
-        run_model(foreign, POSITIONS[:3], ModelRun(model=str(smallest_model)))
+        run_model(foreign, POSITIONS[:3], ModelRunOptions(model=str(smallest_model)))
 
 
 def test_a_topology_file_with_a_mark_is_exported_whole(

@@ -31,7 +31,7 @@ from openmm_se3.data.load import Source, hash_source, read_sources
 from openmm_se3.deviation import Deviation
 from openmm_se3.simulation import (
     SimulationStopped,
-    WaterRun,
+    WaterRunOptions,
     run_water,
     water_topology,
 )
@@ -141,13 +141,13 @@ def test_a_run_records_uncertainty_and_stops_with_the_last_trusted_frame(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("openmm_se3.simulation.uncertainty.INTERVAL", 50)
-    options = WaterRun(
+    options = WaterRunOptions(
         model=str(MONOMERS),
         steps=500,
         equilibration_ps=0.05,
         temperature=600.0,
         platform="Reference",
-        engine="torchscript",
+        implementation="torchscript",
         seed=3,
         out=tmp_path / "whole",
     )
@@ -170,7 +170,7 @@ def test_a_run_records_uncertainty_and_stops_with_the_last_trusted_frame(
     assert record.steps == steps[later - 1]
     trusted = app.PDBFile(str(tmp_path / "limited/last_good.pdb"))
     uncertain = app.PDBFile(str(tmp_path / "limited/uncertain.pdb"))
-    evaluator = SE3Potential(MONOMERS, engine="torchscript").committeeEvaluator(
+    evaluator = SE3Potential(MONOMERS, implementation="torchscript").committeeEvaluator(
         trusted.topology
     )
     assert evaluator(trusted.positions).largest < stop
@@ -179,12 +179,12 @@ def test_a_run_records_uncertainty_and_stops_with_the_last_trusted_frame(
 
 
 def test_one_member_runs_without_uncertainty(tmp_path: Path) -> None:
-    options = WaterRun(
+    options = WaterRunOptions(
         model=str(MONOMERS),
         steps=40,
         equilibration_ps=0.0,
         platform="Reference",
-        engine="torchscript",
+        implementation="torchscript",
         committee=False,
         out=tmp_path / "one",
     )
@@ -198,7 +198,7 @@ def test_one_member_runs_without_uncertainty(tmp_path: Path) -> None:
 
 
 def test_the_deviation_rises_outside_of_the_training_data() -> None:
-    potential = SE3Potential(MONOMERS, precision="double", engine="torchscript")
+    potential = SE3Potential(MONOMERS, precision="double", implementation="torchscript")
     threshold = potential.metadata["uncertainty_threshold"]
     frames = read_sources([Source(str(WATER_LABELS))], for_model=True).select("test")
     inside = [
@@ -217,7 +217,7 @@ def test_the_deviation_rises_outside_of_the_training_data() -> None:
 def test_a_run_stops_where_two_waters_meet_that_the_members_never_saw_together(
     tmp_path: Path,
 ) -> None:
-    potential = SE3Potential(MONOMERS, engine="torchscript")
+    potential = SE3Potential(MONOMERS, implementation="torchscript")
     topology = water_topology(2)
     start = np.concatenate([WATER, WATER + [0.0, 7.0, 0.0]])  # beyond the cutoff, A
     simulation = app.Simulation(
@@ -286,7 +286,7 @@ def test_the_threshold_is_measured_on_frames_that_no_run_trained_on(
     held_out = data.select("validation")
     found = uncertainty_threshold(committee, held_out)
     largest = [
-        SE3Potential(MONOMERS, engine="torchscript")
+        SE3Potential(MONOMERS, implementation="torchscript")
         .force_uncertainty(held_out[i].numbers, held_out[i].positions)
         .max()
         for i in range(3)

@@ -26,7 +26,7 @@ from openmm_se3.geometry import closest_contact, molecules_of
 from openmm_se3.simulation import (
     FolderInUseError,
     RunOptions,
-    WaterRun,
+    WaterRunOptions,
     minimum,
     run_dynamics,
     water_topology,
@@ -237,7 +237,7 @@ def test_bad_options_are_refused_by_name(
     options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        WaterRun(**options)  # type: ignore[arg-type]
+        WaterRunOptions(**options)  # type: ignore[arg-type]
 
 
 def test_bad_starts_are_refused(tmp_path: Path) -> None:

@@ -29,10 +29,10 @@ from openmm_se3 import SE3Potential
 from openmm_se3.committee import committee_of
 from openmm_se3.compiled.library import CompileError
 from openmm_se3.export import model_of_checkpoint
+from openmm_se3.implementation import compile_implementation
 from openmm_se3.model_file import contents, load_model
 from openmm_se3.torchscript import build
 from openmm_se3.torchscript import self_check as checks
-from openmm_se3.torchscript.engine import compile_engine
 from openmm_se3.triton import kernels
 
 
@@ -56,17 +56,17 @@ def test_openmm_calls_the_kernels(
     topology = topology_of(["O", "H", "H"], box)
     positions = water_cluster(1)[1].numpy()
     results = []
-    for engine in ("triton", "torchscript"):
+    for implementation in ("triton", "torchscript"):
         potential = SE3Potential(
-            model, precision="double", engine=engine, backend=backend
+            model, precision="double", implementation=implementation, backend=backend
         )
-        assert potential.engine == engine
+        assert potential.implementation == implementation
         system = potential.createSystem(topology)
-        if engine == "triton":  # a System that was written and read is the same
+        if implementation == "triton":  # a System that was written and read is the same
             system = openmm.XmlSerializer.clone(system)
         triton_emulator.Kernel.launched.clear()
         results.append(Evaluator(system, "Reference")(positions))
-        assert bool(triton_emulator.Kernel.launched) == (engine == "triton")
+        assert bool(triton_emulator.Kernel.launched) == (implementation == "triton")
     (energy, forces), (expected, reference) = results
     assert energy == pytest.approx(expected, abs=1e-9 * 96.5 * 3)
     np.testing.assert_allclose(forces, reference, atol=1e-9 * 964.9)
@@ -85,13 +85,15 @@ def test_a_committee_finds_neighbors_once(
         (model / name).write_bytes(content)
     positions = water_cluster(1)[1].numpy()
     results = []
-    for engine in ("triton", "torchscript"):
-        potential = SE3Potential(model, precision="double", engine=engine)
+    for implementation in ("triton", "torchscript"):
+        potential = SE3Potential(
+            model, precision="double", implementation=implementation
+        )
         system = potential.createSystem(topology_of(["O", "H", "H"], box))
         triton_emulator.Kernel.launched.clear()
         results.append(Evaluator(system, "Reference")(positions))
         found = triton_emulator.Kernel.launched.count("find_neighbors")
-        assert found == (engine == "triton")
+        assert found == (implementation == "triton")
     (energy, forces), (expected, reference) = results
     assert energy == pytest.approx(expected, abs=1e-9 * 96.5 * 3)
     np.testing.assert_allclose(forces, reference, atol=1e-9 * 964.9)
@@ -100,14 +102,14 @@ def test_a_committee_finds_neighbors_once(
 def test_auto_takes_the_kernels_where_they_serve(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OPENMM_SE3_ENGINE", "auto")
+    monkeypatch.setenv("OPENMM_SE3_IMPLEMENTATION", "auto")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     found = load_model(model)
-    assert compile_engine("auto", found.config, "single") == "triton"
+    assert compile_implementation("auto", found.config, "single") == "triton"
     monkeypatch.setattr(kernels, "problem", lambda: "the GPU is too old")
-    assert compile_engine("auto", found.config, "single") == "torchscript"
+    assert compile_implementation("auto", found.config, "single") == "torchscript"
     with pytest.raises(CompileError, match="too old"):
-        compile_engine("triton", found.config, "single")
+        compile_implementation("triton", found.config, "single")
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,7 @@ def test_which_gpus_serve(
 def test_kernels_that_fail_cost_only_speed(
     model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("OPENMM_SE3_ENGINE", "auto")
+    monkeypatch.setenv("OPENMM_SE3_IMPLEMENTATION", "auto")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
     def fail(*_: Any) -> None:
@@ -144,21 +146,23 @@ def test_kernels_that_fail_cost_only_speed(
     potential.createSystem(topology_of(["O", "H", "H"]))
     assert "ptxas is missing" in caplog.text and "TorchScript" in caplog.text
     with pytest.raises(RuntimeError, match="ptxas"):
-        SE3Potential(model, engine="triton").createSystem(topology_of(["O"]))
+        SE3Potential(model, implementation="triton").createSystem(topology_of(["O"]))
 
 
 def test_too_little_room_is_said_where_somebody_looks(model: Path) -> None:
     topology = topology_of(["O", "H", "H"], 0.75 * NARROW)
-    potential = SE3Potential(model, engine="triton", backend="pythonforce")
+    potential = SE3Potential(model, implementation="triton", backend="pythonforce")
     system = potential.createSystem(topology)
     with pytest.raises(openmm.OpenMMException, match="neighbors="):
         Evaluator(system)(water_cluster(1)[1].numpy())
 
 
 def test_cuda_graphs_take_the_kernels(model: Path) -> None:
-    potential = SE3Potential(model, engine="triton", cudaGraphs=True, neighbors=80)
+    potential = SE3Potential(
+        model, implementation="triton", cudaGraphs=True, neighbors=80
+    )
     force = potential.makeForce(topology_of(["O", "H", "H"] * 400))  # above 1,000 atoms
-    assert potential.engine == "triton"
+    assert potential.implementation == "triton"
     assert force.getProperties()["useCUDAGraphs"] == "true"
 
 

@@ -11,9 +11,10 @@ import openmm
 import pytest
 from wrong_potentials import MOLECULE, failed
 
-from openmm_se3.compiled.library import ENGINE_VARIABLE, CompileError
+from openmm_se3.compiled.library import CompileError
 from openmm_se3.config import ModelConfig
 from openmm_se3.force.backends import TorchForce
+from openmm_se3.implementation import VARIABLE
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.validation import backends, mixed
 from openmm_se3.validation.report import Report
@@ -64,18 +65,20 @@ def test_backends_agree_and_what_is_missing_is_said(
         assert name in names
 
 
-def test_both_engines_are_compared_where_both_are_there(
+def test_both_implementations_are_compared_where_both_are_there(
     networks: dict[str, SE3Transformer],
     model_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def no_compiler(engine: str, config: ModelConfig, precision: str) -> str:
-        if engine in ("compiled", "triton"):
+    def no_compiler(implementation: str, config: ModelConfig, precision: str) -> str:
+        if implementation in ("compiled", "triton"):
             raise CompileError("no compiler here")
-        return engine
+        return implementation
 
-    monkeypatch.delenv(ENGINE_VARIABLE)
-    monkeypatch.setattr("openmm_se3.force.potential.compile_engine", no_compiler)
+    monkeypatch.delenv(VARIABLE)
+    monkeypatch.setattr(
+        "openmm_se3.force.potential.compile_implementation", no_compiler
+    )
     monkeypatch.setattr(backends, "platform_names", lambda: ["Reference"])
     found = backends.backend_checks(
         model_folder,
@@ -86,8 +89,8 @@ def test_both_engines_are_compared_where_both_are_there(
     assert not failed(found)
     notes = {c.name: c.note for c in found if c.status == "not run"}
     assert notes.keys() == {
-        f"{engine}, {backend}, {precision}"
-        for engine in ("compiled", "triton")
+        f"{implementation}, {backend}, {precision}"
+        for implementation in ("compiled", "triton")
         for backend in backends.BACKENDS
         for precision in networks
     }

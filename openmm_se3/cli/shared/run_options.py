@@ -52,7 +52,7 @@ OPTIONS = (
         help="Floating-point precision of the model.",
     ),
     click.option(
-        "--engine",
+        "--implementation",
         type=click.Choice(["auto", "compiled", "triton", "torchscript"]),
         default="auto",
         show_default=True,
@@ -97,7 +97,7 @@ OPTIONS = (
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options; the command receives them as fields of ``ModelRun``."""
+    """Add the options; the command receives them as fields of ``ModelRunOptions``."""
     for option in reversed(OPTIONS):
         command = option(command)
     return command

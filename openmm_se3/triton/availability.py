@@ -27,7 +27,7 @@ def triton_or_none(config: ModelConfig, required: bool) -> str | None:
     if reason is None:
         return "triton"
     if required:
-        raise CompileError(f"engine 'triton' cannot be used: {reason}")
+        raise CompileError(f"implementation 'triton' cannot be used: {reason}")
     return None
 
 
