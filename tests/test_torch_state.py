@@ -18,6 +18,7 @@ import pytest
 import torch
 from evaluator import Evaluator, evaluate
 from random_model import BOX, WATER, random_checkpoint, random_network, topology_of
+from torch_modes import default_device
 
 from openmm_se3 import SE3Potential
 from openmm_se3.compiled import weights as pack
@@ -30,15 +31,6 @@ SYMBOLS = ["O", "H", "H"]
 NEEDS_COMPILER = pytest.mark.skipif(
     find_compiler() is None, reason="no C++ compiler on this machine"
 )
-
-
-@contextlib.contextmanager
-def default_device(name: str) -> Iterator[None]:
-    torch.set_default_device(name)
-    try:
-        yield
-    finally:
-        torch.set_default_device(None)
 
 
 @contextlib.contextmanager

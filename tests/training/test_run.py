@@ -35,6 +35,7 @@ with warnings.catch_warnings():
     from openmm_se3.training.batches import import_dgl
 
     import_dgl()
+from torch_modes import default_device
 
 from openmm_se3.cli import main
 from openmm_se3.data.dataset import Dataset
@@ -175,12 +176,12 @@ def test_averaged_weights_are_validated_and_exported(config, finished):
 
 
 def test_modes_of_torch_change_nothing(config, finished, tmp_path, no_figures):
-    torch.set_default_device("meta")
-    try:
-        with torch.inference_mode(), torch.autograd.set_detect_anomaly(True):
-            assert training_run.train(config, tmp_path).finished
-    finally:
-        torch.set_default_device(None)
+    with (
+        default_device("meta"),
+        torch.inference_mode(),
+        torch.autograd.set_detect_anomaly(True),
+    ):
+        assert training_run.train(config, tmp_path).finished
     assert_same_run(finished, tmp_path)
 
 
