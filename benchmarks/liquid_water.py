@@ -33,7 +33,7 @@ from openmm_se3.analysis.liquid import pair_distribution
 from openmm_se3.analysis.read import read_folder
 from openmm_se3.analysis.stability import judge
 from openmm_se3.files import atomic_write
-from openmm_se3.plot_style import BLUE, GREY, STYLE, save
+from openmm_se3.plot_style import BLUE, GRAY, STYLE, save
 from openmm_se3.simulation import ModelRunOptions, run_structure, water_topology
 from openmm_se3.units import ANGSTROM_TO_NM, FS_TO_PS, NM_TO_ANGSTROM
 
@@ -194,7 +194,7 @@ def draw(path: Path, results: Comparison) -> None:
         figure, panels = pyplot.subplots(1, 3, figsize=(10, 3), layout="constrained")
         for axes, name in zip(panels, results.found, strict=True):
             for part, color, label in (
-                (results.expected[name], GREY, "frames, path integrals"),
+                (results.expected[name], GRAY, "frames, path integrals"),
                 (results.found[name], BLUE, "model, classical"),
             ):
                 axes.plot(part.r, part.g, color=color, label=label)

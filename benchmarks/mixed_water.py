@@ -39,7 +39,7 @@ from openmm_se3.benchmark import machine
 from openmm_se3.files import atomic_write
 from openmm_se3.force import SE3Potential
 from openmm_se3.geometry import in_angstrom
-from openmm_se3.plot_style import BLUE, GREY, STYLE, few_ticks, legend_above, save
+from openmm_se3.plot_style import BLUE, GRAY, STYLE, few_ticks, legend_above, save
 from openmm_se3.simulation import RunOptions, run_dynamics, water_start, water_topology
 from openmm_se3.simulation.drift import block_error
 from openmm_se3.units import (
@@ -53,7 +53,7 @@ DT = 0.5  # fs
 WIDTH = 110  # of the tables, in characters
 TEMPERATURE = 300.0  # K
 MOLECULE = [0, 1, 2]  # atoms of the model
-SYSTEMS = {"mixed": BLUE, "TIP3P": GREY}
+SYSTEMS = {"mixed": BLUE, "TIP3P": GRAY}
 LABELS = {"mixed": "one molecule on the model", "TIP3P": "TIP3P alone"}
 DISPLACEMENT = 2e-4  # A, of finite differences
 FINE_EWALD, MESH = 5.0, (32, 32, 32)  # of finite differences; erfc(5) is 2e-12

@@ -31,7 +31,7 @@ from water_geometry import water_box
 
 from openmm_se3.benchmark import machine
 from openmm_se3.files import atomic_write
-from openmm_se3.plot_style import BLUE, GREY, STYLE, legend_above, save
+from openmm_se3.plot_style import BLUE, GRAY, STYLE, legend_above, save
 from openmm_se3.simulation.progress import ns_per_day
 
 MOLECULES = (64, 216, 512, 1728, 4096)
@@ -121,7 +121,7 @@ def panels(rows: list[dict[str, Any]]) -> Figure:
     """Return the figure of time and memory."""
     figure = Figure(figsize=(8.6, 3.4), layout="constrained")
     axes = figure.subplots(1, 2)
-    for implementation, color in zip(IMPLEMENTATIONS, (BLUE, GREY), strict=True):
+    for implementation, color in zip(IMPLEMENTATIONS, (BLUE, GRAY), strict=True):
         own = [row for row in rows if row["implementation"] == implementation]
         if not own:
             continue

@@ -144,7 +144,7 @@ def test_error_rows(
         if not frames:
             continue
         energies, forces = frame_errors(network, frames, model.self_energies)
-        centred = (energies - energies.mean()) * EV_TO_KCAL_PER_MOL / group.molecules
+        centered = (energies - energies.mean()) * EV_TO_KCAL_PER_MOL / group.molecules
         by_frame = np.array([np.abs(f).mean() for f in forces]) * EV_TO_KCAL_PER_MOL
         worst = int(by_frame.argmax())
         details.append(
@@ -158,7 +158,7 @@ def test_error_rows(
                     max(np.abs(f).max() for f in forces) * EV_TO_KCAL_PER_MOL
                 ),
                 "worst_frame": frames[worst].trajectory,
-                "energy_mae_per_molecule": float(np.abs(centred).mean()),
+                "energy_mae_per_molecule": float(np.abs(centered).mean()),
                 "energy_offset_per_molecule": float(
                     energies.mean() * EV_TO_KCAL_PER_MOL / group.molecules
                 ),
@@ -283,8 +283,8 @@ def draw(
         lower.plot(distances, own - dft, ".-", color="tab:red")
         lower.set_xlabel("O-O distance (Å)")
         for axis in (upper, lower):
-            axis.axvline(cutoff, color="grey", lw=0.8, ls=":", label="cutoff")
-            axis.axhline(0.0, color="grey", lw=0.5)
+            axis.axvline(cutoff, color="gray", lw=0.8, ls=":", label="cutoff")
+            axis.axhline(0.0, color="gray", lw=0.5)
         upper.legend(frameon=False)
     axes[0, 0].set_ylabel("interaction (kcal/mol)")
     axes[1, 0].set_ylabel("model - DFT\n(kcal/mol)")

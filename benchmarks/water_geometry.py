@@ -39,8 +39,8 @@ def monomer_start() -> np.ndarray:
 def cyclic_dimer() -> np.ndarray:
     """Return a dimer O, H, H, O, H, H [6, 3] (A) near its wB97X/6-31G(d) minimum.
 
-    It has a centre of inversion and two bent hydrogen bonds: the superposition error of
-    this small basis favours compact dimers.
+    It has a center of inversion and two bent hydrogen bonds: the superposition error of
+    this small basis favors compact dimers.
     """
     molecule = np.array([[0.0, 0.0, 0.0], [0.463, 0.851, 0.0], [-0.84, 0.436, 0.19]])
     return np.concatenate([molecule, np.array([2.74, 0.0, 0.0]) - molecule])

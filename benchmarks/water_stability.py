@@ -106,7 +106,7 @@ def all_rows() -> list[Row]:
 def separated_pair(seed: int, cutoff: float) -> np.ndarray:
     """Return two molecules [6, 3] (A) on the z axis, too far apart to feel each other.
 
-    Their orientations are random, but no hydrogens reach into the cutoff: the minimiser
+    Their orientations are random, but no hydrogens reach into the cutoff: the minimizer
     would pull such a pair together before the run.
     """
     rng = np.random.default_rng(seed)

@@ -42,7 +42,7 @@ def committee_of(
         name: Name of the committee.
         reference: Symbols and positions [n_atoms, 3], A, of the structure that the
             committee keeps for its checks; None takes that of the first model.
-        **metadata: Further fields of the description, such as ``licence``.
+        **metadata: Further fields of the description, such as ``license``.
 
     Raises:
         ValueError: There are too few or too many, or they do not belong together.
@@ -75,7 +75,7 @@ def committee_of(
     if _differ(energies):
         for description, values in zip(own, energies, strict=True):
             description["self_energies"] = values
-    licences = sorted({str(m.metadata.get("licence", "unknown")) for m in members})
+    licenses = sorted({str(m.metadata.get("license", "unknown")) for m in members})
     shared: dict[str, Any] = {
         "name": name,
         "level_of_theory": first.metadata["level_of_theory"],
@@ -84,7 +84,7 @@ def committee_of(
             for symbol in energies[0]
         },
         "training_data": _training_data(members),
-        "licence": " AND ".join(licences),
+        "license": " AND ".join(licenses),
         "versions": first.metadata.get("versions"),
         "members": len(members),
         "member_descriptions": own,

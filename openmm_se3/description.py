@@ -4,7 +4,7 @@ The description holds ``format``, ``format_version``, ``name``, ``model`` (the f
 :class:`~openmm_se3.config.ModelConfig`), ``units``, ``level_of_theory``,
 ``self_energies``
 (eV, by element), ``training_data`` (files and their SHA-256), ``errors`` (as measured),
-``licence``, ``versions``, ``domain`` (see :mod:`openmm_se3.domain`; models exported by
+``license``, ``versions``, ``domain`` (see :mod:`openmm_se3.domain`; models exported by
 earlier versions have none), ``weights_sha256`` and ``reference``: one structure with
 the energy and forces that the network must give for it.
 
@@ -25,6 +25,7 @@ import numpy as np
 
 from openmm_se3.config import DEFAULTS_OF_VERSION_1, ModelConfig, from_dict
 from openmm_se3.domain import domain_from_dict
+from openmm_se3.renamed_fields import RenamedKeys
 
 DESCRIPTION = "config.json"
 FORMAT = "openmm-se3 model"
@@ -78,7 +79,7 @@ def parse_description(
         raise ModelFileError(f"{path}: {error}") from error
     _check_self_energies(path, config, metadata["self_energies"])
     _check_members(path, config, metadata)
-    return metadata, config
+    return RenamedKeys("description", metadata), config
 
 
 def _check_members(path: Path, config: ModelConfig, metadata: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from openmm_se3._moved import renamed_argument
 from openmm_se3.committee import committee_of
 from openmm_se3.config import ModelConfig, from_dict
 from openmm_se3.data.frames import Frames
@@ -42,10 +43,11 @@ from openmm_se3.version import __version__
 CHECKED_SIZES = (1, 2, 3, 6, 24)
 
 
+@renamed_argument("licence", "license")
 def model_of_checkpoint(
     checkpoint: dict[str, Any],
     name: str,
-    licence: str,
+    license: str,
     reference: tuple[list[str], np.ndarray] | None = None,
 ) -> ModelFile:
     """Return the model of a training checkpoint: its averaged weights.
@@ -53,7 +55,7 @@ def model_of_checkpoint(
     Args:
         checkpoint: Content of a checkpoint.
         name: Name of the model.
-        licence: Licence under which weights may be used, as an SPDX identifier.
+        license: License under which weights may be used, as an SPDX identifier.
         reference: Symbols and positions [n_atoms, 3], A, of the structure that the
             model keeps for its checks; None takes that of the checkpoint.
     """
@@ -80,7 +82,7 @@ def model_of_checkpoint(
         training=_without_places(checkpoint["training"]),
         steps=checkpoint["step"],
         errors=checkpoint.get("errors"),
-        licence=licence,
+        license=license,
         versions=versions,
         **known,
     )
@@ -95,12 +97,13 @@ def _without_places(training: dict[str, Any]) -> dict[str, Any]:
     return {**training, "initial": "/".join(Path(start).parts[-2:])}
 
 
+@renamed_argument("licence", "license")
 @usual_torch()
 def export_model(
     checkpoint: dict[str, Any],
     folder: Path,
     *,
-    licence: str = "MIT",
+    license: str = "MIT",
     reference: tuple[list[str], np.ndarray] | None = None,
     overwrite: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
@@ -113,7 +116,7 @@ def export_model(
     Args:
         checkpoint: Content of a checkpoint.
         folder: Folder to write; its name is the model's name.
-        licence: Licence of the weights.
+        license: License of the weights.
         reference: Structure that the model keeps for its checks; see
             :func:`model_of_checkpoint`.
         overwrite: Replace a model that is there.
@@ -124,17 +127,18 @@ def export_model(
         ExportError: The TorchScript module does not reproduce the network.
     """
     _refuse_model(folder, overwrite)
-    model = model_of_checkpoint(checkpoint, folder.resolve().name, licence, reference)
+    model = model_of_checkpoint(checkpoint, folder.resolve().name, license, reference)
     _write(model, folder, progress)
     return model
 
 
+@renamed_argument("licence", "license")
 @usual_torch()
 def write_committee(
     members: Sequence[str | Path | ModelFile],
     folder: str | Path,
     *,
-    licence: str | None = None,
+    license: str | None = None,
     reference: tuple[list[str], np.ndarray] | None = None,
     validation: Frames | None = None,
     threshold: float | None = None,
@@ -147,7 +151,7 @@ def write_committee(
         members: Folders of training runs, checkpoints, model folders, files
             ``model.pt``, names of shipped models, or models.
         folder: Folder to write; its name is the committee's name.
-        licence: Licence of the weights; None keeps those of the members, and is MIT for
+        license: License of the weights; None keeps those of the members, and is MIT for
             those of training runs.
         reference: Symbols and positions [n_atoms, 3], A, of the structure that the
             committee keeps for its checks; None takes that of the first member.
@@ -170,7 +174,7 @@ def write_committee(
     folder = Path(folder)
     _refuse_model(folder, overwrite)
     models = [m if isinstance(m, ModelFile) else read_member(m) for m in members]
-    known: dict[str, Any] = {} if licence is None else {"licence": licence}
+    known: dict[str, Any] = {} if license is None else {"license": license}
     progress("checking that the members belong together")
     model = committee_of(models, folder.resolve().name, reference, **known)
     if threshold is None:

@@ -37,8 +37,8 @@ class SE3PotentialImplFactory(MLPotentialImplFactory):
             name: "se3".
             modelPath: Name of a shipped model, or the path of a model.
             backend: "torchforce", "pythonforce" or "auto".
-            args: Refused: a misspelt argument would be lost.  ``precision``, ``scale``
-                and ``returnEnergyType`` belong to ``createSystem``.
+            args: Refused: a misspelled argument would be lost.  ``precision``,
+                ``scale`` and ``returnEnergyType`` belong to ``createSystem``.
 
         Raises:
             TypeError: An argument is unknown.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREEN, GREY = "#2f6690", "#d1673c", "#3a7d44", "#8a8f98"
+BLUE, ORANGE, GREEN, GRAY = "#2f6690", "#d1673c", "#3a7d44", "#8a8f98"
 STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -45,7 +45,8 @@ FIELDS = {
         "product_rate": Field("product_lr_scale"),
     },
     "WaterRunOptions": {"engine": Field("implementation")},
-    # Not a dataclass: where a run of molecular dynamics computed.
+    # Not dataclasses: the description of a model, and where a run computed.
+    "description": {"licence": Field("license")},
     "environment": {"engine": Field("implementation")},
 }
 
@@ -83,6 +84,32 @@ def with_old_names(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
     for old, field in FIELDS[kind].items():
         found[old] = field.old_value(found.pop(field.name))
     return found
+
+
+class RenamedKeys(dict[str, Any]):
+    """Plain values whose old keys give them too, with a warning.
+
+    Args:
+        kind: Name of the values in :data:`FIELDS`.
+        values: Value by key, by the old or the new one.
+    """
+
+    def __init__(self, kind: str, values: Mapping[str, Any]) -> None:
+        super().__init__(with_new_names(kind, values))
+        self._kind = kind
+
+    def __missing__(self, key: str) -> Any:
+        """Return the value of an old key."""
+        field = FIELDS[self._kind].get(key)
+        if field is None or field.name not in self:
+            raise KeyError(key)
+        warnings.warn(
+            f"{key!r} of a {self._kind} is {field.name!r} now; the old name goes with "
+            "the next release",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self[field.name]
 
 
 def accepts_old_names(cls: type[T]) -> type[T]:

@@ -14,9 +14,11 @@ import torch
 from random_model import SMALLEST, random_checkpoint, small_config
 
 from openmm_se3.config import ModelConfig, from_dict, to_dict
-from openmm_se3.export import model_of_checkpoint
-from openmm_se3.model_file import load_model
+from openmm_se3.description import DESCRIPTION
+from openmm_se3.export import export_model, model_of_checkpoint
+from openmm_se3.model_file import contents, load_model
 from openmm_se3.renamed_fields import with_old_names
+from openmm_se3.shipped import shipped_models
 from openmm_se3.training.checkpoint import load_checkpoint, save_checkpoint
 from openmm_se3.training.config import TrainingConfig
 from openmm_se3.training.config_file import read_config
@@ -87,6 +89,27 @@ def old_checkpoint(path: Path) -> dict[str, Any]:
     written = torch.load(path, weights_only=True)
     torch.save({**written, "format_version": 1}, path)
     return content
+
+
+def test_the_license_of_a_model_that_has_a_licence(tmp_path: Path) -> None:
+    model = load_model("water")
+    assert "licence" in json.loads(
+        (shipped_models()["water"] / DESCRIPTION).read_text()
+    )
+    assert model.metadata["license"] == "MIT"
+    with pytest.warns(DeprecationWarning, match="'license'"):
+        assert model.metadata["licence"] == "MIT"
+    with pytest.raises(KeyError):
+        model.metadata["price"]
+    again = json.loads(contents(model)[DESCRIPTION])
+    assert "licence" not in again and again["license"] == "MIT"
+    with pytest.warns(DeprecationWarning, match="license"):
+        written = export_model(
+            random_checkpoint(**SMALLEST),
+            tmp_path / "own",
+            licence="CC0-1.0",  # type: ignore[call-arg]
+        )
+    assert written.metadata["license"] == "CC0-1.0"
 
 
 def test_old_checkpoints_are_resumed_and_exported(tmp_path: Path) -> None:

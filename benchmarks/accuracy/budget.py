@@ -1,7 +1,7 @@
 """Training for a given time, the same for every network.
 
 A network is trained in an environment of its own, by a script that says how the package
-reads frames, makes one step and predicts (:class:`Trainee`).  What could favour one of
+reads frames, makes one step and predicts (:class:`Trainee`).  What could favor one of
 them is here and the same for all: the frames of every batch and their order, the
 learning rate's course, the clock and the moments at which errors are measured.
 
@@ -109,7 +109,7 @@ class Trainee(abc.ABC):
 
     @abc.abstractmethod
     def step(self, frames: np.ndarray, rate: float, progress: float) -> None:
-        """Make one optimisation step.
+        """Make one optimization step.
 
         Args:
             frames: Training frames of the batch, by index.
@@ -123,11 +123,11 @@ class Trainee(abc.ABC):
 
 
 class Descent:
-    """Optimiser, clipping and averaged weights of a network trained in plain PyTorch.
+    """Optimizer, clipping and averaged weights of a network trained in plain PyTorch.
 
     Args:
         network: The network.
-        optimizer: Optimiser with the highest learning rate of each group.
+        optimizer: Optimizer with the highest learning rate of each group.
         clip_norm: Largest gradient norm; None does not clip.
         average_decay: Decay of the moving average of the weights; 0 keeps the last.
     """

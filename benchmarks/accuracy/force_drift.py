@@ -103,7 +103,7 @@ def run_row(row: Row, model: Path, folder: Path, platform: str, seed: int) -> No
     """Run one row of dynamics unless it is there.
 
     A network that does not hold molecules together gets no further than the
-    minimisation, which is its result.
+    minimization, which is its result.
     """
     done, values = folder / ROW, dataclasses.asdict(row)
     if done.is_file() and json.loads(done.read_text()).get("row") == values:

@@ -1,4 +1,4 @@
-"""Labelled frames as plain arrays, which every environment can read."""
+"""Labeled frames as plain arrays, which every environment can read."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class ForceField(nn.Module):
         self.n_species = n_species
         self.energy_scale = energy_scale
         features = degrees * channels
-        # As its train.sh: normalised features, layer norm in the radial networks.
+        # As its train.sh: normalized features, layer norm in the radial networks.
         self.transformer = model.SE3Transformer(
             num_layers=layers,
             fiber_in=model.Fiber({0: n_species}),

@@ -4,7 +4,7 @@
 
 Table 3.2 of the thesis in our terms: its three networks and our default, then the
 default with one change taken back at a time, each trained for the same number of steps
-on the same batches with the same optimiser.  Where ``--rate`` names several learning
+on the same batches with the same optimizer.  Where ``--rate`` names several learning
 rates, the run of each network with the lowest validation error counts.  Errors are
 those of test trajectories.  Runs are kept in ``--out``: stopped at any time, the same
 command goes on.

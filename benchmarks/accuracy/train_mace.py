@@ -1,7 +1,7 @@
 """MACE (mace-torch), 2 layers, 32 channels, L = 1, with the settings of its script.
 
 Everything that is not named here is a default of ``mace_run_train``, whose own parser,
-model, losses, groups of weights and optimiser are used.  As its documentation
+model, losses, groups of weights and optimizer are used.  As its documentation
 recommends, weights are averaged, and a second stage, the last quarter, gives energies
 more weight; its learning rate is that of all networks here, which is lower then.
 """

@@ -1,4 +1,4 @@
-"""NVIDIA's SE(3)-Transformer (nvidia_network.py), optimised as by its own script.
+"""NVIDIA's SE(3)-Transformer (nvidia_network.py), optimized as by its own script.
 
 AdamW from a learning rate of 2e-3 with a weight decay of 0.1 and the last weights.  It
 has no loss for energies and forces: it gets ours (equation 3.2), and atomic energies in

@@ -16,7 +16,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from sizes import PERIODIC, VACUUM
 
-from openmm_se3.plot_style import BLUE, GREEN, GREY, ORANGE, STYLE, legend_above, save
+from openmm_se3.plot_style import BLUE, GRAY, GREEN, ORANGE, STYLE, legend_above, save
 from openmm_se3.simulation.progress import ns_per_day
 
 DT_FS = 0.5
@@ -31,7 +31,7 @@ STYLES = {
     "ani": (GREEN, "P"),
     "aimnet2": (GREEN, "X"),
     "tensornet": (GREEN, "v"),
-    "nvidia": (GREY, "D"),
+    "nvidia": (GRAY, "D"),
     "dft": ("black", "x"),
     "dft-2": ("black", "+"),
 }

@@ -38,7 +38,7 @@ TURN = 1.5e-6
 # s, a matrix product of a block of atoms, one behind the other in the gate and in
 # attentive self-interaction: assumed
 PRODUCT = 0.4e-6
-# What OpenMM and TorchForce take beside: synchronisations, copies.
+# What OpenMM and TorchForce take beside: synchronizations, copies.
 BESIDE = 80e-6
 
 

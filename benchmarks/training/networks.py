@@ -52,7 +52,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Labelled frames.
+    """Labeled frames.
 
     Attributes:
         frames: The frames.

@@ -5,7 +5,7 @@
 Writes an HDF5 file of the layout of ANI-1x (molecules of 2 to 26 atoms of H, C, N and
 O, NaN where a label is missing as there), 5 GB for five million conformations, trains a
 few steps on it in a process of its own, and prints the size of the file, the time until
-the first step and the peak memory.  The structures are chains with springs, labelled by
+the first step and the peak memory.  The structures are chains with springs, labeled by
 these springs, so that units and signs are right; the network learns nothing of
 chemistry from them.  Exit code 1 if more than 4 GB of memory or two minutes were
 needed.

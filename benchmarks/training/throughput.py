@@ -3,7 +3,7 @@
     python benchmarks/training/throughput.py --out throughput.json
 
 32 channels and degrees 0 to 2 on the same batch of water clusters, with one thread and
-the same loss and optimiser:
+the same loss and optimizer:
 
 * ours, three layers and 8 heads, with its default kernels (depthwise), compiled and
   with PyTorch, and with the full kernels of the paper: one radial function for each

@@ -14,7 +14,7 @@ from nbody.particles import HALF_WIDTH, Trajectories
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # told apart by all
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # told apart by all
 WALL = "0.75"
 MARGIN = 0.08  # of the largest extent
 
@@ -86,15 +86,15 @@ def _draw_one(
         starts: Saved points that predictions start from [n_starts].
         predicted: Predicted positions [n_starts, n_particles, 3].
     """
-    for particle, colour in enumerate(COLOURS):
+    for particle, color in enumerate(COLORS):
         path, ends = x[:, particle, :2], x[starts + AHEAD, particle, :2]
-        axes.plot(*path.T, color=colour, linewidth=1.0)
-        axes.plot(*ends.T, "o", color=colour, markersize=3.5)
-        axes.plot(*predicted[:, particle, :2].T, "x", color=colour, markersize=6)
+        axes.plot(*path.T, color=color, linewidth=1.0)
+        axes.plot(*ends.T, "o", color=color, markersize=3.5)
+        axes.plot(*predicted[:, particle, :2].T, "x", color=color, markersize=6)
         for end, guess in zip(ends, predicted[:, particle, :2], strict=True):
             axes.plot(*np.stack([end, guess]).T, color="0.6", linewidth=0.8, zorder=0)
         sign = "$+$" if charges[particle] > 0 else "$-$"
-        axes.plot(*path[0], marker=sign, color=colour, markersize=10)
+        axes.plot(*path[0], marker=sign, color=color, markersize=10)
     low, high = x[..., :2].min((0, 1)), x[..., :2].max((0, 1))
     half = (0.5 + MARGIN) * float((high - low).max())
     x_middle, y_middle = 0.5 * (low + high)

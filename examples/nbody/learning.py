@@ -41,7 +41,7 @@ class NBodyConfig:
 
     Attributes:
         trajectories: Trajectories simulated; a tenth tests, a twentieth validates.
-        steps: Optimiser steps.
+        steps: Optimizer steps.
         batch_size: Samples a batch.
         learning_rate: Highest learning rate.
         seed: Seed of the data, the weights and the order of the batches.

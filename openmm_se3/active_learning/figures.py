@@ -10,7 +10,7 @@ import numpy as np
 
 from openmm_se3.active_learning.fresh import Fresh
 from openmm_se3.active_learning.verdict import Limits
-from openmm_se3.plot_style import BLUE, GREEN, GREY, ORANGE, STYLE, few_ticks
+from openmm_se3.plot_style import BLUE, GRAY, GREEN, ORANGE, STYLE, few_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -121,7 +121,7 @@ def parity(fresh: Fresh) -> Figure:
         (energies, "energies about their mean, kcal/mol"),
     ):
         low, high = axes.get_xlim()
-        axes.plot([low, high], [low, high], color=GREY, linewidth=0.8, zorder=0)
+        axes.plot([low, high], [low, high], color=GRAY, linewidth=0.8, zorder=0)
         axes.set_xlabel("reference")
         axes.set_ylabel("committee")
         axes.set_title(title)
@@ -135,7 +135,7 @@ def calibration_plot(fresh: Fresh, factor: float) -> Figure:
     figure, (axes,) = _figure()
     deviation = factor * fresh.deviation
     errors = np.linalg.norm(fresh.errors, axis=1)
-    axes.plot(deviation, errors, ".", color=GREY, markersize=3, label="atoms")
+    axes.plot(deviation, errors, ".", color=GRAY, markersize=3, label="atoms")
     order = np.argsort(deviation)
     groups = np.array_split(order, max(1, min(8, len(order) // 12)))
     axes.plot(
@@ -190,7 +190,7 @@ def frequency_plot(found: dict[str, list[float]]) -> Figure:
     """Draw the differences of harmonic frequencies to the reference."""
     figure, (axes,) = _figure()
     reference, model = (np.array(found[key]) for key in ("reference", "model"))
-    axes.axhline(0.0, color=GREY, linewidth=0.8)
+    axes.axhline(0.0, color=GRAY, linewidth=0.8)
     axes.vlines(reference, 0.0, model - reference, color=BLUE, linewidth=1)
     axes.plot(reference, model - reference, "o", color=BLUE, markersize=4)
     axes.set_xlabel("harmonic frequency of the reference, 1/cm")
@@ -202,7 +202,7 @@ def frequency_plot(found: dict[str, list[float]]) -> Figure:
 def energy_plot(nve: dict[str, Any]) -> Figure:
     """Draw the change of the total energy without a thermostat."""
     figure, (axes,) = _figure()
-    colors = (BLUE, ORANGE, GREEN, GREY)
+    colors = (BLUE, ORANGE, GREEN, GRAY)
     for energy, color in zip(nve["energies"], colors, strict=False):
         axes.plot(nve["times"], energy, color=color, linewidth=0.7)
     axes.set_xlabel("time, ps")

@@ -50,7 +50,7 @@ def write_results(analysis: Analysis, folder: str | Path) -> None:
 
 
 def analyze_folder(folder: str | Path) -> Analysis:
-    """Analyse the folder of a run and write the results into it."""
+    """Analyze the folder of a run and write the results into it."""
     analysis = analyze(read_folder(folder))
     write_results(analysis, folder)
     return analysis

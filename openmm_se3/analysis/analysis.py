@@ -93,7 +93,7 @@ class Analysis:
 
 
 def analyze(recording: Recording) -> Analysis:
-    """Analyse a run or any trajectory.
+    """Analyze a run or any trajectory.
 
     Frames after the first bad one are left out of everything but the verdict.
     """

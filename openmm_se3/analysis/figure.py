@@ -18,7 +18,7 @@ from openmm_se3.analysis.analysis import Analysis
 from openmm_se3.analysis.geometry_panels import geometry_panels
 from openmm_se3.analysis.panels import bins, frame_times, from_zero, marker
 from openmm_se3.analysis.report import verdict
-from openmm_se3.plot_style import BLUE, GREEN, GREY, ORANGE, STYLE, save
+from openmm_se3.plot_style import BLUE, GRAY, GREEN, ORANGE, STYLE, save
 
 AMBER = "#a87400"
 COLUMNS = 3
@@ -88,7 +88,7 @@ def _oxygen_distances(axis: Axes, analysis: Analysis) -> None:
     assert analysis.cluster is not None
     oo = analysis.cluster.oo.ravel()
     edges = np.histogram_bin_edges(oo, bins(oo)).tolist()
-    axis.hist(oo, bins=edges, density=True, color=GREY, alpha=0.6, label="all pairs")
+    axis.hist(oo, bins=edges, density=True, color=GRAY, alpha=0.6, label="all pairs")
     nearest = analysis.cluster.nearest.ravel()
     axis.hist(
         nearest,
@@ -149,7 +149,7 @@ def _pair_distributions(axis: Axes, analysis: Analysis) -> None:
     assert analysis.liquid is not None
     r, g = analysis.liquid.r, analysis.liquid.g
     outer = r > INSIDE_MOLECULES
-    for (pair, values), color in zip(g.items(), (BLUE, ORANGE, GREY), strict=True):
+    for (pair, values), color in zip(g.items(), (BLUE, ORANGE, GRAY), strict=True):
         axis.plot(r, values, lw=1.2, color=color, label=pair)
     axis.axhline(1.0, color="black", lw=0.6, ls="--")
     top = max([1.0, *(values[outer].max(initial=0.0) for values in g.values())])
@@ -212,7 +212,7 @@ def _temperature(axis: Axes, analysis: Analysis) -> None:
     asked = thermal.temperature_asked
     time, temperature = log["time_ps"], log["temperature_k"]
     points = marker(len(time))
-    axis.plot(time, temperature, lw=0.35, color=GREY, alpha=0.7, marker=points)
+    axis.plot(time, temperature, lw=0.35, color=GRAY, alpha=0.7, marker=points)
     blocks = min(40, len(time) // 10)
     if blocks >= 2:
         size = len(time) // blocks
@@ -244,7 +244,7 @@ def _spectrum(axis: Axes, analysis: Analysis) -> None:
         axis.fill_between(
             whole.wavenumber[at],
             whole.intensity[at],
-            color=GREY,
+            color=GRAY,
             alpha=0.4,
             lw=0,
             label="all motions",
@@ -284,5 +284,5 @@ def _label_peaks(
             ha="center",
             va="bottom",
             fontsize=8.5,
-            arrowprops={"arrowstyle": "-", "lw": 0.6, "color": GREY},
+            arrowprops={"arrowstyle": "-", "lw": 0.6, "color": GRAY},
         )

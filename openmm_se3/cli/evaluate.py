@@ -49,7 +49,7 @@ def command(
 
     MODEL is the name of a shipped model or the path of a model.  Energies are compared
     as total energies, with the model's own energies of isolated atoms: where the labels
-    are of another level of theory, look at the column "centred".
+    are of another level of theory, look at the column "centered".
     """
     import torch
 
@@ -83,7 +83,7 @@ def command(
         click.echo(
             f"Energies differ by {mean:.3g} kcal/mol per atom: the labels have another "
             "zero than the model, because of another program, level of theory or unit. "
-            'Look at "centred" and at the forces.'
+            'Look at "centered" and at the forces.'
         )
     if out is not None:
         write_evaluation(out, split, evaluation)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from openmm_se3.cli.shared.old_names import renamed
 from openmm_se3.elements import chemical_symbol
 from openmm_se3.files import require_new_file
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-@click.command()
+@click.command(cls=renamed(licence="license"))
 @click.argument("sources", nargs=-1, required=True)
 @click.option(
     "--out",
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
     help="Precision of the network in a file for one topology.",
 )
 @click.option(
-    "--licence",
-    help="Licence of the weights.  [default: MIT; that of the models in a committee]",
+    "--license",
+    help="License of the weights.  [default: MIT; that of the models in a committee]",
 )
 @click.option(
     "--reference",
@@ -59,7 +60,7 @@ def command(
     out: Path,
     topology: Path | None,
     precision: str,
-    licence: str | None,
+    license: str | None,
     reference: Path | None,
     threshold: float | None,
     overwrite: bool,
@@ -92,7 +93,7 @@ def command(
             model = write_committee(
                 sources,
                 out,
-                licence=licence,
+                license=license,
                 reference=structure,
                 threshold=threshold,
                 overwrite=overwrite,
@@ -109,7 +110,7 @@ def command(
             model = export_model(
                 load_checkpoint(checkpoint or path),
                 out,
-                licence=licence or "MIT",
+                license=license or "MIT",
                 reference=structure,
                 overwrite=overwrite,
                 progress=_show,

@@ -140,7 +140,7 @@ def command(
     the reason.
     """
     from openmm_se3.cli.shared.progress_bar import progress_bar
-    from openmm_se3.data.labeling import label as labelling
+    from openmm_se3.data.labeling import label as labeling
     from openmm_se3.data.labeling.batches import label_with
     from openmm_se3.data.labeling.executors import (
         DaskExecutor,
@@ -154,7 +154,7 @@ def command(
     if scheduler is not None and workers is not None:
         raise click.UsageError("--workers are of this machine; leave out --scheduler")
     executor = LocalExecutor(workers) if scheduler is None else DaskExecutor(scheduler)
-    frames = labelling.read_structures(structures)
+    frames = labeling.read_structures(structures)
     if output.exists() and output.samefile(structures):
         raise ValueError(f"{output} is the input; give another name for the output")
     provenance: dict[str, Any] = {
@@ -196,8 +196,8 @@ def command(
             click.echo(f"{len(frames) - total} frames repeat others, computed once")
 
     try:
-        with progress_bar("Labelling") as progress:
-            dataset, failures = labelling.label(
+        with progress_bar("Labeling") as progress:
+            dataset, failures = labeling.label(
                 frames,
                 output,
                 level,
@@ -208,7 +208,7 @@ def command(
                 overwrite=overwrite,
             )
     except (KeyboardInterrupt, WorkerDiedError):
-        journal = labelling.journal_path(output)
+        journal = labeling.journal_path(output)
         if journal.exists():
             click.echo(
                 f"finished labels are safe in {journal}; the same command goes on",

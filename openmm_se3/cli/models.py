@@ -40,8 +40,11 @@ def _rows(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield what one reads before choosing a model, with its heading."""
     from openmm_se3.data.level_of_theory import level_name
     from openmm_se3.description import DESCRIPTION
+    from openmm_se3.renamed_fields import with_new_names
 
-    values = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    values = with_new_names(
+        "description", json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    )
     shape = values["model"]
     yield "elements", " ".join(shape["elements"])
     yield "level", level_name(values["level_of_theory"])
@@ -54,7 +57,7 @@ def _rows(folder: Path) -> Iterator[tuple[str, str]]:
     error = values.get("errors", {}).get("test", {}).get("all", {}).get("force_mae")
     if error is not None:
         yield "force MAE", f"{error:.2f} kcal/mol/A on test frames"
-    yield "license", values["licence"]
+    yield "license", values["license"]
     yield "card", str(folder / "card.md")
 
 

@@ -147,12 +147,12 @@ class FixedWeights:
         return total, forces
 
     def _atoms(
-        self, positions: Tensor, species: Tensor, centre: Tensor, neighbour: Tensor
+        self, positions: Tensor, species: Tensor, center: Tensor, neighbor: Tensor
     ) -> tuple[Tensor, Tensor]:
         energies, forces = self.operators.atomic_energies_and_forces(
             positions.contiguous(),
-            centre.contiguous(),
-            neighbour.contiguous(),
+            center.contiguous(),
+            neighbor.contiguous(),
             positions.new_zeros(0),
             species.contiguous(),
             self.weights,

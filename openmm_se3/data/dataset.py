@@ -106,7 +106,7 @@ def combine(parts: dict[str, Dataset]) -> Dataset:
             if levels[0] == levels[1]:
                 levels = [part.level.to_json(), first.level.to_json()]
             raise ValueError(
-                f"{name} was labelled with {levels[0]}, {first_name} with {levels[1]}: "
+                f"{name} was labeled with {levels[0]}, {first_name} with {levels[1]}: "
                 "energies of two levels, or of two programs, cannot be trained on "
                 "together; forces_only: true leaves those of a file out"
             )

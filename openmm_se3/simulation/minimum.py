@@ -46,13 +46,13 @@ def minimized(
     torn = torn_bond(simulation.topology, positions, minimum)
     if torn is not None:
         raise BadMinimumError(
-            f"the minimisation tore a molecule apart: {torn}; "
+            f"the minimization tore a molecule apart: {torn}; "
             f"{_cause(simulation, positions)}"
         )
     fused = fused_atoms(simulation.topology, minimum)
     if fused is not None:
         raise BadMinimumError(
-            f"after the minimisation two molecules are fused: {fused}; "
+            f"after the minimization two molecules are fused: {fused}; "
             f"{_cause(simulation, positions)}"
         )
     return minimum

@@ -1,7 +1,7 @@
 """Errors of a model on labeled frames, by group, in the units of the literature.
 
 Force errors are over Cartesian components; the worst frame is the one whose mean
-absolute force error is largest.  ``energy_mae_centred`` is the energy error after
+absolute force error is largest.  ``energy_mae_centered`` is the energy error after
 removing the mean error of the group, which says how well energy differences come out.
 
 Where a network has direct forces beside the conservative ones, their difference is an
@@ -40,7 +40,7 @@ MOST_GROUPS = 60  # more lines than that by formula, size or source tell nobody 
 
 UNITS = {
     "energy_mae": "kcal/mol",
-    "energy_mae_centred": "kcal/mol",
+    "energy_mae_centered": "kcal/mol",
     "energy_mae_per_atom": "kcal/mol",
     "energy_rmse": "kcal/mol",
     "force_mae": "kcal/mol/A",
@@ -177,7 +177,7 @@ def _errors(
         e, n = energy[whole], n_atoms[whole]
         if len(e) > 1:  # of one frame it would be zero whatever the model says
             with np.errstate(invalid="ignore"):  # infinity less infinity
-                errors["energy_mae_centred"] = np.abs(e - e.mean()).mean()
+                errors["energy_mae_centered"] = np.abs(e - e.mean()).mean()
         errors |= {
             "energy_mae": np.abs(e).mean(),
             "energy_mae_per_atom": np.abs(e / n).mean(),

@@ -28,9 +28,9 @@ Errors = Mapping[str, Mapping[str, Mapping[str, float]]]
 HISTORY = "history.csv"
 
 CAPTION = (
-    "Energies in kcal/mol (centred: the group's mean error removed, which a few frames "
-    "far out may make worse), forces in kcal/mol/A (worst: the frame with the largest "
-    "MAE)."
+    "Energies in kcal/mol (centered: the group's mean error removed, which a few "
+    "frames far out may make worse), forces in kcal/mol/A (worst: the frame with the "
+    "largest MAE)."
 )
 DIRECT_CAPTION = (
     "  Direct forces stand beside the conservative ones; estimate: rank correlation, "
@@ -38,7 +38,7 @@ DIRECT_CAPTION = (
 )
 COLUMNS = {
     "energy_mae": "E MAE",
-    "energy_mae_centred": "centred",
+    "energy_mae_centered": "centered",
     "energy_mae_per_atom": "per atom",
     "energy_rmse": "E RMSE",
     "force_mae": "F MAE",
@@ -188,7 +188,7 @@ def _parity(
     axes: Axes, quantity: str, unit: str, reference: np.ndarray, predicted: np.ndarray
 ) -> None:
     """Draw one panel: the same scale on both axes, and the line of no error."""
-    from openmm_se3.plot_style import BLUE, GREY, few_ticks
+    from openmm_se3.plot_style import BLUE, GRAY, few_ticks
 
     known = np.isfinite(reference)
     x, y = EV_TO_KCAL_PER_MOL * reference[known], EV_TO_KCAL_PER_MOL * predicted[known]
@@ -201,7 +201,7 @@ def _parity(
     low, high = min(x.min(), y.min()), max(x.max(), y.max())
     margin = 0.04 * (high - low) or 1.0
     limits = low - margin, high + margin
-    axes.plot(limits, limits, color=GREY, linewidth=0.8, zorder=0)
+    axes.plot(limits, limits, color=GRAY, linewidth=0.8, zorder=0)
     axes.set(xlim=limits, ylim=limits)
     for axis in (axes.xaxis, axes.yaxis):
         few_ticks(axis)

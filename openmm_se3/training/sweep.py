@@ -234,7 +234,7 @@ def _plot(path: Path, results: Sequence[Result]) -> None:
                 axes.plot(
                     [row["step"] for row in result.history],
                     [row[key] for row in result.history],
-                    # Colours come again after ten runs, then with other dashes.
+                    # Colors come again after ten runs, then with other dashes.
                     color=f"C{number % 10}",
                     linestyle=DASHES[number // 10 % len(DASHES)],
                     linewidth=1.2,

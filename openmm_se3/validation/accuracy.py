@@ -21,7 +21,7 @@ SHOWN = {
     "force_mae": ("force error, mean absolute", "kcal/mol/A"),
     "force_rmse": ("force error, root mean square", "kcal/mol/A"),
     "force_mae_worst": ("force error of the worst frame", "kcal/mol/A"),
-    "energy_mae_centred": ("energy error, mean removed", "kcal/mol"),
+    "energy_mae_centered": ("energy error, mean removed", "kcal/mol"),
 }
 
 

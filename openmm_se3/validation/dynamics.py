@@ -191,7 +191,7 @@ def verlet_checks(
     synchronous = verlet(function, masses, start, steps, "same time")
     halved = verlet(function, masses, start, 2 * steps, "same time", DT / 2)
     ratio = synchronous.total_energy.std() / halved.total_energy.std()
-    travelled = np.abs(theirs - theirs[0]).max()
+    traveled = np.abs(theirs - theirs[0]).max()
     group = "Verlet"
     note = f"{structure.name}, {compared} steps of {DT:g} fs, Reference"
     return [
@@ -210,7 +210,7 @@ def verlet_checks(
             largest_distance(ours.positions, theirs),
             "A",
             high=POSITION_LIMIT,
-            note=f"{note}; atoms move by {travelled:.2f} A",
+            note=f"{note}; atoms move by {traveled:.2f} A",
         ),
         Check(
             group,

@@ -30,7 +30,7 @@ from openmm_se3.simulation import (
 from openmm_se3.simulation import folder as names
 
 
-def test_a_run_is_analysed_whole_and_the_same_again(finished: Path) -> None:
+def test_a_run_is_analyzed_whole_and_the_same_again(finished: Path) -> None:
     analysis = analyze_folder(finished)
     first = json.loads((finished / names.SUMMARY).read_text())
     assert first["verdict"] == "STABLE"
@@ -67,7 +67,7 @@ def test_a_run_that_the_guard_stopped_is_unstable(tmp_path: Path) -> None:
     assert found["lasted_ps"] == record.time_ps
 
 
-def test_a_run_stopped_in_equilibration_can_be_analysed(tmp_path: Path) -> None:
+def test_a_run_stopped_in_equilibration_can_be_analyzed(tmp_path: Path) -> None:
     system, topology = harmonic_water()
     options = RunOptions(
         out=tmp_path / "a", seed=1, steps=400, dt_fs=4.0, equilibration_ps=1.0

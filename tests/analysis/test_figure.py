@@ -36,11 +36,11 @@ def test_the_drift_of_the_title_is_what_is_drawn(finished: Path) -> None:
 
 @pytest.mark.parametrize(("n_frames", "molecules"), [(100, 1), (1000, 1), (100, 2)])
 def test_bond_lengths_are_lines_or_their_span(n_frames: int, molecules: int) -> None:
-    centres = [(0.0, 0.0, 8.0 * molecule) for molecule in range(molecules)]
-    frames = still(n_frames, *centres)
+    centers = [(0.0, 0.0, 8.0 * molecule) for molecule in range(molecules)]
+    frames = still(n_frames, *centers)
     frames[:, 1] *= 1.0 + 0.02 * np.sin(np.arange(n_frames))[:, None] ** 2
     frames[n_frames // 2, 1] *= 1.1  # a single frame must not be skipped
-    reference = still(1, *centres)[0]
+    reference = still(1, *centers)[0]
     (axis, *_) = draw(analyze(recording(frames, reference))).axes
     longest = 0.9572 * 1.1
     if n_frames == 100 and molecules == 1:

@@ -79,7 +79,7 @@ def test_a_trajectory_without_bonds_is_not_judged(tmp_path: Path, bonds: bool) -
         assert not folder.exists()
 
 
-def test_any_trajectory_is_analysed_and_what_it_lacks_is_said(tmp_path: Path) -> None:
+def test_any_trajectory_is_analyzed_and_what_it_lacks_is_said(tmp_path: Path) -> None:
     frames = still(30, (0, 0, 0), (3, 0, 0))
     frames[20, 1] += 1.0
     top = write_pdb(tmp_path / "top.pdb", frames[0])

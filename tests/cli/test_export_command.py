@@ -26,13 +26,14 @@ def test_a_checkpoint_becomes_a_model(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     save_checkpoint(run / "best.pt", random_checkpoint(**SMALLEST))
-    for source in (run, run / "best.pt"):
+    for source, option in ((run, "--license"), (run / "best.pt", "--licence")):
         out = tmp_path / f"from-{source.name}"
-        arguments = ["export", str(source), "--out", str(out), "--licence", "CC0-1.0"]
+        arguments = ["export", str(source), "--out", str(out), option, "CC0-1.0"]
         result = CliRunner().invoke(cli.main, arguments)
         assert result.exit_code == 0, result.output
+        assert ("--licence is now --license" in result.output) == (source != run)
         assert result.output.count("export: comparing") == 2 * len(CHECKED_SIZES)
-        assert load_model(out).metadata["licence"] == "CC0-1.0"
+        assert load_model(out).metadata["license"] == "CC0-1.0"
         assert load_model(out).metadata["name"] == out.name
         again = CliRunner().invoke(cli.main, arguments)
         assert again.exit_code == 2

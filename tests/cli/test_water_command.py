@@ -57,7 +57,7 @@ def test_an_unstable_run_ends_with_code_1(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["equilibration", "production", "analysis"])
-def test_ctrl_c_names_what_can_be_analysed(
+def test_ctrl_c_names_what_can_be_analyzed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     def interrupt(*_: object) -> None:

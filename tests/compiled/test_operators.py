@@ -99,7 +99,7 @@ def test_in_openmm(backend: str, waters: tuple[Any, np.ndarray]) -> None:
         SE3Potential("water", implementation="fast")
 
 
-def test_a_serialised_system_needs_the_library(
+def test_a_serialized_system_needs_the_library(
     tmp_path: Path, waters: tuple[Any, np.ndarray]
 ) -> None:
 

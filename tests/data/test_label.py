@@ -26,7 +26,7 @@ from openmm_se3.data.dataset import Dataset
 from openmm_se3.data.formats.hdf5 import read_hdf5
 from openmm_se3.data.frames import Frame, Structure
 from openmm_se3.data.labeling import executors as executor
-from openmm_se3.data.labeling import label as labelling
+from openmm_se3.data.labeling import label as labeling
 from openmm_se3.data.labeling.dft import (
     Label,
     LabelError,
@@ -67,7 +67,7 @@ def test_atoms_on_top_of_each_other_are_set_aside() -> None:
 
 def test_all_frames_fail(tmp_path: Path) -> None:
     level = dataclasses.replace(CHEAP, max_cycles=1)
-    with pytest.raises(RuntimeError, match="no frame could be labelled"):
+    with pytest.raises(RuntimeError, match="no frame could be labeled"):
         label(waters(1), tmp_path / "out.h5", level, Serial())
     assert not (tmp_path / "out.h5").exists()
 
@@ -81,9 +81,9 @@ def free_labels(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         calls.append(len(numbers))
         return Label(-2060.0 - float(positions[1, 0]), positions * 0.1)
 
-    monkeypatch.setattr(labelling, "label_frame", fake)
-    monkeypatch.setattr(labelling, "isolated_atom_energy", lambda z, _: -206.0 * z)
-    monkeypatch.setattr(labelling, "check_level", lambda *_: None)
+    monkeypatch.setattr(labeling, "label_frame", fake)
+    monkeypatch.setattr(labeling, "isolated_atom_energy", lambda z, _: -206.0 * z)
+    monkeypatch.setattr(labeling, "check_level", lambda *_: None)
     return calls
 
 
@@ -130,7 +130,7 @@ def test_full_disk_loses_nothing(
 
     output = tmp_path / "out.h5"
     with monkeypatch.context() as patch:
-        patch.setattr(labelling, "write_hdf5", full)
+        patch.setattr(labeling, "write_hdf5", full)
         with pytest.raises(OSError, match="No space"):
             label(waters(3), output, CHEAP, Serial())
     found = []

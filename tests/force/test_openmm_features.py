@@ -173,11 +173,11 @@ def test_states_and_checkpoints_restore_a_run(
     assert energies[0] == pytest.approx(evaluate(system, 10.0 * saved)[0], abs=1e-9)
 
 
-# ------------------------------------------------------------- minimisers, integrators
+# ------------------------------------------------------------- minimizers, integrators
 
 
 @all_backends
-def test_minimiser(backend: str) -> None:
+def test_minimizer(backend: str) -> None:
     system = SE3Potential("water", backend=backend, precision="double").createSystem(
         topology_of(["O", "H", "H"])
     )
@@ -191,7 +191,7 @@ def test_minimiser(backend: str) -> None:
 
 
 @pytest.mark.parametrize("distance", [0.01, 0.3])  # A, of the hydrogens
-def test_minimiser_from_a_start_that_cannot_be(distance: float) -> None:
+def test_minimizer_from_a_start_that_cannot_be(distance: float) -> None:
     """It ends, with finite positions and a lower energy."""
     system = SE3Potential("water").createSystem(topology_of(["O", "H", "H"]))
     context = context_of(system, openmm.VerletIntegrator(0.0005))
@@ -204,7 +204,7 @@ def test_minimiser_from_a_start_that_cannot_be(distance: float) -> None:
 
 
 @all_backends
-def test_minimiser_refuses_what_is_no_number(
+def test_minimizer_refuses_what_is_no_number(
     backend: str, smallest_model: Path
 ) -> None:
     """On the Reference platform it would search for ever."""

@@ -109,11 +109,11 @@ def test_pressure(smallest_model: Path, boxed: openmm.System) -> None:
     pressure = barostat.computeCurrentPressure(evaluator.context)
 
     energies, volumes = [], []
-    centres = positions.reshape(-1, 3, 3).mean(axis=1).repeat(3, axis=0)
+    centers = positions.reshape(-1, 3, 3).mean(axis=1).repeat(3, axis=0)
     free = Evaluator(boxed)
     for scale in (1.001, 0.999):
         free.context.setPeriodicBoxVectors(*(0.1 * scale * BOX))
-        energies.append(free(positions + (scale - 1.0) * centres)[0])
+        energies.append(free(positions + (scale - 1.0) * centers)[0])
         volumes.append(np.linalg.det(0.1 * scale * BOX))
     expected = -(energies[0] - energies[1]) / (volumes[0] - volumes[1]) / BAR
     assert pressure.value_in_unit(unit.bar) == pytest.approx(expected, rel=1e-3)

@@ -61,7 +61,7 @@ def read_labels(path: Path) -> int:
 
 
 def read_input_of_label(path: Path) -> int:
-    """Read structures that are to be labelled."""
+    """Read structures that are to be labeled."""
     return len(read_structures(path))
 
 

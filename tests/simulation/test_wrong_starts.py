@@ -62,7 +62,7 @@ def test_a_failing_start_keeps_the_old_results(tmp_path: Path) -> None:
     assert len(np.load(out / names.VELOCITIES)) == 10
 
 
-def test_a_start_that_the_minimiser_tears_apart_is_refused(tmp_path: Path) -> None:
+def test_a_start_that_the_minimizer_tears_apart_is_refused(tmp_path: Path) -> None:
     system, topology = harmonic_water()
     repulsion = openmm.CustomBondForce("-1e5*r")  # stronger than the bond
     repulsion.addBond(0, 1)
@@ -83,7 +83,7 @@ def test_a_start_whose_molecules_fuse_is_refused(tmp_path: Path) -> None:
         run_dynamics(system, topology, water_positions(2, 1), options)
 
 
-def test_a_crowded_start_is_named_where_the_minimisation_fails(tmp_path: Path) -> None:
+def test_a_crowded_start_is_named_where_the_minimization_fails(tmp_path: Path) -> None:
     system, topology = harmonic_water(2)
     repulsion = openmm.CustomBondForce("-1e5*r")
     repulsion.addBond(0, 1)
@@ -100,7 +100,7 @@ def test_a_crowded_start_is_named_where_the_minimisation_fails(tmp_path: Path) -
     assert "of HOH 1" in str(near.value)
 
 
-def test_a_long_minimisation_shows_its_progress(
+def test_a_long_minimization_shows_its_progress(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system, topology = harmonic_water(2)

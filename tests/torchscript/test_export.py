@@ -63,7 +63,7 @@ def test_the_description_says_what_the_model_is(random_model: Path) -> None:
     assert metadata["model"]["elements"] == ["H", "O"]
     assert metadata["model"]["cutoff"] == 4.0
     assert metadata["self_energies"] == SELF_ENERGIES
-    assert metadata["licence"] == "MIT"
+    assert metadata["license"] == "MIT"
     for key in ("level_of_theory", "training_data", "errors", "versions", "steps"):
         assert key in metadata
     assert load_model(random_model).self_energies == {1: -13.5, 8: -2041.25}
@@ -111,7 +111,7 @@ def test_the_script_is_the_network_over_many_calls(
 
 def operations(module: torch.jit.ScriptModule, positions: Tensor) -> list[str]:
     """Return the names of the operations of one call, sorted."""
-    for _ in range(3):  # until it has optimised itself
+    for _ in range(3):  # until it has optimized itself
         module(positions)
     with torch.autograd.profiler.profile() as profile:
         module(positions)
@@ -217,7 +217,7 @@ def test_a_script_that_differs_in_forces_only_is_not_written(
 
 @pytest.mark.parametrize("fault", ["energy", "forces", "nan", "gradient"])
 def test_a_fault_in_a_late_call_is_found(fault: str) -> None:
-    """TorchScript has been right at first and wrong after its own optimisation."""
+    """TorchScript has been right at first and wrong after its own optimization."""
 
     def expected(positions: Tensor) -> tuple[Tensor, Tensor]:
         return positions.square().sum().view(1), -2.0 * positions

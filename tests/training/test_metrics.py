@@ -66,7 +66,7 @@ def test_errors_by_their_definitions():
         "energy_mae": kcal * (0.3 + 1.2 + 0.6) / 3,
         # The mean over frames of |error| / atoms, not the ratio of means.
         "energy_mae_per_atom": kcal * (np.abs(energy_errors) / sizes).mean(),
-        "energy_mae_centred": kcal * np.abs(energy_errors + 0.1).mean(),
+        "energy_mae_centered": kcal * np.abs(energy_errors + 0.1).mean(),
         "energy_rmse": kcal * np.sqrt(np.square(energy_errors).mean()),
         "force_mae": kcal * np.abs(force_errors).mean(),
         "force_rmse": kcal * np.sqrt(np.square(force_errors).mean()),
@@ -104,7 +104,7 @@ def test_learning_curves_show_what_the_history_has(figures):
     assert curves == ["MAE", "RMSE", "direct MAE"]
 
 
-def test_parity_leaves_out_what_is_not_labelled(figures):
+def test_parity_leaves_out_what_is_not_labeled(figures):
     frames = analytic_frames()[:3]
     frames[1] = dataclasses.replace(frames[1], forces=None)
     graphs = make_graphs(frames)
@@ -120,8 +120,8 @@ def test_parity_leaves_out_what_is_not_labelled(figures):
         assert np.isfinite(axes.get_xlim()).all()
     mae = 23.060548 * np.nanmean(np.abs(labels))
     assert force.texts[0].get_text() == f"MAE {mae:.3g} kcal/mol/Å"
-    unlabelled = [axes.texts[0].get_text() for axes in figures[1].axes[1:]]
-    assert unlabelled == ["no labels", "no labels"]
+    unlabeled = [axes.texts[0].get_text() for axes in figures[1].axes[1:]]
+    assert unlabeled == ["no labels", "no labels"]
 
 
 @pytest.mark.parametrize("values", [[0.31, 0.33], [1e-6, 3.0], [2.0], [0.0, math.nan]])

@@ -229,7 +229,7 @@ def label(
         ]
         if len(failures) == len(records):
             raise RuntimeError(
-                f"no frame could be labelled; the first: {failures[0][1]} (remove "
+                f"no frame could be labeled; the first: {failures[0][1]} (remove "
                 f"{journal.path} to try the same settings again)"
             )
         dataset = Dataset(
