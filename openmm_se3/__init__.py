@@ -11,11 +11,12 @@ from openmm_se3.version import __version__
 if TYPE_CHECKING:
     from openmm_se3.active_learning import learn
     from openmm_se3.ase import SE3Calculator
-    from openmm_se3.force import SE3Potential, register_plugins
+    from openmm_se3.force import Evaluator, SE3Potential, register_plugins
     from openmm_se3.model_file import load_model
     from openmm_se3.simulation.uncertainty import UncertaintyReporter
 
 __all__ = [
+    "Evaluator",
     "SE3Calculator",
     "SE3Potential",
     "UncertaintyReporter",
@@ -27,6 +28,7 @@ __all__ = [
 
 # Loaded on first use, so that the command line starts without torch and OpenMM.
 _HOMES = {
+    "Evaluator": "force",
     "SE3Calculator": "ase",
     "SE3Potential": "force",
     "UncertaintyReporter": "simulation.uncertainty",

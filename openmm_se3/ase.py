@@ -13,7 +13,7 @@ from ase.calculators.calculator import (
 from ase.stress import full_3x3_to_voigt_6_stress
 from openmm import app
 
-from openmm_se3.elements import symbols_of
+from openmm_se3.force.evaluator import Evaluator
 from openmm_se3.force.system_checks import warn_of_free_molecules, warn_of_missing_atoms
 
 if TYPE_CHECKING:
@@ -35,17 +35,21 @@ class SE3Calculator(Calculator):
     ``calculator.get_property("forces_std", atoms)``.
 
     Args:
-        potential: The potential.
+        potential: The potential, or an Evaluator, which needs no OpenMM plugin.
     """
 
-    def __init__(self, potential: SE3Potential) -> None:
+    def __init__(self, potential: SE3Potential | Evaluator) -> None:
         super().__init__()
-        self.implemented_properties = ["energy", "free_energy", "forces"]
-        if potential.config.force_mode != "direct":
-            self.implemented_properties.append("stress")
-        if potential.model.n_members > 1:
-            self.implemented_properties += ["energy_std", "forces_std"]
         self.potential = potential
+        self.evaluator = (
+            potential if isinstance(potential, Evaluator) else potential.evaluator
+        )
+        self.model = self.evaluator.model
+        self.implemented_properties = ["energy", "free_energy", "forces"]
+        if self.model.config.force_mode != "direct":
+            self.implemented_properties.append("stress")
+        if self.model.n_members > 1:
+            self.implemented_properties += ["energy_std", "forces_std"]
 
     def calculate(
         self,
@@ -70,13 +74,13 @@ class SE3Calculator(Calculator):
         box = self._box(self.atoms)
         numbers, positions = self.atoms.numbers, self.atoms.positions
         if system_changes or "energy" not in self.results:
-            energy, forces = self.potential.energy_and_forces(numbers, positions, box)
+            energy, forces = self.evaluator.energy_and_forces(numbers, positions, box)
             # There is no electronic temperature: both energies are the same.
             self.results = {"energy": energy, "free_energy": energy, "forces": forces}
         if "numbers" in system_changes or "pbc" in system_changes:
             self._warn(self.atoms)
         if {"energy_std", "forces_std"}.intersection(properties):
-            deviation = self.potential.deviation(numbers, positions, box)
+            deviation = self.evaluator.deviation(numbers, positions, box)
             self.results["energy_std"] = deviation.energy_std
             self.results["forces_std"] = deviation.forces_std
         if "stress" in properties:
@@ -85,9 +89,7 @@ class SE3Calculator(Calculator):
                     "stress needs atoms that are periodic in all three directions: set "
                     "atoms.cell and atoms.pbc = True"
                 )
-            derivative = self.potential.evaluator.strain_derivative(
-                symbols_of(numbers), positions, box
-            )
+            derivative = self.evaluator.strain_derivative(numbers, positions, box)
             self.results["stress"] = full_3x3_to_voigt_6_stress(
                 derivative / self.atoms.get_volume()
             )
@@ -113,13 +115,13 @@ class SE3Calculator(Calculator):
             np.flatnonzero(~atoms.pbc), open_directions, strict=True
         ):
             extent = float(np.ptp(atoms.positions @ direction))
-            box[index] = (extent + 2.0 * self.potential.config.cutoff) * direction
+            box[index] = (extent + 2.0 * self.model.config.cutoff) * direction
         return box
 
     def _require_state(self, atoms: Atoms) -> None:
         """Refuse charges and spins other than those of the model's training data."""
-        level = self.potential.metadata["level_of_theory"]
-        model = self.potential.metadata["name"]
+        level = self.model.metadata["level_of_theory"]
+        model = self.model.metadata["name"]
         charge, spin = level.get("charge", 0), level.get("spin", 0)
         said = {
             "atoms.info['charge']": (atoms.info.get("charge"), (charge,)),
@@ -156,6 +158,6 @@ class SE3Calculator(Calculator):
         for number in atoms.numbers:
             element = app.Element.getByAtomicNumber(int(number))
             topology.addAtom(element.symbol, element, residue)
-        warn_of_missing_atoms(self.potential.model, topology, list(range(len(atoms))))
+        warn_of_missing_atoms(self.model, topology, list(range(len(atoms))))
         if not atoms.pbc.any():
-            warn_of_free_molecules(self.potential.model)
+            warn_of_free_molecules(self.model)

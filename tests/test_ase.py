@@ -291,11 +291,32 @@ def test_compiled_code_that_fails_its_check_is_not_used(
             parameter.mul_(1.1)
     monkeypatch.setenv("OPENMM_SE3_IMPLEMENTATION", "auto")
     monkeypatch.setattr(build, "compiled_force", wrong)
-    monkeypatch.setattr(build, "compile_implementation", lambda *_: "compiled")
-    potential = SE3Potential(
-        smallest_model, implementation="torchscript", precision="double"
-    )
-    expected = potential.energy_and_forces([8, 1, 1], WATER)[0]
-    other_implementation = SE3Potential(smallest_model, precision="double")
-    energy, _ = evaluate(other_implementation.createSystem(topology_of(SYMBOLS)), WATER)
-    assert energy / EV_TO_KJ_PER_MOL == pytest.approx(expected)
+    for module in (build, evaluator):
+        monkeypatch.setattr(module, "compile_implementation", lambda *_: "compiled")
+    monkeypatch.setattr(build, "_failed", set())
+    network = load_model(smallest_model).network(torch.float64)
+    expected, _ = evaluator.evaluate(network, SYMBOLS, WATER)
+    topology = topology_of(SYMBOLS)
+    for backend, at_once in (("torchforce", True), ("pythonforce", False)):
+        build._failed.clear()
+        potential = SE3Potential(smallest_model, precision="double", backend=backend)
+        assert potential.implementation == "compiled"
+        system = potential.createSystem(topology)
+        known = "torchscript" if at_once else "compiled"
+        assert potential.implementation == known
+        energy, _ = evaluate(system, WATER)
+        assert energy / EV_TO_KJ_PER_MOL == pytest.approx(expected)
+        assert potential.implementation == "torchscript"
+        assert "implementation='torchscript'" in repr(potential)
+    # It is not tried again for this model, and what others have stays.
+    monkeypatch.setattr(build, "compiled_force", None)
+    other_system = SE3Potential(smallest_model, precision="double")
+    assert other_system.implementation == "torchscript"
+    other_system.createSystem(topology)
+    assert SE3Potential(smallest_model).implementation == "compiled"
+    # By itself too: the first single point finds it.
+    build._failed.clear()
+    monkeypatch.setattr(build, "compiled_force", wrong)
+    single = evaluator.Evaluator(smallest_model, precision="double")
+    assert single.energy_and_forces(SYMBOLS, WATER)[0] == pytest.approx(expected)
+    assert single.implementation == "torchscript"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,7 +11,62 @@ import numpy as np
 from openmm import app, unit
 
 from openmm_se3.elements import ATOMIC_NUMBERS, SYMBOLS, chemical_symbol, symbols_of
+from openmm_se3.geometry import box_of
 from openmm_se3.model_file import ModelFile
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelAtoms:
+    """The atoms of a topology that a model acts on; checked once, then handed down.
+
+    Attributes:
+        topology: Topology of the whole System.
+        indices: Particle of the System that each atom is [n_atoms].
+        species: Index of each atom's element in the model's elements [n_atoms].
+        box: Box vectors of the topology as rows [3, 3], A; None without a box.
+    """
+
+    topology: app.Topology
+    indices: list[int]
+    species: list[int]
+    box: np.ndarray | None
+
+    @classmethod
+    def of(
+        cls,
+        model: ModelFile,
+        topology: app.Topology,
+        atoms: Iterable[int | bool | app.topology.Atom] | None = None,
+        n_particles: int | None = None,
+    ) -> ModelAtoms:
+        """Return the chosen atoms of a topology.
+
+        Args:
+            model: The model.
+            topology: Topology of the whole System.
+            atoms: As for :func:`atom_indices`.
+            n_particles: Particles of the System; None where there is none yet.
+
+        Raises:
+            TypeError: The topology is none.
+            ValueError: Topology and System differ in size, or atoms are out of range,
+                given twice or of unknown elements.
+        """
+        require_topology(topology)
+        n_atoms = topology.getNumAtoms()
+        if n_particles not in (None, n_atoms):
+            raise ValueError(
+                f"the topology has {n_atoms} atoms, the System {n_particles} "
+                "particles: they must be the same"
+            )
+        indices = atom_indices(atoms, n_atoms)
+        species = species_of(model, topology, indices)
+        return cls(topology, indices, species, box_of(topology))
+
+    @property
+    def n_particles(self) -> int:
+        """Particles of the System."""
+        return int(self.topology.getNumAtoms())
 
 
 def require_topology(topology: app.Topology) -> None:
@@ -102,14 +158,14 @@ def species_of(
     return [model.config.elements.index(symbol) for symbol in symbols]
 
 
-def free_molecule(
+def checked_atoms(
     model: ModelFile, numbers: Any, positions: Any
 ) -> tuple[list[str], np.ndarray]:
-    """Return chemical symbols and positions [n_atoms, 3], A, of a free molecule.
+    """Return chemical symbols and positions [n_atoms, 3], A, of atoms without OpenMM.
 
     Args:
         model: The model whose elements are known.
-        numbers: Atomic numbers [n_atoms].
+        numbers: Atomic numbers or chemical symbols [n_atoms].
         positions: Positions [n_atoms, 3], A (or a Quantity).
 
     Raises:
@@ -117,10 +173,12 @@ def free_molecule(
     """
     if unit.is_quantity(positions):
         positions = positions.value_in_unit(unit.angstrom)
-    numbers = np.asarray(numbers, dtype=int)
     positions = np.asarray(positions, dtype=float)
     if not len(numbers):
         raise ValueError("no atoms: give at least one")
+    if all(isinstance(symbol, str) for symbol in numbers):
+        numbers = _numbers_of(list(numbers))
+    numbers = np.asarray(numbers, dtype=int)
     if positions.shape != (len(numbers), 3):
         raise ValueError(
             f"positions of {len(numbers)} atoms must have shape "
@@ -138,6 +196,18 @@ def free_molecule(
     symbols = symbols_of(numbers)
     require_known(model, symbols, list(range(len(symbols))))
     return symbols, positions
+
+
+def _numbers_of(symbols: list[str]) -> list[int]:
+    """Return atomic numbers.
+
+    Raises:
+        ValueError: Names the first atom whose element there is not.
+    """
+    for index, symbol in enumerate(symbols):
+        if symbol not in ATOMIC_NUMBERS:
+            raise ValueError(f"atom {index} is {symbol!r}, which is no chemical symbol")
+    return [ATOMIC_NUMBERS[symbol] for symbol in symbols]
 
 
 def require_known(model: ModelFile, symbols: list[str], indices: list[int]) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from openmm import app
+import numpy as np
 
-from openmm_se3.geometry import box_of
 from openmm_se3.torchscript.build import CUDAGraphs, takes_all_pairs
 from openmm_se3.triton.kernels import problem
 
@@ -38,7 +37,7 @@ def fit_for_cuda_graphs(
 
 def cuda_graphs_for(
     room: int | None,
-    topology: app.Topology,
+    box: np.ndarray | None,
     n_atoms: int,
     periodic: bool,
     implementation: str = "torchscript",
@@ -47,7 +46,7 @@ def cuda_graphs_for(
 
     Args:
         room: For neighbors of an atom; None where no CUDA graph is asked for.
-        topology: Topology of the whole System.
+        box: Box vectors of the topology as rows [3, 3], A; None without a box.
         n_atoms: Atoms of the force.
         periodic: The System has a box.
         implementation: What computes the network.
@@ -64,7 +63,6 @@ def cuda_graphs_for(
         )
     if not periodic or implementation == "triton":
         return CUDAGraphs(room, None)
-    box = box_of(topology)
     if box is None:
         raise ValueError(
             "cudaGraphs needs the box: topology.setPeriodicBoxVectors("

@@ -179,6 +179,5 @@ def require_memory(
     raise NotEnoughMemoryError(
         f"energy and forces of {n_atoms} atoms with about {n_edges} edges need about "
         f"{needed:.1f} GB of memory with implementation='{implementation}', and "
-        f"{available:.1f} GB are "
-        f"available; use {', or '.join(fixes)}"
+        f"{available:.1f} GB are available; use {', or '.join(fixes)}"
     )

@@ -13,39 +13,17 @@ from openmm import app
 
 from openmm_se3._moved import renamed_argument, renamed_attribute
 from openmm_se3.deviation import Deviation
-from openmm_se3.force.atoms import (
-    atom_indices,
-    free_molecule,
-    require_topology,
-    species_of,
-)
-from openmm_se3.force.backends import make_force, resolve
-from openmm_se3.force.cuda_graphs import (
-    cuda_graphs_for,
-    fit_for_cuda_graphs,
-    recorded_edges,
-)
+from openmm_se3.force.atoms import ModelAtoms
+from openmm_se3.force.backends import resolve
+from openmm_se3.force.cuda_graphs import fit_for_cuda_graphs, recorded_edges
 from openmm_se3.force.evaluator import Evaluator
-from openmm_se3.force.memory import count_edges, expected_edges, require_memory
+from openmm_se3.force.maker import ForceMaker
 from openmm_se3.force.mixed import without_internal_terms
 from openmm_se3.force.register import register_plugins
 from openmm_se3.force.remaining import require_nothing_inside
-from openmm_se3.force.system_checks import (
-    box_volume,
-    refuse_unfit,
-    warn_of_cut_molecules,
-    warn_of_free_molecules,
-    warn_of_missing_atoms,
-    warn_of_other_box,
-    warn_of_second_model,
-)
 from openmm_se3.force.uncertainty import CommitteeEvaluator
-from openmm_se3.implementation import compile_implementation
-from openmm_se3.model_file import PRECISIONS, load_model
-from openmm_se3.molecules import keep_molecules
+from openmm_se3.model_file import load_model
 from openmm_se3.neighbors import default_room
-from openmm_se3.single_point import force_disagreement
-from openmm_se3.torchscript.build import ForceSettings
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -81,9 +59,8 @@ class SE3Potential:
         metadata: Description of the model: elements, cutoff, level of theory,
             self-energies, errors as measured, and so on.
         backend: The backend in use.
-        implementation: The implementation in use: "compiled", "triton" or
-            "torchscript".
-        evaluator: Computes energy, forces and stress without OpenMM.
+        evaluator: Energy, forces, stress and uncertainty without OpenMM, see
+            :class:`openmm_se3.force.evaluator.Evaluator`.
 
     Raises:
         CompileError: The implementation asked for does not work here.
@@ -111,11 +88,6 @@ class SE3Potential:
         neighbors: int | None = None,
         committee: bool = True,
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ValueError(
-                f"precision must be one of {list(PRECISIONS)}, got {precision!r}"
-            )
-        self.precision = precision
         if cudaGraphs:
             backend, implementation = fit_for_cuda_graphs(
                 backend, implementation, neighbors
@@ -127,21 +99,14 @@ class SE3Potential:
         self.model = load_model(model)
         if self.model.n_members > 1 and not committee:
             self.model = self.model.member(0)
-        # Forces keep what was asked for: another machine may open them.
-        self._asked_implementation = implementation
-        self.implementation = compile_implementation(
-            implementation, self.model.config, precision
+        self.evaluator = Evaluator(
+            self.model, precision=precision, implementation=implementation
         )
+        self.precision = precision
         self.config = self.model.config
         self.metadata = self.model.metadata
-        # For neighbors of an atom in a CUDA graph.
-        self._room: int | None = None
-        if cudaGraphs:
-            self._room = neighbors or default_room(self.config.cutoff)
-        self._network = self.model.network(PRECISIONS[precision])
-        self.evaluator = Evaluator(
-            self.model, self._network, precision, implementation, self.implementation
-        )
+        room = (neighbors or default_room(self.config.cutoff)) if cudaGraphs else None
+        self._maker = ForceMaker(self.evaluator, self.backend, room)
         if self.config.force_mode == "direct":
             warnings.warn(
                 f"energy is not conserved: the model '{self.metadata['name']}' has "
@@ -150,6 +115,15 @@ class SE3Potential:
                 "train with force_mode: conservative or both",
                 stacklevel=2,
             )
+
+    @property
+    def implementation(self) -> str:
+        """The implementation in use: "compiled", "triton" or "torchscript".
+
+        TorchScript, from when the chosen one has failed.  With PythonForce that shows
+        at the first step.
+        """
+        return self.evaluator.implementation
 
     def __repr__(self) -> str:
         """Say which model this is, and what computes it."""
@@ -182,15 +156,14 @@ class SE3Potential:
             ValueError: The topology is empty or holds atoms that the model does not
                 know.
         """
-        require_topology(topology)
+        atoms = ModelAtoms.of(self.model, topology)
         system = openmm.System()
-        species_of(self.model, topology, list(range(topology.getNumAtoms())))
         for atom in topology.atoms():
             system.addParticle(atom.element.mass)
         vectors = topology.getPeriodicBoxVectors()
         if vectors is not None:
             system.setDefaultPeriodicBoxVectors(*vectors)
-        self.addForces(system, topology, energy=energy, scale=scale)
+        self._maker.add(system, atoms, 0, energy, scale, periodic=False)
         if removeCMMotion:
             system.addForce(openmm.CMMotionRemover())
         return system
@@ -238,65 +211,9 @@ class SE3Potential:
                 given twice, constrained, virtual sites or of unknown elements, or an
                 argument is not one of its choices.
         """
-        chosen = self._chosen(system, topology, atoms)
+        chosen = ModelAtoms.of(self.model, topology, atoms, system.getNumParticles())
         periodic = system.usesPeriodicBoundaryConditions()
-        self._add(system, topology, chosen, forceGroup, energy, scale, periodic)
-
-    def _chosen(
-        self,
-        system: openmm.System,
-        topology: app.Topology,
-        atoms: Iterable[int | bool | app.topology.Atom] | None,
-    ) -> list[int]:
-        """Return the model's atoms as indices, which topology and System both have."""
-        require_topology(topology)
-        n_particles = system.getNumParticles()
-        if topology.getNumAtoms() != n_particles:
-            raise ValueError(
-                f"the topology has {topology.getNumAtoms()} atoms, the System "
-                f"{n_particles} particles: they must be the same"
-            )
-        chosen = atom_indices(atoms, n_particles)
-        species_of(self.model, topology, chosen)
-        return chosen
-
-    def _add(
-        self,
-        system: openmm.System,
-        topology: app.Topology,
-        chosen: list[int],
-        forceGroup: int,  # noqa: N803
-        energy: str,
-        scale: str | None,
-        periodic: bool,
-    ) -> None:
-        """Add the force to a System, which may be periodic by this force alone."""
-        refuse_unfit(system, chosen)
-        if scale is None:
-            warn_of_second_model(system, chosen)
-        warn_of_cut_molecules(topology, chosen)
-        warn_of_missing_atoms(self.model, topology, chosen)
-        warn_of_other_box(system, topology)
-        volume = box_volume(system, topology, periodic)
-        n_edges = recorded_edges(self._room, len(chosen), volume is not None)
-        if volume is not None:
-            evenly = expected_edges(len(chosen), volume, self.config.cutoff)
-            n_edges = max(n_edges, evenly)
-        if n_edges:
-            self._require_memory(len(chosen), n_edges)
-        force = self.makeForce(
-            topology,
-            chosen,
-            forceGroup,
-            energy=energy,
-            scale=scale,
-            periodic=periodic,
-        )
-        system.addForce(force)
-        if force.usesPeriodicBoundaryConditions():
-            keep_molecules(system, topology, chosen, forceGroup)
-        else:
-            warn_of_free_molecules(self.model)
+        self._maker.add(system, chosen, forceGroup, energy, scale, periodic)
 
     def createMixedSystem(  # noqa: N802
         self,
@@ -340,12 +257,12 @@ class SE3Potential:
                 that is not chosen; a virtual site depends on atoms of both kinds; a
                 classical force cannot be taken out; or it may be a restraint.
         """
-        chosen = self._chosen(system, topology, atoms)
+        chosen = ModelAtoms.of(self.model, topology, atoms, system.getNumParticles())
         bonds = [(first.index, second.index) for first, second, *_ in topology.bonds()]
-        mixed = without_internal_terms(system, chosen, bonds, restraints)
-        require_nothing_inside(mixed, chosen, restraints)
+        mixed = without_internal_terms(system, chosen.indices, bonds, restraints)
+        require_nothing_inside(mixed, chosen.indices, restraints)
         periodic = system.usesPeriodicBoundaryConditions()
-        self._add(mixed, topology, chosen, forceGroup, energy, scale, periodic)
+        self._maker.add(mixed, chosen, forceGroup, energy, scale, periodic)
         return mixed
 
     def makeForce(  # noqa: N802
@@ -376,53 +293,8 @@ class SE3Potential:
             ValueError: Atoms are out of range, given twice or of unknown elements, or
                 an argument is not one of its choices.
         """
-        require_topology(topology)
-        if not 0 <= forceGroup <= 31:
-            raise ValueError(f"forceGroup must be 0 to 31, got {forceGroup}")
-        settings = self._settings(topology, atoms, energy, scale, periodic)
-        force = make_force(self.backend, settings)
-        force.setForceGroup(forceGroup)
-        return force
-
-    def _settings(
-        self,
-        topology: app.Topology,
-        atoms: Iterable[int | bool | app.topology.Atom] | None,
-        energy: str,
-        scale: str | None,
-        periodic: bool,
-    ) -> ForceSettings:
-        """Return what decides a force; arguments are those of :meth:`makeForce`."""
-        if energy not in ("interaction", "total"):
-            raise ValueError(f"energy must be 'interaction' or 'total', got {energy!r}")
-        if scale is not None and not (isinstance(scale, str) and scale.isidentifier()):
-            raise ValueError(
-                "scale is the name of a global parameter, such as 'lambda_ml', whose "
-                f"value context.setParameter changes; got {scale!r}"
-            )
-        n_particles = topology.getNumAtoms()
-        chosen = atom_indices(atoms, n_particles)
-        species = species_of(self.model, topology, chosen)
-        is_periodic = periodic or topology.getPeriodicBoxVectors() is not None
-        offset = 0.0
-        if energy == "total":
-            offset = sum(
-                self.metadata["self_energies"][self.config.elements[s]] for s in species
-            )
-        return ForceSettings(
-            model=self.model,
-            precision=self.precision,
-            species=tuple(species),
-            atoms=tuple(chosen),
-            n_particles=n_particles,
-            periodic=is_periodic,
-            offset=offset,
-            implementation=self._asked_implementation,
-            scale=scale,
-            cuda_graphs=cuda_graphs_for(
-                self._room, topology, len(chosen), is_periodic, self.implementation
-            ),
-        )
+        chosen = ModelAtoms.of(self.model, topology, atoms)
+        return self._maker.force(chosen, forceGroup, energy, scale, periodic)
 
     def committeeEvaluator(  # noqa: N802
         self,
@@ -443,120 +315,39 @@ class SE3Potential:
             ValueError: The model is no committee, or atoms are out of range, given
                 twice or of unknown elements.
         """
-        require_topology(topology)
+        chosen = ModelAtoms.of(self.model, topology, atoms)
         return CommitteeEvaluator(
-            self._settings(topology, atoms, "interaction", None, periodic)
-        )
-
-    def estimate_memory(
-        self, positions: np.ndarray, box: np.ndarray | None = None
-    ) -> tuple[float, float]:
-        """Return the memory that energy and forces need, by estimate, and that is left.
-
-        Args:
-            positions: Positions of the model's atoms [n_atoms, 3], A.
-            box: Box vectors as rows [3, 3], A; None without a box.
-
-        Returns:
-            Both in GB.
-
-        Raises:
-            NotEnoughMemoryError: There is less than is needed.
-        """
-        cutoff = self.config.cutoff
-        if box is not None:
-            volume = abs(float(np.linalg.det(box)))
-            # The edges themselves may be too many to be counted.
-            expected = expected_edges(len(positions), volume, cutoff)
-            self._require_memory(len(positions), expected)
-        n_edges = max(
-            count_edges(positions, box, cutoff),
-            recorded_edges(self._room, len(positions), box is not None),
-        )
-        return self._require_memory(len(positions), n_edges)
-
-    def _require_memory(self, n_atoms: int, n_edges: int) -> tuple[float, float]:
-        return require_memory(
-            self._network, self.implementation, self.precision, n_atoms, n_edges
+            self._maker.settings(chosen, "interaction", None, periodic)
         )
 
     def energy_and_forces(
         self, numbers: Any, positions: Any, box: np.ndarray | None = None
     ) -> tuple[float, np.ndarray]:
-        """Return energy and forces of a molecule or of a periodic box.
-
-        The implementation in use computes them; with TorchScript that is the network
-        itself.
-
-        Args:
-            numbers: Atomic numbers [n_atoms].
-            positions: Positions [n_atoms, 3], A (or a Quantity).
-            box: Box vectors as rows [3, 3], A; None without a box.
-
-        Returns:
-            Energy relative to isolated atoms, eV, and forces [n_atoms, 3], eV/A.
-
-        Raises:
-            NotEnoughMemoryError: That takes more memory than there is.
-            ValueError: Unknown elements, wrong shape, or positions that are not finite.
-        """
-        return self.evaluator(*free_molecule(self.model, numbers, positions), box)
+        """Return :meth:`Evaluator.energy_and_forces` of a molecule or of a box."""
+        return self.evaluator.energy_and_forces(numbers, positions, box)
 
     def force_uncertainty(
         self, numbers: Any, positions: Any, box: np.ndarray | None = None
     ) -> np.ndarray:
-        """Return the deviation of the members' forces on each atom, of a committee.
-
-        Args:
-            numbers: Atomic numbers [n_atoms].
-            positions: Positions [n_atoms, 3], A (or a Quantity).
-            box: Box vectors as rows [3, 3], A; None without a box.
-
-        Returns:
-            Deviations [n_atoms], eV/A, see :mod:`openmm_se3.deviation`.
-
-        Raises:
-            ValueError: The model is no committee, or as for :meth:`energy_and_forces`.
-        """
-        return self.deviation(numbers, positions, box).forces_std
+        """Return :meth:`Evaluator.force_uncertainty`, of a committee."""
+        return self.evaluator.force_uncertainty(numbers, positions, box)
 
     def deviation(
         self, numbers: Any, positions: Any, box: np.ndarray | None = None
     ) -> Deviation:
-        """Return mean and deviation of energy and forces, of a committee.
-
-        Arguments and errors are those of :meth:`force_uncertainty`.
-        """
-        atoms = free_molecule(self.model, numbers, positions)
-        return self.evaluator.deviation(*atoms, box)
+        """Return :meth:`Evaluator.deviation`, of a committee."""
+        return self.evaluator.deviation(numbers, positions, box)
 
     def force_disagreement(self, numbers: Any, positions: Any) -> np.ndarray:
-        """Return how far direct and conservative forces of a free molecule differ.
+        """Return :meth:`Evaluator.force_disagreement`."""
+        return self.evaluator.force_disagreement(numbers, positions)
 
-        OpenMM gets the conservative ones; the same network predicts the others.  The
-        difference estimates the error of the force on an atom: the model's errors hold
-        the correlation of both as ``estimate_correlation``.
-
-        Args:
-            numbers: Atomic numbers [n_atoms].
-            positions: Positions [n_atoms, 3], A (or a Quantity).
-
-        Returns:
-            Lengths [n_atoms], eV/A.
-
-        Raises:
-            ValueError: The model has conservative or direct forces only, or as for
-                :meth:`energy_and_forces`.
-        """
-        if self.config.force_mode != "both":
-            raise ValueError(
-                f"the model '{self.metadata['name']}' has {self.config.force_mode} "
-                "forces only: an estimate of their error needs one that was trained "
-                "with force_mode: both"
-            )
-        return force_disagreement(
-            self._network, *free_molecule(self.model, numbers, positions)
-        )
+    def estimate_memory(
+        self, positions: np.ndarray, box: np.ndarray | None = None
+    ) -> tuple[float, float]:
+        """Return :meth:`Evaluator.estimate_memory`, CUDA graphs included."""
+        edges = recorded_edges(self._maker.room, len(positions), box is not None)
+        return self.evaluator.estimate_memory(positions, box, edges=edges)
 
     def ase_calculator(self) -> Calculator:
         """Return an ASE calculator over this potential.

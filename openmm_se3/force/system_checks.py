@@ -17,7 +17,7 @@ from openmm import app, unit
 
 from openmm_se3.domain import OutsideDomainWarning, outside_domain
 from openmm_se3.elements import chemical_symbol
-from openmm_se3.geometry import box_of, rows_of
+from openmm_se3.geometry import rows_of
 from openmm_se3.model_file import ModelFile
 
 
@@ -43,16 +43,15 @@ def refuse_unfit(system: openmm.System, chosen: list[int]) -> None:
 
 
 def box_volume(
-    system: openmm.System, topology: app.Topology, periodic: bool
+    system: openmm.System, box: np.ndarray | None, periodic: bool
 ) -> float | None:
     """Return the volume of the box, A^3; None without a box.
 
     Args:
         system: The System, whose default box counts where the topology has none.
-        topology: Its topology.
+        box: Box vectors of the topology as rows [3, 3], A; None without a box.
         periodic: The System is periodic.
     """
-    box = box_of(topology)
     if box is None and periodic:
         box = rows_of(system.getDefaultPeriodicBoxVectors())
     return None if box is None else abs(float(np.linalg.det(box)))

@@ -55,6 +55,11 @@ CHECKED_ATOMS = 24
 MANY_EDGES, FEW_CALLS = 4_000, 4
 
 
+# Implementations that failed here: hash of the weights, precision and implementation.
+# They are not tried again for the next System.
+_failed: set[tuple[str, str, str]] = set()
+
+
 @dataclasses.dataclass(frozen=True)
 class CUDAGraphs:
     """What a force needs to know for CUDA graphs.
@@ -134,6 +139,27 @@ def build_module(settings: ForceSettings) -> torch.jit.ScriptModule:
         return scripted(wrapper(module))
 
 
+def in_use(implementation: str, model: ModelFile, precision: str) -> str:
+    """Return the implementation in use: TorchScript where the chosen one has failed.
+
+    Args:
+        implementation: The chosen one.
+        model: The model.
+        precision: "single" or "double".
+    """
+    key = (model.metadata["weights_sha256"], precision, implementation)
+    return "torchscript" if key in _failed else implementation
+
+
+def _has_failed(settings: ForceSettings, implementation: str) -> bool:
+    return in_use(implementation, settings.model, settings.precision) != implementation
+
+
+def _note_failure(settings: ForceSettings, implementation: str) -> None:
+    digest = settings.model.metadata["weights_sha256"]
+    _failed.add((digest, settings.precision, implementation))
+
+
 def compiled_module(settings: ForceSettings) -> torch.jit.ScriptModule | None:
     """Return a compiled module, or None where TorchScript is to be used.
 
@@ -142,15 +168,21 @@ def compiled_module(settings: ForceSettings) -> torch.jit.ScriptModule | None:
         ExportError: It is to be compiled, and does not reproduce the network.
     """
     implementation, config = settings.implementation, settings.model.config
+    required = is_required(implementation, "compiled")
+    if not required and _has_failed(settings, "compiled"):
+        return None
     if compile_implementation(implementation, config, settings.precision) != "compiled":
+        if choose_implementation(implementation, config) == "compiled":
+            _note_failure(settings, "compiled")
         return None
     network = settings.model.network(torch.float64)
     try:
         module = compiled_force(network, settings.precision)
         return _for_atoms(module, network, settings)
     except ExportError as error:
-        if is_required(implementation, "compiled"):
+        if required:
             raise
+        _note_failure(settings, "compiled")
         warn_once(f"{error}; going on with TorchScript, which is slower")
         return None
 
@@ -180,14 +212,18 @@ def _triton_module(settings: ForceSettings) -> torch.jit.ScriptModule | None:
     # Only chosen at first: C++ is compiled where it is used.
     if choose_implementation(implementation, config) != "triton":
         return None
+    required = is_required(implementation, "triton")
+    if not required and _has_failed(settings, "triton"):
+        return None
     compile_implementation(implementation, config, settings.precision)
     network = settings.model.network(torch.float64)
     try:
         module = triton_force(network, settings.precision, _room(settings))
         return _for_atoms(module, network, settings)
     except Exception as error:  # of Triton, its compiler, the driver, or the comparison
-        if is_required(implementation, "triton"):
+        if required:
             raise
+        _note_failure(settings, "triton")
         warn_once(f"{error}; going on with TorchScript, which is slower")
         return None
 

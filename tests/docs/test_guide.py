@@ -98,7 +98,7 @@ def test_the_reference_names_every_argument_and_its_default() -> None:
     for name, member in vars(SE3Potential).items():
         if name.startswith("_") and name != "__init__":
             continue
-        if isinstance(member, property):  # an old name
+        if isinstance(member, property):  # .implementation, and old names
             continue
         assert name == "__init__" or f"`{name}(" in page, name
         for parameter in [*inspect.signature(member).parameters.values()][1:]:

@@ -390,8 +390,7 @@ def test_energies_deviate_as_total_energies_do(members: list[ModelFile]) -> None
         },
         both.weights,
     )
-    network = both.network(torch.float64)
-    evaluator = Evaluator(both, network, "double", "torchscript", "torchscript")
+    evaluator = Evaluator(both, precision="double", implementation="torchscript")
     found = evaluator.deviation(["O", "H", "H"], WATER, None)
     single = [
         evaluate(m.network(torch.float64), ["O", "H", "H"], WATER)[0] for m in members

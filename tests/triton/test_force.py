@@ -142,8 +142,11 @@ def test_kernels_that_fail_cost_only_speed(
         raise RuntimeError("ptxas is missing")
 
     monkeypatch.setattr(build, "triton_force", fail)
+    monkeypatch.setattr(build, "_failed", set())
     potential = SE3Potential(model)
+    assert potential.implementation == "triton"
     potential.createSystem(topology_of(["O", "H", "H"]))
+    assert potential.implementation == "torchscript"
     assert "ptxas is missing" in caplog.text and "TorchScript" in caplog.text
     with pytest.raises(RuntimeError, match="ptxas"):
         SE3Potential(model, implementation="triton").createSystem(topology_of(["O"]))

@@ -77,7 +77,7 @@ def test_both_implementations_are_compared_where_both_are_there(
 
     monkeypatch.delenv(VARIABLE)
     monkeypatch.setattr(
-        "openmm_se3.force.potential.compile_implementation", no_compiler
+        "openmm_se3.force.evaluator.compile_implementation", no_compiler
     )
     monkeypatch.setattr(backends, "platform_names", lambda: ["Reference"])
     found = backends.backend_checks(
