@@ -370,7 +370,7 @@ def main(
     console = Console()
     loaded = load_model(model)
     folder = data or models_folder() / "water" / "data"
-    files = sorted(folder.glob("water*.h5"))
+    files = sorted(folder.glob("*.h5"))
     if not files:
         raise click.UsageError(f"no label files *.h5 in {folder}")
     reference = json.loads(REFERENCE.read_text())
