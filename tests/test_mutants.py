@@ -117,3 +117,7 @@ def test_tests_that_fail_without_a_fault_kill_nothing(tree: Path) -> None:
     code, _, errors = plant_in(tree, fault())
     assert code == 2
     assert "test_add" in errors
+
+
+def test_the_lists_fit_this_tree() -> None:
+    plant.check(plant.read_faults(TOOL.parent), plant.ROOT)
