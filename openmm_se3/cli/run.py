@@ -9,12 +9,14 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from openmm_se3.cli.command_line import command_line
 from openmm_se3.cli.run_options import (
     POSITIVE,
     advised,
     production_steps,
     run_options,
 )
+from openmm_se3.simulation.folder import PAGE
 from openmm_se3.simulation.options import (
     ENSEMBLES,
     THERMOSTATS,
@@ -132,6 +134,7 @@ def command(structure: str, length_ps: float, out: str | None, **options: Any) -
     from openmm_se3.simulation import ModelRun, run_structure
     from openmm_se3.simulation.structure import is_file_name
 
+    repeated = command_line(context, "run", ("overwrite", "resume"))
     named = is_file_name(structure)
     run = ModelRun(
         steps=production_steps(length_ps, options["dt_fs"]),
@@ -140,10 +143,16 @@ def command(structure: str, length_ps: float, out: str | None, **options: Any) -
     )
     console = Console()
     with advised(run, console):
-        record = run_structure(structure, run, console)
+        record = run_structure(structure, run, console, repeated)
+    from openmm_se3.analysis import write_run_page
+
+    page = record.folder / PAGE
+    if not page.exists():  # a run that was complete already may have been analyzed
+        write_run_page(record.folder)
     lines = [
         f"{record.status.capitalize()} after {record.time_ps:g} ps, "
         f"{record.ns_per_day:.2f} ns/day",
+        f"Report: {page}",
         f"Results in {record.folder}; to measure them: "
         + shlex.join(["openmm-se3", "analyze", str(record.folder)]),
     ]
