@@ -188,7 +188,7 @@ PIPELINE = (
     ("renamed_fields", "torch_state"),
     ("structure_text", "water_molecule", "deviation"),
     ("config", "neighbors", "shipped", "molecules", "domain", "geometry"),
-    ("plot_style", "nn", "description"),
+    ("plot_style", "report", "nn", "description"),
     ("single_point",),
     ("model_file",),
     ("committee",),
@@ -199,7 +199,7 @@ PIPELINE = (
     ("export",),
     ("force", "ase"),
     ("openmmml", "verlet", "simulation"),
-    ("analysis", "validation", "doctor", "benchmark", "report"),
+    ("analysis", "validation", "doctor", "benchmark"),
     ("active_learning",),
     ("cli",),
 )

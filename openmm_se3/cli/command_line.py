@@ -27,11 +27,11 @@ def command_line(context: click.Context, verb: str, leave_out: Container[str]) -
         if not given or name in leave_out or name not in context.params:
             continue
         value = context.params[name]
-        text = value.name if isinstance(value, Path) else str(value)
-        if isinstance(parameter, click.Argument):
-            words.append(text)
-        elif isinstance(value, bool):
+        if isinstance(value, bool):
             words.append((parameter.opts if value else parameter.secondary_opts)[0])
-        else:
-            words += [parameter.opts[0], text]
+            continue
+        for each in value if isinstance(value, tuple) else (value,):
+            text = each.name if isinstance(each, Path) else str(each)
+            named = not isinstance(parameter, click.Argument)
+            words += [parameter.opts[0], text] if named else [text]
     return shlex.join(words)

@@ -36,6 +36,7 @@ MOST_POSITIONS = 40_000
 MOST_ATOMS = 8000
 MOST_POINTS = 1500
 DOTS_PER_INCH = 160  # of lines with more points
+WIDE_INCHES = 6.0  # of figures that would be too small to read on a phone
 
 
 class Page:
@@ -181,7 +182,8 @@ def figure(drawn: Figure, text: str = "") -> str:
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     below = f"<figcaption>{html.escape(text)}</figcaption>" if text else ""
-    return f"<figure>{svg}{below}</figure>"
+    wide = ' class="wide"' if drawn.get_figwidth() > WIDE_INCHES else ""
+    return f"<figure{wide}>{svg}{below}</figure>"
 
 
 def stride(n_frames: int, n_atoms: int) -> int:

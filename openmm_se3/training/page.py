@@ -62,7 +62,8 @@ def write_page(
     page = Page(f"Training of {folder.resolve().name}", f"openmm-se3 {__version__}")
     _banner(page, config, checkpoint, history, errors)
     page.section("Learning curves", figure(draw_history(history)))
-    page.section(f"Errors of {shown[2]}", figure(draw_parity(*shown)), _worst(*shown))
+    page.section(f"Errors of {shown[2]}", figure(draw_parity(*shown)))
+    page.section("Worst frames", *_worst(*shown), columns=True)
     explained, (header, *rows) = error_rows(errors)
     page.section("All errors", table(header, rows), caption(explained))
     page.section("What was trained", table(["", ""], _facts(config, dataset, history)))
@@ -106,7 +107,7 @@ def _banner(
     page.banner(", ".join(told) or "Trained", lines, "warn" if skipped else "")
 
 
-def _worst(graphs: FrameGraphs, predictions: Predictions, name: str) -> str:
+def _worst(graphs: FrameGraphs, predictions: Predictions, name: str) -> list[str]:
     """Return the frames with the largest force errors, of the composition of most."""
     difference = np.abs(predictions.forces - reference_forces(graphs)).mean(axis=1)
     ends = np.cumsum(graphs.n_atoms)
@@ -117,7 +118,7 @@ def _worst(graphs: FrameGraphs, predictions: Predictions, name: str) -> str:
         ]
     )
     if not np.isfinite(error).any():
-        return ""
+        return []
     order = np.argsort(-np.nan_to_num(error, nan=-1.0))
     first = graphs.frames[int(order[0])]
     alike = [
@@ -127,17 +128,23 @@ def _worst(graphs: FrameGraphs, predictions: Predictions, name: str) -> str:
         and np.isfinite(error[index])
     ][:WORST]
     symbols = symbols_of(first.numbers)
+    names = [graphs.frames[index].trajectory for index in alike]
     movie = viewer(
         symbols,
         bonds_by_distance(symbols, first.positions, first.box),
         np.stack([graphs.frames[index].positions for index in alike]),
-        [f"{error[i]:.2f} kcal/mol/Å: {graphs.frames[i].trajectory}" for i in alike],
+        [f"{rank + 1}: {error[index]:.2f}" for rank, index in enumerate(alike)],
         align=first.box is None,
     )
-    return movie + caption(
-        "The frame with the largest mean absolute force error, and the worst others of "
-        "the same atoms.  Drag to turn, wheel to zoom."
-    )
+    rows = [
+        [str(rank + 1), f"{error[index]:.2f}", each]
+        for rank, (index, each) in enumerate(zip(alike, names, strict=True))
+    ]
+    return [
+        movie + caption("Drag to turn, wheel to zoom."),
+        table(["", "force MAE, kcal/mol/Å", "frame"], rows)
+        + caption(f"The worst of the {name}, and the next of the same atoms."),
+    ]
 
 
 def _facts(
