@@ -36,6 +36,7 @@ MOST_POSITIONS = 40_000
 MOST_ATOMS = 8000
 MOST_POINTS = 1500
 DOTS_PER_INCH = 160  # of lines with more points
+LONG_TEXT = 40  # characters of a cell that a phone must not squeeze
 WIDE_INCHES = 6.0  # of figures that would be too small to read on a phone
 
 
@@ -138,10 +139,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     numeric = [all(_is_number(row[i]) for row in texts) for i in range(len(texts[0]))]
 
     def cells(row: Sequence[str], tag: str) -> str:
-        return "".join(
-            f"<{tag}{' class=number' if right else ''}>{html.escape(cell)}</{tag}>"
-            for cell, right in zip(row, numeric, strict=True)
-        )
+        marked = []
+        for cell, right in zip(row, numeric, strict=True):
+            kind = "number" if right else "long" if len(cell) > LONG_TEXT else ""
+            attribute = f" class={kind}" if kind else ""
+            marked.append(f"<{tag}{attribute}>{html.escape(cell)}</{tag}>")
+        return "".join(marked)
 
     head = f"<thead><tr>{cells(header, 'th')}</tr></thead>" if any(header) else ""
     body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in texts)

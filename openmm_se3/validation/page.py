@@ -42,7 +42,9 @@ def write_page(report: Report, path: Path, command: str) -> None:
         f"{check.group}, {check.name}: {number(check)}, limit {check.limit}"
         for check in failed
     ]
-    page.banner(report.summary(), reasons, "good" if report.passed else "bad")
+    headline, _, remark = report.summary().partition(". ")
+    lines = [*reasons, *([remark] if remark else [])]
+    page.banner(headline, lines, "good" if report.passed else "bad")
     page.section("The model", _structure(report), _facts(report), columns=True)
     page.section("Measured, as a share of the limit", *_shares(report.checks))
     for group in dict.fromkeys(check.group for check in report.checks):
