@@ -17,7 +17,6 @@ SETTINGS = "campaign.json"
 JOURNAL = "journal.jsonl"
 LOCK = ".lock"
 MODEL = "model"
-REPORT = "report.html"
 LEAST_DISK = 200 << 20  # bytes that a campaign may need
 
 

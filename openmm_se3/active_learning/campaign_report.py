@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from openmm_se3.active_learning import figures
-from openmm_se3.active_learning.campaign import MODEL, REPORT, Campaign
+from openmm_se3.active_learning.campaign import MODEL, Campaign
 from openmm_se3.active_learning.checks import CHECKS
 from openmm_se3.active_learning.explore import FRAME_SPACING, TIME_STEP, Explored
 from openmm_se3.active_learning.fresh import INTERVAL, Fresh
@@ -20,11 +20,13 @@ from openmm_se3.active_learning.verdict import limits
 from openmm_se3.data.dataset import formula
 from openmm_se3.elements import symbols_of
 from openmm_se3.report.page import (
+    REPORT,
     Page,
     caption,
     code,
     figure,
     paragraph,
+    repeat,
     table,
     viewer,
 )
@@ -335,12 +337,9 @@ def _usage(campaign: Campaign, systems: Sequence[System]) -> list[str]:
 def _repeat(campaign: Campaign, settings: Settings) -> list[str]:
     started = campaign.find("started") or {}
     versions = started.get("versions", {})
-    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
     command = started.get("command") or "openmm_se3.learn(...)"
-    return [
-        code(f"{command}    # seed {settings.seed}"),
-        caption(f"Versions: {listed}.  All settings: campaign.json."),
-    ]
+    note = "All settings: campaign.json."
+    return repeat(f"{command}    # seed {settings.seed}", versions, note)
 
 
 def _time(seconds: float) -> str:

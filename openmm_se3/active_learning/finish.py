@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from rich.console import Console
 
-from openmm_se3.active_learning.campaign import REPORT, Campaign, timed
+from openmm_se3.active_learning.campaign import Campaign, timed
 from openmm_se3.active_learning.campaign_report import write_report
 from openmm_se3.active_learning.checks import run_checks
 from openmm_se3.active_learning.committee import Committee
@@ -16,6 +16,7 @@ from openmm_se3.active_learning.reference import Reference
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.active_learning.structures import System
 from openmm_se3.active_learning.verdict import Verdict, judge, limits
+from openmm_se3.report.page import REPORT
 from openmm_se3.units import EV_TO_KCAL_PER_MOL
 
 

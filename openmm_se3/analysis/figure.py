@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,12 @@ from matplotlib.ticker import MaxNLocator
 
 from openmm_se3.analysis.analysis import Analysis
 from openmm_se3.analysis.geometry_panels import geometry_panels
+from openmm_se3.analysis.log_panels import (
+    has_uncertainty,
+    temperature,
+    total_energy,
+    uncertainty,
+)
 from openmm_se3.analysis.panels import bins, frame_times, from_zero, marker
 from openmm_se3.analysis.report import verdict
 from openmm_se3.plot_style import BLUE, GRAY, GREEN, ORANGE, STYLE, save
@@ -79,6 +84,8 @@ def choose_panels(analysis: Analysis) -> list[Panel]:
             panels.append(_pair_distributions)
     if analysis.energies is not None:
         panels += [_total_energy, _temperature]
+    if has_uncertainty(analysis.recording.log):
+        panels.append(_uncertainty)
     if analysis.spectrum is not None:
         panels.append(_spectrum)
     return panels
@@ -161,76 +168,19 @@ def _pair_distributions(axis: Axes, analysis: Analysis) -> None:
 
 
 def _total_energy(axis: Axes, analysis: Analysis) -> None:
-    thermal, log = analysis.energies, analysis.recording.log
-    assert thermal is not None
-    time, total = log["time_ps"], log["total_kj_per_mol"]
-    shadow = log["shadow_kj_per_mol"]
-    there = np.isfinite(shadow)
-    points = marker(len(time))
-    # Each about its own mean: what differs between the two is not of interest.
-    axis.plot(
-        time,
-        total - total.mean(),
-        lw=0.4,
-        color=BLUE,
-        alpha=0.6,
-        marker=points,
-        label="total",
-    )
-    title = "Total energy"
-    if there.any():
-        axis.plot(
-            time,
-            shadow - shadow[there].mean(),
-            lw=0.9,
-            color=ORANGE,
-            marker=points,
-            label="shadow",
-        )
-    drift = thermal.shadow_drift or thermal.drift
-    if drift is not None:
-        which = "shadow" if thermal.shadow_drift else "total"
-        mean = shadow[there].mean() if thermal.shadow_drift else total.mean()
-        line = drift.intercept + drift.slope * time - mean
-        axis.plot(time, line, lw=1.1, ls="--", color="black", label=f"fit to {which}")
-        slope, error = drift.per_kt(
-            thermal.temperature_asked, thermal.degrees_of_freedom
-        )
-        # A digit of the error, so that a small one is not shown as zero.
-        digits = max(0, -math.floor(math.log10(error))) if error > 0.0 else 4
-        title = f"Drift {slope:+.{digits}f} ± {error:.{digits}f} kT/ns/dof ({which})"
-    axis.set(title=title, xlabel="time (ps)", ylabel="kJ/mol from the mean")
-    low, high = axis.get_ylim()
-    axis.set_ylim(low, high + 0.2 * (high - low))
-    from_zero(axis, time)
-    axis.legend(loc="upper right", ncols=3, handlelength=1.2)
+    assert analysis.energies is not None
+    total_energy(axis, analysis.energies, analysis.recording.log)
 
 
 def _temperature(axis: Axes, analysis: Analysis) -> None:
-    thermal, log = analysis.energies, analysis.recording.log
-    assert thermal is not None
-    asked = thermal.temperature_asked
-    time, temperature = log["time_ps"], log["temperature_k"]
-    points = marker(len(time))
-    axis.plot(time, temperature, lw=0.35, color=GRAY, alpha=0.7, marker=points)
-    blocks = min(40, len(time) // 10)
-    if blocks >= 2:
-        size = len(time) // blocks
-        mean = temperature[: size * blocks].reshape(blocks, size).mean(axis=1)
-        middle = time[: size * blocks].reshape(blocks, size).mean(axis=1)
-        axis.plot(middle, mean, lw=1.4, color=ORANGE, label="block means")
-    options = analysis.recording.run["options"]
-    equilibrated = options["ensemble"] == "nve" and options["equilibration_ps"] > 0.0
-    meaning = f"equilibrated at {asked:g} K" if equilibrated else f"{asked:g} K asked"
-    axis.axhline(asked, color="black", lw=0.9, ls="--", label=meaning)
-    axis.set(
-        title=f"Temperature {thermal.temperature:.0f} K",
-        xlabel="time (ps)",
-        ylabel="K",
-        ylim=(0.0, 1.25 * max(float(temperature.max()), asked)),
-    )
-    from_zero(axis, time)
-    axis.legend(loc="upper right", ncols=2, handlelength=1.2)
+    recording = analysis.recording
+    assert analysis.energies is not None
+    temperature(axis, analysis.energies, recording.log, recording.run["options"])
+
+
+def _uncertainty(axis: Axes, analysis: Analysis) -> None:
+    recording = analysis.recording
+    uncertainty(axis, recording.log, recording.run.get("uncertainty", {}))
 
 
 def _spectrum(axis: Axes, analysis: Analysis) -> None:

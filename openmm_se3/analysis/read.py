@@ -16,6 +16,7 @@ from typing import Any
 import mdtraj
 import numpy as np
 
+from openmm_se3.report.page import stride
 from openmm_se3.simulation import folder as names
 from openmm_se3.simulation.log import COLUMNS, UNCERTAINTY
 from openmm_se3.simulation.reporters import DCD_HEADER_BYTES
@@ -103,6 +104,19 @@ def read_folder(folder: str | Path) -> Recording:
     )
 
 
+def read_thinned(
+    folder: Path, run: dict[str, Any]
+) -> tuple[mdtraj.Trajectory, np.ndarray]:
+    """Read as many frames of a run as a page shows, and their times [n_frames], ps."""
+    path = folder / names.trajectory_name(run)
+    frames = run.get("steps", 0) // run["frame_interval"]
+    every = stride(frames, len(run["masses"]))
+    top = folder / names.TOPOLOGY
+    trajectory = _read_frames(path, top, may_be_empty=True, stride=every)
+    spacing = run["frame_interval"] * run["options"]["dt_fs"] * FS_TO_PS
+    return trajectory, spacing * (1 + every * np.arange(trajectory.n_frames))
+
+
 def read_files(
     trajectory: str | Path, topology: str | Path, frame_fs: float | None = None
 ) -> Recording:
@@ -187,7 +201,7 @@ def _ascii_name(path: Path) -> Iterator[str]:
 
 
 def _read_frames(
-    path: Path, topology: Path, may_be_empty: bool = False
+    path: Path, topology: Path, may_be_empty: bool = False, stride: int = 1
 ) -> mdtraj.Trajectory:
     if not topology.is_file():
         raise ValueError(f"there is no topology file {topology}")
@@ -204,7 +218,7 @@ def _read_frames(
         raise ValueError(f"there is no trajectory file {path}")
     try:
         with _quiet_stdout(), _ascii_name(path) as name:
-            return mdtraj.load(name, top=atoms)
+            return mdtraj.load(name, top=atoms, stride=stride)
     # mdtraj raises errors of many kinds, some of them bare Exceptions.
     except Exception as error:
         raise ValueError(

@@ -70,7 +70,7 @@ def rows(analysis: Analysis) -> list[tuple[str, str]]:
         table += [
             (
                 "System",
-                f"{_contents(analysis)}, {options['ensemble'].upper()}, "
+                f"{contents(analysis)}, {options['ensemble'].upper()}, "
                 f"{options['dt_fs']:g} fs steps",
             ),
             ("Platform", f"{run['platform']}, {options['precision']} precision"),
@@ -147,7 +147,8 @@ def _density(liquid: Liquid) -> str:
     return text if error is None else f"{text} ± {error:.3f}"
 
 
-def _contents(analysis: Analysis) -> str:
+def contents(analysis: Analysis) -> str:
+    """Return what was simulated: molecules by formula, and the number of atoms."""
     atoms = f"{analysis.recording.trajectory.n_atoms} atoms"
     formulas = analysis.formulas
     if analysis.is_water:
@@ -175,6 +176,18 @@ def _reading_notes(analysis: Analysis) -> list[str]:
     if analysis.liquid is not None and run.get("options", {}).get("ensemble") == "npt":
         notes.append(PRESSURE_NOTE)
     return notes
+
+
+def notes(analysis: Analysis) -> list[str]:
+    """Return what a reader of all that was found must know."""
+    found = [stability.CRITERION, *_reading_notes(analysis)]
+    if analysis.energies is not None and analysis.energies.drift is not None:
+        found.append(DRIFT_NOTE)
+    if analysis.spectrum is not None:
+        found.append(SPECTRUM_NOTE)
+    if analysis.cluster is not None:
+        found.append(hydrogen_bonds.CRITERION)
+    return found
 
 
 def verdict(analysis: Analysis) -> str:
@@ -285,14 +298,7 @@ def write_markdown(analysis: Analysis, path: Path) -> None:
     lines = [f"# Analysis of a {what}", "", f"**{verdict(analysis)}**", ""]
     lines += [f"![figure]({names.FIGURE})", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in rows(analysis)]
-    notes = [stability.CRITERION, *_reading_notes(analysis)]
-    if analysis.energies is not None and analysis.energies.drift is not None:
-        notes.append(DRIFT_NOTE)
-    if analysis.spectrum is not None:
-        notes.append(SPECTRUM_NOTE)
-    if analysis.cluster is not None:
-        notes.append(hydrogen_bonds.CRITERION)
-    lines += ["", *(f"- {note}" for note in notes)]
+    lines += ["", *(f"- {note}" for note in notes(analysis))]
     if analysis.missing:
         lines += ["", "What this cannot give:", ""]
         lines += [f"- {sentence}" for sentence in analysis.missing]

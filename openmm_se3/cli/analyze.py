@@ -6,6 +6,9 @@ from pathlib import Path
 
 import click
 
+from openmm_se3.cli.shared.recorded_command import command_line
+from openmm_se3.simulation.folder import PAGE
+
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -30,7 +33,10 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
     type=FOLDER,
     help="Folder of the results.  [default: FOLDER, or TRAJECTORY-analysis]",
 )
+@click.pass_context
 def command(
+    context: click.Context,
+    /,
     folder: Path | None,
     trajectory: Path | None,
     topology: Path | None,
@@ -72,9 +78,10 @@ def command(
         recording = read_folder(folder)
         out = out or folder
     analysis = analyze(recording)
-    write_results(analysis, out)
+    write_results(analysis, out, command_line(context, "analyze", ("out",)))
     console = Console()
     print_report(analysis, console)
-    console.print(f"Results in {out}", markup=False, highlight=False, soft_wrap=True)
+    results = f"Results in {out}; report: {out / PAGE}"
+    console.print(results, markup=False, highlight=False, soft_wrap=True)
     if not analysis.stability.stable:
         raise click.exceptions.Exit(1)

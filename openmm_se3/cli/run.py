@@ -10,12 +10,14 @@ import click
 from click.core import ParameterSource
 
 from openmm_se3.cli.shared.old_names import renamed
+from openmm_se3.cli.shared.recorded_command import command_line
 from openmm_se3.cli.shared.run_options import (
     POSITIVE,
     advised,
     production_steps,
     run_options,
 )
+from openmm_se3.simulation.folder import PAGE
 from openmm_se3.simulation.options import (
     ENSEMBLES,
     THERMOSTATS,
@@ -133,6 +135,7 @@ def command(structure: str, length_ps: float, out: str | None, **options: Any) -
     from openmm_se3.simulation import ModelRunOptions, run_structure
     from openmm_se3.simulation.structure import is_file_name
 
+    repeated = command_line(context, "run", ("overwrite", "resume"))
     named = is_file_name(structure)
     run = ModelRunOptions(
         steps=production_steps(length_ps, options["dt_fs"]),
@@ -141,10 +144,16 @@ def command(structure: str, length_ps: float, out: str | None, **options: Any) -
     )
     console = Console()
     with advised(run, console):
-        record = run_structure(structure, run, console)
+        record = run_structure(structure, run, console, repeated)
+    from openmm_se3.analysis import write_run_page
+
+    page = record.folder / PAGE
+    if not page.exists():  # a run that was complete already may have been analyzed
+        write_run_page(record.folder)
     lines = [
         f"{record.status.capitalize()} after {record.time_ps:g} ps, "
         f"{record.ns_per_day:.2f} ns/day",
+        f"Report: {page}",
         f"Results in {record.folder}; to measure them: "
         + shlex.join(["openmm-se3", "analyze", str(record.folder)]),
     ]

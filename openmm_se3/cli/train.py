@@ -63,7 +63,7 @@ def command(
     from openmm_se3.training.checkpoint import BEST
     from openmm_se3.training.distributed import is_first
     from openmm_se3.training.report import error_report
-    from openmm_se3.training.run import REPORT, train
+    from openmm_se3.training.run import PAGE, train
 
     folder = out if out is not None else Path(f"{config.stem}-run")
     console = Console()
@@ -83,7 +83,7 @@ def command(
         click.echo(error_report(outcome.errors, groups=False))
         click.echo(
             f"Finished after {outcome.step} steps. Errors by formula, size, element "
-            f"and source: {folder / REPORT}"
+            f"and source: {folder / PAGE}"
         )
         exported = folder.with_name(f"{folder.name}-model")
         words = ["openmm-se3", "export", str(folder / BEST), "--out", str(exported)]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from openmm_se3.cli.shared.recorded_command import command_line
 from openmm_se3.files import require_new_file
 
 
@@ -17,7 +18,15 @@ from openmm_se3.files import require_new_file
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the result as JSON here.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a file that --out names.")
+@click.option(
+    "--report",
+    "page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the result as a page for a browser here.",
+)
+@click.option(
+    "--overwrite", is_flag=True, help="Replace files that --out and --report name."
+)
 @click.option(
     "--structure",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -64,6 +73,7 @@ def command(
     context: click.Context,
     model: str,
     out: Path | None,
+    page: Path | None,
     overwrite: bool,
     structure: Path | None,
     steps: int,
@@ -82,8 +92,9 @@ def command(
     MODEL is the name of a shipped model or the path of a model.  Exit code 0 if every
     check passed, 1 if one failed, 2 if the model cannot be checked.
     """
-    if out is not None:
-        require_new_file(out, overwrite)
+    for path in (out, page):
+        if path is not None:
+            require_new_file(path, overwrite)
 
     from rich.console import Console
 
@@ -113,4 +124,10 @@ def command(
     if out is not None:
         report.write(out)
         console.print(f"wrote {out}", markup=False, soft_wrap=True)
+    if page is not None:
+        from openmm_se3.validation.page import write_page
+
+        repeated = command_line(context, "validate", ("overwrite",))
+        write_page(report, page, repeated)
+        console.print(f"wrote {page}", markup=False, soft_wrap=True)
     context.exit(0 if report.passed else 1)

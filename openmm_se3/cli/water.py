@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from openmm_se3.cli.shared.old_names import renamed
+from openmm_se3.cli.shared.recorded_command import command_line
 from openmm_se3.cli.shared.run_options import (
     POSITIVE,
     advised,
     production_steps,
     run_options,
 )
+from openmm_se3.simulation.folder import PAGE
 from openmm_se3.simulation.options import RunOptions
 from openmm_se3.units import FS_TO_PS
 
@@ -78,13 +81,16 @@ def command(length_ps: float, steps: int | None, out: str, **options: Any) -> No
             err=True,
         )
     run = WaterRunOptions(steps=steps, out=out, **options)
+    context = click.get_current_context()
+    repeated = command_line(context, "water", ("overwrite", "resume"))
     console = Console()
     with advised(run, console):
-        run_water(run, console)
+        run_water(run, console, repeated)
     from openmm_se3.analysis import analyze_folder, print_report
 
     analysis = analyze_folder(out)
     print_report(analysis, console)
-    console.print(f"Results in {out}", markup=False, highlight=False, soft_wrap=True)
+    results = f"Results in {out}; report: {Path(out) / PAGE}"
+    console.print(results, markup=False, highlight=False, soft_wrap=True)
     if not analysis.stability.stable:
         raise click.exceptions.Exit(1)

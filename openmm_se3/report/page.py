@@ -12,7 +12,7 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,15 @@ POLICY = (
     "img-src data:"
 )
 KINDS = ("good", "warn", "bad", "")
+REPORT = "report.html"
+# What keeps a page small: frames and positions of a trajectory, points of a line.
+MOST_FRAMES = 200
+MOST_POSITIONS = 40_000
+MOST_ATOMS = 8000
+MOST_POINTS = 1500
+DOTS_PER_INCH = 160  # of lines with more points
+LONG_TEXT = 40  # characters of a cell that a phone must not squeeze
+WIDE_INCHES = 6.0  # of figures that would be too small to read on a phone
 
 
 class Page:
@@ -130,10 +139,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     numeric = [all(_is_number(row[i]) for row in texts) for i in range(len(texts[0]))]
 
     def cells(row: Sequence[str], tag: str) -> str:
-        return "".join(
-            f"<{tag}{' class=number' if right else ''}>{html.escape(cell)}</{tag}>"
-            for cell, right in zip(row, numeric, strict=True)
-        )
+        marked = []
+        for cell, right in zip(row, numeric, strict=True):
+            kind = "number" if right else "long" if len(cell) > LONG_TEXT else ""
+            attribute = f" class={kind}" if kind else ""
+            marked.append(f"<{tag}{attribute}>{html.escape(cell)}</{tag}>")
+        return "".join(marked)
 
     head = f"<thead><tr>{cells(header, 'th')}</tr></thead>" if any(header) else ""
     body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in texts)
@@ -144,17 +155,44 @@ def _is_number(text: str) -> bool:
     return re.fullmatch(r"[-+\u2212]?[\d,.]+( ?%)?|-|", text) is not None
 
 
+def repeat(command: str, versions: Mapping[str, str], note: str = "") -> list[str]:
+    """Return the command that repeats something, and the versions that it ran with.
+
+    Args:
+        command: The command, or a few lines of Python.
+        versions: Versions by name of the program.
+        note: What else is needed to repeat it.
+    """
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return [code(command), caption(f"Versions: {listed}.  {note}".strip())]
+
+
 def figure(drawn: Figure, text: str = "") -> str:
-    """Return a figure of Matplotlib as SVG, with a caption."""
+    """Return a figure of Matplotlib as SVG, with a caption.
+
+    Lines of very many points become pixels, which need less room.
+    """
     import matplotlib
 
+    for axes in drawn.axes:
+        for line in axes.lines:
+            if len(np.asarray(line.get_xdata())) > MOST_POINTS:
+                line.set_rasterized(True)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": text or "a"}):
-        drawn.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        metadata = {"Date": None, "Creator": None}
+        drawn.savefig(buffer, format="svg", metadata=metadata, dpi=DOTS_PER_INCH)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     below = f"<figcaption>{html.escape(text)}</figcaption>" if text else ""
-    return f"<figure>{svg}{below}</figure>"
+    wide = ' class="wide"' if drawn.get_figwidth() > WIDE_INCHES else ""
+    return f"<figure{wide}>{svg}{below}</figure>"
+
+
+def stride(n_frames: int, n_atoms: int) -> int:
+    """Return which frames of a trajectory a page shows: every so many."""
+    most = max(1, min(MOST_FRAMES, MOST_POSITIONS // max(1, n_atoms)))
+    return max(1, -(-n_frames // most))
 
 
 def viewer(
@@ -162,30 +200,47 @@ def viewer(
     bonds: np.ndarray,
     frames: np.ndarray,
     labels: Sequence[str],
+    align: bool = True,
 ) -> str:
     """Return a molecule that can be turned, and its frames played.
+
+    Long trajectories are thinned out, and very many atoms are not shown.
 
     Args:
         symbols: Chemical symbols [n_atoms].
         bonds: Pairs of bonded atoms [n_bonds, 2].
         frames: Positions [n_frames, n_atoms, 3], A.
         labels: What is shown beside each frame [n_frames].
+        align: Turn all frames onto the first one.
     """
-    aligned = superposed(np.asarray(frames, dtype=float))
+    if len(symbols) > MOST_ATOMS:
+        return paragraph(f"{len(symbols):,} atoms are too many to be shown here.")
+    every = stride(len(frames), len(symbols))
+    shown = np.asarray(frames[::every], dtype=float)
+    finite = np.isfinite(shown).all(axis=(1, 2))
+    shown, labels = shown[finite], np.array(labels[::every])[finite].tolist()
+    if not len(shown):
+        return paragraph("There is no frame to show.")
+    if align:
+        shown = superposed(shown)
+    else:
+        shown = shown - shown[0].mean(axis=0)
     data = json.dumps(
         {
             "symbols": list(symbols),
             "bonds": np.asarray(bonds, dtype=int).tolist(),
-            "frames": np.round(aligned, 3).tolist(),
-            "labels": list(labels),
+            "frames": np.round(shown, 3).tolist(),
+            "labels": labels,
         },
         separators=(",", ":"),
     ).replace("<", "\\u003c")
+    # One frame does not move.
+    still = " hidden" if len(shown) < 2 else ""
     return (
         '<div class="viewer"><canvas></canvas><div class="controls">'
-        '<button type="button">Play</button>'
-        f'<input type="range" min="0" max="{len(aligned) - 1}" value="0" '
-        'aria-label="frame"><output></output></div>'
+        f'<button type="button"{still}>Play</button>'
+        f'<input type="range" min="0" max="{len(shown) - 1}" value="0" '
+        f'aria-label="frame"{still}><output></output></div>'
         f'<script type="application/json">{data}</script></div>'
     )
 

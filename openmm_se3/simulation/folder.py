@@ -25,6 +25,7 @@ UNCERTAIN_FRAME = "uncertain.pdb"  # stopped the run
 FINAL_STATE = "final_state.xml"
 SUMMARY = "summary.json"
 REPORT = "report.md"
+PAGE = "report.html"
 FIGURE = "figure.png"
 CHECKPOINTS = "checkpoints"  # a folder
 LOCK = ".lock"
@@ -32,7 +33,7 @@ LOCK = ".lock"
 RECORDS = (TRAJECTORY, TRAJECTORY_XTC, VELOCITIES, LOG)  # grow while a run goes on
 ENDINGS = (
     *(LAST_GOOD_FRAME, LAST_GOOD_STATE, UNCERTAIN_FRAME, FINAL_STATE),
-    *(SUMMARY, REPORT, FIGURE),
+    *(SUMMARY, REPORT, FIGURE, PAGE),
 )
 # The checkpoints first: without them nobody can go on with what a kill leaves of these.
 RESULTS = (CHECKPOINTS, *RECORDS, *ENDINGS, TOPOLOGY, RUN)

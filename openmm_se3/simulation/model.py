@@ -79,7 +79,10 @@ class ModelRunOptions(RunOptions):
 
 
 def run_structure(
-    structure: str | Path, options: ModelRunOptions, console: Console | None = None
+    structure: str | Path,
+    options: ModelRunOptions,
+    console: Console | None = None,
+    command: str = "",
 ) -> RunRecord:
     """Run molecular dynamics of a structure file, or of SMILES, on a model.
 
@@ -95,6 +98,7 @@ def run_structure(
             or MOL file, or SMILES, of one molecule.
         options: What to run, and the folder for the results.
         console: Shows progress there; None shows nothing.
+        command: The command that repeats the run, for its report.
 
     Raises:
         FileNotFoundError: There is no such structure or model.
@@ -109,7 +113,7 @@ def run_structure(
     """
     topology, positions = make_structure(structure)
     name = Path(structure).name if is_file_name(structure) else str(structure)
-    about = {"structure": name}
+    about = {"structure": name, **({"command": command} if command else {})}
     return run_model(topology, positions, options, about, console)
 
 

@@ -47,7 +47,7 @@ from openmm_se3.version import installed_versions
 
 PACKAGES = ("openmm-se3", "openmm", "openmmtorch", "torch", "numpy")
 # Facts of ``about`` that may change when a run is resumed.
-CIRCUMSTANCES = ("backend", "implementation", "model", "structure")
+CIRCUMSTANCES = ("backend", "command", "implementation", "model", "structure")
 BYTES_OF_ATOM = 24  # position and velocity in float32
 SIZE_SHOWN_GB = 0.5  # less is no reason to think about disks
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from openmm import app, unit
@@ -49,12 +50,15 @@ class WaterRunOptions(ModelRunOptions):
             raise ValueError("ensemble is 'npt', but these molecules have no box")
 
 
-def run_water(options: WaterRunOptions, console: Console | None = None) -> RunRecord:
+def run_water(
+    options: WaterRunOptions, console: Console | None = None, command: str = ""
+) -> RunRecord:
     """Run water molecules on a model and write the trajectory to ``options.out``.
 
     Args:
         options: What to run.
         console: Shows progress there; None shows nothing.
+        command: The command that repeats the run, for its report.
 
     Raises:
         FolderInUseError: The folder has results already, or another run writes to it.
@@ -64,7 +68,9 @@ def run_water(options: WaterRunOptions, console: Console | None = None) -> RunRe
     options = dataclasses.replace(options, seed=chosen_seed(options))
     topology = water_topology(options.molecules)
     positions = water_start(options.molecules, options.seed)
-    about = {"molecules": options.molecules}
+    about: dict[str, Any] = {"molecules": options.molecules}
+    if command:
+        about["command"] = command
     return run_model(topology, positions, options, about, console)
 
 

@@ -10,22 +10,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from openmm_se3.data.dataset import Dataset
 from openmm_se3.files import atomic_write
 from openmm_se3.training.batches import FrameGraphs
+from openmm_se3.training.config import RunConfig
 from openmm_se3.training.metrics import (
     DIRECT_UNITS,
     UNITS,
     Predictions,
     reference_forces,
 )
+from openmm_se3.training.prepare import count_splits, list_energies
 from openmm_se3.units import EV_TO_KCAL_PER_MOL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Errors = Mapping[str, Mapping[str, Mapping[str, float]]]
 
-HISTORY = "history.csv"
+CONFIG, HISTORY = "config.yaml", "history.csv"
+CURVE, PARITY = "learning-curve.png", "parity.png"
 
 CAPTION = (
     "Energies in kcal/mol (centered: the group's mean error removed, which a few "
@@ -80,8 +85,48 @@ def write_errors(path: Path, errors: Errors) -> None:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
+def run_report(
+    config: RunConfig,
+    dataset: Dataset,
+    errors: dict[str, dict[str, dict[str, float]]],
+) -> str:
+    """Return what was trained, on what, and its errors, in Markdown."""
+    training = config.training
+    files = ", ".join(Path(source.path).name for source in config.data.files)
+    averaged = "averaged weights" if training.ema_decay else "weights"
+    return f"""# Training report
+
+| | |
+|---|---|
+| data | {files} |
+| level of theory | {dataset.level} |
+| frames | {count_splits(dataset.frames)}; divided by {config.data.split.by} |
+| isolated atoms, eV | {list_energies(dataset.self_energies)} |
+| training | {training.steps:,} steps of {training.batch_size:,} {training.batch_unit} |
+| settings | [{CONFIG}]({CONFIG}) |
+
+## Errors
+
+Of the {averaged} of the best validation.  {error_report(errors)}
+![Learning curves]({CURVE})
+
+![Predicted against reference values of the last of these splits]({PARITY})
+"""
+
+
 def error_report(errors: Errors, groups: bool = True) -> str:
     """Return the errors by split and group as a table in Markdown, aligned.
+
+    Args:
+        errors: Errors by split and group.
+        groups: Show all groups, not only "all".
+    """
+    caption, table = error_rows(errors, groups)
+    return f"{caption}\n\n{markdown(table, left=2)}"
+
+
+def error_rows(errors: Errors, groups: bool = True) -> tuple[str, list[list[str]]]:
+    """Return what the columns of a table of errors are, and its rows, headings first.
 
     Args:
         errors: Errors by split and group.
@@ -99,7 +144,7 @@ def error_report(errors: Errors, groups: bool = True) -> str:
     for split, name, row in rows:
         numbers = [f"{row[key]:.4f}" if key in row else "" for key in columns]
         table.append([split, name, f"{row['frames']:.0f}", *numbers])
-    return f"{CAPTION}{direct}\n\n{markdown(table, left=2)}"
+    return f"{CAPTION}{direct}", table
 
 
 def markdown(table: Sequence[Sequence[str]], left: int) -> str:
@@ -122,11 +167,18 @@ def markdown(table: Sequence[Sequence[str]], left: int) -> str:
 
 
 def plot_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
+    """Write the figure of the learning curves."""
+    from openmm_se3.plot_style import save
+
+    save(path, draw_history(history))
+
+
+def draw_history(history: Sequence[Mapping[str, float]]) -> Figure:
     """Draw loss, energy errors and force errors over the steps."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    from openmm_se3.plot_style import STYLE, few_ticks, legend_above, logarithmic, save
+    from openmm_se3.plot_style import STYLE, few_ticks, legend_above, logarithmic
 
     steps = [row["step"] for row in history]
     with matplotlib.rc_context(STYLE):
@@ -144,16 +196,24 @@ def plot_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
             limits = (c[1:] if name == "training" else c for name, c in values.items())
             logarithmic(axes, (value for curve in limits for value in curve))
             legend_above(axes, len(values))
-        save(path, figure)
+    return figure
 
 
 def plot_parity(
     path: Path, graphs: FrameGraphs, predictions: Predictions, name: str = ""
 ) -> None:
+    """Write the figure of predicted against reference values."""
+    from openmm_se3.plot_style import save
+
+    save(path, draw_parity(graphs, predictions, name))
+
+
+def draw_parity(
+    graphs: FrameGraphs, predictions: Predictions, name: str = ""
+) -> Figure:
     """Draw predicted against reference energies and force components.
 
     Args:
-        path: File of the figure.
         graphs: The labels.
         predictions: Predictions for the same frames.
         name: What to call the frames.
@@ -161,7 +221,7 @@ def plot_parity(
     import matplotlib
     from matplotlib.figure import Figure
 
-    from openmm_se3.plot_style import STYLE, save
+    from openmm_se3.plot_style import STYLE
 
     labels = reference_forces(graphs)
     pairs = [
@@ -181,7 +241,7 @@ def plot_parity(
         for axes, pair in zip(figure.subplots(1, len(pairs)), pairs, strict=True):
             _parity(axes, *pair)
         figure.suptitle(name)
-        save(path, figure)
+    return figure
 
 
 def _parity(

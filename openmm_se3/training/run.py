@@ -9,7 +9,8 @@ Files of a run:
     best.pt              checkpoint of the best validation, with ``errors`` at the end
     history.csv          one row a validation
     tensorboard/         the same for TensorBoard
-    errors.json, report.md, learning-curve.png, parity.png   at the end
+    errors.json, report.md, learning-curve.png, parity.png, report.html
+                         at the end
 """
 
 from __future__ import annotations
@@ -58,9 +59,8 @@ from openmm_se3.training.metrics import (
     predict,
 )
 from openmm_se3.training.module import TrainingModule
+from openmm_se3.training.page import write_page
 from openmm_se3.training.prepare import (
-    count_splits,
-    list_energies,
     read_data,
     reference_structure,
     split_graphs,
@@ -69,10 +69,13 @@ from openmm_se3.training.prepare import (
 from openmm_se3.training.progress import FOLDER as TENSORBOARD
 from openmm_se3.training.progress import TensorBoard, TrainingProgress
 from openmm_se3.training.report import (
+    CONFIG,
+    CURVE,
     HISTORY,
-    error_report,
+    PARITY,
     plot_history,
     plot_parity,
+    run_report,
     write_errors,
     write_history,
 )
@@ -80,12 +83,23 @@ from openmm_se3.training.session import Session
 from openmm_se3.training.speed import choose_threads, fit_to_budget
 from openmm_se3.training.trainer import compiled_batches, make_module, on_gpu
 
-CONFIG, SPLIT, LOCK = "config.yaml", "split.npy", "run.lock"
-ERRORS, REPORT = "errors.json", "report.md"
-CURVE, PARITY = "learning-curve.png", "parity.png"
+SPLIT, LOCK = "split.npy", "run.lock"
+ERRORS, REPORT, PAGE = "errors.json", "report.md", "report.html"
 # Settings that a time budget decides.
 BUDGETED = ("steps", "warmup_steps", "validate_every")
-FILES = (CONFIG, SPLIT, LAST, PREVIOUS, BEST, HISTORY, ERRORS, REPORT, CURVE, PARITY)
+FILES = (
+    CONFIG,
+    SPLIT,
+    LAST,
+    PREVIOUS,
+    BEST,
+    HISTORY,
+    ERRORS,
+    REPORT,
+    PAGE,
+    CURVE,
+    PARITY,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -359,33 +373,5 @@ def finish(
     write_errors(folder / ERRORS, errors)
     with atomic_write(folder / REPORT) as temporary:
         temporary.write_text(run_report(config, dataset, errors))
+    write_page(folder / PAGE, config, dataset, best, errors, shown)
     return errors
-
-
-def run_report(
-    config: RunConfig,
-    dataset: Dataset,
-    errors: dict[str, dict[str, dict[str, float]]],
-) -> str:
-    """Return what was trained, on what, and its errors, in Markdown."""
-    training = config.training
-    files = ", ".join(Path(source.path).name for source in config.data.files)
-    averaged = "averaged weights" if training.ema_decay else "weights"
-    return f"""# Training report
-
-| | |
-|---|---|
-| data | {files} |
-| level of theory | {dataset.level} |
-| frames | {count_splits(dataset.frames)}; divided by {config.data.split.by} |
-| isolated atoms, eV | {list_energies(dataset.self_energies)} |
-| training | {training.steps:,} steps of {training.batch_size:,} {training.batch_unit} |
-| settings | [{CONFIG}]({CONFIG}) |
-
-## Errors
-
-Of the {averaged} of the best validation.  {error_report(errors)}
-![Learning curves]({CURVE})
-
-![Predicted against reference values of the last of these splits]({PARITY})
-"""

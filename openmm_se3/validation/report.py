@@ -55,7 +55,7 @@ class Report:
             c for c in self.checks if c.group == GROUP and c.measured is not None
         ]
         if measured:
-            errors = "; ".join(f"{c.name} {_number(c)}" for c in measured)
+            errors = "; ".join(f"{c.name} {number(c)}" for c in measured)
             return f"{verdict}. Accuracy: {errors}"
         return (
             f"{verdict}. The code computes the network's equations; how accurate the "
@@ -86,7 +86,7 @@ class Report:
             if check.status != "pass":
                 console.print(
                     f"[{COLORS[check.status]}]{check.status}[/]: {check.group}, "
-                    f"{escape(check.name)}: {_number(check)} (limit {check.limit}) "
+                    f"{escape(check.name)}: {number(check)} (limit {check.limit}) "
                     f"{escape(check.note)}",
                     highlight=False,
                 )
@@ -101,18 +101,24 @@ class Report:
             "passed": self.passed,
             "checks": [check.to_dict() for check in self.checks],
             "model_metadata": self.metadata,
-            "versions": {
-                "openmm_se3": __version__,
-                "torch": torch.__version__,
-                "openmm": openmm.Platform.getOpenMMVersion(),
-                "python": platform.python_version(),
-            },
+            "versions": versions(),
         }
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1, default=str) + "\n")
 
 
-def _number(check: Check) -> str:
+def versions() -> dict[str, str]:
+    """Return the versions that the checks ran with."""
+    return {
+        "openmm_se3": __version__,
+        "torch": torch.__version__,
+        "openmm": openmm.Platform.getOpenMMVersion(),
+        "python": platform.python_version(),
+    }
+
+
+def number(check: Check) -> str:
+    """Return what was measured, with its unit."""
     number = "-" if check.measured is None else f"{check.measured:.3g}"
     return f"{number} {check.unit}".strip()
 
@@ -121,7 +127,7 @@ def _cells(check: Check) -> tuple[str, ...]:
     result = f"[{COLORS[check.status]}]{check.status}[/]"
     return (
         f"  {escape(check.name)}",
-        _number(check),
+        number(check),
         check.limit,
         result,
         escape(check.note),

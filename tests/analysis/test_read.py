@@ -95,6 +95,7 @@ def test_any_trajectory_is_analyzed_and_what_it_lacks_is_said(tmp_path: Path) ->
         names.SUMMARY,
         names.REPORT,
         names.FIGURE,
+        names.PAGE,
     }
     result = CliRunner().invoke(main, [*arguments, "--frame-interval", "2"])
     assert "UNSTABLE after 0.04 ps" in result.output

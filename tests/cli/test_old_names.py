@@ -91,7 +91,7 @@ def test_water_runs_for_a_length(
 ) -> None:
     runs: list[WaterRunOptions] = []
 
-    def stop(run: WaterRunOptions, console: Any) -> None:
+    def stop(run: WaterRunOptions, console: Any, command: str) -> None:
         runs.append(run)
         raise ValueError("seen")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import signal
@@ -15,6 +16,7 @@ import pytest
 from analytic_water import harmonic_water, water_positions
 from click.testing import CliRunner, Result
 from openmm import app, unit
+from pages import read_page
 from random_model import small_config
 
 import openmm_se3
@@ -87,12 +89,17 @@ def test_it_runs_records_and_says_where(two: Path) -> None:
     facts = json.loads((out / names.RUN).read_text())
     assert facts["status"] == "completed"
     assert facts["structure"] == "two waters.pdb"
+    assert facts["command"].startswith("openmm-se3 run 'two waters.pdb' --model water")
+    page = html.unescape(read_page(out / names.PAGE))
+    assert "COMPLETED: 0.1 ps" in page and facts["command"] in page
     assert facts["weights_sha256"] == "a" * 64
     assert (facts["steps"], facts["frame_interval"]) == (200, 10)
     assert np.load(out / names.VELOCITIES).shape == (20, 6, 3)
     measured = CliRunner().invoke(main, ["analyze", str(out)])
     assert measured.exit_code == 0, measured.output
     assert "STABLE for 0.1 ps" in measured.output
+    page = html.unescape(read_page(out / names.PAGE))
+    assert "STABLE for 0.1 ps" in page and facts["command"] in page
     again = call(two, "--model", "water", *SHORT, "--frame-interval", 5)
     assert again.exit_code == 2
     assert "--resume goes on with it, --overwrite replaces" in again.output

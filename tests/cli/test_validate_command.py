@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from pages import read_page
 from random_model import SELF_ENERGIES
 from rich.console import Console
 
 from openmm_se3.cli import main
+from openmm_se3.model_file import load_model
 from openmm_se3.validation import validate as checks
 from openmm_se3.validation.check import Check
 from openmm_se3.validation.report import Report
@@ -21,7 +24,9 @@ from openmm_se3.validation.validate import Settings
 
 def test_command_on_a_model(model_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "result.json"
+    page = tmp_path / "result.html"
     options = ["--steps", "100", "--drift-ps", "0", "--out", str(out)]
+    options += ["--report", str(page)]
     result = CliRunner().invoke(main, ["validate", str(model_folder), *options])
     assert result.exit_code == 0, result.output
     assert "PASSED" in result.output
@@ -42,6 +47,13 @@ def test_command_on_a_model(model_folder: Path, tmp_path: Path) -> None:
         "drift",
         "accuracy",
     }
+    text = html.unescape(read_page(page))
+    assert 'banner good"' in text and text.count("<figure") == 1
+    for check in content["checks"]:
+        assert check["name"] in text
+        if check["measured"] is not None:
+            assert f"{check['measured']:.3g}" in text
+    assert "openmm-se3 validate" in text and "--report result.html" in text
     drift = [check for check in content["checks"] if check["group"] == "drift"]
     assert [check["status"] for check in drift] == ["not run"]
     assert "drift, NVE: - (limit none) left out by --drift-ps 0" in result.output
@@ -78,15 +90,20 @@ def test_few_atoms_are_checked_with_one_thread(
 
 
 def test_command_fails_when_a_check_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report = Report("bad", {}, (Check("group", "name", 2.0, "A", high=1.0),))
+    about = load_model(model_folder).metadata
+    report = Report("bad", about, (Check("group", "name", 2.0, "A", high=1.0),))
     monkeypatch.setattr(checks, "validate", lambda *_: report)
     out = tmp_path / "result.json"
-    result = CliRunner().invoke(main, ["validate", "bad", "--out", str(out)])
+    page = tmp_path / "result.html"
+    files = ["--out", str(out), "--report", str(page)]
+    result = CliRunner().invoke(main, ["validate", "bad", *files])
     assert result.exit_code == 1
     assert "FAILED: 1 failed" in result.output
     assert json.loads(out.read_text())["passed"] is False
+    text = html.unescape(read_page(page))
+    assert 'banner bad"' in text and "group, name: 2 A, limit <= 1" in text
 
 
 @pytest.mark.parametrize(

@@ -53,5 +53,5 @@ def finished(config, tmp_path_factory):
 @pytest.fixture
 def no_figures(monkeypatch):
     """Figures take longer than these runs; one test looks at them."""
-    for name in ("plot_history", "plot_parity"):
+    for name in ("plot_history", "plot_parity", "write_page"):
         monkeypatch.setattr(training_run, name, lambda *args: None)

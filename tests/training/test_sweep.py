@@ -16,7 +16,6 @@ from springs import WARNINGS, changed
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of DGL and Lightning while they are imported
 
-    from openmm_se3.training import run as training_run
     from openmm_se3.training.batches import import_dgl
 
     import_dgl()
@@ -111,7 +110,7 @@ def test_sweep_goes_on_after_a_run_that_diverges(config, tmp_path):
     # One was killed before its first checkpoint; one gets worse after its best.
     for rate in ("1e200", "0.5"):
         (out / f"learning_rate={rate}").mkdir(parents=True)
-    (out / "learning_rate=0.5" / training_run.CONFIG).write_text("")
+    (out / "learning_rate=0.5" / "config.yaml").write_text("")
     rates = "training.learning_rate=1e200,0.5,5e-3"
     command = ["sweep", str(path), "--out", str(out), "--set"]
     with warnings.catch_warnings():

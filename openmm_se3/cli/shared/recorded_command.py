@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Container
 from pathlib import Path
@@ -27,11 +28,12 @@ def command_line(context: click.Context, verb: str, leave_out: Container[str]) -
         if not given or name in leave_out or name not in context.params:
             continue
         value = context.params[name]
-        text = value.name if isinstance(value, Path) else str(value)
-        if isinstance(parameter, click.Argument):
-            words.append(text)
-        elif isinstance(value, bool):
+        if isinstance(value, bool):
             words.append((parameter.opts if value else parameter.secondary_opts)[0])
-        else:
-            words += [parameter.opts[0], text]
+            continue
+        for each in value if isinstance(value, tuple) else (value,):
+            is_path = isinstance(each, Path) or os.path.isfile(str(each))
+            text = Path(each).name if is_path else str(each)
+            named = not isinstance(parameter, click.Argument)
+            words += [parameter.opts[0], text] if named else [text]
     return shlex.join(words)
