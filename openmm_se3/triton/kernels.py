@@ -23,6 +23,8 @@ from openmm_se3.triton.generate import layer_source, network_source
 
 LEAST_CAPABILITY = (7, 5)
 SOURCE = Path(__file__).with_name("source")
+# Files of the source that attention consists of.
+ATTENTION = ("rows", "columns", "radial", "attention", "attention_back")
 
 
 def language() -> tuple[Any, Any]:
@@ -109,7 +111,8 @@ class Kernels:
 @functools.cache
 def shared_kernels(config: ModelConfig) -> Kernels:
     """Return kernels of neighbors and forces."""
-    return Kernels("\n".join([network_source(config), _read("pairs")]))
+    parts = [_read(name) for name in ("lattice", "neighbors", "forces")]
+    return Kernels("\n".join([network_source(config), *parts]))
 
 
 @functools.cache
@@ -124,7 +127,7 @@ def layer_kernels(config: ModelConfig, layer: int) -> Kernels:
             [
                 network_source(config),
                 layer_source(config, layer),
-                _read("attention"),
+                *map(_read, ATTENTION),
                 _read("atoms"),
                 *([_read("self_interaction")] if attentive else []),
             ]

@@ -17,7 +17,7 @@ from openmm_se3.triton.pack import LayerWeights, Linear
 
 @dataclasses.dataclass
 class Neighbors:
-    """Neighbors of each atom, see ``source/pairs.py``.
+    """Neighbors of each atom, see ``source/neighbors.py``.
 
     Attributes:
         room: Neighbors that an atom has room for.
