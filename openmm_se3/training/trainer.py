@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from openmm_se3.compiled.force_gradient import Batches
 from openmm_se3.compiled.library import ENGINE_VARIABLE, compiled_or_none
 from openmm_se3.compiled.training import CompiledBatches
 from openmm_se3.config import ModelConfig, from_dict
@@ -25,6 +26,8 @@ from openmm_se3.training.prepare import (
     normalized,
     split_graphs,
 )
+from openmm_se3.triton.engine import triton_or_none
+from openmm_se3.triton.training import TritonBatches
 
 
 def make_module(config: RunConfig, dataset: Dataset) -> TrainingModule:
@@ -78,14 +81,13 @@ def make_module(config: RunConfig, dataset: Dataset) -> TrainingModule:
     )
 
 
-def compiled_batches(
-    network: SE3Transformer, config: TrainingConfig
-) -> CompiledBatches | None:
+def compiled_batches(network: SE3Transformer, config: TrainingConfig) -> Batches | None:
     """Return what computes a network compiled, or None where PyTorch is to do it.
 
     Raises:
-        CompileError: ``config.engine`` is "compiled", and that does not work here.
-        ValueError: The same with a GPU.
+        CompileError: ``config.engine`` is "compiled" or "triton", and that does not
+            work here.
+        ValueError: It is the one that is not for the device.
     """
     engine = config.engine
     if engine == "auto" and os.environ.get(ENGINE_VARIABLE) == "torchscript":
@@ -94,8 +96,16 @@ def compiled_batches(
         raise ValueError(
             "training.engine: compiled code runs on the CPU; set training.device to cpu"
         )
-    if engine == "pytorch" or on_gpu(config):
+    if engine == "triton" and not on_gpu(config):
+        raise ValueError(
+            "training.engine: triton's kernels run on an NVIDIA GPU; set "
+            "training.device to gpu"
+        )
+    if engine == "pytorch":
         return None
+    if on_gpu(config):
+        serves = triton_or_none(network.config, required=engine == "triton")
+        return None if serves is None else TritonBatches(network)
     return compiled_or_none(
         lambda: CompiledBatches(network),
         network.config,
