@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from openmm import app
 
+from openmm_se3.force import plugin
 from openmm_se3.geometry import box_of
 from openmm_se3.torchscript.build import CUDAGraphs, takes_all_pairs
 from openmm_se3.triton.kernels import problem
@@ -22,17 +23,22 @@ def fit_for_cuda_graphs(
     """
     if neighbors is not None and not (type(neighbors) is int and neighbors > 0):
         raise ValueError(f"neighbors must be at least 1, got {neighbors!r}")
-    if backend not in ("auto", "torchforce"):
-        raise ValueError(
-            f"cudaGraphs needs backend 'torchforce' or 'auto', got '{backend}'"
-        )
     if engine == "compiled":
         raise ValueError(
             "cudaGraphs needs engine 'torchscript', 'triton' or 'auto', got 'compiled'"
         )
-    if engine == "auto" and problem() is not None:
+    reason = problem()
+    if engine == "auto" and reason is not None:
         engine = "torchscript"
-    return "torchforce", engine
+    if backend == "auto":
+        serves = plugin.torchforce_problem() is None or engine == "torchscript"
+        backend = "torchforce" if serves else "pythonforce"
+    if backend == "pythonforce" and engine == "torchscript":
+        raise ValueError(
+            "cudaGraphs with backend 'pythonforce' needs Triton's kernels: "
+            f"{reason or 'leave out engine'}; or take backend 'torchforce'"
+        )
+    return backend, engine
 
 
 def cuda_graphs_for(

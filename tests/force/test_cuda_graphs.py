@@ -345,7 +345,7 @@ def test_a_processor_says_what_does_not_suffice(model: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"cudaGraphs": True, "backend": "pythonforce"}, "needs backend 'torchforce'"),
+        ({"cudaGraphs": True, "backend": "pythonforce"}, "needs Triton's kernels"),
         ({"cudaGraphs": True, "engine": "compiled"}, "needs engine 'torchscript'"),
         ({"cudaGraphs": True, "neighbors": 0}, "neighbors must be at least 1"),
         ({"cudaGraphs": True, "neighbors": 2.5}, "must be at least 1, got 2.5"),
