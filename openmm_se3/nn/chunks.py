@@ -108,7 +108,8 @@ def gradients(
     for slope in slopes:
         given.append(slope)
     found: list[Tensor] = []
-    for derivative in torch.autograd.grad(outputs, inputs, given):
+    derivatives = torch.autograd.grad(outputs, inputs, given)  # type: ignore[arg-type]
+    for derivative in derivatives:
         assert derivative is not None
         found.append(derivative)
     return found
