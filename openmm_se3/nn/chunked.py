@@ -5,7 +5,7 @@ See :mod:`openmm_se3.nn.chunks`.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,20 @@ class Chunked(nn.Module):
         edges_at_a_time: More edges than these are computed in chunks.
         edges_of_chunk: Edges of a chunk on a processor.
     """
+
+    if TYPE_CHECKING:  # what the network has; TorchScript cannot read these
+        attention: nn.ModuleList
+        nonlinearities: nn.ModuleList
+        head_attention: AttentionLayer | None
+        head_nonlinearity: nn.Module | None
+        embedding: nn.Embedding
+        direct: bool
+
+        def geometry(self, vectors: Tensor, edges: Edges) -> Geometry: ...  # noqa: D102
+        def atomic_energies(self, features: Tensor) -> Tensor: ...  # noqa: D102
+        def direct_forces(self, directed: Tensor, head: bool) -> Tensor: ...  # noqa: D102
+        def energies_of(self, species: Tensor, f: Tensor, zbl: Tensor) -> Tensor: ...  # noqa: D102
+        def repulsion(self, species: Tensor, r: Tensor, edges: Edges) -> Tensor: ...  # noqa: D102
 
     def set_chunks(
         self, at_a_time: int = NUMBERS_AT_A_TIME, of_chunk: int = NUMBERS_OF_CHUNK
@@ -87,10 +101,10 @@ class Chunked(nn.Module):
         features = [self.embedding(species).unsqueeze(0)]
         heads: list[Tensor] = []
         for attention, nonlinearity in zip(self.attention, self.nonlinearities):
-            queries, mixed = attention.project(features[-1])
-            found = attention.attend_in_chunks(queries, mixed, geometry, edges, chunks)
+            queries, mixed = attention.project(features[-1])  # type: ignore[operator]
+            found = attention.attend_in_chunks(queries, mixed, geometry, edges, chunks)  # type: ignore[operator]
             heads.append(found)
-            features.append(nonlinearity(attention.combine(features[-1], found)))
+            features.append(nonlinearity(attention.combine(features[-1], found)))  # type: ignore[operator]
         return features, heads
 
     def directed_in_chunks(
@@ -179,12 +193,12 @@ class Chunked(nn.Module):
             zip(self.attention, self.nonlinearities)
         ):
             if i == number:
-                after = nonlinearity(attention.combine(f, h))
+                after = nonlinearity(attention.combine(f, h))  # type: ignore[operator]
                 by_f, by_h = gradients([after], [f, h], [slope])
-                queries, mixed = attention.project(f)
+                queries, mixed = attention.project(f)  # type: ignore[operator]
                 with torch.no_grad():
                     q, m = queries.clone(), mixed.clone()
-                by_projected = attention.attend_in_chunks_backward(
+                by_projected = attention.attend_in_chunks_backward(  # type: ignore[operator]
                     q, m, geometry, edges, chunks, by_h, back
                 )
                 by_queries, by_mixed = by_projected

@@ -108,7 +108,7 @@ class SE3Transformer(Chunked):
             )
         self.force_head = nn.Linear(config.channels, 1, bias=False)
         # None where there is no such layer, which TorchScript then leaves out.
-        self.head_attention: nn.Module | None = None
+        self.head_attention: AttentionLayer | None = None
         self.head_nonlinearity: nn.Module | None = None
         if self.both:
             self.head_attention = AttentionLayer(config, degrees[-2], 1, channels[-1])
@@ -144,16 +144,20 @@ class SE3Transformer(Chunked):
         energies = self.energies_of(species, features, repulsion)
         return energies, self.direct_forces(directed, head)
 
-    def energies_of(
-        self, species: Tensor, features: Tensor, repulsion: Tensor
-    ) -> Tensor:
-        """Return energies relative to isolated atoms [n_atoms], float64, eV."""
+    def energies_of(self, species: Tensor, f: Tensor, zbl: Tensor) -> Tensor:
+        """Return energies relative to isolated atoms [n_atoms], float64, eV.
+
+        Args:
+            species: Index of each atom's element [n_atoms].
+            f: The last features [dim, n_atoms, channels].
+            zbl: ZBL energy of each atom [n_atoms], eV.
+        """
         if self.training:
             isolated = self.isolated_energies(species)
         else:
             isolated = self.isolated
-        energies = self.atomic_energies(features)
-        return energies - isolated.index_select(0, species) + repulsion
+        energies = self.atomic_energies(f)
+        return energies - isolated.index_select(0, species) + zbl
 
     def direct_forces(self, directed: Tensor, head: bool) -> Tensor:
         """Return direct forces [n_atoms, 3], eV/A, or [0, 3] where there are none."""
@@ -219,14 +223,12 @@ class SE3Transformer(Chunked):
         radial_basis = self.radial_basis(distance[:n_distances])
         return Geometry(harmonics, radial_basis, envelope, distance)
 
-    def repulsion(self, species: Tensor, distance: Tensor, edges: Edges) -> Tensor:
+    def repulsion(self, species: Tensor, r: Tensor, edges: Edges) -> Tensor:
         """Return the ZBL energy of each atom [n_atoms], float64, eV."""
         n_atoms = species.shape[0]
         if not self.has_zbl:
-            return torch.zeros(n_atoms, dtype=torch.float64, device=distance.device)
-        pairs = by_center(
-            self.zbl(species, distance, edges).to(torch.float64), edges, n_atoms
-        )
+            return torch.zeros(n_atoms, dtype=torch.float64, device=r.device)
+        pairs = by_center(self.zbl(species, r, edges).to(torch.float64), edges, n_atoms)
         return sum_over_neighbors(pairs, edges, n_atoms)
 
     def atomic_energies(self, features: Tensor) -> Tensor:
