@@ -123,7 +123,7 @@ def largest_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> floa
         ({"lmax": 1, "jmax": 2, "symmetry": "SO(3)", "layers": 2}, in_a_box),
         ({"layers": 1, "energy_scale": 0.3}, two_molecules),
     ],
-    ids=str,
+    ids=["default", "attentive", "three heads", "SO(3)", "one layer"],
 )
 def test_equal_to_autograd(changes: dict[str, Any], atoms: Any) -> None:
     assert largest_error(*gradients(network_of(**changes), atoms())) < 1e-9
