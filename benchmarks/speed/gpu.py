@@ -84,6 +84,7 @@ class Route:
 ROUTES = (
     Route("torchforce", "triton", graphs=True),
     Route("torchforce", "triton"),
+    Route("pythonforce", "triton", graphs=True),
     Route("pythonforce", "triton"),
     Route("torchforce", "torchscript", graphs=True),
     Route("torchforce", "torchscript"),

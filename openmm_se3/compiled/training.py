@@ -1,22 +1,19 @@
 """Energies and forces of a batch, compiled, with their derivatives by the weights.
 
-The gradient of a loss L(E, F) by the weights w needs, beside dE/dw, that of the forces.
-With v = dL/dF it is a directional derivative of dE/dw,
-
-    sum_i v_i . dF_i/dw = -d/ds [dE/dw](x + s v)   at s = 0,
-
-which is taken as a central difference: two passes of a plain backward instead of
-differentiating the backward pass.
+See :mod:`openmm_se3.compiled.force_gradient`.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from openmm_se3.compiled import weights as pack
+from openmm_se3.compiled.force_gradient import (
+    EnergiesAndForces,
+    relative_energies,
+    with_lone_atoms,
+)
 from openmm_se3.compiled.library import load_library
 from openmm_se3.neighbors import Edges
 from openmm_se3.nn.transformer import SE3Transformer
@@ -24,9 +21,6 @@ from openmm_se3.nn.transformer import SE3Transformer
 # Intervals of the tables of radial functions, which are made anew for every batch: the
 # model that is kept is the network, which has none.
 TABLE_INTERVALS = 128
-# Largest displacement of an atom in the difference, A: its errors of truncation and
-# rounding are then about equal.
-DISPLACEMENT = {torch.float32: 3e-3, torch.float64: 1e-4}
 
 
 class CompiledBatches:
@@ -70,17 +64,15 @@ class CompiledBatches:
             n_molecules: Number of molecules.
         """
         # One lone atom of each element behind the others: energies are relative to it.
-        n_atoms, n_species = len(species), network.n_species
+        x, kinds, molecules = with_lone_atoms(
+            positions, species, molecule, n_molecules, network.n_species
+        )
+        shifts = positions.new_zeros(0) if edges.shifts is None else edges.shifts
         batch = _Batch(
-            torch.cat([positions.double(), positions.new_zeros(n_species, 3)]),
-            edges.center,
-            edges.neighbor,
-            positions.new_zeros(0) if edges.shifts is None else edges.shifts.double(),
-            torch.cat([species, torch.arange(n_species)]),
-            torch.cat([molecule, n_molecules + torch.arange(n_species)]),
+            x, edges.center, edges.neighbor, shifts.double(), kinds, molecules
         )
         parts = pack.parts_of(network)
-        energies, forces = _EnergiesAndForces.apply(
+        energies, forces = EnergiesAndForces.apply(
             self.operators,
             batch,
             self.constants,
@@ -88,10 +80,8 @@ class CompiledBatches:
             pack.learned(parts),
             self.tables(network),
         )
-        atoms, lone = energies.split([n_atoms, n_species])
-        relative = atoms - lone.index_select(0, species)
-        total = relative.new_zeros(n_molecules).index_add(0, molecule, relative)
-        return total, forces[:n_atoms]
+        total = relative_energies(energies, species, molecule, n_molecules)
+        return total, forces[: len(species)]
 
 
 class FixedWeights:
@@ -173,59 +163,3 @@ class _Batch:
 
     def edges(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.center, self.neighbor, self.shifts, self.species
-
-
-class _EnergiesAndForces(torch.autograd.Function):
-    """Energies of atoms [n_atoms] and forces [n_atoms, 3] from weights and tables."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        operators: Any,
-        batch: _Batch,
-        constants: Tensor,
-        weights: Tensor,
-        learned: Tensor,
-        tables: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        energies, forces = operators.atomic_energies_and_forces(
-            batch.positions, *batch.edges(), weights, tables, constants
-        )
-        ctx.operators, ctx.batch, ctx.n_learned = operators, batch, len(learned)
-        ctx.save_for_backward(weights, tables)
-        return energies, forces
-
-    @staticmethod
-    def backward(
-        ctx: Any, by_energies: Tensor, by_forces: Tensor
-    ) -> tuple[None, None, None, None, Tensor, Tensor]:
-        weights, tables = ctx.saved_tensors
-        batch = ctx.batch
-        if not torch.isfinite(by_forces).all():
-            nan = weights.new_tensor(torch.nan)
-            sizes = ctx.n_learned, len(tables)
-            return None, None, None, None, *(nan.expand(n) for n in sizes)
-        if not by_forces.any():  # trained on energies alone
-            gradient = ctx.operators.energy_gradient(
-                batch.positions, *batch.edges(), by_energies, weights, tables
-            )
-            return None, None, None, None, gradient[0], gradient[1]
-        # Every molecule is displaced by as much as suits it.
-        size = DISPLACEMENT[weights.dtype]
-        longest = torch.zeros_like(by_energies).scatter_reduce(
-            0, batch.molecule, by_forces.norm(dim=1), "amax"
-        )
-        longest = longest.index_select(0, batch.molecule)
-        step = torch.where(longest > 0.0, size / longest, 0.0).unsqueeze(1)
-        slope = 0.5 * longest / size
-        plus, minus = (
-            ctx.operators.energy_gradient(
-                batch.positions + sign * step * by_forces,
-                *batch.edges(),
-                0.5 * by_energies - sign * slope,
-                weights,
-                tables,
-            )
-            for sign in (1.0, -1.0)
-        )
-        return None, None, None, None, plus[0] + minus[0], plus[1] + minus[1]

@@ -18,6 +18,7 @@ import torch
 from openmm import unit
 
 from openmm_se3.force import plugin
+from openmm_se3.force.recorded_step import RecordedStep, step_of
 from openmm_se3.force.system_checks import force_name
 from openmm_se3.torch_state import usual_torch
 from openmm_se3.torchscript.build import ForceSettings, build_module
@@ -143,7 +144,9 @@ class ModelCallable:
 
     def __setstate__(self, pickled: bytes) -> None:
         self._pickled = pickled
-        self._opened: tuple[ForceSettings, torch.jit.ScriptModule] | None = None
+        self._opened: (
+            tuple[ForceSettings, torch.jit.ScriptModule | RecordedStep] | None
+        ) = None
         # Contexts in several threads share this object, and a module's neighbor list
         # can work for one at a time.
         self._lock = threading.Lock()
@@ -158,13 +161,21 @@ class ModelCallable:
         with self._lock, usual_torch():
             if self._opened is None:
                 settings = pickle.loads(self._pickled)
-                self._opened = settings, build_module(settings)
-            settings, module = self._opened
-            positions = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
-            inputs = [torch.from_numpy(positions)]
-            if settings.periodic:
-                box = state.getPeriodicBoxVectors(asNumpy=True)
-                rows = np.array(box.value_in_unit(unit.nanometer))
-                inputs.append(torch.from_numpy(rows))
-            energy, forces = module(*inputs)
+                inputs = self._inputs(settings, state)
+                step = step_of(settings, build_module(settings), inputs)
+                self._opened = settings, step
+            settings, step = self._opened
+            energy, forces = step(*self._inputs(settings, state))
             return energy.item(), forces.numpy()
+
+    def _inputs(
+        self, settings: ForceSettings, state: openmm.State
+    ) -> list[torch.Tensor]:
+        """Return positions [n_particles, 3], and the box [3, 3] if there is one, nm."""
+        positions = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+        inputs = [torch.from_numpy(positions)]
+        if settings.periodic:
+            box = state.getPeriodicBoxVectors(asNumpy=True)
+            rows = np.array(box.value_in_unit(unit.nanometer))
+            inputs.append(torch.from_numpy(rows))
+        return inputs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from openmm_se3.force import plugin
 from openmm_se3.torchscript.build import CUDAGraphs, takes_all_pairs
 from openmm_se3.triton.kernels import problem
 
@@ -21,18 +22,23 @@ def fit_for_cuda_graphs(
     """
     if neighbors is not None and not (type(neighbors) is int and neighbors > 0):
         raise ValueError(f"neighbors must be at least 1, got {neighbors!r}")
-    if backend not in ("auto", "torchforce"):
-        raise ValueError(
-            f"cudaGraphs needs backend 'torchforce' or 'auto', got '{backend}'"
-        )
     if implementation == "compiled":
         raise ValueError(
             "cudaGraphs needs implementation 'torchscript', 'triton' or 'auto', got "
             "'compiled'"
         )
-    if implementation == "auto" and problem() is not None:
+    reason = problem()
+    if implementation == "auto" and reason is not None:
         implementation = "torchscript"
-    return "torchforce", implementation
+    if backend == "auto":
+        serves = plugin.torchforce_problem() is None or implementation == "torchscript"
+        backend = "torchforce" if serves else "pythonforce"
+    if backend == "pythonforce" and implementation == "torchscript":
+        raise ValueError(
+            "cudaGraphs with backend 'pythonforce' needs Triton's kernels: "
+            f"{reason or 'leave out implementation'}; or take backend 'torchforce'"
+        )
+    return backend, implementation
 
 
 def cuda_graphs_for(

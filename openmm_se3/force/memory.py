@@ -1,9 +1,10 @@
 """Memory that energy and forces take, and what the machine has left.
 
 TorchScript writes every quantity of every edge to memory and keeps it for the backward
-pass, so that it takes as much as there are edges.  Compiled code keeps little of an
-edge, and takes as much as there are atoms.  Both are counted from the shape of the
-network; ``benchmarks/size.py`` measures them.
+pass, so that it takes as much as there are edges; beyond some 2 GB it computes edges in
+chunks, and takes little more.  Compiled code keeps little of an edge, and takes as much
+as there are atoms.  All are counted from the shape of the network;
+``benchmarks/size.py`` measures them.
 """
 
 from __future__ import annotations
@@ -20,13 +21,19 @@ from openmm_se3.compiled.library import reason_against
 from openmm_se3.model_file import PRECISIONS
 from openmm_se3.neighbors import neighbor_pairs
 from openmm_se3.nn.attention import AttentionLayer
-from openmm_se3.nn.kernel import FullKernel
+from openmm_se3.nn.chunked import numbers_of_an_edge
+from openmm_se3.nn.committee import members_of
 from openmm_se3.nn.layers import AttentiveSelfInteraction
 from openmm_se3.nn.transformer import SE3Transformer
 
 # What compiled code has of a pair of atoms: two indices and a vector in float64, and
 # what follows from the distance, in the network's precision.
 PAIR_BYTES, PAIR_NUMBERS = 32, 14
+# What TorchScript has of an edge in a list: its atoms before and after sorting, its
+# image, and a vector in float64.
+EDGE_BYTES = 128
+# What TorchScript's own graphs of the chunks take, as measured.
+GRAPHS_GB = 0.1
 # Blocks that the allocator keeps between the tensors, as measured for six networks.
 HELD = 1.1
 
@@ -85,7 +92,9 @@ def needed_memory(
     size = PRECISIONS[precision].itemsize
     layers = [cast(AttentionLayer, layer) for layer in network.attention]
     if implementation == "torchscript":
-        kept = [_numbers_of_an_edge(layer) for layer in layers]
+        kept = [numbers_of_an_edge(layer) for layer in layers]
+        if n_edges > network.edges_at_a_time:
+            return _needed_in_chunks(network, size, n_atoms, n_edges)
         # The backward pass needs as much again, of one layer at a time.
         return HELD * size * n_edges * (sum(kept) + max(kept)) / GB
     if implementation == "triton":
@@ -104,23 +113,40 @@ def needed_memory(
     ) / GB
 
 
-def _numbers_of_an_edge(layer: AttentionLayer) -> int:
-    """Return how many numbers TorchScript keeps of an edge."""
-    rows, dim_in = layer.basis.n_rows, layer.basis.dim_in
-    message = layer.key_channels + layer.channels
-    kernel = layer.kernel
-    channels = kernel.channels_in if isinstance(kernel, FullKernel) else message
-    radial = layer.radial.hidden
-    return (
-        radial.in_features
-        + 3 * radial.out_features  # before and after the activation, with the envelope
-        + sum(kernel.n_radial)
-        + rows * dim_in  # kernels W_J
-        + dim_in * channels  # features of the neighbor
-        + 2 * rows * channels  # W_J f and its factors
-        + layer.dim_query * layer.key_channels  # queries of the center
-        + layer.dim_out * (message + layer.channels)  # keys, values, weighted values
-    )
+def _needed_in_chunks(
+    network: SE3Transformer, size: int, n_atoms: int, n_edges: int
+) -> float:
+    """Return what TorchScript takes with the edges in chunks, GB."""
+    layers = [cast(AttentionLayer, layer) for layer in network.attention]
+    member = members_of(network)[0]
+    jmax = member.harmonics.jmax
+    products = sum(3 * (2 * degree + 1) for degree in range(1, jmax))
+    functions = max(layer.radial.hidden.in_features for layer in layers)
+    # Harmonics, radial basis and the rest of the geometry, its derivatives, and what
+    # the backward pass to the vectors keeps.
+    edge = 3 * (jmax + 1) ** 2 + 2 * products + 2 * functions + 20
+    chunk = min(member.edges_of_chunk, n_edges)
+    chunk *= 2 * max(numbers_of_an_edge(layer) for layer in layers)
+    atom = sum(_numbers_kept_in_chunks(layer) for layer in layers)
+    atom += max(_numbers_used_in_chunks(layer) for layer in layers)
+    numbers = n_edges * edge + n_atoms * atom + chunk
+    return GRAPHS_GB + (HELD * size * numbers + n_edges * EDGE_BYTES) / GB
+
+
+def _numbers_kept_in_chunks(layer: AttentionLayer) -> int:
+    """Return how many numbers of an atom a layer keeps: its input and heads."""
+    channels = layer.channels
+    return (layer.basis.dim_in + layer.dim_out) * channels
+
+
+def _numbers_used_in_chunks(layer: AttentionLayer) -> int:
+    """Return how many numbers of an atom the backward pass of a layer needs."""
+    sent = layer.basis.dim_in * (layer.key_channels + layer.channels)
+    queries = layer.dim_query * layer.key_channels
+    mixing = 0
+    if isinstance(layer.self_interaction, AttentiveSelfInteraction):
+        mixing = 4 * math.prod(layer.self_interaction.shape)
+    return 4 * (sent + queries) + 8 * layer.dim_out * layer.channels + mixing
 
 
 def _numbers_of_an_atom(layer: AttentionLayer) -> int:

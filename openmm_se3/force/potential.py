@@ -46,8 +46,8 @@ class SE3Potential:
             at first use; "torchscript", which runs anywhere; or "auto": Triton where it
             serves the GPU, compiled where that works and there is no GPU, else
             TorchScript.
-        cudaGraphs: On platform CUDA let TorchForce record a step as a CUDA graph; needs
-            TorchForce, and Triton, or TorchScript and up to 1,000 atoms.
+        cudaGraphs: Record a step as a CUDA graph; needs Triton, or TorchForce on
+            platform CUDA, TorchScript and up to 1,000 atoms.
         committee: Of a committee run the mean of its members; False runs the first.
         neighbors: With ``cudaGraphs``, in a box or for more than 64 atoms: room for so
             many neighbors of an atom.  One with more gives an error, on a GPU energy

@@ -40,6 +40,13 @@ from torch import Tensor, nn
 
 from openmm_se3.config import ModelConfig
 from openmm_se3.neighbors import Edges
+from openmm_se3.nn.chunks import (
+    Chunk,
+    Geometry,
+    edges_of_chunk,
+    geometry_of_chunk,
+    gradients,
+)
 from openmm_se3.nn.kernel import DepthwiseKernel, FullKernel, KernelBasis
 from openmm_se3.nn.layers import AttentiveSelfInteraction, EquivariantLinear
 from openmm_se3.nn.radial import RadialNetwork
@@ -184,12 +191,42 @@ class AttentionLayer(nn.Module):
             envelope: u(r) [n_edges].
             edges: The edges.
         """
-        n_atoms = features.shape[1]
+        queries, mixed = self.project(features)
+        sent = mixed.index_select(1, edges.neighbor).transpose(0, 1)
+        heads = self.attend(queries, sent, harmonics, radial_basis, envelope, edges)
+        return self.combine(features, heads)
+
+    def project(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return queries, and what every atom sends to its neighbors.
+
+        These are [n_atoms, dim_query, key_channels] and [dim_in, n_atoms, channels].
+        """
         queries = self.query(features[: self.dim_query]).transpose(0, 1)  # (2.3)
-        mixed = self.mix(features).index_select(1, edges.neighbor).transpose(0, 1)
+        return queries, self.mix(features)
+
+    def attend(
+        self,
+        queries: Tensor,
+        sent: Tensor,
+        harmonics: Tensor,
+        radial_basis: Tensor,
+        envelope: Tensor,
+        edges: Edges,
+    ) -> Tensor:
+        """Return the heads of the central atoms [dim_out, n_atoms, channels].
+
+        Args:
+            queries: q_i of the central atoms [n_atoms, dim_query, key_channels].
+            sent: What the neighbor of each edge sends [n_edges, dim_in, channels].
+            harmonics: As for :meth:`forward`, as are the other arguments.
+            radial_basis: b_n(r).
+            envelope: u(r).
+            edges: The edges; all those of an atom.
+        """
+        n_atoms = queries.shape[0]
         basis = self.basis(harmonics)  # (2.1)
         radial = self.radial(radial_basis, envelope.narrow(0, 0, radial_basis.shape[0]))
-        messages = self.kernel(basis, radial, mixed)  # (2.2) [n_edges, dim_out, Ck + C]
+        messages = self.kernel(basis, radial, sent)  # (2.2) [n_edges, dim_out, Ck + C]
         keys, values = by_center(messages, edges, n_atoms).split(
             [self.key_channels, self.channels], dim=-1
         )  # (2.4)
@@ -214,12 +251,106 @@ class AttentionLayer(nn.Module):
 
         weighted = values * alpha.unsqueeze(-2).unsqueeze(-1)
         heads = sum_over_neighbors(weighted, edges, n_atoms).flatten(-2)
-        update = self.output(heads.transpose(0, 1))
+        return heads.transpose(0, 1)
+
+    def attend_in_chunks(
+        self,
+        queries: Tensor,
+        mixed: Tensor,
+        geometry: Geometry,
+        edges: Edges,
+        chunks: list[Chunk],
+    ) -> Tensor:
+        """Return what :meth:`attend` does; to be called without gradients.
+
+        Args:
+            queries: As :meth:`project` returns them.
+            mixed: What every atom sends.
+            geometry: That of the edges.
+            edges: The edges, sorted by center.
+            chunks: Their chunks.
+        """
+        parts: list[Tensor] = []
+        for chunk in chunks:
+            own = edges_of_chunk(chunk, edges)
+            of_edges = geometry_of_chunk(chunk, geometry)
+            parts.append(
+                self.attend(
+                    queries[chunk.first_atom : chunk.end_atom],
+                    mixed.index_select(1, own.neighbor).transpose(0, 1),
+                    of_edges.harmonics,
+                    of_edges.radial_basis,
+                    of_edges.envelope,
+                    own,
+                )
+            )
+        return torch.cat(parts, dim=1)
+
+    def attend_in_chunks_backward(
+        self,
+        queries: Tensor,
+        mixed: Tensor,
+        geometry: Geometry,
+        edges: Edges,
+        chunks: list[Chunk],
+        slope: Tensor,
+        back: Geometry,
+    ) -> tuple[Tensor, Tensor]:
+        """Return dE/d(queries) and dE/d(mixed), and add to dE/d(geometry).
+
+        Args:
+            queries: As for :meth:`attend_in_chunks`, without a gradient.
+            mixed: The same, as are the next three arguments.
+            geometry: That of the edges.
+            edges: The edges, sorted by center.
+            chunks: Their chunks.
+            slope: dE/d(heads) [dim_out, n_atoms, channels].
+            back: dE/d(geometry), which is added to.
+        """
+        queries_back, mixed_back = torch.zeros_like(queries), torch.zeros_like(mixed)
+        for chunk in chunks:
+            atoms, n_edges = chunk.end_atom - chunk.first_atom, chunk.end_edge
+            n_edges = n_edges - chunk.first_edge
+            own = edges_of_chunk(chunk, edges)
+            of_edges = geometry_of_chunk(chunk, geometry)
+            of_atoms = queries.narrow(0, chunk.first_atom, atoms).clone()
+            leaves = [
+                of_atoms.requires_grad_(),
+                mixed.index_select(1, own.neighbor).requires_grad_(),
+                of_edges.harmonics.requires_grad_(),
+                of_edges.radial_basis.requires_grad_(),
+                of_edges.envelope.requires_grad_(),
+            ]
+            heads = self.attend(
+                leaves[0],
+                leaves[1].transpose(0, 1),
+                leaves[2],
+                leaves[3],
+                leaves[4],
+                own,
+            )
+            of_heads = slope.narrow(1, chunk.first_atom, atoms)
+            changes = gradients([heads], leaves, [of_heads])
+            with torch.no_grad():
+                sums = [
+                    queries_back.narrow(0, chunk.first_atom, atoms),
+                    back.harmonics.narrow(0, chunk.first_edge, n_edges),
+                    back.radial_basis.narrow(0, chunk.first_edge, n_edges),
+                    back.envelope.narrow(0, chunk.first_edge, n_edges),
+                ]
+                for total, change in zip(sums, changes[:1] + changes[2:]):
+                    total.add_(change)
+                mixed_back.index_add_(1, own.neighbor, changes[1])
+        return queries_back, mixed_back
+
+    def combine(self, features: Tensor, heads: Tensor) -> Tensor:
+        """Return features after the layer (2.8) from those before and the heads."""
+        update = self.output(heads)
         kept = self.self_interaction(features[: self.dim_query])  # (2.6, 2.7)
         if self.dim_query < self.dim_out:
             low, high = update.split([self.dim_query, self.dim_out - self.dim_query])
             return torch.cat([kept + low, high])
-        return kept + update  # (2.8)
+        return kept + update
 
 
 def n_radial_functions(config: ModelConfig) -> int:

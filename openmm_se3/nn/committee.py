@@ -29,6 +29,7 @@ class Committee(SE3Transformer):
         self.direct, self.both = first.direct, first.both
         self.members = nn.ModuleList(members)
         # What callers ask of a network: its precision, its device and its layers.
+        self.edges_at_a_time = first.edges_at_a_time
         self.embedding = first.embedding
         self.attention = first.attention
         self.register_buffer("isolated", first.isolated, persistent=False)

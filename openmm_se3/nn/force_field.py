@@ -74,7 +74,9 @@ class ForceField(nn.Module):
         """
         vectors = self.edge_vectors(positions, edges).detach()
         if self.network.direct:
-            atomic, forces = self.network(species, vectors, edges, head)
+            atomic, forces = self.energies_and_direct_forces(
+                species, vectors, edges, create_graph, head
+            )
             direct = forces.new_zeros((0, 3))
         elif torch.jit.is_scripting():
             # TorchScript has no enable_grad; TorchForce leaves gradients on.
@@ -117,6 +119,33 @@ class ForceField(nn.Module):
             vectors = vectors + shifts
         return vectors.to(self.network.embedding.weight.dtype)
 
+    def in_chunks(self, edges: Edges, create_graph: bool) -> bool:
+        """Tell whether there are so many edges that they are computed in chunks."""
+        many = edges.center.shape[0] > self.network.edges_at_a_time
+        return many and edges.layout == "list" and not create_graph
+
+    def energies_and_direct_forces(
+        self,
+        species: Tensor,
+        vectors: Tensor,
+        edges: Edges,
+        create_graph: bool,
+        head: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Return energies [n_atoms] and forces [n_atoms, 3] that are no gradients."""
+        if not self.in_chunks(edges, create_graph):
+            return self.network(species, vectors, edges, head)
+        if not hasattr(self.network, "members"):
+            atomic, _, forces = self.network.in_chunks(species, vectors, edges, head)
+            return atomic, forces
+        energies: list[Tensor] = []
+        directs: list[Tensor] = []
+        for member in self.network.members:  # type: ignore[union-attr]
+            atomic, _, forces = member.in_chunks(species, vectors, edges, head)
+            energies.append(atomic)
+            directs.append(forces)
+        return torch.stack(energies).mean(0), torch.stack(directs).mean(0)
+
     def energies_and_slope(
         self,
         species: Tensor,
@@ -126,8 +155,10 @@ class ForceField(nn.Module):
         head: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return energies [n_atoms], dE/d(x_j - x_i) [n_edges, 3], direct forces."""
-        vectors = vectors.requires_grad_()
         if not hasattr(self.network, "members"):
+            if self.in_chunks(edges, create_graph):
+                return self.network.in_chunks(species, vectors, edges, head)
+            vectors = vectors.requires_grad_()
             atomic, direct = self.network(species, vectors, edges, head)
             return atomic, slope_of(atomic, vectors, create_graph), direct
         # Each is differentiated before the next is computed: the memory is that of one.
@@ -135,8 +166,13 @@ class ForceField(nn.Module):
         slopes: list[Tensor] = []
         forces: list[Tensor] = []
         for member in self.network.members:  # type: ignore[union-attr]
-            atomic, direct = member(species, vectors, edges, head)
-            slopes.append(slope_of(atomic, vectors, create_graph))
+            if self.in_chunks(edges, create_graph):
+                atomic, slope, direct = member.in_chunks(species, vectors, edges, head)
+                slopes.append(slope)
+            else:
+                vectors = vectors.requires_grad_()
+                atomic, direct = member(species, vectors, edges, head)
+                slopes.append(slope_of(atomic, vectors, create_graph))
             energies.append(atomic if create_graph else atomic.detach())
             forces.append(direct if create_graph else direct.detach())
         return (

@@ -29,6 +29,8 @@ from openmm_se3.nn.attention import (
     max_harmonic,
     sum_over_neighbors,
 )
+from openmm_se3.nn.chunked import Chunked
+from openmm_se3.nn.chunks import Geometry
 from openmm_se3.nn.kernel import SphericalHarmonics
 from openmm_se3.nn.layers import Gate, NormNonlinearity
 from openmm_se3.nn.radial import BesselBasis, DistanceBasis, Envelope, SharpCutoff
@@ -39,7 +41,7 @@ from openmm_se3.nn.zbl import ZBLRepulsion
 DISTANCE_EPSILON = 1e-16
 
 
-class SE3Transformer(nn.Module):
+class SE3Transformer(Chunked):
     """Atomic energies and direct forces of a set of atoms.
 
     Energies are relative to isolated atoms: what the network gives for an atom without
@@ -106,13 +108,14 @@ class SE3Transformer(nn.Module):
             )
         self.force_head = nn.Linear(config.channels, 1, bias=False)
         # None where there is no such layer, which TorchScript then leaves out.
-        self.head_attention: nn.Module | None = None
+        self.head_attention: AttentionLayer | None = None
         self.head_nonlinearity: nn.Module | None = None
         if self.both:
             self.head_attention = AttentionLayer(config, degrees[-2], 1, channels[-1])
             self.head_nonlinearity = (
                 nn.Identity() if linear else nonlinearity(1, config.channels)
             )
+        self.set_chunks()
         # Energy of isolated atoms as the network gives it; computed by eval().
         isolated = torch.zeros(self.n_species, dtype=torch.float64)
         self.register_buffer("isolated", isolated, persistent=False)
@@ -138,17 +141,29 @@ class SE3Transformer(nn.Module):
             [n_atoms, 3], eV/A, or [0, 3] where there are none.
         """
         features, directed, repulsion = self.features(species, vectors, edges, head)
-        energies = self.atomic_energies(features)
+        energies = self.energies_of(species, features, repulsion)
+        return energies, self.direct_forces(directed, head)
+
+    def energies_of(self, species: Tensor, f: Tensor, zbl: Tensor) -> Tensor:
+        """Return energies relative to isolated atoms [n_atoms], float64, eV.
+
+        Args:
+            species: Index of each atom's element [n_atoms].
+            f: The last features [dim, n_atoms, channels].
+            zbl: ZBL energy of each atom [n_atoms], eV.
+        """
         if self.training:
             isolated = self.isolated_energies(species)
         else:
             isolated = self.isolated
-        energies = energies - isolated.index_select(0, species) + repulsion
+        energies = self.atomic_energies(f)
+        return energies - isolated.index_select(0, species) + zbl
+
+    def direct_forces(self, directed: Tensor, head: bool) -> Tensor:
+        """Return direct forces [n_atoms, 3], eV/A, or [0, 3] where there are none."""
         if self.direct or (self.both and head):
-            forces = self.force_head(directed[1:4]).squeeze(2).T * self.energy_scale
-        else:
-            forces = features.new_zeros((0, 3))
-        return energies, forces
+            return self.force_head(directed[1:4]).squeeze(2).T * self.energy_scale
+        return directed.new_zeros((0, 3))
 
     def energy_and_forces(
         self,
@@ -180,15 +195,7 @@ class SE3Transformer(nn.Module):
         Features are [dim, n_atoms, channels]; one layer makes them for energies and
         direct forces alike, unless ``force_mode`` is "both".
         """
-        n_atoms = species.shape[0]
-        distance = torch.sqrt(vectors.square().sum(1) + self.distance_epsilon)
-        harmonics = self.harmonics(vectors / distance.unsqueeze(1))
-        envelope = self.envelope(distance)
-        # Both edges of a pair have the same distance.
-        n_distances = len(distance)
-        if edges.layout == "paired":
-            n_distances = n_distances // 2
-        radial_basis = self.radial_basis(distance[:n_distances])
+        harmonics, radial_basis, envelope, distance = self.geometry(vectors, edges)
         features = self.embedding(species).unsqueeze(0)  # [1, n_atoms, channels]
         before = features
         for attention, nonlinearity in zip(self.attention, self.nonlinearities):
@@ -202,13 +209,27 @@ class SE3Transformer(nn.Module):
                     before, harmonics, radial_basis, envelope, edges
                 )
                 directed = self.head_nonlinearity(directed)
-        if self.has_zbl:
-            pairs = self.zbl(species, distance, edges).to(torch.float64)
-            pairs = by_center(pairs, edges, n_atoms)
-            repulsion = sum_over_neighbors(pairs, edges, n_atoms)
-        else:
-            repulsion = torch.zeros(n_atoms, dtype=torch.float64, device=vectors.device)
-        return features, directed, repulsion
+        return features, directed, self.repulsion(species, distance, edges)
+
+    def geometry(self, vectors: Tensor, edges: Edges) -> Geometry:
+        """Return what all layers need of the vectors of edges [n_edges, 3], A."""
+        distance = torch.sqrt(vectors.square().sum(1) + self.distance_epsilon)
+        harmonics = self.harmonics(vectors / distance.unsqueeze(1))
+        envelope = self.envelope(distance)
+        # Both edges of a pair have the same distance.
+        n_distances = len(distance)
+        if edges.layout == "paired":
+            n_distances = n_distances // 2
+        radial_basis = self.radial_basis(distance[:n_distances])
+        return Geometry(harmonics, radial_basis, envelope, distance)
+
+    def repulsion(self, species: Tensor, r: Tensor, edges: Edges) -> Tensor:
+        """Return the ZBL energy of each atom [n_atoms], float64, eV."""
+        n_atoms = species.shape[0]
+        if not self.has_zbl:
+            return torch.zeros(n_atoms, dtype=torch.float64, device=r.device)
+        pairs = by_center(self.zbl(species, r, edges).to(torch.float64), edges, n_atoms)
+        return sum_over_neighbors(pairs, edges, n_atoms)
 
     def atomic_energies(self, features: Tensor) -> Tensor:
         """Return the energy head's output [n_atoms] for features, float64, eV."""

@@ -89,9 +89,10 @@ class TrainingConfig:
         precision: "float32" or "float64" network; energies are summed in float64.
         seed: Seed of the initial weights and of the order of the batches.
         implementation: What computes energies, forces and their derivatives by the
-            weights: "pytorch", or "compiled" code for this shape of network and the
-            CPU, some times faster; "auto" is the latter where it can be had.  They
-            agree to 3e-3 of a gradient in float32.
+            weights: "pytorch", "compiled" code for this shape of network and the CPU,
+            some times faster, or "triton", kernels for NVIDIA GPUs; "auto" is the one
+            of the last two that the device can have, else the first.  They agree to
+            3e-3 of a gradient in float32.
         device: "auto", "cpu" or "gpu".
         devices: GPUs of a machine, or CPU processes, that share every batch.  Under
             torchrun or SLURM these decide.
@@ -131,7 +132,7 @@ class TrainingConfig:
     evaluated_frames: int = 10000
     precision: typing.Literal["float32", "float64"] = "float32"
     seed: int = 0
-    implementation: typing.Literal["auto", "compiled", "pytorch"] = "auto"
+    implementation: typing.Literal["auto", "compiled", "triton", "pytorch"] = "auto"
     device: typing.Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
     nodes: int = 1

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from openmm_se3.compiled.training import CompiledBatches
+from openmm_se3.compiled.force_gradient import Batches
 from openmm_se3.data.dataset import formula
 from openmm_se3.data.frames import Frames
 from openmm_se3.elements import symbols_of
@@ -77,7 +77,7 @@ def evaluation_batches(graphs: FrameGraphs) -> list[np.ndarray]:
 def predict_batch(
     network: SE3Transformer,
     tensors: GraphTensors,
-    compiled: CompiledBatches | None = None,
+    compiled: Batches | None = None,
 ) -> Predictions:
     """Return the predictions for one batch, of the compiled network if there is one."""
     if compiled is not None:
@@ -105,7 +105,7 @@ def join(parts: Sequence[Predictions]) -> Predictions:
 def predict(
     network: SE3Transformer,
     graphs: FrameGraphs,
-    compiled: CompiledBatches | None = None,
+    compiled: Batches | None = None,
 ) -> Predictions:
     """Return the predictions for all frames."""
     device = network.embedding.weight.device

@@ -17,7 +17,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from openmm_se3.compiled.training import CompiledBatches
+from openmm_se3.compiled.force_gradient import Batches
 from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.training.batches import (
@@ -76,7 +76,7 @@ class TrainingModule:
         order: BatchOrder,
         train_graphs: FrameGraphs,
         validation_graphs: FrameGraphs,
-        compiled: CompiledBatches | None = None,
+        compiled: Batches | None = None,
     ) -> None:
         self.network = network
         self.average = copy.deepcopy(network).requires_grad_(False)

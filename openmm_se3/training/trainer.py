@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from openmm_se3.compiled.force_gradient import Batches
 from openmm_se3.compiled.library import compiled_or_none
 from openmm_se3.compiled.training import CompiledBatches
 from openmm_se3.data.dataset import Dataset
@@ -20,6 +21,8 @@ from openmm_se3.training.prepare import (
     normalized,
     split_graphs,
 )
+from openmm_se3.triton.availability import triton_or_none
+from openmm_se3.triton.training import TritonBatches
 
 
 def make_module(config: RunConfig, dataset: Dataset) -> TrainingModule:
@@ -74,15 +77,13 @@ def make_module(config: RunConfig, dataset: Dataset) -> TrainingModule:
     )
 
 
-def compiled_batches(
-    network: SE3Transformer, config: TrainingConfig
-) -> CompiledBatches | None:
+def compiled_batches(network: SE3Transformer, config: TrainingConfig) -> Batches | None:
     """Return what computes a network compiled, or None where PyTorch is to do it.
 
     Raises:
-        CompileError: ``config.implementation`` is "compiled", and that does not work
-            here.
-        ValueError: The same with a GPU.
+        CompileError: ``config.implementation`` is "compiled" or "triton", and that
+            does not work here.
+        ValueError: It is the one that is not for the device.
     """
     implementation = config.implementation
     if implementation == "auto" and asked_implementation() == "torchscript":
@@ -92,8 +93,16 @@ def compiled_batches(
             "training.implementation: compiled code runs on the CPU; set "
             "training.device to cpu"
         )
-    if implementation == "pytorch" or on_gpu(config):
+    if implementation == "triton" and not on_gpu(config):
+        raise ValueError(
+            "training.implementation: triton's kernels run on an NVIDIA GPU; set "
+            "training.device to gpu"
+        )
+    if implementation == "pytorch":
         return None
+    if on_gpu(config):
+        serves = triton_or_none(network.config, required=implementation == "triton")
+        return None if serves is None else TritonBatches(network)
     return compiled_or_none(
         lambda: CompiledBatches(network),
         network.config,

@@ -15,14 +15,18 @@ from typing import Any
 
 import torch
 
+from openmm_se3.compiled.training import TABLE_INTERVALS as TRAINING_INTERVALS
 from openmm_se3.compiled.weights import RadialTables
 from openmm_se3.config import ModelConfig
 from openmm_se3.model_file import PRECISIONS
+from openmm_se3.neighbors import Edges
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.triton import kernels
 from openmm_se3.triton.force import TABLE_INTERVALS
 from openmm_se3.triton.network import Network
 from openmm_se3.triton.pack import Weights, constants
+from openmm_se3.triton.training import NeighborLists
+from openmm_se3.triton.weight_gradient import TrainedNetwork
 from openmm_se3.units import EV_TO_KJ_PER_MOL, NM_TO_ANGSTROM
 
 WARP = 32  # threads
@@ -92,6 +96,29 @@ def launches(
     """
     with _recorded() as found:
         step_without_numbers(config, precision, n_atoms, room, periodic)
+    return found
+
+
+def training_launches(config: ModelConfig, precision: str) -> list[Launch]:
+    """Return the launches of one backward pass of training, without computing anything.
+
+    Args:
+        config: Shape of the network.
+        precision: "single" or "double".
+    """
+    network = SE3Transformer(config).to(PRECISIONS[precision])
+    pair = torch.tensor([[0, 1], [1, 0]])
+    positions = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
+    lists = NeighborLists(Edges(*pair), positions)
+    weights = Weights.of(network).flat()
+    with _recorded() as found, torch.no_grad():
+        TrainedNetwork(config).energy_gradient(
+            lists.at(positions, weights.dtype),
+            torch.zeros(2, dtype=torch.int64),
+            torch.ones(2, dtype=torch.float64),
+            weights,
+            RadialTables(network, TRAINING_INTERVALS)(network),
+        )
     return found
 
 
@@ -250,9 +277,13 @@ def main() -> None:
     parser.add_argument("--precision", default="single")
     parser.add_argument("--capability", type=int, action="append")
     parser.add_argument("--pattern", default="")
+    parser.add_argument("--training", action="store_true")
     options = parser.parse_args()
     config = load_model(options.model).config
-    found = launches(config, options.precision, 5184, 216, True)
+    if options.training:
+        found = training_launches(config, options.precision)
+    else:
+        found = launches(config, options.precision, 5184, 216, True)
     found = [launch for launch in found if re.search(options.pattern, launch.name)]
     for capability in options.capability or [75, 80, 89, 90]:
         for kernel in compile_kernels(found, capability):

@@ -79,6 +79,22 @@ def layer_source(config: ModelConfig, layer: int) -> str:
 
 
 @functools.cache
+def path_source(config: ModelConfig, layer: int) -> str:
+    """Return what the derivatives by the radial tables of one layer need beside it."""
+    attention = cast(AttentionLayer, _network(config).attention[layer])
+    parts: tuple[Part, ...] = ("key", "value")
+    lines = [line for part in parts for line in _by_path(attention.basis, part)]
+    return "\n".join(lines) + "\n"
+
+
+@functools.cache
+def n_paths(config: ModelConfig) -> list[int]:
+    """Return the number of paths of each layer."""
+    layers = map(_as_attention, _network(config).attention)
+    return [len(layer.basis.paths) for layer in layers]
+
+
+@functools.cache
 def kernel_shapes(config: ModelConfig) -> list[tuple[int, int]]:
     """Return the highest degrees (k_max, l_max) of each layer."""
     return [
@@ -174,17 +190,9 @@ def _couplings(
         for m, r in enumerate(rows, start=path.l**2):
             terms: list[str] = []
             for k in range(path.k**2, (path.k + 1) ** 2):
-                column = [
-                    (a, float(coupling[a, r, k]))
-                    for a in range(n_harmonics)
-                    if abs(float(coupling[a, r, k])) > TINY
-                ]
-                if not column:
+                factor = _factor(coupling[:, r, k], path.J == 0)
+                if factor is None:
                     continue
-                if path.J == 0:
-                    factor = repr(column[0][1])
-                else:
-                    factor = f"({' + '.join(f'{q!r} * Y{a}' for a, q in column)})"
                 terms.append(f"{factor} * x{k}")
                 pushes.setdefault(k, []).append(f"{factor} * v{m}")
             assign = "+=" if m in set_out else "="
@@ -205,6 +213,48 @@ def _couplings(
     lines += _function(f"{part}_message_and_slope", "Y, table, t, x, v", sloped)
     lines += _function(f"{part}_message_back", "Y, table, t, v", back)
     return lines
+
+
+def _by_path(basis: KernelBasis, part: Part) -> list[str]:
+    """Return the derivative of (left . message) by the radial function of one path.
+
+    Rows of what is sent, x, and of what the message is multiplied by, v, are read where
+    the path has them, ``x_stride`` and ``v_stride`` apart.
+    """
+    k_max = math.isqrt(basis.dim_in) - 1
+    l_max = max(path.l for path in basis.paths)
+    top = l_max if part == "value" else min(k_max, l_max)
+    coupling = basis.coupling.double().unflatten(1, (basis.n_rows, basis.dim_in))
+    body = [f"({_names('Y', coupling.shape[0])}) = Y", "d = tl.load(x) * 0.0"]
+    row = 0
+    for number, path in enumerate(basis.paths):
+        rows = range(row, row + 2 * path.l + 1)
+        row += 2 * path.l + 1
+        if path.l > top:
+            continue
+        body.append(f"if path == {number}:  # {path}")
+        components = range(path.k**2, (path.k + 1) ** 2)
+        body += [f"    x{k} = tl.load(x + {k} * x_stride)" for k in components]
+        terms = []
+        for m, r in enumerate(rows, start=path.l**2):
+            body.append(f"    v{m} = tl.load(v + {m} * v_stride)")
+            for k in components:
+                factor = _factor(coupling[:, r, k], path.J == 0)
+                if factor is not None:
+                    terms.append(f"{factor} * x{k} * v{m}")
+        body.append(f"    d = {' + '.join(terms)}")
+    body.append("return d")
+    return _function(f"{part}_by_path", "path, Y, x, v, x_stride, v_stride", body)
+
+
+def _factor(column: Tensor, fixed: bool) -> str | None:
+    """Return a sum of harmonics with these coefficients as text, None for zero."""
+    terms = [(a, float(q)) for a, q in enumerate(column) if abs(float(q)) > TINY]
+    if not terms:
+        return None
+    if fixed:
+        return repr(terms[0][1])
+    return f"({' + '.join(f'{q!r} * Y{a}' for a, q in terms)})"
 
 
 def _torque(name: str, l_max: int) -> list[str]:

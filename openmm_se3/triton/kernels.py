@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 
 from openmm_se3.config import ModelConfig
-from openmm_se3.triton.generate import layer_source, network_source
+from openmm_se3.triton.generate import layer_source, network_source, path_source
 
 LEAST_CAPABILITY = (7, 5)
 SOURCE = Path(__file__).with_name("source")
+# Files of the source that attention consists of.
+ATTENTION = ("rows", "columns", "radial", "attention", "attention_back")
 
 
 def language() -> tuple[Any, Any]:
@@ -109,7 +111,8 @@ class Kernels:
 @functools.cache
 def shared_kernels(config: ModelConfig) -> Kernels:
     """Return kernels of neighbors and forces."""
-    return Kernels("\n".join([network_source(config), _read("pairs")]))
+    parts = [_read(name) for name in ("lattice", "neighbors", "forces")]
+    return Kernels("\n".join([network_source(config), *parts]))
 
 
 @functools.cache
@@ -124,7 +127,7 @@ def layer_kernels(config: ModelConfig, layer: int) -> Kernels:
             [
                 network_source(config),
                 layer_source(config, layer),
-                _read("attention"),
+                *map(_read, ATTENTION),
                 _read("atoms"),
                 *([_read("self_interaction")] if attentive else []),
             ]
@@ -132,9 +135,24 @@ def layer_kernels(config: ModelConfig, layer: int) -> Kernels:
     )
 
 
+@functools.cache
+def table_kernels(config: ModelConfig, layer: int) -> Kernels:
+    """Return the kernel of the derivatives by the radial tables of one layer."""
+    return _kernels_of(
+        "\n".join(
+            [
+                network_source(config),
+                layer_source(config, layer),
+                path_source(config, layer),
+                *map(_read, ("rows", "columns", "table_back")),
+            ]
+        )
+    )
+
+
 def forget() -> None:
     """Make all kernels anew where they are needed next: the language is another."""
-    for made in (shared_kernels, layer_kernels, _kernels_of):
+    for made in (shared_kernels, layer_kernels, table_kernels, _kernels_of):
         made.cache_clear()
 
 

@@ -17,7 +17,7 @@ from openmm_se3.triton.pack import LayerWeights, Linear
 
 @dataclasses.dataclass
 class Neighbors:
-    """Neighbors of each atom, see ``source/pairs.py``.
+    """Neighbors of each atom, see ``source/neighbors.py``.
 
     Attributes:
         room: Neighbors that an atom has room for.
@@ -34,6 +34,25 @@ class Neighbors:
     reverse: Tensor
     direction: Tensor
     distance: Tensor
+
+
+@dataclasses.dataclass
+class Backward:
+    """What the backward pass of a layer has found.
+
+    Attributes:
+        update: dE/d(update), which goes into the gate [L dim, n_atoms, channels].
+        heads: dE/d(heads) [L dim, n_atoms, channels].
+        projected: Queries and what atoms send [K dim, n_atoms, 2 keys + channels].
+        projected_back: dE/d(projected), but in the first layer.
+        features: dE/d(features before the layer).
+    """
+
+    update: Tensor
+    heads: Tensor
+    projected: Tensor
+    projected_back: Tensor
+    features: Tensor
 
 
 class Layer:
@@ -107,8 +126,8 @@ class Layer:
         pull: Tensor,
         alphas: Tensor,
         logits: Tensor,
-    ) -> Tensor:
-        """Return dE/d(features before) from that after the layer.
+    ) -> Backward:
+        """Return dE/d(features before) from that after the layer, and more.
 
         Adds to ``pull``; ``alphas`` and ``logits`` are memory.
         """
@@ -150,7 +169,7 @@ class Layer:
             **self.blocks.of_attention(self.blocks.edges_back),
         )
         if self.first:  # nothing before it depends on positions
-            return slope
+            return Backward(back, heads_slope, projected, projected_back, slope)
         self.kernels.attend_back_to_neighbor[(n_atoms,)](
             projected,
             self.table,
@@ -171,7 +190,7 @@ class Layer:
         )
         result = torch.bmm(projected_back, self.weights.project.transpose(1, 2))
         self._keep_backward(back, result)
-        return result
+        return Backward(back, heads_slope, projected, projected_back, result)
 
     def _keep(self, features: Tensor) -> None:
         """Add the self-interaction to the update."""

@@ -83,9 +83,9 @@ class Network:
         ]
         walls = torch.atleast_2d(constants)[0, n_species:]
         neighbors = self.find_neighbors(positions, box, atoms, room, length, flat.dtype)
-        energies, pull = self._network(neighbors, species, *members[0])
+        energies, pull = self.energies_and_pull(neighbors, species, *members[0])
         for member in members[1:]:
-            own = self._network(neighbors, species, *member)
+            own = self.energies_and_pull(neighbors, species, *member)
             energies, pull = energies + own[0], pull + own[1]
         if len(members) > 1:
             # What there is room for and no neighbor is added up too, and never read.
@@ -94,23 +94,8 @@ class Network:
             forces = torch.empty_like(positions)
         else:
             forces = torch.zeros_like(positions)
-        self.shared.add_forces[(n_atoms,)](
-            pull,
-            neighbors.count,
-            neighbors.neighbor,
-            neighbors.reverse,
-            neighbors.direction,
-            neighbors.distance,
-            species,
-            walls,
-            atoms,
-            energies,
-            forces,
-            n_atoms,
-            room,
-            UNIT=unit * length,
-            EDGES=32,
-            num_warps=1,
+        self.add_forces(
+            neighbors, pull, species, walls, atoms, energies, forces, unit * length
         )
         energy = positions.new_empty(1)
         self.shared.sum_energies[(1,)](
@@ -125,6 +110,49 @@ class Network:
             num_warps=WARPS,
         )
         return energy, forces
+
+    def add_forces(
+        self,
+        neighbors: Neighbors,
+        pull: Tensor,
+        species: Tensor,
+        walls: Tensor,
+        atoms: Tensor,
+        energies: Tensor,
+        forces: Tensor,
+        unit: float,
+    ) -> None:
+        """Write forces, and add the repulsion to the energies.
+
+        Args:
+            neighbors: Neighbors of each atom.
+            pull: dE/d(x_j - x_i) of each edge in the lists.
+            species: Species of each atom [n_atoms].
+            walls: The repulsion, see :func:`openmm_se3.triton.pack.constants`.
+            atoms: Particle that each atom is [n_atoms].
+            energies: Of atoms [n_atoms], eV.
+            forces: Of particles [n_particles, 3].
+            unit: Units of force in 1 eV/A.
+        """
+        n_atoms = len(atoms)
+        self.shared.add_forces[(n_atoms,)](
+            pull,
+            neighbors.count,
+            neighbors.neighbor,
+            neighbors.reverse,
+            neighbors.direction,
+            neighbors.distance,
+            species,
+            walls,
+            atoms,
+            energies,
+            forces,
+            n_atoms,
+            neighbors.room,
+            UNIT=unit,
+            EDGES=32,
+            num_warps=1,
+        )
 
     def find_neighbors(
         self,
@@ -181,7 +209,7 @@ class Network:
         )
         return Neighbors(room, count, neighbor, reverse, direction, distance)
 
-    def _network(
+    def energies_and_pull(
         self,
         neighbors: Neighbors,
         species: Tensor,
@@ -193,7 +221,7 @@ class Network:
         n_atoms = len(species)
         layers = [
             Layer(self.config, number, weights.layers[number], table)
-            for number, table in enumerate(self._tables(tables))
+            for number, table in enumerate(self.tables_of_layers(tables))
         ]
         features = weights.embedding.index_select(0, species).unsqueeze(0)
         for layer in layers:
@@ -221,10 +249,12 @@ class Network:
         alphas, logits = (slope.new_empty(heads * edge_numbers) for _ in range(2))
         while layers:
             layer = layers.pop()  # with the memory that it holds
-            slope = layer.backward(neighbors, slope, pull, alphas, logits)
+            found = layer.backward(neighbors, slope, pull, alphas, logits)
+            slope = found.features
+            del found  # with the rest of it
         return energies, pull
 
-    def _tables(self, tables: Tensor) -> list[Tensor]:
+    def tables_of_layers(self, tables: Tensor) -> list[Tensor]:
         """Return the table of each layer [intervals, 6, n_functions]."""
         functions = radial_functions(self.config)
         intervals = tables.numel() // (6 * sum(functions))

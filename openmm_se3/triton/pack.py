@@ -152,9 +152,13 @@ class Weights:
             take(channels),
         )
 
+    def joined(self) -> Tensor:
+        """Return all weights as one tensor."""
+        return torch.cat([part.reshape(-1) for part in _tensors(self)])
+
     def flat(self) -> Tensor:
-        """Return all weights as one tensor, without a gradient."""
-        return torch.cat([part.detach().reshape(-1) for part in _tensors(self)])
+        """Return the same without a gradient."""
+        return self.joined().detach()
 
 
 def _tensors(weights: Any) -> list[Tensor]:

@@ -345,7 +345,7 @@ def test_a_processor_says_what_does_not_suffice(model: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"cudaGraphs": True, "backend": "pythonforce"}, "needs backend 'torchforce'"),
+        ({"cudaGraphs": True, "backend": "pythonforce"}, "needs Triton's kernels"),
         (
             {"cudaGraphs": True, "implementation": "compiled"},
             "needs implementation 'torchscript'",

@@ -73,7 +73,11 @@ def waters_in_a_box(n: int, edge: float) -> app.Topology:
 )
 @pytest.mark.parametrize(
     ("implementation", "n_molecules", "edge"),
-    [("torchscript", 27, 9.3), ("compiled", 729, 28)],
+    [
+        ("torchscript", 27, 9.3),
+        ("torchscript", 64, 12.4),  # in chunks
+        ("compiled", 729, 28),
+    ],
 )
 def test_within_a_factor_of_two_of_what_is_measured(
     implementation: str, n_molecules: int, edge: float
@@ -108,6 +112,10 @@ def test_it_grows_with_what_it_depends_on() -> None:
     assert need("compiled", 100, 4000) < need("compiled", 200, 4000)
     # Of water as dense as the liquid, as benchmarks/size.py measures it.
     assert need("compiled", 100, 14_400) < 0.02 * need("torchscript", 100, 14_400)
+    # TorchScript takes edges in chunks where there are many.
+    most = network.edges_at_a_time
+    assert need("torchscript", 200, most + 1) < 0.5 * need("torchscript", 200, most)
+    assert 1.0 < need("torchscript", 100_000, 14_400_000) < 100.0
 
 
 @pytest.mark.parametrize(

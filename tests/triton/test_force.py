@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,14 @@ from random_model import (
     water_cluster,
     write_random_weights,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 from triton_networks import NARROW
 
 from openmm_se3 import SE3Potential
 from openmm_se3.committee import committee_of
 from openmm_se3.compiled.library import CompileError
 from openmm_se3.export import model_of_checkpoint
+from openmm_se3.force import plugin
 from openmm_se3.implementation import compile_implementation
 from openmm_se3.model_file import contents, load_model
 from openmm_se3.torchscript import build
@@ -169,6 +173,97 @@ def test_cuda_graphs_take_the_kernels(model: Path) -> None:
     assert force.getProperties()["useCUDAGraphs"] == "true"
 
 
+class FakeGraph:
+    """A CUDA graph without CUDA: what was recorded is computed again in its place."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, Any, Any, Any]] = []
+        self.replayed = 0
+
+    def replay(self) -> None:
+        self.replayed += 1
+        for function, arguments, named, results in self.calls:
+            for old, new in zip(results, function(*arguments, **named), strict=True):
+                old.copy_(new)
+
+
+class Recording(TorchDispatchMode):
+    """Records the kernels' operator."""
+
+    def __init__(self, graph: FakeGraph) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if "energy_and_forces" in str(function):
+            self.graph.calls.append((function, args, kwargs or {}, result))
+        return result
+
+
+@pytest.mark.parametrize("box", [None, BOX], ids=["free", "boxed"])
+def test_a_python_force_replays_a_recorded_step(
+    model: Path, monkeypatch: pytest.MonkeyPatch, box: np.ndarray | None
+) -> None:
+    graphs: list[FakeGraph] = []
+
+    def new_graph() -> FakeGraph:
+        graphs.append(FakeGraph())
+        return graphs[-1]
+
+    stream = types.SimpleNamespace(wait_stream=lambda other: None)
+    for name, fake in {
+        "Stream": lambda: stream,
+        "current_stream": lambda: stream,
+        "stream": lambda own: contextlib.nullcontext(),
+        "CUDAGraph": new_graph,
+        "graph": Recording,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    options: dict[str, Any] = {"precision": "double", "backend": "pythonforce"}
+    topology = topology_of(["O", "H", "H"], box)
+    recorded, plain = (
+        Evaluator(
+            SE3Potential(
+                model, implementation="triton", **options, **more
+            ).createSystem(topology)
+        )
+        for more in ({"cudaGraphs": True, "neighbors": 80}, {})
+    )
+    positions = water_cluster(1)[1].numpy()
+    for step in range(3):
+        moved = positions + 0.05 * step * np.eye(3)
+        energy, forces = recorded(moved)
+        expected, reference = plain(moved)
+        assert energy == pytest.approx(expected, abs=1e-9)
+        np.testing.assert_allclose(forces, reference, atol=1e-7)
+    (graph,) = graphs
+    assert graph.replayed >= 3 and len(graph.calls) == 1
+    moved[0, 0] = np.nan
+    with pytest.raises(openmm.OpenMMException, match="no number|NaN"):
+        recorded(moved)
+
+
+def test_which_backend_serves_cuda_graphs(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chosen(**options: Any) -> tuple[str, str]:
+        potential = SE3Potential(model, cudaGraphs=True, **options)
+        return potential.backend, potential.implementation
+
+    assert chosen(implementation="triton") == ("torchforce", "triton")
+    assert chosen(implementation="triton", backend="pythonforce") == (
+        "pythonforce",
+        "triton",
+    )
+    with pytest.raises(ValueError, match="needs Triton"):
+        chosen(implementation="torchscript", backend="pythonforce")
+    monkeypatch.setattr(plugin, "torchforce_problem", lambda: "another torch")
+    assert chosen(implementation="triton") == ("pythonforce", "triton")
+
+
 INTERPRETED = """
 import sys
 import torch
@@ -217,11 +312,20 @@ def test_equal_in_the_interpreter_of_triton() -> None:
 COMPILED = """
 import json
 from openmm_se3.config import ModelConfig
-from openmm_se3.triton.compilation import compile_kernels, launches
+from openmm_se3.triton.compilation import compile_kernels, launches, training_launches
 
 shape = {"layers": 2, "lmax": 1, "channels": 16, "self_interaction": "linear"}
-found = launches(ModelConfig(("H", "O"), **shape), "single", 192, 80, True)
+config = ModelConfig(("H", "O"), **shape)
+found = launches(config, "single", 192, 80, True)
 made = [kernel for target in (75, 90) for kernel in compile_kernels(found, target)]
+# What training has beside these.
+found = [
+    launch
+    for launch in training_launches(config, "single")
+    if launch.name.startswith(("attend_back_to_table", "attend_back_to_neighbor 0"))
+]
+for target in (75, 80, 89, 90):
+    made += compile_kernels(found, target)
 print(json.dumps([(k.name, k.registers, k.spilled, k.shared) for k in made]))
 """
 
@@ -241,4 +345,4 @@ def test_kernels_compile_for_old_and_new_gpus_without_one() -> None:
     assert all(0 < registers <= 255 for _, registers, *_ in kernels)
     assert max(shared for *_, shared in kernels) <= 48 * 1024  # what every GPU has
     hot = {name: spill for name, _, spill, _ in kernels if name.startswith("attend")}
-    assert len(hot) == 5 and not any(hot.values())
+    assert len(hot) == 8 and not any(hot.values())

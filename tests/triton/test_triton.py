@@ -135,7 +135,7 @@ FAULTS = {
     "the gate": ("", "gates[l] * (1.0 - gates[l])", "gates[l]"),
     "images": ("", "images_a * images_b * images_c", "images_a"),
     "the wall": ("", "screened * slope", "0.0 * slope"),
-    "the products": ("", "change + 2.0 * sums[m]", "change + sums[m]"),
+    "the products": ("", "sums, 2.0, l", "sums, 1.0, l"),
     "the mixing": ("", "change += tl.load(back", "change = tl.load(back"),
 }
 

@@ -16,11 +16,17 @@ def product(left, right):
 
 
 @triton.jit
+def place_of(component, atom, channel, n_atoms):
+    """Where a component of features [dim, n_atoms, CHANNELS] is, [atoms, channels]."""
+    return (component * n_atoms + atom[:, None]) * CHANNELS + channel[None, :]
+
+
+@triton.jit
 def invariants_of(update, atom, channel, real, n_atoms):
     """What opens the gates: f^0 and |f^l|^2 / (2l + 1), by degree; and f."""
     rows = ()
     for d in tl.static_range((L_MAX + 1) * (L_MAX + 1)):
-        place = (d * n_atoms + atom[:, None]) * CHANNELS + channel[None, :]
+        place = place_of(d, atom, channel, n_atoms)
         rows = rows + (tl.load(update + place, mask=real, other=0.0),)
     result = (rows[0],)
     for l in tl.static_range(1, L_MAX + 1):
@@ -71,7 +77,7 @@ def gate(
     gates = gates_of(invariants, weight, bias, channel, CHANNELS_2)
     for l in tl.static_range(L_MAX + 1):
         for d in tl.static_range(l * l, (l + 1) * (l + 1)):
-            place = (d * n_atoms + atom[:, None]) * CHANNELS + channel[None, :]
+            place = place_of(d, atom, channel, n_atoms)
             tl.store(features + place, rows[d] * gates[l], mask=real)
 
 
@@ -97,7 +103,7 @@ def gate_back(
     for l in tl.static_range(L_MAX + 1):
         total = rows[0] * 0.0
         for d in tl.static_range(l * l, (l + 1) * (l + 1)):
-            place = (d * n_atoms + atom[:, None]) * CHANNELS + channel[None, :]
+            place = place_of(d, atom, channel, n_atoms)
             total += rows[d] * tl.load(slope + place, mask=real, other=0.0)
         gates_back = gates_back + (total * gates[l] * (1.0 - gates[l]),)
     row = tl.arange(0, CHANNELS_2)[:, None]
@@ -111,7 +117,7 @@ def gate_back(
                 gates_back[l], tl.load(weight + place, mask=both, other=0.0)
             )
         for d in tl.static_range(k * k, (k + 1) * (k + 1)):
-            place = (d * n_atoms + atom[:, None]) * CHANNELS + channel[None, :]
+            place = place_of(d, atom, channel, n_atoms)
             result = tl.load(slope + place, mask=real, other=0.0) * gates[k]
             if k == 0:
                 result += change

@@ -10,8 +10,60 @@ weights ``hidden`` [degrees, channels, channels, WIDTH] are symmetric in the cha
 @triton.jit
 def rows_of(features, l, m, atom, channel, real, n_atoms):
     """Component m of degree l in some channels."""
-    place = ((l * l + m) * n_atoms + atom[:, None]) * CHANNELS + channel[None, :]
+    place = place_of(l * l + m, atom, channel, n_atoms)
     return tl.load(features + place, mask=real, other=0.0)
+
+
+@triton.jit
+def pairs_of(start, inside, TOGETHER: tl.constexpr, CHANNELS_2: tl.constexpr):
+    """Channels c and c' of pairs from c = ``start`` on, and which are in the network."""
+    pair = tl.arange(0, TOGETHER * CHANNELS_2)
+    first = start + pair // CHANNELS_2
+    second = pair % CHANNELS_2
+    real = (first < CHANNELS) & (second < CHANNELS)
+    return first, second, real, inside[:, None] & real[None, :]
+
+
+@triton.jit
+def added_mixtures(
+    sums,
+    factor,
+    features,
+    l: tl.constexpr,
+    atom,
+    first,
+    both,
+    n_atoms,
+    ATOMS: tl.constexpr,
+    TOGETHER: tl.constexpr,
+    CHANNELS_2: tl.constexpr,
+):
+    """Add the sum over c of factor_cc' f_c to the sums [atoms, c'] of each component."""
+    result = ()
+    for m in tl.static_range(2 * l + 1):
+        mixed = factor * rows_of(features, l, m, atom, first, both, n_atoms)
+        mixed = tl.reshape(mixed, (ATOMS, TOGETHER, CHANNELS_2))
+        result = result + (sums[m] + tl.sum(mixed, axis=1),)
+    return result
+
+
+@triton.jit
+def add_to_rows(
+    features,
+    rows,
+    factor: tl.constexpr,
+    l: tl.constexpr,
+    atom,
+    channel,
+    inside,
+    n_atoms,
+):
+    """Add blocks [atoms, channels] to the components of a degree."""
+    used = inside[:, None] & (channel < CHANNELS)[None, :]
+    for m in tl.static_range(2 * l + 1):
+        place = place_of(l * l + m, atom, channel, n_atoms)
+        before = tl.load(features + place, mask=used, other=0.0)
+        tl.store(features + place, before + factor * rows[m], mask=used)
 
 
 @triton.jit
@@ -53,16 +105,12 @@ def self_interaction(
     atom = tl.program_id(0) * ATOMS + tl.arange(0, ATOMS)
     channel = tl.arange(0, CHANNELS_2)
     width = tl.arange(0, WIDTH_2)
-    pair = tl.arange(0, TOGETHER * CHANNELS_2)
-    second = pair % CHANNELS_2
     inside = atom < n_atoms
     kind = features.dtype.element_ty
     h = tl.zeros((ATOMS, WIDTH_2), kind)
     h += tl.load(hidden_bias + width, mask=width < WIDTH, other=0.0)[None, :]
     for start in range(0, CHANNELS, TOGETHER):
-        first = start + pair // CHANNELS_2
-        real = (first < CHANNELS) & (second < CHANNELS)
-        both = inside[:, None] & real[None, :]
+        first, second, real, both = pairs_of(start, inside, TOGETHER, CHANNELS_2)
         for l in tl.static_range(L_QUERY + 1):
             products = tl.zeros((ATOMS, TOGETHER * CHANNELS_2), kind)
             for m in tl.static_range(2 * l + 1):
@@ -80,25 +128,24 @@ def self_interaction(
         for _ in tl.static_range(2 * l + 1):
             sums = sums + (tl.zeros((ATOMS, CHANNELS_2), kind),)
         for start in range(0, CHANNELS, TOGETHER):
-            first = start + pair // CHANNELS_2
-            real = (first < CHANNELS) & (second < CHANNELS)
-            both = inside[:, None] & real[None, :]
+            first, second, real, both = pairs_of(start, inside, TOGETHER, CHANNELS_2)
             bias = mixing_bias + (l * CHANNELS + first) * CHANNELS + second
             mix = product(h, mixing_weights(mixing, l, first, second, real, width))
             mix += tl.load(bias, mask=real, other=0.0)[None, :]
-            more = ()
-            for m in tl.static_range(2 * l + 1):
-                mixed = mix * rows_of(features, l, m, atom, first, both, n_atoms)
-                mixed = tl.reshape(mixed, (ATOMS, TOGETHER, CHANNELS_2))
-                more = more + (sums[m] + tl.sum(mixed, axis=1),)
-            sums = more
-        used = inside[:, None] & (channel < CHANNELS)[None, :]
-        for m in tl.static_range(2 * l + 1):
-            place = ((l * l + m) * n_atoms + atom[:, None]) * CHANNELS + channel[
-                None, :
-            ]
-            before = tl.load(update + place, mask=used, other=0.0)
-            tl.store(update + place, before + sums[m], mask=used)
+            sums = added_mixtures(
+                sums,
+                mix,
+                features,
+                l,
+                atom,
+                first,
+                both,
+                n_atoms,
+                ATOMS,
+                TOGETHER,
+                CHANNELS_2,
+            )
+        add_to_rows(update, sums, 1.0, l, atom, channel, inside, n_atoms)
 
 
 @launched
@@ -120,8 +167,6 @@ def self_interaction_back(
     atom = tl.program_id(0) * ATOMS + tl.arange(0, ATOMS)
     channel = tl.arange(0, CHANNELS_2)
     width = tl.arange(0, WIDTH_2)
-    pair = tl.arange(0, TOGETHER * CHANNELS_2)
-    second = pair % CHANNELS_2
     inside = atom < n_atoms
     kind = features.dtype.element_ty
     kept = inside[:, None] & (width < WIDTH)[None, :]
@@ -132,9 +177,7 @@ def self_interaction_back(
     h = before * s
     h_back = tl.zeros((ATOMS, WIDTH_2), kind)
     for start in range(0, CHANNELS, TOGETHER):
-        first = start + pair // CHANNELS_2
-        real = (first < CHANNELS) & (second < CHANNELS)
-        both = inside[:, None] & real[None, :]
+        first, second, real, both = pairs_of(start, inside, TOGETHER, CHANNELS_2)
         mixed = start + tl.arange(0, TOGETHER)
         used = inside[:, None] & (mixed < CHANNELS)[None, :]
         for l in tl.static_range(L_QUERY + 1):
@@ -148,9 +191,7 @@ def self_interaction_back(
                 change = tl.sum(
                     tl.reshape(mix * v, (ATOMS, TOGETHER, CHANNELS_2)), axis=2
                 )
-                place = ((l * l + m) * n_atoms + atom[:, None]) * CHANNELS + mixed[
-                    None, :
-                ]
+                place = place_of(l * l + m, atom, mixed, n_atoms)
                 change += tl.load(back + place, mask=used, other=0.0)
                 tl.store(back + place, change, mask=used)
             h_back += product(mix_back, tl.trans(weights))
@@ -161,21 +202,20 @@ def self_interaction_back(
         for _ in tl.static_range(2 * l + 1):
             sums = sums + (tl.zeros((ATOMS, CHANNELS_2), kind),)
         for start in range(0, CHANNELS, TOGETHER):
-            first = start + pair // CHANNELS_2
-            real = (first < CHANNELS) & (second < CHANNELS)
-            both = inside[:, None] & real[None, :]
+            first, second, real, both = pairs_of(start, inside, TOGETHER, CHANNELS_2)
             weights = hidden_weights(hidden, l, first, second, real, width)
             pull = product(h_back, tl.trans(weights))
-            more = ()
-            for m in tl.static_range(2 * l + 1):
-                moved = pull * rows_of(features, l, m, atom, first, both, n_atoms)
-                moved = tl.reshape(moved, (ATOMS, TOGETHER, CHANNELS_2))
-                more = more + (sums[m] + tl.sum(moved, axis=1),)
-            sums = more
-        used = inside[:, None] & (channel < CHANNELS)[None, :]
-        for m in tl.static_range(2 * l + 1):
-            place = ((l * l + m) * n_atoms + atom[:, None]) * CHANNELS + channel[
-                None, :
-            ]
-            change = tl.load(back + place, mask=used, other=0.0)
-            tl.store(back + place, change + 2.0 * sums[m], mask=used)
+            sums = added_mixtures(
+                sums,
+                pull,
+                features,
+                l,
+                atom,
+                first,
+                both,
+                n_atoms,
+                ATOMS,
+                TOGETHER,
+                CHANNELS_2,
+            )
+        add_to_rows(back, sums, 2.0, l, atom, channel, inside, n_atoms)
