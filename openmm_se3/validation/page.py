@@ -88,15 +88,17 @@ def _facts(report: Report) -> str:
 
 
 def _shares(checks: tuple[Check, ...]) -> list[str]:
-    """Draw every number that has an upper limit against it."""
-    limited, shares = [], []
+    """Draw, of each group, the number that comes nearest to its upper limit."""
+    worst: dict[str, tuple[float, Check]] = {}
     for check in checks:
         if check.high and check.measured is not None and np.isfinite(check.measured):
-            limited.append(check)
-            shares.append(abs(check.measured) / check.high)
-    if not limited:
+            share_of_limit = abs(check.measured) / check.high
+            if share_of_limit >= worst.get(check.group, (0.0, check))[0]:
+                worst[check.group] = share_of_limit, check
+    if not worst:
         return [paragraph("No number has a limit.")]
-    share = np.array(shares)
+    limited = [check for _, check in worst.values()]
+    share = np.array([value for value, _ in worst.values()])
     names = [f"{check.group}: {check.name}" for check in limited]
     place = np.arange(len(limited))[::-1]
     colors = [ORANGE if check.status == "fail" else BLUE for check in limited]
@@ -116,5 +118,5 @@ def _shares(checks: tuple[Check, ...]) -> list[str]:
         )
         axes.set_yticks(place, names)
         axes.tick_params(axis="y", length=0)
-        drawing = figure(drawn, "Dashed: the limit.  Right of it a check has failed.")
+        drawing = figure(drawn, "The worst of each group.  Dashed: the limit.")
     return [drawing]
