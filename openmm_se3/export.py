@@ -37,7 +37,10 @@ from openmm_se3.torchscript.build import ForceSettings, build_module, eager_forc
 from openmm_se3.torchscript.modules import GenericForce
 from openmm_se3.torchscript.self_check import random_positions, require_equal
 from openmm_se3.training.checkpoint import BEST, load_checkpoint
-from openmm_se3.training.uncertainty import uncertainty_threshold, validation_frames
+from openmm_se3.training.uncertainty_threshold import (
+    uncertainty_threshold,
+    validation_frames,
+)
 from openmm_se3.version import __version__
 
 CHECKED_SIZES = (1, 2, 3, 6, 24)
@@ -160,8 +163,8 @@ def write_committee(
             files are still there.
         threshold: Deviation of the force on an atom above which frames are not trusted,
             eV/A.  None measures it, see
-            :func:`openmm_se3.training.uncertainty.uncertainty_threshold`; where there
-            are no frames for that, the description has none.
+            :mod:`openmm_se3.training.uncertainty_threshold`; where there are no frames
+            for that, the description has none.
         overwrite: Replace a model that is there.
         progress: Called with what comes next.
 

@@ -15,8 +15,8 @@ from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.training.batches import BatchOrder, GraphTensors, take_apart
 from openmm_se3.training.config_file import run_config
 from openmm_se3.training.metrics import predict_batch
-from openmm_se3.training.module import TrainingModule
-from openmm_se3.training.trainer import compiled_batches
+from openmm_se3.training.start import compiled_batches
+from openmm_se3.training.step import TrainingModule
 
 LOWEST_RATE = 1e-9  # a learning rate of zero is refused
 

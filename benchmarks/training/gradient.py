@@ -26,7 +26,7 @@ from openmm_se3.training.config import TrainingConfig
 from openmm_se3.training.config_file import read_config
 from openmm_se3.training.loss import label_counts, loss_terms
 from openmm_se3.training.prepare import read_data
-from openmm_se3.training.trainer import make_module
+from openmm_se3.training.start import make_module
 
 CONFIG = Path(__file__).parents[2] / "models" / "water" / "train.yaml"
 

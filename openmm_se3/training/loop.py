@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from openmm_se3.training.batches import GraphTensors, Interval, loader, take_apart
 from openmm_se3.training.config import TrainingConfig
 from openmm_se3.training.distributed import launched
-from openmm_se3.training.module import TrainingModule
 from openmm_se3.training.session import Session
+from openmm_se3.training.step import TrainingModule
 
 
 class Observer(Protocol):

@@ -15,7 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from openmm_se3.training.module import TrainingModule
+from openmm_se3.training.step import TrainingModule
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

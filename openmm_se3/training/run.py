@@ -58,7 +58,6 @@ from openmm_se3.training.metrics import (
     frame_groups,
     predict,
 )
-from openmm_se3.training.module import TrainingModule
 from openmm_se3.training.page import write_page
 from openmm_se3.training.prepare import (
     read_data,
@@ -81,7 +80,8 @@ from openmm_se3.training.report import (
 )
 from openmm_se3.training.session import Session
 from openmm_se3.training.speed import choose_threads, fit_to_budget
-from openmm_se3.training.trainer import compiled_batches, make_module, on_gpu
+from openmm_se3.training.start import compiled_batches, make_module, on_gpu
+from openmm_se3.training.step import TrainingModule
 
 SPLIT, LOCK = "split.npy", "run.lock"
 ERRORS, REPORT, PAGE = "errors.json", "report.md", "report.html"

@@ -15,9 +15,9 @@ from typing import Any
 from openmm_se3.signals import Signals
 from openmm_se3.training.checkpoint import BEST, LAST, PREVIOUS, save_checkpoint
 from openmm_se3.training.distributed import any_process, is_first
-from openmm_se3.training.module import TrainingModule
 from openmm_se3.training.report import HISTORY, write_history
 from openmm_se3.training.schedule import validations_since_best
+from openmm_se3.training.step import TrainingModule
 
 
 class Session:

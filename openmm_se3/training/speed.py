@@ -17,7 +17,7 @@ from torch import Tensor
 from openmm_se3.training.batches import GraphTensors, loader, take_apart
 from openmm_se3.training.config import TrainingConfig
 from openmm_se3.training.metrics import evaluation_batches, predict_batch
-from openmm_se3.training.module import TrainingModule
+from openmm_se3.training.step import TrainingModule
 
 ROUNDS = 4  # the first one warms up
 LONGEST = 20.0  # s, after which no further round begins

@@ -28,9 +28,9 @@ from openmm_se3.training.checkpoint import (
 from openmm_se3.training.config import RunConfig
 from openmm_se3.training.config_file import run_config
 from openmm_se3.training.loop import processes
-from openmm_se3.training.module import DivergedError
 from openmm_se3.training.report import CONFIG
 from openmm_se3.training.run import ERRORS, train
+from openmm_se3.training.step import DivergedError
 
 TABLE, CURVES = "sweep.csv", "curves.png"
 MAX_NAME = 200  # characters of a folder

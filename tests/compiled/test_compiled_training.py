@@ -16,7 +16,7 @@ from openmm_se3.neighbors import Edges, neighbor_pairs
 from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.training.config import TrainingConfig
-from openmm_se3.training.trainer import compiled_batches
+from openmm_se3.training.start import compiled_batches
 
 pytestmark = pytest.mark.skipif(
     find_compiler() is None, reason="no C++ compiler on this machine"

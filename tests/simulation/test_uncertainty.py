@@ -38,7 +38,7 @@ from openmm_se3.simulation import (
 from openmm_se3.simulation.log import UNCERTAINTY
 from openmm_se3.simulation.uncertainty import UncertaintyWarning
 from openmm_se3.training.evaluation import read_as_trained
-from openmm_se3.training.uncertainty import (
+from openmm_se3.training.uncertainty_threshold import (
     deviations,
     uncertainty_threshold,
     validation_frames,

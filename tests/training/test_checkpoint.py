@@ -34,10 +34,10 @@ from openmm_se3.training.batches import (
     BatchOrder,
 )
 from openmm_se3.training.checkpoint import LAST, load_checkpoint, load_last
-from openmm_se3.training.module import (
+from openmm_se3.training.session import Session
+from openmm_se3.training.step import (
     TrainingModule,
 )
-from openmm_se3.training.session import Session
 
 pytestmark = WARNINGS
 

@@ -41,9 +41,6 @@ from openmm_se3.training.metrics import (
     predict,
     reference_forces,
 )
-from openmm_se3.training.module import (
-    TrainingModule,
-)
 from openmm_se3.training.prepare import read_data
 from openmm_se3.training.presets import PRESETS
 from openmm_se3.training.progress import CHARTS, TensorBoard
@@ -51,6 +48,9 @@ from openmm_se3.training.progress import FOLDER as TENSORBOARD
 from openmm_se3.training.report import error_report
 from openmm_se3.training.schedule import (
     learning_rate,
+)
+from openmm_se3.training.step import (
+    TrainingModule,
 )
 
 pytestmark = WARNINGS

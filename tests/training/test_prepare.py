@@ -27,7 +27,7 @@ from openmm_se3.training.config import (
     DataConfig,
 )
 from openmm_se3.training.config_file import read_config
-from openmm_se3.training.trainer import make_module
+from openmm_se3.training.start import make_module
 
 pytestmark = WARNINGS
 

@@ -52,11 +52,11 @@ from openmm_se3.training.config import (
     DataConfig,
 )
 from openmm_se3.training.distributed import launched_rank
-from openmm_se3.training.module import (
+from openmm_se3.training.prepare import read_data
+from openmm_se3.training.start import make_module
+from openmm_se3.training.step import (
     TrainingModule,
 )
-from openmm_se3.training.prepare import read_data
-from openmm_se3.training.trainer import make_module
 
 pytestmark = WARNINGS
 

@@ -24,12 +24,12 @@ from openmm_se3.training.batches import (
     BatchOrder,
 )
 from openmm_se3.training.checkpoint import BEST, LAST, load_checkpoint
-from openmm_se3.training.module import (
+from openmm_se3.training.optimizer import make_optimizer
+from openmm_se3.training.session import Session
+from openmm_se3.training.step import (
     DivergedError,
     TrainingModule,
 )
-from openmm_se3.training.optimizer import make_optimizer
-from openmm_se3.training.session import Session
 
 pytestmark = WARNINGS
 

@@ -26,7 +26,7 @@ from openmm_se3.training.checkpoint import BEST, load_checkpoint
 from openmm_se3.training.config import (
     TrainingConfig,
 )
-from openmm_se3.training.module import (
+from openmm_se3.training.step import (
     TrainingModule,
 )
 from openmm_se3.training.sweep import parse_settings, run_variants, variants

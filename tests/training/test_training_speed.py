@@ -19,10 +19,10 @@ from openmm_se3.training import run as training_run
 from openmm_se3.training import speed
 from openmm_se3.training.checkpoint import LAST, load_checkpoint
 from openmm_se3.training.config import DataConfig, RunConfig
-from openmm_se3.training.module import TrainingModule
 from openmm_se3.training.prepare import read_data
 from openmm_se3.training.schedule import learning_rate
-from openmm_se3.training.trainer import make_module
+from openmm_se3.training.start import make_module
+from openmm_se3.training.step import TrainingModule
 
 pytestmark = WARNINGS
 

@@ -19,7 +19,7 @@ from openmm_se3.neighbors import Edges, in_pairs, neighbor_pairs
 from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.training.config import TrainingConfig
-from openmm_se3.training.trainer import compiled_batches
+from openmm_se3.training.start import compiled_batches
 from openmm_se3.triton import kernels, weight_gradient
 from openmm_se3.triton.network import Network
 from openmm_se3.triton.pack import Weights

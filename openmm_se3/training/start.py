@@ -15,12 +15,12 @@ from openmm_se3.training.batches import (
 )
 from openmm_se3.training.config import RunConfig, TrainingConfig
 from openmm_se3.training.initial import InitialModel
-from openmm_se3.training.module import TrainingModule
 from openmm_se3.training.prepare import (
     frames_without_forces,
     normalized,
     split_graphs,
 )
+from openmm_se3.training.step import TrainingModule
 from openmm_se3.triton.availability import triton_or_none
 from openmm_se3.triton.training import TritonBatches
 
