@@ -36,6 +36,12 @@ def reproducible() -> Iterator[None]:
     torch.set_default_dtype(dtype)
 
 
+@pytest.fixture(autouse=True)
+def nothing_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget which compiled networks failed, which a process remembers."""
+    monkeypatch.setattr("openmm_se3.torchscript.build._failed", set())
+
+
 @pytest.fixture(scope="session")
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of an exported network with random weights; not to be changed."""

@@ -251,7 +251,7 @@ def test_a_box_full_of_edges_is_refused_before_they_are_counted(
     def count(*_: object) -> int:
         raise AssertionError("they were counted")
 
-    monkeypatch.setattr("openmm_se3.force.potential.count_edges", count)
+    monkeypatch.setattr("openmm_se3.force.evaluator.count_edges", count)
     positions = np.random.default_rng(0).uniform(0.0, 1.0, (10_000, 3))
     with pytest.raises(NotEnoughMemoryError):
         SE3Potential(smallest_model).estimate_memory(positions, np.eye(3))

@@ -260,7 +260,7 @@ def test_training_takes_the_kernels_on_gpus_that_they_serve(
         assert found is None or isinstance(found, TritonBatches)
         return found is not None
 
-    monkeypatch.delenv("OPENMM_SE3_ENGINE", raising=False)
+    monkeypatch.delenv("OPENMM_SE3_IMPLEMENTATION", raising=False)
     assert not chosen()  # no GPU here
     with pytest.raises(CompileError, match="NVIDIA"):
         chosen(implementation="triton")
@@ -270,7 +270,7 @@ def test_training_takes_the_kernels_on_gpus_that_they_serve(
     assert not chosen(random_network(torch.float32, kernel="full"))
     with pytest.raises(ValueError, match=r"training\.device to gpu"):
         chosen(implementation="triton", device="cpu")
-    monkeypatch.setenv("OPENMM_SE3_ENGINE", "torchscript")
+    monkeypatch.setenv("OPENMM_SE3_IMPLEMENTATION", "torchscript")
     assert not chosen()
 
 
