@@ -15,7 +15,6 @@ from openmm_se3.data.dataset import Dataset, combine
 from openmm_se3.data.formats.npy import read_numbers
 from openmm_se3.data.formats.registry import (
     FORMATS,
-    Reading,
     detect_format,
     read_format,
     refuse_options,
@@ -117,12 +116,6 @@ class Source:
         """Return the format; "auto" looks into the file."""
         return detect_format(Path(self.path)) if self.format == "auto" else self.format
 
-    def reading(self) -> Reading:
-        """Return what this source says of how its file is read."""
-        return Reading(
-            **{f.name: getattr(self, f.name) for f in dataclasses.fields(Reading)}
-        )
-
     def units(self, kind: str) -> Units:
         """Return the units of the file, whose format is ``kind``."""
         own = FORMATS[kind]
@@ -142,9 +135,8 @@ def read_source(source: Source) -> Dataset:
     """
     path = Path(source.path)
     kind = source.kind()
-    given = source.reading()
-    refuse_options(path, kind, given)
-    dataset = read_format(path, kind, source.units(kind), given)
+    refuse_options(source, kind)
+    dataset = read_format(source, kind)
     frames = dataset.frames
     if not len(frames):
         raise ValueError(f"{path} holds no frames")

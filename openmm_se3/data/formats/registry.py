@@ -12,12 +12,12 @@ from openmm_se3.data.dataset import Dataset
 from openmm_se3.data.formats.deepmd import read_deepmd
 from openmm_se3.data.formats.extxyz import Names, read_extxyz
 from openmm_se3.data.formats.hdf5 import FORMAT, read_hdf5
-from openmm_se3.data.formats.units_of_files import Units
 from openmm_se3.data.frames import Frames
 from openmm_se3.data.level_of_theory import PublishedLevel
 
 if TYPE_CHECKING:
     from openmm_se3.data.formats.ani import Layout
+    from openmm_se3.data.load import Source
 
 UNITS = ("energy_unit", "length_unit", "force_unit")
 
@@ -96,79 +96,62 @@ def detect_format(path: Path) -> str:
     return found
 
 
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """What is said of how a file is read; None leaves it to the format.
-
-    Attributes are those of :class:`openmm_se3.data.load.Source`.
-    """
-
-    energy_key: str | None = None
-    forces_key: str | None = None
-    energy_unit: str | None = None
-    length_unit: str | None = None
-    force_unit: str | None = None
-    gradient: bool | None = None
-    level: str | None = None
-
-
-def refuse_options(path: Path, kind: str, given: Reading) -> None:
+def refuse_options(source: Source, kind: str) -> None:
     """Refuse options that a format does not have.
 
     Raises:
         ValueError: Names the option.
     """
     for name in FORMAT_OPTIONS:
-        if getattr(given, name) is not None and name not in FORMATS[kind].takes:
-            raise ValueError(f"{path}: the format {kind} has no option {name}")
+        if getattr(source, name) is not None and name not in FORMATS[kind].takes:
+            raise ValueError(f"{source.path}: the format {kind} has no option {name}")
 
 
-def read_format(path: Path, kind: str, units: Units, given: Reading) -> Dataset:
+def read_format(source: Source, kind: str) -> Dataset:
     """Read a file or folder of one of ``FORMATS``.
 
     Args:
-        path: The file or folder.
+        source: The file or folder, and how to read it.
         kind: Its format.
-        units: Its units.
-        given: What is said of it besides.
 
     Raises:
         ValueError: It cannot be read so.
     """
+    path = Path(source.path)
     if kind == "openmm-se3":
         dataset = read_hdf5(path)
-        if given.level is None:
+        if source.level is None:
             return dataset
-        return dataclasses.replace(dataset, level=PublishedLevel(given.level))
-    level, note = given.level or UNKNOWN_LEVEL, ""
+        return dataclasses.replace(dataset, level=PublishedLevel(source.level))
+    units, level, note = source.units(kind), source.level or UNKNOWN_LEVEL, ""
     if kind == "extxyz":
-        names = Names(given.energy_key, given.forces_key, units, given.gradient)
+        names = Names(source.energy_key, source.forces_key, units, source.gradient)
         frames, note = read_extxyz(path, names)
     elif kind == "deepmd":
-        frames = read_deepmd(path, units, bool(given.gradient))
+        frames = read_deepmd(path, units, bool(source.gradient))
     else:
         from openmm_se3.data.formats.ani import read_conformers
 
-        layout = _layout(kind, given)
+        layout = _layout(source, kind)
         frames = Frames(read_conformers(path, layout, units))
-        level = given.level or layout.level
+        level = source.level or layout.level
     return Dataset(frames, PublishedLevel(level), {}, notes=(note,))
 
 
-def _layout(kind: str, given: Reading) -> Layout:
-    """Return the layout of a format with the names and the sign that are given."""
+def _layout(source: Source, kind: str) -> Layout:
+    """Return the layout of a format with the names and the sign of a source."""
     from openmm_se3.data.formats.ani import LAYOUTS
 
     layout = LAYOUTS[kind]
-    if given.energy_key is not None or given.forces_key is not None:
+    if source.energy_key is not None or source.forces_key is not None:
         # Another level: its forces only if they are asked for.
         layout = dataclasses.replace(
             layout,
-            energy=given.energy_key or layout.energy,
-            forces=given.forces_key,
-            level=given.level or f"{kind} {given.energy_key or layout.energy}",
+            energy=source.energy_key or layout.energy,
+            forces=source.forces_key,
+            level=source.level or f"{kind} {source.energy_key or layout.energy}",
             needs_forces=True,
         )
-    if given.gradient is not None:
-        layout = dataclasses.replace(layout, gradient=given.gradient)
+    if source.gradient is not None:
+        layout = dataclasses.replace(layout, gradient=source.gradient)
     return layout
