@@ -7,10 +7,12 @@ in ``BACKENDS``.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import pickle
 import threading
 import warnings
-from typing import Protocol
+import weakref
+from typing import ClassVar, Protocol
 
 import numpy as np
 import openmm
@@ -70,9 +72,11 @@ class PythonForce:
 
         OpenMM gives no derivatives by a PythonForce's own parameters, but zeros.
         """
-        force = openmm.PythonForce(ModelCallable(settings))
+        scaled = settings.scale is not None
+        function = CopiedCallable(settings) if scaled else ModelCallable(settings)
+        force = openmm.PythonForce(function)
         force.setUsesPeriodicBoundaryConditions(settings.periodic)
-        if settings.scale is None:
+        if not scaled:
             return force
         unscaled = f"{settings.scale}_energy"
         product = openmm.CustomCVForce(f"{settings.scale}*{unscaled}")
@@ -179,3 +183,33 @@ class ModelCallable:
             rows = np.array(box.value_in_unit(unit.nanometer))
             inputs.append(torch.from_numpy(rows))
         return inputs
+
+
+class CopiedCallable(ModelCallable):
+    """What PythonForce calls within a CustomCVForce, which copies it for each Context.
+
+    OpenMM (8.4) never frees the Python object of a copy, nor the 0.2 GB of a compiled
+    network in it.  So a copy calls an object of the same settings that a System still
+    holds, and opens a model of its own only where there is none, as after loading XML.
+
+    Args:
+        settings: What to compute.
+    """
+
+    _held: ClassVar[weakref.WeakValueDictionary[bytes, CopiedCallable]]
+    _held = weakref.WeakValueDictionary()
+
+    def __init__(self, settings: ForceSettings) -> None:
+        super().__init__(settings)
+        self._held[self._key] = self
+
+    def __setstate__(self, pickled: bytes) -> None:
+        self._key = hashlib.sha256(pickled).digest()
+        held = self._held.get(self._key)
+        # One copy of the weights, too.
+        super().__setstate__(pickled if held is None else held._pickled)
+
+    def __call__(self, state: openmm.State) -> tuple[float, np.ndarray]:
+        """Return what :class:`ModelCallable` returns."""
+        held = self._held.get(self._key, self)
+        return super(CopiedCallable, held).__call__(state)

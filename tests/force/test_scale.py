@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from openmmml import MLPotential
 from random_model import BOX, topology_of, water_cluster
 
 from openmm_se3 import SE3Potential
+from openmm_se3.force import backends
 from openmm_se3.force.backends import BACKENDS
 from openmm_se3.model_file import load_model
 from openmm_se3.torchscript.build import DENSE_ATOMS, ForceSettings, build_module
@@ -208,3 +211,32 @@ def test_parameters_as_the_platforms_hand_them_over(
 def test_what_is_no_name_is_refused(name: Any, smallest_model: Path) -> None:
     with pytest.raises(ValueError, match="scale is the name of a global parameter"):
         SE3Potential(smallest_model).createSystem(topology(1), scale=name)
+
+
+def test_scaled_systems_free_their_models(
+    smallest_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenMM never frees the PythonForce that a CustomCVForce copies for a Context."""
+    built = []
+
+    def build(settings: ForceSettings) -> torch.jit.ScriptModule:
+        module = build_module(settings)
+        built.append(weakref.ref(module))
+        return module
+
+    monkeypatch.setattr(backends, "build_module", build)
+    potential = SE3Potential(smallest_model, backend="pythonforce", precision="double")
+    system = potential.createSystem(topology(2), scale="lambda_ml")
+    evaluators = [Evaluator(system, platform) for platform in PLATFORMS]
+    energies = [evaluator(positions_of(2))[0] for evaluator in evaluators]
+    assert energies[0] == pytest.approx(energies[1], rel=1e-6)
+    assert len(built) == 1
+    restored = openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(system))
+    del system, evaluators
+    gc.collect()
+    assert [reference() for reference in built] == [None]
+    # Nothing is left to call: the force that was read builds its own.
+    assert Evaluator(restored, PLATFORMS[0])(positions_of(2))[0] == pytest.approx(
+        energies[0]
+    )
+    assert len(built) == 2
