@@ -55,7 +55,8 @@ class TrainingConfig:
             at which the weight of a frame is 1/2; null gives every frame the weight 1.
         huber_delta: Error beyond which the loss grows linearly (eV/A, and eV of the
             energy's error as ``energy_per`` divides it); null keeps squares.
-        optimizer: "adam" or "adamw".
+        optimizer: "adam", "adamw", or "muon": steps of matrices along orthogonalized
+            momentum, of other weights by Adam.
         learning_rate: Highest learning rate.
         product_lr_scale: Learning rate of the weights that make (2.6) from products of
             features, as a share of ``learning_rate``.  A sum has a thousand of them, so
@@ -113,7 +114,7 @@ class TrainingConfig:
     energy_per: typing.Literal["frame", "sqrt-atom", "atom"] = "frame"
     energy_cap: float | None = None
     huber_delta: float | None = None
-    optimizer: typing.Literal["adam", "adamw"] = "adam"
+    optimizer: typing.Literal["adam", "adamw", "muon"] = "adam"
     learning_rate: float = 2e-3
     product_lr_scale: float | None = None
     weight_decay: float = 0.0
@@ -210,7 +211,7 @@ class TrainingConfig:
         if self.weight_decay and self.optimizer != "adamw":
             raise ValueError(
                 "training.weight_decay needs optimizer: adamw; with adam it would be "
-                "mixed into the gradient's moments"
+                "mixed into the gradient's moments, and muon has none"
             )
         if self.initial_decay and self.initial is None:
             raise ValueError(
