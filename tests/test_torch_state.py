@@ -75,13 +75,18 @@ def numbers(model: Path) -> list[float]:
     return found
 
 
+@pytest.fixture(scope="module")
+def usual(smallest_model: Path) -> tuple[list[float], list[float]]:
+    """What is computed in no mode: numbers, and energies of Systems."""
+    made = systems(SE3Potential(smallest_model, precision="double"))
+    return numbers(smallest_model), [evaluate(system, WATER)[0] for system in made]
+
+
 @pytest.mark.parametrize("mode", MODES)
-def test_modes_of_torch_around_our_calls(mode: str, smallest_model: Path) -> None:
-    expected = numbers(smallest_model)
-    plain = [
-        evaluate(s, WATER)[0]
-        for s in systems(SE3Potential(smallest_model, precision="double"))
-    ]
+def test_modes_of_torch_around_our_calls(
+    mode: str, usual: tuple[list[float], list[float]], smallest_model: Path
+) -> None:
+    expected, plain = usual
     with MODES[mode]():
         found = numbers(smallest_model)
         made = systems(SE3Potential(smallest_model, precision="double"))

@@ -78,8 +78,15 @@ def test_energy_and_forces_are_multiplied(
             np.testing.assert_allclose(result[1], value * forces, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["interaction", "total"])
-@all_modules
+@pytest.mark.parametrize(
+    ("n_molecules", "box", "kind"),
+    [
+        (2, None, "total"),
+        (2, None, "interaction"),
+        (MANY, None, "interaction"),
+        (2, BOX, "total"),
+    ],
+)
 @all_backends
 def test_derivative(
     backend: str,
