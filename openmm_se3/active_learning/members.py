@@ -43,6 +43,7 @@ TRAINING: dict[str, Any] = {
     "energy_per": "sqrt-atom",
     "energy_weight": 0.2,
     "energy_cap": 0.5,  # eV an atom: frames far above this count little
+    "optimizer": "muon",
     "learning_rate": 1e-2,
     "ema_decay": 0.995,
     "clip_ratio": 3.0,
