@@ -29,6 +29,9 @@ from openmm_se3.training.checkpoint import BEST
 
 VALIDATION = 0.12  # share of the frames that a member holds back
 FIRST_STEPS = 6000  # of the first round; later rounds make half as many
+# Of a model that is fine-tuned: more passes over few frames fit these closer and others
+# worse (44 labels of ethanol, validation: 0.54 kcal/mol/A after 100, 0.81 after 1,000).
+FINE_TUNING_PASSES, FEWEST_STEPS = 100, 400
 # A small network for one molecule.
 NETWORK: dict[str, Any] = {
     "cutoff": 5.0,
@@ -50,7 +53,7 @@ TRAINING: dict[str, Any] = {
     "threads": 1,
     "device": "cpu",
 }
-FINE_TUNING_RATE = 0.4  # of the learning rate, where a run starts from trained weights
+FINE_TUNING_RATE = 0.25  # of the learning rate, where a run starts from trained weights
 TIME_SHARE = 0.5  # of the minutes of a campaign, for training
 
 
@@ -125,7 +128,7 @@ def train_members(
             training["learning_rate"] *= FINE_TUNING_RATE
             training["initial"] = start
             training["initial_decay"] = settings.keep
-        steps = settings.steps or FIRST_STEPS
+        steps = settings.steps or _default_steps(settings, data)
         steps = steps if number <= 0 else -(-steps // 2)
         training |= {
             "steps": steps,
@@ -152,6 +155,15 @@ def train_members(
         done += 1
         progress(done, len(tasks))
     return _summary([folder for _, folder, _ in tasks])
+
+
+def _default_steps(settings: Settings, data: Sequence[Dataset]) -> int:
+    """Return the steps of the first round, were it of as many labels as there are."""
+    if not is_model(settings.start):
+        return FIRST_STEPS
+    frames = sum(len(dataset.frames) for dataset in data)
+    steps = FINE_TUNING_PASSES * frames // int(TRAINING["batch_size"])
+    return min(FIRST_STEPS, max(FEWEST_STEPS, steps))
 
 
 def _minutes(settings: Settings, number: int) -> float | None:

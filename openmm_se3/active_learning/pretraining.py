@@ -7,6 +7,7 @@ that have learned it need only the difference to DFT from the labels of the camp
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -57,6 +58,8 @@ def _choose(settings: Settings, systems: Sequence[System]) -> str:
                 f"start and reference are both {settings.start}: there would be "
                 "nothing to learn; leave start out"
             )
+        if Path(settings.start).exists():
+            return str(Path(settings.start).resolve())  # resumed from any folder
         return settings.start
     if settings.reference is not None:
         return "scratch"

@@ -40,8 +40,8 @@ class Settings:
         charge: Total charge of a molecule from an XYZ or PDB file.
         members: Networks of the committee.
         target: Wanted mean absolute force error at T, kcal/mol/A; twice as much at 2 T.
-        steps: Training steps of the first round; later rounds make half as many.
-            None chooses them.
+        steps: Training steps of the first round; later rounds make half as many.  None
+            makes 6,000, or, where a model is fine-tuned, 100 passes over the labels.
         explore_steps: Steps of exploring dynamics, 0.5 fs each.  None chooses them.
         network: Changes to the network, as in ``model`` of a training configuration.
         checks: Compare torsion scans and frequencies with the reference at the end.

@@ -368,13 +368,19 @@ def test_verdict_follows_the_limits(
 
 
 @pytest.mark.skipif(find_spec("Auto3D") is None, reason="needs AIMNet2")
-def test_start_is_the_best_that_knows_the_elements() -> None:
+def test_start_is_the_best_that_knows_the_elements(
+    smallest_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sodium = water(name="[Na]", numbers=np.array([11, 1, 1]))
     fast = "organic" if "organic" in shipped_models() else "aimnet2"
     assert choose_start(Settings("O"), [water()]) == fast
     assert choose_start(Settings("O"), [water(), sodium]) == "scratch"
     assert choose_start(Settings("O", reference="gfn2"), [water()]) == "scratch"
     assert choose_start(Settings("O", start="gfn2"), [water()]) == "gfn2"
+    # A folder is found again from where a campaign is resumed.
+    monkeypatch.chdir(smallest_model.parent)
+    named = Settings("O", start=smallest_model.name)
+    assert choose_start(named, [water()]) == str(smallest_model)
 
 
 @pytest.mark.parametrize("members", [1, 2])
