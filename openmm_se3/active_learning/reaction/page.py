@@ -196,7 +196,7 @@ def free_energy_plot(
         # Walls are high; what matters is between the minima.
         between = (x >= min(ends)) & (x <= max(ends))
         top = float((mean + error)[between].max())
-        axes.set_ylim(-0.1 * top - 0.2, 2.0 * top + 0.5)
+        axes.set_ylim(-0.1 * top - 0.2, 1.5 * top + 0.5)
     unit = f", {variable['unit']}" if variable["unit"] else ""
     axes.set_xlabel(f"{variable['name']}{unit}")
     axes.set_title("free energy, kcal/mol")
