@@ -35,8 +35,12 @@ The folder:
     data/checks-*.h5        labels of the checks
     runs/round-NN/member-K/ training runs
     runs/round-NN/explored.npz   frames seen, with their deviation
+    runs/round-NN/path.npz, metadynamics-*.npz, reaction.json   of a reaction
     model/                  the committee
     report.html             the verdict
+
+A campaign with ``bias`` learns a reaction: see
+:mod:`~openmm_se3.active_learning.reaction`.
 
 Every step either is in the journal or is repeated, and labels, training runs and files
 resume on their own, so that a kill costs one label.  All random numbers come from the

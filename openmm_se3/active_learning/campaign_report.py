@@ -14,9 +14,11 @@ from openmm_se3.active_learning.campaign import MODEL, Campaign
 from openmm_se3.active_learning.checks import CHECKS
 from openmm_se3.active_learning.explore import FRAME_SPACING, TIME_STEP, Explored
 from openmm_se3.active_learning.fresh import INTERVAL, Fresh
+from openmm_se3.active_learning.reaction.compare import REACTION
+from openmm_se3.active_learning.reaction.page import molecule_viewer, reaction_parts
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.active_learning.structures import System
-from openmm_se3.active_learning.verdict import limits
+from openmm_se3.active_learning.verdict import group_name, limits
 from openmm_se3.data.dataset import formula
 from openmm_se3.elements import symbols_of
 from openmm_se3.report.page import (
@@ -28,7 +30,6 @@ from openmm_se3.report.page import (
     paragraph,
     repeat,
     table,
-    viewer,
 )
 from openmm_se3.units import FS_TO_PS
 from openmm_se3.version import __version__
@@ -41,6 +42,9 @@ STEPS_OF = {
     "explored": "exploring",
     "tested": "tests",
     "checked": "checks",
+    "path": "path and free energy",
+    "path labels": "path and free energy",
+    "free energy": "path and free energy",
     "model": "model",
 }
 
@@ -77,6 +81,11 @@ def write_report(
         ),
     )
     page.section("Errors on fresh frames", *_errors(fresh, test))
+    if settings.bias:
+        found = json.loads((folder / REACTION).read_text())
+        shown, below = reaction_parts(found, systems[0], settings.temperature)
+        page.section("The reaction", *shown, columns=True)
+        page.section("Variables and transfers", *below, columns=True)
     page.section("Torsion scans", *_torsions(checks))
     page.section(
         "Vibrations and energy conservation", *_vibrations(checks), columns=True
@@ -106,6 +115,7 @@ def _movie(systems: Sequence[System], explored: Explored, temperature: float) ->
     if not (explored.system == 0).any():
         return paragraph("Every walker broke at once.")
     mine = (explored.system == 0) & (explored.temperature == temperature)
+    mine &= ~explored.biased
     if not mine.any():
         mine = explored.system == 0
     walkers, counts = np.unique(explored.walker[mine], return_counts=True)
@@ -117,7 +127,7 @@ def _movie(systems: Sequence[System], explored: Explored, temperature: float) ->
         f"{step * TIME_STEP * FS_TO_PS:.2f} ps, {heat:.0f} K"
         for step in explored.step[rows]
     ]
-    shown = viewer(systems[0].symbols, systems[0].bonds, frames, labels)
+    shown = molecule_viewer(systems[0], frames, labels)
     return shown + caption("Dynamics of the committee.  Drag to turn, wheel to zoom.")
 
 
@@ -143,7 +153,7 @@ def _facts(
     for row in test["errors"]:
         rows.append(
             [
-                f"force MAE at {row['temperature']:.0f} K",
+                f"force MAE at {group_name(row)}",
                 f"{row['force_mae']:.2f} ({row['force_mae_low']:.2f} to "
                 f"{row['force_mae_high']:.2f}) kcal/mol/A",
             ]
@@ -154,7 +164,7 @@ def _facts(
 def _errors(fresh: Fresh, test: dict[str, Any]) -> list[str]:
     by_heat = [
         [
-            f"{row['temperature']:.0f} K",
+            group_name(row),
             row["frames"],
             f"{row['force_mae']:.3f}",
             f"{row['force_rmse']:.3f}",
@@ -239,12 +249,12 @@ def _vibrations(checks: dict[str, Any]) -> list[str]:
 def _stability(fresh: Fresh, test: dict[str, Any], explored: Explored) -> list[str]:
     rows = []
     for share in test["shares"]:
-        heat = share["temperature"]
-        seen = explored.temperature == heat
+        seen = explored.temperature == share["temperature"]
+        seen &= explored.biased == bool(share.get("biased"))
         length = seen.sum() * FRAME_SPACING * TIME_STEP * FS_TO_PS
         rows.append(
             [
-                f"{heat:.0f}\u00a0K",
+                group_name(share).replace(" ", "\u00a0"),
                 share["walkers"],
                 f"{length:.1f}",
                 share["stopped"],
@@ -256,7 +266,7 @@ def _stability(fresh: Fresh, test: dict[str, Any], explored: Explored) -> list[s
     factor = float(test["calibration"])
     header = ["", "walkers", "ps", "stopped", "broken", "uncertain", "median"]
     explained = (
-        "Langevin dynamics of the last round: time simulated, walkers that stopped at "
+        "Dynamics of the last round: time simulated, walkers that stopped at "
         "a large deviation and that broke a bond, share of uncertain frames, median of "
         "the calibrated deviation (kcal/mol/A)."
     )
@@ -298,7 +308,7 @@ def _worst(fresh: Fresh, systems: Sequence[System]) -> list[str]:
         )
     assert sizes.all()
     return [
-        viewer(systems[0].symbols, systems[0].bonds, frames, labels),
+        molecule_viewer(systems[0], frames, labels),
         table(["", "", "force MAE", "worst atom, kcal/mol/A"], rows),
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from openmm_se3.data.frames import Frame, Structure
 from openmm_se3.data.labeling.molecules import Molecule
 from openmm_se3.units import EV_TO_KCAL_PER_MOL
 
+METADYNAMICS = "metadynamics"  # kind of the frames of biased walkers
 WALKERS = (6, 4, 6)  # at T, 1.5 T and 2 T, of each system
 SPARE_SEEDS = 7919  # between the seeds of structures that fill rounds
 SETTLING = 0.3  # share of the dynamics before the first fresh frame
@@ -42,7 +44,7 @@ def fresh_structures(
     explored: Explored,
     left: int,
 ) -> list[Structure]:
-    """Draw frames at T and at 2 T at random, as many of each.
+    """Draw frames at T, at 2 T and of metadynamics at random, as many of each.
 
     Args:
         settings: Settings of the campaign.
@@ -58,9 +60,11 @@ def fresh_structures(
     rng = np.random.default_rng([settings.seed, 5, number])
     settled = explored.step > SETTLING * explored.steps
     low, _, high = settings.temperatures()
+    groups = [(low, False), (high, False), *([(low, True)] if settings.bias else [])]
     drawn = []
-    for heat, share in ((low, -(-count // 2)), (high, count // 2)):
-        mine = explored.temperature == heat
+    for index, (heat, biased) in enumerate(groups):
+        share = (count + len(groups) - 1 - index) // len(groups)
+        mine = (explored.temperature == heat) & (explored.biased == biased)
         # Where all walkers stopped early, their first frames have to do.
         weights = (settled & mine) if (settled & mine).any() else mine
         drawn.append(random_frames(weights.astype(float), share, rng))
@@ -149,7 +153,7 @@ def _structures(
                 numbers=system.numbers,
                 positions=explored.positions[int(frame)],
                 trajectory=f"{system.trajectory}-{name}-{index}",
-                kind="md",
+                kind=METADYNAMICS if explored.biased[frame] else "md",
                 temperature=float(explored.temperature[frame]),
                 charge=system.charge,
                 spin=0,
@@ -160,10 +164,11 @@ def _structures(
 
 def uncertain_shares(
     explored: Explored, factor: float, threshold: float
-) -> list[dict[str, float]]:
+) -> list[dict[str, Any]]:
     """Return, at the lowest and highest temperature, the share of uncertain frames.
 
-    A frame that a walker did not reach because it stopped counts as uncertain.
+    A frame that a walker did not reach because it stopped counts as uncertain.  A third
+    row, with ``biased``, is that of metadynamics, where there was some.
 
     Args:
         explored: Frames of a round.
@@ -171,10 +176,15 @@ def uncertain_shares(
         threshold: Calibrated deviation above which a frame is uncertain, eV/A.
     """
     table = []
-    heats = np.unique(explored.walker_temperatures)
-    for heat in (heats[0], heats[-1]):
-        walkers = np.flatnonzero(explored.walker_temperatures == heat)
-        frames = explored.temperature == heat
+    free = explored.walker_temperatures[~explored.walker_biased]
+    groups = [(heat, False) for heat in (free.min(), free.max())]
+    if explored.walker_biased.any():
+        groups.append((free.min(), True))
+    for heat, biased in groups:
+        walkers = np.flatnonzero(
+            (explored.walker_temperatures == heat) & (explored.walker_biased == biased)
+        )
+        frames = (explored.temperature == heat) & (explored.biased == biased)
         total = explored.steps // FRAME_SPACING * len(walkers)
         seen = int(frames.sum())
         above = int((factor * explored.deviation[frames] > threshold).sum())
@@ -183,6 +193,7 @@ def uncertain_shares(
         table.append(
             {
                 "temperature": float(heat),
+                **({"biased": True} if biased else {}),
                 "above": round((above + max(0, total - seen)) / max(1, total), 5),
                 "median_deviation": round(factor * median * EV_TO_KCAL_PER_MOL, 4),
                 "walkers": len(walkers),

@@ -58,6 +58,7 @@ class Explored:
         stops: Why each walker stopped before the end: "", "deviation" or "broken".
         walker_temperatures: K [n_walkers].
         steps: Steps of a walker that did not stop.
+        walker_biased: Whether each walker ran metadynamics [n_walkers].
     """
 
     walker: np.ndarray
@@ -69,6 +70,31 @@ class Explored:
     stops: list[str]
     walker_temperatures: np.ndarray
     steps: int
+    walker_biased: np.ndarray
+
+    @property
+    def biased(self) -> np.ndarray:
+        """Whether each frame is one of metadynamics [n_frames]."""
+        return np.asarray(self.walker_biased[self.walker])
+
+    def joined(self, other: Explored) -> Explored:
+        """Return the frames of both, the walkers of the other behind."""
+
+        def both(name: str) -> np.ndarray:
+            return np.concatenate([getattr(self, name), getattr(other, name)])
+
+        return Explored(
+            walker=np.concatenate([self.walker, other.walker + len(self.stops)]),
+            system=both("system"),
+            temperature=both("temperature"),
+            step=both("step"),
+            deviation=both("deviation"),
+            positions=self.positions + other.positions,
+            stops=self.stops + other.stops,
+            walker_temperatures=both("walker_temperatures"),
+            steps=self.steps,
+            walker_biased=both("walker_biased"),
+        )
 
     def save(self, path: Path) -> None:
         """Write the frames."""
@@ -90,6 +116,8 @@ class Explored:
         sizes, flat = arrays.pop("sizes"), arrays.pop("flat")
         positions = np.split(flat, np.cumsum(sizes)[:-1]) if len(sizes) else []
         stops, steps = arrays.pop("stops").tolist(), int(arrays.pop("steps"))
+        # Campaigns of earlier versions have none.
+        arrays.setdefault("walker_biased", np.zeros(len(stops), dtype=bool))
         return cls(positions=positions, stops=stops, steps=steps, **arrays)
 
 
@@ -144,6 +172,7 @@ def explore(
         stops=stops,
         walker_temperatures=np.array([w.temperature for w in walkers]),
         steps=steps,
+        walker_biased=np.zeros(len(walkers), dtype=bool),
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 
 from openmm_se3.active_learning.fresh import Fresh
-from openmm_se3.active_learning.verdict import Limits
+from openmm_se3.active_learning.verdict import Limits, group_name
 from openmm_se3.plot_style import BLUE, GRAY, GREEN, ORANGE, STYLE, few_ticks
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 4.7, 3.1  # inches
-HEATS = (BLUE, ORANGE)  # at T, at 2 T
+HEATS = (BLUE, ORANGE, GREEN)  # at T, at 2 T, metadynamics
 
 
 Drawing = TypeVar("Drawing", bound=Callable[..., Any])
@@ -36,7 +36,8 @@ def styled(draw: Drawing) -> Drawing:
     return cast(Drawing, drawn)
 
 
-def _figure(columns: int = 1) -> tuple[Figure, list[Axes]]:
+def new_figure(columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """Return a figure of one row of axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH * columns, HEIGHT), layout="constrained")
@@ -46,18 +47,20 @@ def _figure(columns: int = 1) -> tuple[Figure, list[Axes]]:
 @styled
 def learning_curve(tests: Sequence[dict[str, Any]], limits: Limits) -> Figure:
     """Draw errors on fresh frames, and the share of uncertain frames, over labels."""
-    figure, (errors, shares) = _figure(2)
+    figure, (errors, shares) = new_figure(2)
     labels = [test["trained_on"] for test in tests]
-    for place, color in enumerate(HEATS):
+    for place, color in enumerate(HEATS[: len(tests[0]["errors"])]):
         rows = [test["errors"][place] for test in tests]
-        heat = f"{rows[0]['temperature']:.0f} K"
-        mean = np.array([row["force_mae"] for row in rows])
-        low = mean - [row["force_mae_low"] for row in rows]
-        high = np.array([row["force_mae_high"] for row in rows]) - mean
+        heat = group_name(rows[0])
+        # Infinite where no walker left a frame: there is nothing to draw.
+        mean, low, high = (
+            np.array([row[key] if np.isfinite(row[key]) else np.nan for row in rows])
+            for key in ("force_mae", "force_mae_low", "force_mae_high")
+        )
         errors.errorbar(
             labels,
             mean,
-            yerr=np.clip([low, high], 0.0, None),
+            yerr=np.clip([mean - low, high - mean], 0.0, None),
             color=color,
             marker="o",
             markersize=4,
@@ -93,7 +96,7 @@ def _plain_log(axes: Axes) -> None:
 @styled
 def parity(fresh: Fresh) -> Figure:
     """Draw predicted against reference forces and energies of fresh frames."""
-    figure, (forces, energies) = _figure(2)
+    figure, (forces, energies) = new_figure(2)
     heats = np.unique(fresh.temperature)
     by_atom = fresh.temperature[fresh.frame]
     # The hot ones first, so that they do not hide the others.
@@ -132,7 +135,7 @@ def parity(fresh: Fresh) -> Figure:
 @styled
 def calibration_plot(fresh: Fresh, factor: float) -> Figure:
     """Draw the error of the force on an atom against its calibrated deviation."""
-    figure, (axes,) = _figure()
+    figure, (axes,) = new_figure()
     deviation = factor * fresh.deviation
     errors = np.linalg.norm(fresh.errors, axis=1)
     axes.plot(deviation, errors, ".", color=GRAY, markersize=3, label="atoms")
@@ -162,7 +165,7 @@ def calibration_plot(fresh: Fresh, factor: float) -> Figure:
 @styled
 def torsion_plot(scans: Sequence[dict[str, Any]]) -> Figure:
     """Draw torsion scans of the committee and of the reference."""
-    figure, all_axes = _figure(2)
+    figure, all_axes = new_figure(2)
     for unused in all_axes[len(scans) :]:
         unused.set_axis_off()
     for axes, scan in zip(all_axes, scans, strict=False):
@@ -188,7 +191,7 @@ def torsion_plot(scans: Sequence[dict[str, Any]]) -> Figure:
 @styled
 def frequency_plot(found: dict[str, list[float]]) -> Figure:
     """Draw the differences of harmonic frequencies to the reference."""
-    figure, (axes,) = _figure()
+    figure, (axes,) = new_figure()
     reference, model = (np.array(found[key]) for key in ("reference", "model"))
     axes.axhline(0.0, color=GRAY, linewidth=0.8)
     axes.vlines(reference, 0.0, model - reference, color=BLUE, linewidth=1)
@@ -201,7 +204,7 @@ def frequency_plot(found: dict[str, list[float]]) -> Figure:
 @styled
 def energy_plot(nve: dict[str, Any]) -> Figure:
     """Draw the change of the total energy without a thermostat."""
-    figure, (axes,) = _figure()
+    figure, (axes,) = new_figure()
     colors = (BLUE, ORANGE, GREEN, GRAY)
     for energy, color in zip(nve["energies"], colors, strict=False):
         axes.plot(nve["times"], energy, color=color, linewidth=0.7)

@@ -12,6 +12,7 @@ from openmm_se3.active_learning.campaign_report import write_report
 from openmm_se3.active_learning.checks import run_checks
 from openmm_se3.active_learning.committee import Committee
 from openmm_se3.active_learning.model import write_model, write_structures
+from openmm_se3.active_learning.reaction.campaign import Reaction
 from openmm_se3.active_learning.reference import Reference
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.active_learning.structures import System
@@ -29,6 +30,7 @@ def finish(
     number: int,
     ending: str,
     console: Console,
+    reaction: Reaction | None = None,
 ) -> Verdict:
     """Write the model, check and judge it, and write the report."""
     test = campaign.find("tested", round=number)
@@ -45,6 +47,10 @@ def finish(
             write_model(campaign, settings, number, systems[0], minima[0], threshold)
             write_structures(campaign, systems, minima)
         campaign.record("model", round=number, **taken)
+    if reaction is not None:
+        found = reaction.check(campaign, reference, committee, number, threshold, show)
+        for name in ("problems", "notes"):
+            checks[name] = checks[name] + found[name]
     verdict = judge(settings, test, checks, ending)
     if campaign.find("verdict", round=number, ending=ending) is None:
         campaign.record("verdict", round=number, **verdict.to_dict())

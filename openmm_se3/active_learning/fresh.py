@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from openmm_se3.active_learning.candidates import METADYNAMICS
 from openmm_se3.active_learning.committee import Atoms, Committee
 from openmm_se3.data.frames import Frames
 from openmm_se3.files import atomic_write
@@ -35,6 +36,7 @@ class Fresh:
         frame: Frame of each atom [n_atoms].
         positions: Positions [n_atoms, 3], A.
         temperature: K [n_frames].
+        biased: Whether a frame is one of metadynamics [n_frames].
         energy, predicted_energy: Against isolated atoms [n_frames], kcal/mol.
         forces, predicted_forces: [n_atoms, 3], kcal/mol/A.
         deviation: Standard deviation of the force on each atom [n_atoms], kcal/mol/A,
@@ -45,6 +47,7 @@ class Fresh:
     frame: np.ndarray
     positions: np.ndarray
     temperature: np.ndarray
+    biased: np.ndarray
     energy: np.ndarray
     predicted_energy: np.ndarray
     forces: np.ndarray
@@ -65,6 +68,7 @@ class Fresh:
             frame=atoms.molecule,
             positions=positions,
             temperature=np.array([frame.temperature for frame in listed]),
+            biased=np.array([frame.kind == METADYNAMICS for frame in listed]),
             energy=scale * (energies - committee.isolated_energies(atoms)),
             predicted_energy=scale * predicted.energies.mean(axis=0),
             forces=scale
@@ -82,7 +86,10 @@ class Fresh:
     def load(cls, path: Path) -> Fresh:
         """Read what :meth:`save` wrote."""
         with np.load(path, allow_pickle=False) as file:
-            return cls(**{name: file[name] for name in file})
+            arrays = {name: file[name] for name in file}
+        # Campaigns of earlier versions have none.
+        arrays.setdefault("biased", np.zeros(len(arrays["temperature"]), dtype=bool))
+        return cls(**arrays)
 
     @property
     def errors(self) -> np.ndarray:
@@ -97,7 +104,10 @@ class Fresh:
 
 
 def errors_by_temperature(
-    fresh: Fresh, temperatures: Sequence[float], seed: int
+    fresh: Fresh,
+    temperatures: Sequence[float],
+    seed: int,
+    biased_at: float | None = None,
 ) -> list[dict[str, Any]]:
     """Return errors at each temperature, with intervals from a bootstrap of frames.
 
@@ -107,17 +117,27 @@ def errors_by_temperature(
         fresh: Labels and predictions.
         temperatures: K.
         seed: Seed of the bootstrap.
+        biased_at: Temperature of metadynamics, K, whose frames are a last row with
+            ``biased``; None without any.
     """
+    groups = [(heat, False) for heat in temperatures]
+    if biased_at is not None:
+        groups.append((biased_at, True))
     rng = np.random.default_rng([seed, 3])
     by_frame = fresh.by_frame()
     energy = fresh.predicted_energy - fresh.energy
-    table = []
-    for temperature in temperatures:
-        chosen = np.flatnonzero(fresh.temperature == temperature)
+    table: list[dict[str, Any]] = []
+    for temperature, biased in groups:
+        chosen = np.flatnonzero(
+            (fresh.temperature == temperature) & (fresh.biased == biased)
+        )
+        which: dict[str, Any] = {"temperature": float(temperature)}
+        if biased:
+            which["biased"] = True
         if not len(chosen):
             table.append(
                 {
-                    "temperature": float(temperature),
+                    **which,
                     "frames": 0,
                     **dict.fromkeys(QUANTITIES, float("inf")),
                 }
@@ -131,7 +151,7 @@ def errors_by_temperature(
         e = energy[chosen] - energy[chosen].mean()
         table.append(
             {
-                "temperature": float(temperature),
+                **which,
                 "frames": len(chosen),
                 "force_mae": round(float(by_frame[chosen].mean()), 5),
                 "force_mae_low": round(float(low), 5),

@@ -11,12 +11,13 @@ from rich.console import Console
 
 from openmm_se3.active_learning.campaign import JOURNAL, SETTINGS, Campaign
 from openmm_se3.active_learning.loop import Loop
+from openmm_se3.active_learning.reaction.given import read_inputs
+from openmm_se3.active_learning.reaction.variables import copy_files
 from openmm_se3.active_learning.reference import Reference
 from openmm_se3.active_learning.settings import BUDGET, Settings
-from openmm_se3.active_learning.structures import System, make_systems, read_input
 from openmm_se3.active_learning.verdict import Verdict
 from openmm_se3.config import from_dict
-from openmm_se3.data.labeling.molecules import SUFFIXES, Molecule
+from openmm_se3.data.labeling.molecules import SUFFIXES
 from openmm_se3.version import installed_versions
 
 PROGRAMS = ("openmm-se3", "torch", "pyscf", "tblite", "Auto3D", "rdkit", "ase", "numpy")
@@ -75,7 +76,7 @@ def learn(
     with campaign.lock():
         if resume and options:
             campaign.record("budget", **options)
-        inputs = _systems(folder, settings)
+        inputs = read_inputs(settings, folder)
         run = None if from_run is None else Path(from_run)
         return Loop(campaign, settings, inputs, console, run).run()
 
@@ -96,12 +97,12 @@ def _new(
             "a new one"
         )
     settings = _settings({**options, "molecule": str(molecule)})
-    molecules = read_input(settings.molecule, settings.charge)
-    systems = make_systems(molecules, settings.with_water, settings.seed)
+    inputs = read_inputs(settings)
+    systems = inputs.systems
     names = ", ".join(f"{s.name} ({len(s.numbers)} atoms)" for s in systems)
     console.print(f"Molecules: {names}", highlight=False, soft_wrap=True)
     settings = dataclasses.replace(settings, round_labels=settings.per_round)
-    settings, seconds = Loop.check(settings, systems)
+    settings, seconds = Loop.check(settings, inputs)
     reference = Reference(settings)
     console.print(
         f"Reference: {reference}; the first label took {seconds:.2g} s, "
@@ -116,6 +117,7 @@ def _new(
         name = f"input{path.suffix.lower()}"
         shutil.copyfile(path, folder / name)
         settings = dataclasses.replace(settings, molecule=name)
+    settings = dataclasses.replace(settings, bias=copy_files(settings.bias, folder))
     (folder / JOURNAL).unlink(missing_ok=True)
     campaign = Campaign(folder)
     campaign.record(
@@ -152,15 +154,9 @@ def _resumed(
 
 
 def _settings(values: dict[str, Any]) -> Settings:
+    if isinstance(values.get("bias"), str):
+        values["bias"] = [values["bias"]]
     return from_dict(Settings, values, "the campaign")
-
-
-def _systems(folder: Path, settings: Settings) -> tuple[list[Molecule], list[System]]:
-    text = settings.molecule
-    if Path(text).suffix.lower() in SUFFIXES:
-        text = str(folder / text)
-    molecules = read_input(text, settings.charge)
-    return molecules, make_systems(molecules, settings.with_water, settings.seed)
 
 
 def _duration(seconds: float) -> str:

@@ -8,19 +8,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from openmm_se3.active_learning.campaign import Campaign, timed
 from openmm_se3.active_learning.candidates import (
     chosen_structures,
     fresh_structures,
-    make_walkers,
     spare_structures,
     uncertain_shares,
 )
 from openmm_se3.active_learning.committee import Committee
-from openmm_se3.active_learning.explore import Explored, explore
+from openmm_se3.active_learning.explore import Explored
+from openmm_se3.active_learning.exploring import explore_round
 from openmm_se3.active_learning.finish import finish
 from openmm_se3.active_learning.fresh import Fresh, calibration, errors_by_temperature
 from openmm_se3.active_learning.given import take_run
@@ -32,14 +31,15 @@ from openmm_se3.active_learning.pretraining import (
     pretrained,
     pretraining_labels,
 )
+from openmm_se3.active_learning.reaction.campaign import Reaction
+from openmm_se3.active_learning.reaction.given import Inputs
 from openmm_se3.active_learning.reference import Reference
 from openmm_se3.active_learning.settings import Settings
-from openmm_se3.active_learning.structures import System, initial_structures
-from openmm_se3.active_learning.verdict import Verdict, limits, passed
+from openmm_se3.active_learning.structures import initial_structures
+from openmm_se3.active_learning.verdict import Verdict, group_name, limits, passed
 from openmm_se3.data.dataset import Dataset
 from openmm_se3.data.formats.hdf5 import read_hdf5
 from openmm_se3.data.frames import Structure
-from openmm_se3.data.labeling.molecules import Molecule
 from openmm_se3.data.self_energies import least_squares
 from openmm_se3.threads import threads_for
 from openmm_se3.training.checkpoint import BEST
@@ -55,7 +55,7 @@ class Loop:
     Args:
         campaign: Its folder.
         settings: Its settings.
-        inputs: Its molecules, and its systems.
+        inputs: Its molecules, systems and collective variables.
         console: Where to report.
         from_run: Folder of a simulation whose frames are to be learned; None for none.
     """
@@ -64,13 +64,14 @@ class Loop:
         self,
         campaign: Campaign,
         settings: Settings,
-        inputs: tuple[Sequence[Molecule], Sequence[System]],
+        inputs: Inputs,
         console: Console,
         from_run: Path | None = None,
     ) -> None:
         self.from_run = from_run
         self.campaign, self.settings, self.console = campaign, settings, console
-        self.molecules, self.systems = inputs
+        self.molecules, self.systems = inputs.molecules, inputs.systems
+        self.reaction = Reaction.of(settings, inputs)
         self.reference = Reference(settings)
         started = campaign.find("started")
         if started is not None:
@@ -80,8 +81,10 @@ class Loop:
         self._before = campaign.seconds_spent()
 
     @staticmethod
-    def check(settings: Settings, systems: Sequence[System]) -> tuple[Settings, float]:
+    def check(settings: Settings, inputs: Inputs) -> tuple[Settings, float]:
         """Refuse what cannot work; choose the start; return the seconds of a label."""
+        systems = inputs.systems
+        Reaction.of(settings, inputs)
         network_config(settings, systems)
         settings = dataclasses.replace(settings, start=choose_start(settings, systems))
         return settings, Reference(settings).check(systems)
@@ -117,6 +120,7 @@ class Loop:
             number,
             ending,
             self.console,
+            self.reaction,
         )
 
     def _next_round(self) -> int:
@@ -250,39 +254,17 @@ class Loop:
         )
 
     def _explore(self, number: int, committee: Committee) -> Explored:
-        path = self.campaign.round_folder(number) / "explored.npz"
-        if self.campaign.find("explored", round=number) is not None:
-            return Explored.load(path)
-        rng = np.random.default_rng([self.settings.seed, 4, number])
-        walkers = make_walkers(self.settings, self.systems, rng)
-        with timed() as taken:
-            explored = explore(
-                committee,
-                self.systems,
-                walkers,
-                self.settings.walker_steps,
-                STOP_FACTOR * self._threshold() / self._calibration(),
-                rng,
-                self._progress(f"exploring, round {number}"),
-            )
-        explored.save(path)
-        self.campaign.record(
-            "explored",
-            round=number,
-            frames=len(explored.positions),
-            walkers=len(walkers),
-            stopped=sum(map(bool, explored.stops)),
-            broken=explored.stops.count("broken"),
-            **taken,
+        return explore_round(
+            self.campaign,
+            self.settings,
+            self.systems,
+            self.reaction,
+            committee,
+            number,
+            STOP_FACTOR * self._threshold() / self._calibration(),
+            self._progress(f"exploring, round {number}"),
+            lambda text: self.console.print(text, highlight=False, soft_wrap=True),
         )
-        self.console.print(
-            f"round {number}: explored {len(explored.positions)} frames in "
-            f"{taken['seconds']:.0f} s; {sum(map(bool, explored.stops))} of "
-            f"{len(walkers)} walkers stopped, {explored.stops.count('broken')} broken",
-            highlight=False,
-            soft_wrap=True,
-        )
-        return explored
 
     def _threshold(self) -> float:
         """Return the deviation above which a frame is uncertain, eV/A."""
@@ -319,7 +301,10 @@ class Loop:
                 for n in range(max(0, number - 1), number)
             ]
             factor = calibration([*earlier, fresh])
-            table = errors_by_temperature(fresh, (low, high), self.settings.seed)
+            biased_at = low if self.settings.bias else None
+            table = errors_by_temperature(
+                fresh, (low, high), self.settings.seed, biased_at
+            )
         found = self.campaign.record(
             "tested",
             round=number,
@@ -331,7 +316,7 @@ class Loop:
         )
         for row, share in zip(table, found["shares"], strict=True):
             self.console.print(
-                f"round {number}: at {row['temperature']:.0f} K force MAE "
+                f"round {number}: at {group_name(row)} force MAE "
                 f"{row['force_mae']:.2f} ({row['force_mae_low']:.2f} to "
                 f"{row['force_mae_high']:.2f}) kcal/mol/A on {row['frames']} fresh "
                 f"frames; {100 * share['above']:.1f} % of MD above the threshold",
@@ -358,6 +343,9 @@ class Loop:
         seconds = FINISHING_SECONDS
         for event in self.campaign.events:
             if event.get("round") == number:
+                if self.reaction is not None:
+                    biased = event.get("biased_seconds", 0.0)
+                    seconds += self.reaction.finishing_seconds(biased)
                 # The first round makes twice as many steps as the others.
                 half = event["event"] == "trained" and number == 0
                 seconds += event.get("seconds", 0.0) * (0.5 if half else 1.0)

@@ -49,7 +49,7 @@ def write_structures(
 
     paths = []
     for index, (system, minimum) in enumerate(zip(systems, minima, strict=True)):
-        bonds = [(int(i), int(j), None, None) for i, j in system.bonds]
+        bonds = [(int(i), int(j), None, None) for i, j in system.bonds_of(minimum)]
         topology = molecule_topology(system.symbols, bonds)
         name = "molecule.pdb" if len(systems) == 1 else f"molecule-{index + 1}.pdb"
         paths.append(campaign.folder / name)

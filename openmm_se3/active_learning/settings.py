@@ -38,6 +38,11 @@ class Settings:
             :class:`~openmm_se3.training.config.TrainingConfig`.
         with_water: Also learn complexes of the molecule with one water molecule.
         charge: Total charge of a molecule from an XYZ or PDB file.
+        bias: Collective variables of a reaction, as
+            :func:`~openmm_se3.active_learning.reaction.variables.read_variables` takes
+            them; walkers of metadynamics then explore too.
+        metadynamics: Changes to the metadynamics, fields of
+            :class:`~openmm_se3.active_learning.reaction.ranges.Metadynamics`.
         members: Networks of the committee.
         target: Wanted mean absolute force error at T, kcal/mol/A; twice as much at 2 T.
         steps: Training steps of the first round; later rounds make half as many.  None
@@ -62,6 +67,8 @@ class Settings:
     keep: float = 0.0
     with_water: bool = False
     charge: int = 0
+    bias: tuple[str, ...] = ()
+    metadynamics: dict[str, Any] = dataclasses.field(default_factory=dict)
     members: int = 4
     target: float = 0.4
     steps: int | None = None
@@ -104,6 +111,13 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.metadynamics and not self.bias:
+            raise ValueError("metadynamics is given, but no bias to run it with")
+        if self.bias and self.with_water:
+            raise ValueError(
+                "bias and with_water do not go together: a reaction is learned for the "
+                "atoms of its structures; put the water molecule into them"
+            )
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
         if self.reference is None:

@@ -6,12 +6,14 @@ Atoms are in order of atomic number, heaviest first, as in the files of labels.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from openmm_se3.active_learning.interpolation import interpolated
 from openmm_se3.data.frames import Structure
 from openmm_se3.data.labeling.complexes import Body, approach
 from openmm_se3.data.labeling.conformers import MMFF, NoConformerError, conformers
@@ -25,6 +27,7 @@ from openmm_se3.data.labeling.molecules import (
     read_molecules,
 )
 from openmm_se3.elements import COVALENT_RADII, symbols_of
+from openmm_se3.molecules import bonds_by_distance
 
 if TYPE_CHECKING:
     from rdkit import Chem
@@ -32,8 +35,14 @@ if TYPE_CHECKING:
 # A bond longer than this, in sums of covalent radii, is broken: a stretch at 1000 K
 # reaches 1.3.
 BROKEN = 1.7
+# An atom of a bond that a reaction breaks is lost where no other is as near as this; a
+# leaving group may be free.
+LOST = 3.0
 MOST_CONFORMERS = 8
 WATER = "O"
+BETWEEN = 7  # structures between two minima of a reaction
+DISPLACEMENT = 0.04  # A, standard deviation of each coordinate
+BENDING, BENDING_LENGTH = 0.2, 2.5  # A, of displacements that neighbors share
 # Shares of the kinds of structures that a campaign begins with.
 MODES, TORSIONS, STRETCHES = 0.25, 0.15, 0.1
 
@@ -50,6 +59,10 @@ class System:
         minima: Structures near minima of a classical force field, A.
         mol: RDKit molecule with its atoms in this order; None for a complex.
         trajectory: First block of the InChIKey.
+        names: What the input calls the atoms, such as "H9" [n_atoms].
+        places: Number of each atom in the input, from 1 [n_atoms].
+        reaction: Whether the minima are those of a reaction.
+        changing: Pairs of atoms whose bond a reaction may break.
     """
 
     name: str
@@ -59,6 +72,10 @@ class System:
     minima: tuple[np.ndarray, ...]
     mol: Chem.Mol | None
     trajectory: str
+    names: tuple[str, ...] = ()
+    places: tuple[int, ...] = ()
+    reaction: bool = False
+    changing: tuple[tuple[int, int], ...] = ()
 
     @property
     def symbols(self) -> list[str]:
@@ -68,14 +85,33 @@ class System:
     def intact(self, positions: np.ndarray) -> np.ndarray:
         """Tell in which frames no bond is broken [n_frames].
 
+        A bond that the reaction may break is none of them, but its atoms must not fly
+        away.
+
         Args:
             positions: Positions [n_frames, n_atoms, 3], A.
         """
-        i, j = self.bonds.T
-        lengths = np.linalg.norm(positions[:, i] - positions[:, j], axis=2)
         radii = np.array([COVALENT_RADII[symbol] for symbol in self.symbols])
+        kept = np.array([tuple(sorted(b)) not in self.changing for b in self.bonds])
+        i, j = self.bonds[kept.astype(bool)].T
+        lengths = np.linalg.norm(positions[:, i] - positions[:, j], axis=2)
         # Written so that NaN is no bond.
-        return np.asarray((lengths < BROKEN * (radii[i] + radii[j])).all(axis=1))
+        whole = (lengths < BROKEN * (radii[i] + radii[j])).all(axis=1)
+        for atom in {atom for pair in self.changing for atom in pair}:
+            others = np.delete(np.arange(len(radii)), atom)
+            near = np.linalg.norm(positions[:, others] - positions[:, [atom]], axis=2)
+            whole &= (near < LOST * (radii[others] + radii[atom])).any(axis=1)
+        return np.asarray(whole)
+
+    def bonds_of(self, positions: np.ndarray) -> np.ndarray:
+        """Return the bonds of a structure [n_bonds, 2]; a reaction changes them.
+
+        Args:
+            positions: Positions [n_atoms, 3], A.
+        """
+        if not self.reaction:
+            return self.bonds
+        return bonds_by_distance(self.symbols, positions, None)
 
     def dihedrals(self) -> list[tuple[int, int, int, int]]:
         """Return the four atoms of one dihedral angle about each rotatable bond."""
@@ -98,7 +134,7 @@ def read_input(text: str, charge: int = 0) -> list[Molecule]:
             )
         return [molecule_from_smiles(text)]
     if path.suffix.lower() in (".pdb", ".xyz") and path.is_file():
-        _require_paired_electrons(path, charge)
+        require_paired_electrons(path, charge)
     molecules, rejected = read_molecules(path)
     if rejected:
         listed = "; ".join(f"{one.origin}: {one.reason}" for one in rejected[:5])
@@ -106,7 +142,7 @@ def read_input(text: str, charge: int = 0) -> list[Molecule]:
     return molecules
 
 
-def _require_paired_electrons(path: Path, charge: int) -> None:
+def require_paired_electrons(path: Path, charge: int) -> None:
     """Refuse structures with an odd number of electrons.
 
     Raises:
@@ -149,26 +185,41 @@ def make_systems(
 def _system(molecule: Molecule, seed: int) -> System:
     from rdkit import Chem
 
-    mol = _ordered(molecule.mol)
-    mol, minima = conformers(mol, MOST_CONFORMERS, seed)
+    order = heaviest_first([a.GetAtomicNum() for a in molecule.mol.GetAtoms()])
+    mol, minima = conformers(_ordered(molecule.mol), MOST_CONFORMERS, seed)
     smiles = Chem.MolToSmiles(Chem.RemoveHs(mol))
+    numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
+    places = tuple(int(index) + 1 for index in order)
     return System(
         name=smiles,
-        numbers=np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()]),
+        numbers=numbers,
         bonds=_bonds(mol),
         charge=Chem.GetFormalCharge(mol),
         minima=tuple(minima),
         mol=mol,
         trajectory=molecule.connectivity,
+        names=default_names(numbers, places),
+        places=places,
     )
+
+
+def heaviest_first(numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return the order of the atoms in a campaign [n_atoms]."""
+    return np.argsort(-np.asarray(numbers), kind="stable")
+
+
+def default_names(numbers: np.ndarray, places: Sequence[int]) -> tuple[str, ...]:
+    """Return element and number in the input of each atom."""
+    symbols = symbols_of(numbers)
+    return tuple(f"{s}{place}" for s, place in zip(symbols, places, strict=True))
 
 
 def _ordered(mol: Chem.Mol) -> Chem.Mol:
     """Return a molecule with its atoms in order of atomic number, heaviest first."""
     from rdkit import Chem
 
-    numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
-    return Chem.RenumberAtoms(mol, np.argsort(-numbers, kind="stable").tolist())
+    order = heaviest_first([atom.GetAtomicNum() for atom in mol.GetAtoms()])
+    return Chem.RenumberAtoms(mol, order.tolist())
 
 
 def _bonds(mol: Chem.Mol) -> np.ndarray:
@@ -183,7 +234,7 @@ def _with_water(system: System, seed: int) -> System:
     assert water.mol is not None
     rng = np.random.default_rng([seed, 1])
     numbers = np.concatenate([system.numbers, water.numbers])
-    order = np.argsort(-numbers, kind="stable")
+    order = heaviest_first(numbers)
     place = np.argsort(order)
     bonds = np.concatenate([system.bonds, water.bonds + len(system.numbers)])
     fixed = [
@@ -260,9 +311,10 @@ def initial_structures(
     rng = np.random.default_rng([seed, 2])
     chosen = []
     for system in systems:
-        pool = found[system.trajectory]
+        pool = found.get(system.trajectory, [])
         if system.mol is None:
-            pool = _complexes(system, each, rng)
+            among = _on_the_way(system) if system.reaction else system.minima
+            pool = _displaced(system, among, each, rng)
         pool.sort(key=lambda structure: structure.kind == "md")
         chosen += [
             dataclasses.replace(
@@ -276,11 +328,37 @@ def initial_structures(
     return chosen
 
 
-def _complexes(system: System, count: int, rng: np.random.Generator) -> list[Structure]:
-    """Return a complex at its starts, with small random displacements."""
+def _on_the_way(system: System) -> list[np.ndarray]:
+    """Return the minima of a reaction, and in turn structures between them."""
+    found = []
+    for first, last in itertools.pairwise(system.minima):
+        between = interpolated(system.numbers, first, last, BETWEEN)[1:-1]
+        ends = [first, last] * BETWEEN
+        found += [x for pair in zip(ends, between, strict=False) for x in pair]
+    return found or list(system.minima)
+
+
+def _displaced(
+    system: System, among: Sequence[np.ndarray], count: int, rng: np.random.Generator
+) -> list[Structure]:
+    """Return structures with small random displacements."""
+    kind = "reaction" if system.reaction else "complex"
     found = []
     for index in range(count):
-        start = system.minima[index % len(system.minima)]
-        moved = start + 0.04 * rng.normal(size=start.shape)
-        found.append(Structure(system.numbers, moved, kind="complex"))
+        start = among[index % len(among)]
+        moved = start + DISPLACEMENT * rng.normal(size=start.shape)
+        if system.reaction:
+            moved = moved + _bending(start, rng)
+        found.append(Structure(system.numbers, moved, kind=kind))
     return found
+
+
+def _bending(positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return random displacements that are alike for atoms near each other.
+
+    They bend and twist a molecule, which takes little energy, and stretch few bonds.
+    """
+    squares = np.square(positions[:, None] - positions[None]).sum(axis=2)
+    alike = np.exp(-0.5 * squares / BENDING_LENGTH**2)
+    root = np.linalg.cholesky(alike + 1e-6 * np.eye(len(positions)))
+    return np.asarray(BENDING * root @ rng.normal(size=positions.shape))

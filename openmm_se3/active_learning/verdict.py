@@ -11,8 +11,9 @@ from openmm_se3.active_learning.settings import Settings
 # is above this many times the wanted mean absolute error of a component.  At the target
 # itself the largest of ten atoms reaches five.
 DEVIATION = 10.0
-MOST_UNCERTAIN = (0.01, 0.05)  # shares of MD frames, at T and at 2 T
-HOT = 2.0  # the target at 2 T, in targets at T
+# Shares of MD frames, at T, at 2 T and of metadynamics at T.
+MOST_UNCERTAIN = (0.01, 0.05, 0.05)
+HOT = 2.0  # the target at 2 T and in metadynamics, in targets at T
 LEAST_FRAMES = 6  # fresh ones at a temperature; the mean error of fewer says little
 
 
@@ -22,13 +23,13 @@ class Limits:
 
     Attributes:
         deviation: Above it a frame is uncertain.
-        force_mae: Largest error on fresh frames, at T and at 2 T.
-        uncertain: Largest share of uncertain MD frames, at T and at 2 T.
+        force_mae: Largest error on fresh frames, at T, at 2 T and of metadynamics.
+        uncertain: Largest share of uncertain MD frames, of the same three.
     """
 
     deviation: float
-    force_mae: tuple[float, float]
-    uncertain: tuple[float, float]
+    force_mae: tuple[float, float, float]
+    uncertain: tuple[float, float, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +73,17 @@ class Verdict:
         }
 
 
+def group_name(row: dict[str, Any]) -> str:
+    """Return what a row of errors or of walkers is of: temperature and bias."""
+    biased = ", biased" if row.get("biased") else ""
+    return f"{row['temperature']:.0f} K{biased}"
+
+
 def limits(settings: Settings) -> Limits:
     """Return the limits that a target sets."""
     target = settings.target
-    return Limits(DEVIATION * target, (target, HOT * target), MOST_UNCERTAIN)
+    errors = target, HOT * target, HOT * target
+    return Limits(DEVIATION * target, errors, MOST_UNCERTAIN)
 
 
 def shortcomings(settings: Settings, test: dict[str, Any]) -> dict[float, list[str]]:
@@ -91,27 +99,29 @@ def shortcomings(settings: Settings, test: dict[str, Any]) -> dict[float, list[s
         zip(test["errors"], test["shares"], strict=True)
     ):
         lines = found.setdefault(row["temperature"], [])
+        what = " of metadynamics" if row.get("biased") else ""
         most = limit.force_mae[place]
         # Written so that NaN fails.
         if not row["force_mae"] <= most:
             lines.append(
-                f"the force error on fresh frames is {row['force_mae']:.2f} "
+                f"the force error on fresh frames{what} is {row['force_mae']:.2f} "
                 f"kcal/mol/A, above the target of {most:.2f}"
             )
         if row["frames"] < LEAST_FRAMES:
             lines.append(
-                f"it was tested on {row['frames']} fresh frames, fewer than "
+                f"it was tested on {row['frames']} fresh frames{what}, fewer than "
                 f"{LEAST_FRAMES}: give more labels"
             )
         if share["broken"]:
             lines.append(
-                f"{share['broken']} of {share['walkers']} walkers broke a bond"
+                f"{share['broken']} of {share['walkers']} walkers{what} broke a bond"
             )
         allowed = limit.uncertain[place]
         if not share["above"] <= allowed:
             lines.append(
-                f"{100 * share['above']:.1f} % of the frames of the dynamics are "
-                f"uncertain, more than {100 * allowed:.0f} %"
+                f"{100 * share['above']:.1f} % of the frames"
+                f"{what or ' of the dynamics'} are uncertain, more than "
+                f"{100 * allowed:.0f} %"
             )
     return found
 

@@ -67,6 +67,15 @@ import click
 @click.option(
     "--charge", type=int, help="Total charge of a PDB or XYZ file.  [default: 0]"
 )
+@click.option(
+    "--bias",
+    multiple=True,
+    metavar="VARIABLE",
+    help="Learn a reaction: explore it with metadynamics along this collective "
+    "variable, such as distance:O1-H5, difference:O1-H9,O2-H9, sum:A-B,C-D, "
+    "angle:A-B-C, dihedral:A-B-C-D; or FILE.py, a Python file, which is executed.  "
+    "Twice for two variables.  MOLECULE is a file with reactant and product.",
+)
 @click.option("--members", type=int, help="Networks of the committee.  [default: 4]")
 @click.option(
     "--target",
@@ -91,6 +100,7 @@ def command(
     resume: Path | None,
     from_run: Path | None,
     with_water: bool,
+    bias: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Learn a force field for a molecule and say how far it can be trusted.
@@ -108,6 +118,8 @@ def command(
     }
     if with_water:
         given["with_water"] = True
+    if bias:
+        given["bias"] = bias
     if (resume is None) == (out is None):
         raise click.UsageError("give --out FOLDER, or --resume FOLDER")
     folder = resume or out

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from openmm_se3.elements import COVALENT_RADII
 from openmm_se3.files import atomic_write
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ MOST_POSITIONS = 40_000
 MOST_ATOMS = 8000
 MOST_POINTS = 1500
 DOTS_PER_INCH = 160  # of lines with more points
+DRAWN_BOND = 1.3  # longest bond of a reaction that is drawn, in covalent radii
 LONG_TEXT = 40  # characters of a cell that a phone must not squeeze
 WIDE_INCHES = 6.0  # of figures that would be too small to read on a phone
 
@@ -201,6 +203,7 @@ def viewer(
     frames: np.ndarray,
     labels: Sequence[str],
     align: bool = True,
+    changing: Sequence[tuple[int, int]] = (),
 ) -> str:
     """Return a molecule that can be turned, and its frames played.
 
@@ -212,6 +215,7 @@ def viewer(
         frames: Positions [n_frames, n_atoms, 3], A.
         labels: What is shown beside each frame [n_frames].
         align: Turn all frames onto the first one.
+        changing: Further pairs, which are drawn where they are as near as a bond.
     """
     if len(symbols) > MOST_ATOMS:
         return paragraph(f"{len(symbols):,} atoms are too many to be shown here.")
@@ -229,6 +233,7 @@ def viewer(
         {
             "symbols": list(symbols),
             "bonds": np.asarray(bonds, dtype=int).tolist(),
+            "changing": [(*pair, _longest(symbols, pair)) for pair in changing],
             "frames": np.round(shown, 3).tolist(),
             "labels": labels,
         },
@@ -243,6 +248,12 @@ def viewer(
         f'aria-label="frame"{still}><output></output></div>'
         f'<script type="application/json">{data}</script></div>'
     )
+
+
+def _longest(symbols: Sequence[str], pair: tuple[int, int]) -> float:
+    """Return the longest distance at which a pair is drawn as a bond, A."""
+    radii = sum(COVALENT_RADII[symbols[atom]] for atom in pair)
+    return round(DRAWN_BOND * radii, 3)
 
 
 def superposed(frames: np.ndarray) -> np.ndarray:

@@ -52,7 +52,11 @@ function startViewer(root) {
       const depth = 1 + z / (8 * reach);
       return { x: width / 2 + scale * x * depth, y: height / 2 - scale * y * depth, z, depth };
     });
-    const items = data.bonds.map(([i, j]) => ({ z: (places[i].z + places[j].z) / 2, i, j }));
+    const at = data.frames[frame];
+    const near = (data.changing || []).filter(([i, j, limit]) =>
+      Math.hypot(at[i][0] - at[j][0], at[i][1] - at[j][1], at[i][2] - at[j][2]) < limit
+    );
+    const items = [...data.bonds, ...near].map(([i, j]) => ({ z: (places[i].z + places[j].z) / 2, i, j }));
     places.forEach((place, i) => items.push({ z: place.z + 0.05, i, j: -1 }));
     items.sort((a, b) => a.z - b.z);
     for (const item of items) {

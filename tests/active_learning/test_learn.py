@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from killed_campaigns import kill_when
 from rich.console import Console
 
 from openmm_se3.active_learning import learn
@@ -180,48 +176,14 @@ def test_resuming_a_finished_campaign_repeats_nothing(campaign: Path) -> None:
     assert verdict.to_dict()["headline"] == before[-1]["headline"]
 
 
-SCRIPT = """
-import json, sys
-from rich.console import Console
-from openmm_se3.active_learning import learn
-if __name__ == "__main__":
-    folder, options = sys.argv[1], json.loads(sys.argv[2])
-    given = {"resume": True} if options is None else options
-    molecule = None if options is None else "CO"
-    learn(molecule, folder, console=Console(quiet=True), **given)
-"""
-
-
-def kill_when(folder: Path, ready: Any, script: Path, options: Any) -> None:
-    """Run a campaign in a process of its own, and kill it when ``ready()`` holds."""
-    command = [sys.executable, str(script), str(folder), json.dumps(options)]
-    process = subprocess.Popen(command, start_new_session=True)
-    try:
-        while process.poll() is None and not ready():
-            time.sleep(0.02)
-        assert process.poll() is None, "it ended before it was killed"
-    finally:
-        # The workers notice by themselves that their parent is gone.
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 def test_killed_campaign_ends_the_same(campaign: Path, tmp_path: Path) -> None:
     """Kill it while it trains and once more later: data and weights are the same."""
-    script, folder = tmp_path / "script.py", tmp_path / "killed"
-    script.write_text(SCRIPT)
+    folder = tmp_path / "killed"
     journal = folder / "journal.jsonl"
+    first = folder / "runs/round-00/member-0/last.pt"
+    kill_when(first.exists, folder, "CO", OPTIONS)
     kill_when(
-        folder,
-        (folder / "runs/round-00/member-0/last.pt").exists,
-        script,
-        OPTIONS,
-    )
-    kill_when(
-        folder,
-        lambda: journal.exists() and b'"explored"' in journal.read_bytes(),
-        script,
-        None,
+        lambda: journal.exists() and b'"explored"' in journal.read_bytes(), folder
     )
     # A line that the kill cut short.
     with open(journal, "ab") as file:

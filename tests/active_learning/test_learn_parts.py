@@ -309,6 +309,7 @@ def fresh(error: float, deviation: float, frames: int = 6) -> Fresh:
         frame=np.repeat(np.arange(frames), 3),
         positions=np.tile(WATER, (frames, 1)),
         temperature=heats,
+        biased=np.zeros(frames, dtype=bool),
         energy=np.zeros(frames),
         predicted_energy=np.zeros(frames) + 5.0,
         forces=forces,

@@ -1,0 +1,157 @@
+"""A campaign of the proton transfer in malonaldehyde, labeled by GFN2-xTB."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from killed_campaigns import kill_when
+from rich.console import Console
+
+from openmm_se3.active_learning import learn
+from openmm_se3.active_learning.campaign import Campaign
+from openmm_se3.active_learning.interpolation import interpolated
+from openmm_se3.active_learning.reaction.path import minimum_energy_path
+from openmm_se3.data.formats.hdf5 import read_hdf5
+from openmm_se3.training.checkpoint import BEST, load_checkpoint
+from openmm_se3.units import EV_TO_KCAL_PER_MOL
+
+pytest.importorskip("rdkit")
+tblite = pytest.importorskip("tblite.ase")
+pytest.importorskip("dgl")
+
+SYMBOLS = "O O C C C H H H H".split()
+# The minimum of GFN2-xTB with the proton H9 at O2; its mirror image is the other one.
+MINIMUM = np.array(
+    [
+        [-1.26569620, 1.17351507, 0.47517226],
+        [1.32669644, 0.99918414, 0.54802386],
+        [-1.25937648, 0.06376950, -0.04475566],
+        [-0.07056860, -0.68761590, -0.32908426],
+        [1.14405828, -0.17132327, -0.01304066],
+        [-2.21069317, -0.41877603, -0.32243433],
+        [-0.15415412, -1.65520625, -0.79023159],
+        [2.06487498, -0.71091187, -0.21073863],
+        [0.42485887, 1.40736463, 0.68708902],
+    ]
+)
+MIRROR = [1, 0, 4, 3, 2, 7, 6, 5, 8]
+# Of GFN2-xTB's own band with nine images between the minima, kcal/mol.
+BARRIER = 3.76
+OPTIONS: dict[str, Any] = {
+    "reference": "gfn2",
+    "labels": 40,
+    "round_labels": 20,
+    "steps": 200,
+    "explore_steps": 40,
+    "members": 2,
+    "checks": False,
+    "target": 30.0,
+    "seed": 5,
+    "bias": ["difference:O1-H9,O2-H9"],
+    "metadynamics": {"steps": 800},
+    "network": {
+        "layers": 1,
+        "channels": 4,
+        "key_channels": 4,
+        "heads": 2,
+        "lmax": 1,
+        "jmax": 1,
+        "radial_width": 8,
+        "radial_functions": 4,
+        "self_interaction_width": 4,
+    },
+}
+QUIET = Console(quiet=True)
+NUMBERS = np.array([8, 8, 6, 6, 6, 1, 1, 1, 1])
+
+
+def write_minima(path: Path) -> Path:
+    """Write both minima."""
+    lines = []
+    for x in (MINIMUM, MINIMUM[MIRROR]):
+        lines += ["9", ""]
+        lines += [
+            f"{s} {a:.8f} {b:.8f} {c:.8f}"
+            for s, (a, b, c) in zip(SYMBOLS, x, strict=True)
+        ]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a campaign that ended."""
+    folder = tmp_path_factory.mktemp("campaigns")
+    minima = write_minima(folder / "minima.xyz")
+    learn(minima, folder / "whole", console=QUIET, **OPTIONS)
+    return folder / "whole"
+
+
+def test_campaign_of_a_reaction_ends_with_its_checks(campaign: Path) -> None:
+    journal = Campaign(campaign)
+    assert journal.labels_spent() == 40
+    test = journal.find("tested", round=0)
+    assert test is not None
+    assert [row.get("biased", False) for row in test["errors"]] == [False, False, True]
+    fresh = read_hdf5(campaign / "data/fresh-00.h5").frames
+    assert sum(frame.kind == "metadynamics" for frame in fresh) >= 2
+    found = json.loads((campaign / "runs/round-00/reaction.json").read_text())
+    verdict = journal.find("verdict")
+    assert verdict is not None
+    # What is wrong with the reaction is in the verdict, and in the report.
+    report = (campaign / "report.html").read_text(encoding="utf-8")
+    assert "The reaction" in report and "difference:O1-H9,O2-H9" in report
+    for problem in found["problems"]:
+        assert problem in verdict["problems"] and problem in report
+    # So few labels give no barrier to be trusted.
+    assert found["problems"] or "path" not in found
+    assert not verdict["trusted"] or "path" not in found
+
+
+def test_killed_campaign_of_a_reaction_ends_the_same(
+    campaign: Path, tmp_path: Path
+) -> None:
+    """Kill it in the free energy, whose first run is half done."""
+    folder = tmp_path / "killed"
+    minima = write_minima(tmp_path / "minima.xyz")
+    state = folder / "runs/round-00/metadynamics-0.npz"
+    kill_when(state.exists, folder, str(minima), OPTIONS)
+    assert Campaign(folder).find("reaction") is None
+    learn(out=folder, resume=True, console=QUIET)
+    for name in ("round-00", "fresh-00"):
+        pairs = zip(
+            read_hdf5(campaign / f"data/{name}.h5").frames,
+            read_hdf5(folder / f"data/{name}.h5").frames,
+            strict=True,
+        )
+        for ours, other in pairs:
+            assert np.array_equal(ours.positions, other.positions), name
+            assert ours.energy == other.energy
+    path = Path("runs/round-00/member-1") / BEST
+    weights = [load_checkpoint(f / path)["average"] for f in (campaign, folder)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    name = "runs/round-00/reaction.json"
+    assert (campaign / name).read_text() == (folder / name).read_text()
+
+
+def test_band_has_the_barrier_of_the_reference() -> None:
+    """A band of three images and one of nine have the same climbing image."""
+    calculator = tblite.TBLite(method="GFN2-xTB", verbosity=0)
+    ends = MINIMUM, MINIMUM[MIRROR]
+    band = minimum_energy_path(calculator, NUMBERS, *ends, between=3)
+    energies = EV_TO_KCAL_PER_MOL * (band.energies - band.energies[0])
+    assert band.converged and band.top == 2
+    assert energies[2] == pytest.approx(BARRIER, abs=0.05)
+    # Without the band's forces the barrier is not that.
+    middle = interpolated(NUMBERS, *ends, 3)[2]
+    calculator.reset()
+    from ase import Atoms
+
+    straight = Atoms(NUMBERS, middle, calculator=calculator).get_potential_energy()
+    height = EV_TO_KCAL_PER_MOL * (straight - band.energies[0])
+    assert abs(height - BARRIER) > 0.3
