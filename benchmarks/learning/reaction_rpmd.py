@@ -1,6 +1,6 @@
 """The free energy of a reaction with quantum nuclei, from the folder of a campaign.
 
-    python benchmarks/reaction_rpmd.py FOLDER --picoseconds 20
+    python benchmarks/learning/reaction_rpmd.py FOLDER --picoseconds 20
 
 Ring-polymer molecular dynamics (openmm.RPMDIntegrator) of the campaign's committee.
 The bias of the campaign's metadynamics acts on every bead as a fixed potential, so that
