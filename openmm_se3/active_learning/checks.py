@@ -23,11 +23,11 @@ from openmm_se3.active_learning.minima import (
     model_frequencies,
     relaxed,
 )
-from openmm_se3.active_learning.reference import Reference
+from openmm_se3.active_learning.reference import Reference, TooManyFailuresError
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.active_learning.structures import System
-from openmm_se3.data.dataset import Dataset
-from openmm_se3.data.frames import Structure
+from openmm_se3.data.frames import Frame, Structure
+from openmm_se3.data.labeling.labelers import LabelerError
 from openmm_se3.files import atomic_write
 from openmm_se3.simulation.drift import energy_drift
 from openmm_se3.units import EV_TO_KCAL_PER_MOL, EV_TO_KJ_PER_MOL, FS_TO_PS
@@ -75,8 +75,8 @@ def run_checks(
             structures = [s for scan in scans for s in scan["structures"]]
             if structures and affordable(len(structures)):
                 name = campaign.folder / "data" / f"checks-torsions-{number:02d}.h5"
-                dataset = _labels(reference, molecule, structures, name)
-                _compare_scans(scans, dataset)
+                frames = _labels(reference, molecule, structures, name, found)
+                _compare_scans(scans, frames)
                 labels += len(structures)
             elif structures:
                 found["notes"].append("torsion scans were not compared: too expensive")
@@ -89,9 +89,9 @@ def run_checks(
             if affordable(len(moved)):
                 show("frequencies of the reference")
                 name = campaign.folder / "data" / f"checks-hessian-{number:02d}.h5"
-                dataset = _labels(reference, molecule, list(moved), name)
-                if len(dataset.frames) == len(moved):
-                    forces = np.stack([np.asarray(f.forces) for f in dataset.frames])
+                frames = _labels(reference, molecule, list(moved), name, found)
+                if len(frames) == len(moved):
+                    forces = np.stack([np.asarray(f.forces) for f in frames])
                     theirs = frequencies(forces, minima[0], molecule.numbers)
                     found["frequencies"]["reference"] = np.round(theirs, 2).tolist()
                 labels += len(moved)
@@ -119,8 +119,13 @@ def _affordable(campaign: Campaign, reference: Reference) -> Callable[[int], boo
 
 
 def _labels(
-    reference: Reference, system: System, structures: Sequence[np.ndarray], path: Path
-) -> Dataset:
+    reference: Reference,
+    system: System,
+    structures: Sequence[np.ndarray],
+    path: Path,
+    found: dict[str, Any],
+) -> list[Frame]:
+    """Return the labeled frames; that there are too few is a problem of the model."""
     listed = [
         Structure(
             numbers=system.numbers,
@@ -132,8 +137,12 @@ def _labels(
         )
         for index, positions in enumerate(structures)
     ]
-    dataset, _ = reference.label(listed, path)
-    return dataset
+    try:
+        dataset, _ = reference.label(listed, path)
+    except (TooManyFailuresError, LabelerError) as error:
+        found["problems"].append(f"structures of the model are not molecules: {error}")
+        return []
+    return list(dataset.frames)
 
 
 def _scans(
@@ -180,11 +189,9 @@ def _relative(energies: np.ndarray) -> list[float]:
     return np.round(energies - energies.mean(), 4).tolist()
 
 
-def _compare_scans(scans: list[dict[str, Any]], dataset: Dataset) -> None:
+def _compare_scans(scans: list[dict[str, Any]], frames: Sequence[Frame]) -> None:
     """Add the energies of the reference to scans, about their mean, kcal/mol."""
-    energies = {
-        frame.trajectory.rpartition("-")[2]: frame.energy for frame in dataset.frames
-    }
+    energies = {frame.trajectory.rpartition("-")[2]: frame.energy for frame in frames}
     index = 0
     for scan in scans:
         names = [f"{index + k:04d}" for k in range(len(scan["angles"]))]

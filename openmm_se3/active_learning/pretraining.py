@@ -92,7 +92,8 @@ def pretraining_labels(
     )
     serial = settings.start == QUICK
     executor = SerialExecutor() if serial else LocalExecutor(settings.workers)
-    return label_with(structures, path, settings.start, executor)
+    dataset, _ = label_with(structures, path, settings.start, executor)
+    return dataset
 
 
 def pretrained(settings: Settings) -> bool:

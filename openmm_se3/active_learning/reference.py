@@ -16,9 +16,9 @@ from openmm_se3.data.frames import Structure
 from openmm_se3.data.labeling.batches import label_with
 from openmm_se3.data.labeling.dft import LabelError, check_level, label_frame
 from openmm_se3.data.labeling.executors import LocalExecutor, SerialExecutor
+from openmm_se3.data.labeling.failures import failures_path, read_failures
 from openmm_se3.data.labeling.label import (
     check_electrons,
-    failures_path,
     journal_path,
     label,
     level_of,
@@ -95,11 +95,13 @@ class Reference:
 
     def _label_one(self, structure: Structure) -> None:
         if self.spec is not None:
-            labeler(self.spec).label(
+            labels = labeler(self.spec).label(
                 structure.numbers[None],
                 structure.positions[None],
                 structure.charge or 0,
             )
+            if labels.failures is not None:
+                raise LabelError(str(labels.failures[0]))
             return
         assert self.level is not None
         label_frame(
@@ -126,14 +128,14 @@ class Reference:
         elif self.spec is not None:
             serial = self.quick or self.seconds * len(structures) < LEAST_SECONDS
             executor = SerialExecutor() if serial else LocalExecutor(self.workers)
-            dataset = label_with(
+            dataset, _ = label_with(
                 structures, path, self.spec, executor, progress=progress
             )
         else:
             assert self.level is not None
             pool = LocalExecutor(self.workers)
             dataset, _ = label(structures, path, self.level, pool, progress=progress)
-        failures = _failures(path)
+        failures = read_failures(path)
         if len(failures) > MOST_FAILURES * len(structures):
             raise TooManyFailuresError(
                 f"{len(failures)} of {len(structures)} frames have no label at {self}; "
@@ -141,15 +143,6 @@ class Reference:
                 "Finished labels are kept; another level, or another charge, helps"
             )
         return dataset, failures
-
-
-def _failures(path: Path) -> list[tuple[int, str]]:
-    import json
-
-    failed = failures_path(path)
-    if not failed.exists():
-        return []
-    return [(int(i), str(reason)) for i, reason in json.loads(failed.read_text())]
 
 
 def _first(system: System) -> Structure:

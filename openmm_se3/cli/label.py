@@ -168,10 +168,10 @@ def command(
     if method is not None and is_labeler(method):
         _refuse_settings_of_dft(context)
         with progress_bar("Labeling") as progress:
-            dataset = label_with(
+            dataset, failures = label_with(
                 frames, output, method, executor, provenance, progress, overwrite
             )
-        _report(dataset, [], output)
+        _report(dataset, failures, output)
         return
 
     if named is not None and (method or basis):
@@ -240,7 +240,8 @@ def _refuse_settings_of_dft(context: click.Context) -> None:
 def _report(dataset: Dataset, failures: list[tuple[int, str]], output: Path) -> None:
     from ase.data import chemical_symbols
 
-    from openmm_se3.data.labeling.label import failures_path, summary
+    from openmm_se3.data.labeling.failures import failures_path
+    from openmm_se3.data.labeling.label import summary
 
     click.echo(f"{len(dataset.frames)} labels with {dataset.level}: {output}")
     click.echo(summary(dataset))

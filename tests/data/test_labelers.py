@@ -1,11 +1,13 @@
 """Labels from fast potentials: AIMNet2, GFN2-xTB, TorchScript, ASE calculators."""
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from ase.build import molecule
+from ase.calculators.calculator import CalculationFailed, Calculator
 from ase.io import write
 from click.testing import CliRunner
 
@@ -15,6 +17,7 @@ from openmm_se3.data.formats.hdf5 import read_hdf5, write_hdf5
 from openmm_se3.data.frames import Frame, Frames, Structure
 from openmm_se3.data.labeling import labelers
 from openmm_se3.data.labeling.batches import label_in_batches, label_with
+from openmm_se3.data.labeling.failures import failures_path, read_failures
 from openmm_se3.data.labeling.labelers import LabelerError, labeler
 from openmm_se3.data.level_of_theory import PublishedLevel
 from openmm_se3.data.load import Source, read_source
@@ -215,6 +218,40 @@ def test_unpaired_electrons_are_refused(springs, tmp_path):
     triplet = dataclasses.replace(structure, spin=2)
     with pytest.raises(ValueError, match="structure 0"):
         label_with([triplet], tmp_path / "a.h5", springs, Serial())
+
+
+class Stubborn(Calculator):
+    """Springs whose SCF does not converge for a molecule with a short bond."""
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "forces"]
+
+    def calculate(self, atoms=None, properties=None, system_changes=None):
+        super().calculate(atoms, properties, system_changes)
+        r = atoms.get_all_distances()
+        if (r[r > 0.0] < 0.5).any():
+            raise CalculationFailed("SCF not converged")
+        self.results = {"energy": r.sum(), "forces": np.zeros((len(atoms), 3))}
+
+
+def test_frames_that_a_calculator_cannot_label_are_set_aside(tmp_path):
+    spec = f"ase:{__name__}:Stubborn"
+    structures = structures_of("H2O", "H2O", "CH4")
+    crushed = dataclasses.replace(
+        structures[1], positions=0.3 * structures[1].positions
+    )
+    path = tmp_path / "a.h5"
+    given = [structures[0], crushed, structures[2]]
+    dataset, failures = label_with(given, path, spec, Serial())
+    assert len(dataset.frames) == len(read_hdf5(path).frames) == 2
+    assert [index for index, _ in failures] == [1]
+    assert "SCF not converged" in failures[0][1]
+    assert read_failures(path) == failures
+    # The list of an earlier run does not stay.
+    _, failures = label_with(given[:1], path, spec, Serial(), overwrite=True)
+    assert not failures and not failures_path(path).exists()
+    with pytest.raises(LabelerError, match="SCF not converged"):
+        label_with([crushed], tmp_path / "b.h5", spec, Serial())
+    assert not (tmp_path / "b.h5").exists()
 
 
 def test_uncertain_frames_can_be_left_out(tmp_path):

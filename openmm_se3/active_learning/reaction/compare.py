@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,11 @@ from openmm_se3.active_learning.reaction.path import (
 )
 from openmm_se3.active_learning.reaction.ranges import Biased, Metadynamics
 from openmm_se3.active_learning.reaction.variables import values
-from openmm_se3.active_learning.reference import Reference
+from openmm_se3.active_learning.reference import Reference, TooManyFailuresError
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.active_learning.structures import System
 from openmm_se3.data.frames import Structure
+from openmm_se3.data.labeling.labelers import LabelerError
 from openmm_se3.files import atomic_write
 from openmm_se3.units import EV_TO_KCAL_PER_MOL, FS_TO_PS
 
@@ -194,10 +196,12 @@ class Comparison:
             )
             for index, image in enumerate(band.positions)
         ]
-        with timed() as taken:
+        energies: dict[str, float] = {}
+        with timed() as taken, suppress(TooManyFailuresError, LabelerError):
             dataset, _ = reference.label(
                 structures, self.campaign.folder / "data" / name
             )
+            energies = {f.trajectory: f.energy for f in dataset.frames}
         if self.campaign.find("path labels", round=self.number) is None:
             self.campaign.record(
                 "path labels", round=self.number, check_labels=len(structures), **taken
@@ -213,7 +217,6 @@ class Comparison:
             "barrier": round(float(model[band.top]), 4),
             "backward": round(float(model[band.top] - model[-1]), 4),
         }
-        energies = {f.trajectory: f.energy for f in dataset.frames}
         labeled = [energies.get(s.trajectory, np.nan) for s in structures]
         if np.isfinite(labeled).all():
             theirs = EV_TO_KCAL_PER_MOL * (np.array(labeled) - labeled[0])

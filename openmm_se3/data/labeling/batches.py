@@ -21,7 +21,8 @@ from openmm_se3.data.dataset import Dataset, check_splits
 from openmm_se3.data.formats.hdf5 import write_hdf5
 from openmm_se3.data.frames import Frame, Frames, Structure
 from openmm_se3.data.labeling.executors import Executor
-from openmm_se3.data.labeling.labelers import Labels, labeler
+from openmm_se3.data.labeling.failures import write_failures
+from openmm_se3.data.labeling.labelers import LabelerError, Labels, labeler
 from openmm_se3.data.level_of_theory import PublishedLevel
 from openmm_se3.files import atomic_write, require_new_file, run_lock
 from openmm_se3.version import installed_versions
@@ -47,7 +48,7 @@ def label_with(
     provenance: dict[str, Any] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     overwrite: bool = False,
-) -> Dataset:
+) -> tuple[Dataset, list[tuple[int, str]]]:
     """Label structures with a fast potential and write them to an HDF5 file.
 
     Self-energies are left out: a potential that was trained on molecules has no
@@ -62,10 +63,15 @@ def label_with(
         progress: Called with finished and all atoms.
         overwrite: Replace an existing output.
 
+    Returns:
+        The labels, and (index, reason) of each structure that has none; these are
+        written beside the output, too.
+
     Raises:
         FileExistsError: The output exists.
         FileNotFoundError: Its folder does not.
-        LabelerError: There is no such labeler, or it cannot label a structure.
+        LabelerError: There is no such labeler, it cannot label a structure, or it has
+            labeled none.
         LockedError: Another run is writing the same output.
         ValueError: Splits share a structure, or a structure has unpaired electrons.
     """
@@ -83,15 +89,30 @@ def label_with(
         labels = label_in_batches(
             structures, spec, batches_folder(output), executor, progress
         )
+        reasons = [_failure(found, level) for found in labels]
+        failures = [(i, reason) for i, reason in enumerate(reasons) if reason]
+        if len(failures) == len(labels):
+            shutil.rmtree(batches_folder(output))
+            raise LabelerError(f"no frame could be labeled; the first: {reasons[0]}")
+        kept = [i for i, reason in enumerate(reasons) if not reason]
         dataset = Dataset(
-            frames=Frames.of(map(_frame, structures, labels)),
+            frames=Frames.of(_frame(structures[i], labels[i]) for i in kept),
             level=level,
             self_energies={},
             provenance={**(provenance or {}), "programs": installed_versions(PROGRAMS)},
         )
+        write_failures(output, failures)
         write_hdf5(output, dataset)
         shutil.rmtree(batches_folder(output))
-    return dataset
+    return dataset, failures
+
+
+def _failure(labels: Labels, level: PublishedLevel) -> str:
+    """Return why a frame has no label; "" if it has one."""
+    if labels.failures is not None and str(labels.failures):
+        return str(labels.failures)
+    finite = np.isfinite(labels.energy) and np.isfinite(labels.forces).all()
+    return "" if finite else f"{level}: energy or forces are not finite"
 
 
 def _frame(structure: Structure, labels: Labels) -> Frame:
@@ -206,6 +227,8 @@ def _label_batches(
     arrays: dict[str, Any] = {}
     for index, (numbers, positions, charge) in enumerate(inputs):
         labels = teacher.label(numbers, positions, charge)
+        if labels.failures is not None:
+            arrays[f"failures_{index}"] = labels.failures
         for name in ("energy", "forces", "energy_std", "forces_std"):
             values = getattr(labels, name)
             if values is not None:
@@ -221,15 +244,16 @@ def _read(path: Path) -> list[Labels]:
         count = sum(name.startswith("energy_") for name in file if "std" not in name)
         for index in range(count):
             energy, forces = file[f"energy_{index}"], file[f"forces_{index}"]
-            deviations: list[np.ndarray | None] = []
-            for name in (f"energy_std_{index}", f"forces_std_{index}"):
-                deviations.append(file[name] if name in file else None)
+            others: list[np.ndarray | None] = []
+            for name in ("energy_std", "forces_std", "failures"):
+                name = f"{name}_{index}"
+                others.append(file[name] if name in file else None)
             for row in range(len(energy)):
                 labels.append(
                     Labels(
                         energy[row],
                         forces[row],
-                        *(None if d is None else d[row] for d in deviations),
+                        *(None if array is None else array[row] for array in others),
                     )
                 )
     return labels

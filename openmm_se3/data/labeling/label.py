@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -35,9 +34,10 @@ from openmm_se3.data.labeling.dft import (
     label_frame,
 )
 from openmm_se3.data.labeling.executors import Executor
+from openmm_se3.data.labeling.failures import write_failures
 from openmm_se3.data.labeling.journal import Journal
 from openmm_se3.data.level_of_theory import LevelOfTheory
-from openmm_se3.files import atomic_write, run_lock
+from openmm_se3.files import run_lock
 from openmm_se3.version import installed_versions
 
 PROGRAMS = ("pyscf", "numpy")  # they decide the value of a label
@@ -141,11 +141,6 @@ def journal_path(output: Path) -> Path:
     return output.with_name(output.name + ".journal")
 
 
-def failures_path(output: Path) -> Path:
-    """Return where the frames that were set aside are listed."""
-    return output.with_name(output.name + ".failed.json")
-
-
 def label(
     structures: Sequence[Structure],
     output: str | Path,
@@ -238,11 +233,7 @@ def label(
             self_energies={z: energies[i] for i, z in enumerate(elements)},
             provenance={**(provenance or {}), "programs": installed_versions(PROGRAMS)},
         )
-        failed = failures_path(output)
-        failed.unlink(missing_ok=True)
-        if failures:
-            with atomic_write(failed) as temporary:
-                temporary.write_text(json.dumps(failures, indent=1))
+        write_failures(output, failures)
         write_hdf5(output, dataset)
         journal.remove()
     return dataset, failures

@@ -49,12 +49,15 @@ class Labels:
         energy_std: Standard deviation over the networks of an ensemble [n_frames], eV;
             None if there is none.
         forces_std: The same of the forces [n_frames, n_atoms, 3], eV/A.
+        failures: Why a frame has no label [n_frames], "" where it has one; None if all
+            have.  Energy and forces without a label are NaN.
     """
 
     energy: np.ndarray
     forces: np.ndarray
     energy_std: np.ndarray | None = None
     forces_std: np.ndarray | None = None
+    failures: np.ndarray | None = None
 
 
 class Labeler(Protocol):
@@ -168,13 +171,21 @@ class ASELabeler:
     def label(self, numbers: np.ndarray, positions: np.ndarray, charge: int) -> Labels:
         """Return the labels of frames."""
         from ase import Atoms
+        from ase.calculators.calculator import CalculatorError
 
-        energy, forces = [], []
-        for z, x in zip(numbers, positions, strict=True):
+        energy = np.full(len(numbers), np.nan)
+        forces = np.full(positions.shape, np.nan)
+        failures = [""] * len(numbers)
+        for index, (z, x) in enumerate(zip(numbers, positions, strict=True)):
             atoms = Atoms(z, x, calculator=self._make(charge), info={"charge": charge})
-            energy.append(atoms.get_potential_energy())
-            forces.append(atoms.get_forces())
-        return Labels(np.array(energy), np.array(forces))
+            try:
+                energy[index] = atoms.get_potential_energy()
+                forces[index] = atoms.get_forces()
+            except CalculatorError as error:  # such as an SCF that does not converge
+                failures[index] = f"{self.level}: {error}"
+        return Labels(
+            energy, forces, failures=np.array(failures) if any(failures) else None
+        )
 
 
 def is_labeler(method: str) -> bool:
