@@ -46,7 +46,7 @@ OPTIONS: dict[str, Any] = {
     "reference": "gfn2",
     "labels": 40,
     "round_labels": 20,
-    "steps": 200,
+    "steps": 500,
     "explore_steps": 40,
     "members": 2,
     "checks": False,
