@@ -16,14 +16,20 @@ from pathlib import Path
 import mdtraj
 import numpy as np
 import pytest
+import torch
+from rich.console import Console
 
 import openmm_se3
 from openmm_se3 import SE3Potential
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.data.load import Source
+from openmm_se3.model_file import load_model
 from openmm_se3.simulation import ModelRunOptions, water_topology
 from openmm_se3.simulation.minimum import fused_atoms
 from openmm_se3.simulation.structure import read_structure
+from openmm_se3.training.config_file import read_config
+from openmm_se3.training.prepare import read_data
+from openmm_se3.training.run import make_module
 
 DOCS = Path(__file__).parents[2] / "docs"
 GUIDE = DOCS / "training.md"
@@ -213,3 +219,18 @@ def test_from_structures_to_dynamics(tmp_path: Path) -> None:
         assert done.returncode in allowed, f"{command}\n{output}"
         assert "Traceback" not in output, output
     run_python(dynamics, tmp_path)
+
+
+def test_the_example_of_fine_tuning_starts_from_the_model(tmp_path: Path) -> None:
+    text = GUIDE.read_text().partition("## Fine-tuning")[2]
+    (block, *_) = re.findall(r"```yaml\n(.*?)```", text, re.S)
+    data = DOCS.parent / "models/water/data/water1.h5"
+    config = tmp_path / "fine.yaml"
+    config.write_text(block.replace("my_data.h5", str(data)))
+    settings = read_config(config)
+    name = settings.training.initial
+    assert name == "organic"
+    module = make_module(settings, read_data(settings.data, Console(quiet=True)))
+    expected = load_model(name).weights
+    for key, weight in module.network.named_parameters():
+        assert torch.equal(weight, expected[key].to(weight.dtype)), key
