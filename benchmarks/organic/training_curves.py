@@ -58,7 +58,7 @@ def draw(curves: dict[str, dict[str, list[float]]], path: Path) -> None:
     """Draw errors against steps."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from matplotlib.ticker import ScalarFormatter
+    from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
     with rc_context(STYLE):
         page = Figure(figsize=(6.8, 2.9), layout="constrained")
@@ -83,8 +83,8 @@ def draw(curves: dict[str, dict[str, list[float]]], path: Path) -> None:
             axes.set_xlabel("steps of 16 frames, thousands")
             axes.set_xlim(0.0, 1.12 * max(c["step"][-1] for c in curves.values()) / 1e3)
             axes.yaxis.set_major_formatter(ScalarFormatter())
-            axes.yaxis.set_minor_formatter(ScalarFormatter())
-            axes.tick_params(which="minor", labelsize=7.5)
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0)))
+            axes.yaxis.set_minor_locator(NullLocator())
         axes.legend()
         save(path, page)
 
