@@ -77,7 +77,7 @@ def learning_curve(tests: Sequence[dict[str, Any]], limits: Limits) -> Figure:
     _plain_log(errors)
     errors.set_title("force MAE on fresh frames, kcal/mol/A")
     shares.set_title("uncertain frames in MD, %")
-    shares.set_ylim(bottom=-2.0)
+    shares.set_ylim(bottom=-0.03 * shares.get_ylim()[1])
     for axes in (errors, shares):
         axes.set_xlabel("labels trained on")
         few_ticks(axes.xaxis)
