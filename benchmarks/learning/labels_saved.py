@@ -20,7 +20,13 @@ import numpy as np
 from ase import Atoms
 from rich.console import Console
 
-from openmm_se3.active_learning.members import FINE_TUNING_RATE, NETWORK, TRAINING
+from openmm_se3.active_learning.members import (
+    FINE_TUNING_RATE,
+    FIRST_STEPS,
+    NETWORK,
+    TRAINING,
+    fine_tuning_steps,
+)
 from openmm_se3.config import to_dict
 from openmm_se3.data.dataset import Dataset
 from openmm_se3.data.formats.hdf5 import write_hdf5
@@ -38,7 +44,6 @@ from openmm_se3.training.run import train
 
 SIZES = (10, 20, 40, 80, 160, 320)
 TEST_FRAMES, VALIDATION_FRAMES = 100, 20
-STEPS = 3000
 
 
 def structures(smiles: str, number: int, seed: int) -> list[Atoms]:
@@ -83,9 +88,10 @@ def labels(smiles: str, reference: str, most: int) -> list[Frame]:
     ]
 
 
-def settings(start: str | None, frames: list[Frame]) -> dict[str, Any]:
-    """Return the configuration of one training run."""
-    training: dict[str, Any] = dict(TRAINING, steps=STEPS, validate_every=STEPS // 10)
+def settings(start: str | None, number: int, frames: list[Frame]) -> dict[str, Any]:
+    """Return the configuration of a training run on so many frames."""
+    steps = FIRST_STEPS if start is None else fine_tuning_steps(number)
+    training: dict[str, Any] = dict(TRAINING, steps=steps, validate_every=steps // 10)
     model: dict[str, Any] = {"elements": elements_of(frames), **NETWORK}
     if start is not None:
         training["learning_rate"] *= FINE_TUNING_RATE
@@ -133,7 +139,7 @@ def main(
                 level = PublishedLevel(reference)
                 chosen = Frames.of([*train_frames, *others])
                 write_hdf5(folder / "labels.h5", Dataset(chosen, level, {}, {}))
-                config = run_config(settings(given, frames), folder)
+                config = run_config(settings(given, number, frames), folder)
                 train(config, folder, console=Console(quiet=True))
             errors = json.loads(done.read_text())["test"]["all"]
             results[name][number] = {

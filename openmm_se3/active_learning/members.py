@@ -157,13 +157,17 @@ def train_members(
     return _summary([folder for _, folder, _ in tasks])
 
 
+def fine_tuning_steps(frames: int) -> int:
+    """Return the training steps of a model that is fine-tuned on so many frames."""
+    steps = FINE_TUNING_PASSES * frames // int(TRAINING["batch_size"])
+    return min(FIRST_STEPS, max(FEWEST_STEPS, steps))
+
+
 def _default_steps(settings: Settings, data: Sequence[Dataset]) -> int:
     """Return the steps of the first round, were it of as many labels as there are."""
     if not is_model(settings.start):
         return FIRST_STEPS
-    frames = sum(len(dataset.frames) for dataset in data)
-    steps = FINE_TUNING_PASSES * frames // int(TRAINING["batch_size"])
-    return min(FIRST_STEPS, max(FEWEST_STEPS, steps))
+    return fine_tuning_steps(sum(len(dataset.frames) for dataset in data))
 
 
 def _minutes(settings: Settings, number: int) -> float | None:
