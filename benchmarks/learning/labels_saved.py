@@ -162,7 +162,7 @@ def draw(results: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
     """Draw test errors against the number of labels."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from matplotlib.ticker import ScalarFormatter
+    from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
     with rc_context(STYLE):
         page = Figure(figsize=(6.4, 3.0), layout="constrained")
@@ -180,9 +180,10 @@ def draw(results: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
             axes.set_xlabel("labels")
             axes.set_title(unit)
             axes.set_xticks(list(errors))
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_major_formatter(ScalarFormatter())
-                axis.set_minor_formatter("")
+                axis.set_minor_locator(NullLocator())
         axes.legend(title="start from")
         save(path, page)
 
