@@ -29,16 +29,16 @@ from openmm_se3.active_learning.members import (
 )
 from openmm_se3.config import to_dict
 from openmm_se3.data.dataset import Dataset
-from openmm_se3.data.formats.hdf5 import write_hdf5
-from openmm_se3.data.frames import Frame, Frames
-from openmm_se3.data.labeling.executors import LocalExecutor
-from openmm_se3.data.labeling.labelers import labeler
+from openmm_se3.data.formats.hdf5 import read_hdf5, write_hdf5
+from openmm_se3.data.frames import Frame, Frames, Structure
+from openmm_se3.data.labeling.batches import label_with
+from openmm_se3.data.labeling.executors import LocalExecutor, SerialExecutor
 from openmm_se3.data.labeling.molecule_sampler import Plan, sample_molecules
 from openmm_se3.data.labeling.molecules import molecule_from_smiles
 from openmm_se3.data.level_of_theory import PublishedLevel
 from openmm_se3.files import atomic_write
 from openmm_se3.model_file import load_model
-from openmm_se3.plot_style import BLUE, GRAY, STYLE, save
+from openmm_se3.plot_style import BLUE, GRAY, STYLE, logarithmic, save
 from openmm_se3.training.config_file import run_config
 from openmm_se3.training.run import train
 
@@ -56,36 +56,27 @@ def structures(smiles: str, number: int, seed: int) -> list[Atoms]:
     return [atoms for atoms in sampled.structures if atoms.info["kind"] == "md"]
 
 
-def labeled(atoms: list[Atoms], reference: str, split: str) -> list[Frame]:
-    """Return frames with energies and forces; each is a trajectory of its own."""
-    potential = labeler(reference)
-    frames = []
-    for index, each in enumerate(atoms):
-        labels = potential.label(each.numbers[None], each.positions[None], 0)
-        frames.append(
-            Frame(
-                numbers=each.numbers,
-                positions=each.positions,
-                energy=float(labels.energy[0]),
-                forces=labels.forces[0],
-                trajectory=f"{split}-{index}",
-                split=split,
-            )
-        )
-    return frames
+def labels(smiles: str, reference: str, most: int, path: Path) -> list[Frame]:
+    """Return frames of all splits, those to train on in a random order.
 
-
-def labels(smiles: str, reference: str, most: int) -> list[Frame]:
-    """Return frames of all splits, those to train on in a random order."""
-    learned = structures(smiles, most + VALIDATION_FRAMES, seed=1)
-    order = np.random.default_rng(0).permutation(len(learned))
-    learned = [learned[i] for i in order]
-    unseen = structures(smiles, TEST_FRAMES, seed=2)
-    return [
-        *labeled(learned[VALIDATION_FRAMES:], reference, "train"),
-        *labeled(learned[:VALIDATION_FRAMES], reference, "validation"),
-        *labeled(unseen, reference, "test"),
-    ]
+    Each frame is a trajectory of its own.  A finished file is read.
+    """
+    if not path.exists():
+        learned = structures(smiles, most + VALIDATION_FRAMES, seed=1)
+        order = np.random.default_rng(0).permutation(len(learned))
+        learned = [learned[i] for i in order]
+        splits = {
+            "train": learned[VALIDATION_FRAMES:],
+            "validation": learned[:VALIDATION_FRAMES],
+            "test": structures(smiles, TEST_FRAMES, seed=2),
+        }
+        listed = [
+            Structure(atoms.numbers, atoms.positions, f"{split}-{index}", split=split)
+            for split, frames in splits.items()
+            for index, atoms in enumerate(frames)
+        ]
+        label_with(listed, path, reference, SerialExecutor())
+    return list(read_hdf5(path).frames)
 
 
 def settings(start: str | None, number: int, frames: list[Frame]) -> dict[str, Any]:
@@ -125,6 +116,7 @@ def main(
     numbers = [int(size) for size in sizes.split(",")]
     out.mkdir(parents=True, exist_ok=True)
     frames: list[Frame] = []
+    file = out / f"labels-{max(numbers)}.h5"
     results: dict[str, dict[int, dict[str, float]]] = {}
     for name, given in (("nothing", None), (start, start)):
         results[name] = {}
@@ -132,7 +124,7 @@ def main(
             folder = out / f"{name}-{number}"
             done = folder / "errors.json"
             if not done.exists():
-                frames = frames or labels(smiles, reference, max(numbers))
+                frames = frames or labels(smiles, reference, max(numbers), file)
                 folder.mkdir(exist_ok=True)
                 train_frames = [f for f in frames if f.split == "train"][:number]
                 others = [f for f in frames if f.split != "train"]
@@ -162,7 +154,7 @@ def draw(results: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
     """Draw test errors against the number of labels."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
+    from matplotlib.ticker import NullLocator, ScalarFormatter
 
     with rc_context(STYLE):
         page = Figure(figsize=(6.4, 3.0), layout="constrained")
@@ -176,14 +168,14 @@ def draw(results: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
                 results.items(), (GRAY, BLUE), strict=True
             ):
                 values = [error[key] for error in errors.values()]
-                axes.loglog(list(errors), values, "o-", color=color, label=name)
+                axes.semilogx(list(errors), values, "o-", color=color, label=name)
             axes.set_xlabel("labels")
             axes.set_title(unit)
             axes.set_xticks(list(errors))
-            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_formatter(ScalarFormatter())
-                axis.set_minor_locator(NullLocator())
+            axes.xaxis.set_major_formatter(ScalarFormatter())
+            axes.xaxis.set_minor_locator(NullLocator())
+            shown = [row[key] for errors in results.values() for row in errors.values()]
+            logarithmic(axes, shown)
         axes.legend(title="start from")
         save(path, page)
 

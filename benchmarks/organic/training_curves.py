@@ -17,7 +17,7 @@ import click
 import numpy as np
 
 from openmm_se3.files import atomic_write
-from openmm_se3.plot_style import BLUE, GRAY, GREEN, ORANGE, STYLE, save
+from openmm_se3.plot_style import BLUE, GRAY, GREEN, ORANGE, STYLE, logarithmic, save
 
 COLUMNS = {"force_mae": "force MAE, kcal/mol/A", "energy_mae": "energy MAE, kcal/mol"}
 
@@ -58,7 +58,6 @@ def draw(curves: dict[str, dict[str, list[float]]], path: Path) -> None:
     """Draw errors against steps."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
     with rc_context(STYLE):
         page = Figure(figsize=(6.8, 2.9), layout="constrained")
@@ -69,7 +68,7 @@ def draw(curves: dict[str, dict[str, list[float]]], path: Path) -> None:
                 curves.items(), (GRAY, BLUE, ORANGE, GREEN), strict=False
             ):
                 steps = np.array(curve["step"]) / 1000.0
-                axes.semilogy(steps, curve[key], color=color, label=name)
+                axes.plot(steps, curve[key], color=color, label=name)
                 axes.plot(steps[-1], curve[key][-1], "o", ms=4, color=color)
                 axes.annotate(
                     f"{curve[key][-1]:.2f}",
@@ -82,9 +81,7 @@ def draw(curves: dict[str, dict[str, list[float]]], path: Path) -> None:
             axes.set_title(title)
             axes.set_xlabel("steps of 16 frames, thousands")
             axes.set_xlim(0.0, 1.12 * max(c["step"][-1] for c in curves.values()) / 1e3)
-            axes.yaxis.set_major_formatter(ScalarFormatter())
-            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0)))
-            axes.yaxis.set_minor_locator(NullLocator())
+            logarithmic(axes, [error for c in curves.values() for error in c[key]])
         axes.legend()
         save(path, page)
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from openmm_se3.active_learning.arrays import read_arrays, write_arrays
 from openmm_se3.active_learning.committee import Atoms, Committee
 from openmm_se3.active_learning.structures import System
-from openmm_se3.files import atomic_write
 from openmm_se3.units import (
     BOLTZMANN_EV,
     EV_PER_ANGSTROM_DALTON_TO_ANGSTROM_PER_FS2,
@@ -105,14 +105,12 @@ class Explored:
         }
         sizes = np.array([len(x) for x in self.positions], dtype=int)
         flat = np.concatenate(self.positions) if len(sizes) else np.zeros((0, 3))
-        with atomic_write(path) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, sizes=sizes, flat=flat, **arrays)
+        write_arrays(path, {"sizes": sizes, "flat": flat, **arrays})
 
     @classmethod
     def load(cls, path: Path) -> Explored:
         """Read what :meth:`save` wrote."""
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file}
+        arrays = read_arrays(path)
         sizes, flat = arrays.pop("sizes"), arrays.pop("flat")
         positions = np.split(flat, np.cumsum(sizes)[:-1]) if len(sizes) else []
         stops, steps = arrays.pop("stops").tolist(), int(arrays.pop("steps"))

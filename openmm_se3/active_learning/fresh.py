@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from openmm_se3.active_learning.arrays import read_arrays, write_arrays
 from openmm_se3.active_learning.candidates import METADYNAMICS
 from openmm_se3.active_learning.committee import Atoms, Committee
 from openmm_se3.data.frames import Frames
-from openmm_se3.files import atomic_write
 from openmm_se3.units import EV_TO_KCAL_PER_MOL
 
 RESAMPLES = 1000  # of the bootstrap
@@ -79,14 +79,12 @@ class Fresh:
 
     def save(self, path: Path) -> None:
         """Write the arrays."""
-        with atomic_write(path) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **dataclasses.asdict(self))
+        write_arrays(path, dataclasses.asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> Fresh:
         """Read what :meth:`save` wrote."""
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file}
+        arrays = read_arrays(path)
         # Campaigns of earlier versions have none.
         arrays.setdefault("biased", np.zeros(len(arrays["temperature"]), dtype=bool))
         return cls(**arrays)

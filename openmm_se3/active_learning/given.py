@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from openmm_se3.active_learning.arrays import read_arrays, write_arrays
 from openmm_se3.active_learning.campaign import Campaign
 from openmm_se3.active_learning.choose import diverse_frames
 from openmm_se3.active_learning.committee import Atoms, Committee
 from openmm_se3.active_learning.structures import System
 from openmm_se3.data.frames import Structure
-from openmm_se3.files import atomic_write
 from openmm_se3.simulation.folder import (
     LAST_GOOD_FRAME,
     TOPOLOGY,
@@ -61,8 +61,7 @@ def take_run(
     picked = diverse_frames(list(frames), deviation, [], KEPT)
     picked = picked[np.argsort(-deviation[picked], kind="stable")]
     path = campaign.folder / "data" / f"given-{number:02d}.npz"
-    with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, numbers=numbers[order], positions=frames[picked])
+    write_arrays(path, {"numbers": numbers[order], "positions": frames[picked]})
     campaign.record("given", round=number, run=run.name, frames=len(picked))
 
 
@@ -73,8 +72,8 @@ def given_structures(
     if campaign.find("given", round=number) is None:
         return []
     path = campaign.folder / "data" / f"given-{number:02d}.npz"
-    with np.load(path, allow_pickle=False) as file:
-        numbers, positions = file["numbers"], file["positions"]
+    arrays = read_arrays(path)
+    numbers, positions = arrays["numbers"], arrays["positions"]
     if not np.array_equal(numbers, system.numbers):
         return []
     intact = system.intact(positions)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from killed_campaigns import kill_when
 from rich.console import Console
+from small_campaigns import NETWORK, kill_when
 
 from openmm_se3.active_learning import learn
 from openmm_se3.active_learning.campaign import Campaign
@@ -39,17 +39,7 @@ OPTIONS: dict[str, Any] = {
     # So high that walkers of networks that have hardly learned go on.
     "target": 30.0,
     "seed": 5,
-    "network": {
-        "layers": 1,
-        "channels": 4,
-        "key_channels": 4,
-        "heads": 2,
-        "lmax": 1,
-        "jmax": 1,
-        "radial_width": 8,
-        "radial_functions": 4,
-        "self_interaction_width": 4,
-    },
+    "network": NETWORK,
 }
 QUIET = Console(quiet=True)
 

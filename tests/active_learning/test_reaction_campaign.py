@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from killed_campaigns import kill_when
 from rich.console import Console
+from small_campaigns import NETWORK, kill_when
 
 from openmm_se3.active_learning import learn
 from openmm_se3.active_learning.campaign import Campaign
@@ -54,17 +54,7 @@ OPTIONS: dict[str, Any] = {
     "seed": 5,
     "bias": ["difference:O1-H9,O2-H9"],
     "metadynamics": {"steps": 800},
-    "network": {
-        "layers": 1,
-        "channels": 4,
-        "key_channels": 4,
-        "heads": 2,
-        "lmax": 1,
-        "jmax": 1,
-        "radial_width": 8,
-        "radial_functions": 4,
-        "self_interaction_width": 4,
-    },
+    "network": NETWORK,
 }
 QUIET = Console(quiet=True)
 NUMBERS = np.array([8, 8, 6, 6, 6, 1, 1, 1, 1])

@@ -9,17 +9,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.special import logsumexp
 
+from openmm_se3.active_learning.arrays import read_arrays, write_arrays
 from openmm_se3.active_learning.committee import Committee
 from openmm_se3.active_learning.explore import FRAME_SPACING
 from openmm_se3.active_learning.reaction.metadynamics import BiasedDynamics, bias_of
 from openmm_se3.active_learning.reaction.ranges import BEYOND, Biased, Metadynamics
 from openmm_se3.active_learning.structures import System
-from openmm_se3.files import atomic_write
 from openmm_se3.units import BOLTZMANN_KJ_PER_MOL, JOULE_PER_CALORIE
 
 RUNS = 2
@@ -51,14 +50,12 @@ class State:
 
     def save(self, path: Path) -> None:
         """Write the state."""
-        with atomic_write(path) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **dataclasses.asdict(self))
+        write_arrays(path, dataclasses.asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> State:
         """Read what :meth:`save` wrote."""
-        with np.load(path, allow_pickle=False) as file:
-            arrays: dict[str, Any] = {name: file[name] for name in file}
+        arrays = read_arrays(path)
         for name in ("pieces", "uncertain"):
             arrays[name] = int(arrays[name])
         return cls(**{**arrays, "stop": str(arrays["stop"])})

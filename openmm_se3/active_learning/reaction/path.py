@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from openmm_se3.active_learning.arrays import read_arrays, write_arrays
 from openmm_se3.active_learning.interpolation import aligned, interpolated
-from openmm_se3.files import atomic_write
 
 BETWEEN = 9  # images between the minima
 SPRING = 0.2  # eV/A^2
@@ -55,14 +55,13 @@ class Band:
 
     def save(self, path: Path) -> None:
         """Write the band."""
-        with atomic_write(path) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **dataclasses.asdict(self))
+        write_arrays(path, dataclasses.asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> Band:
         """Read what :meth:`save` wrote."""
-        with np.load(path, allow_pickle=False) as file:
-            return cls(file["positions"], file["energies"], bool(file["converged"]))
+        arrays = read_arrays(path)
+        return cls(**{**arrays, "converged": bool(arrays["converged"])})
 
 
 def relaxed_minimum(

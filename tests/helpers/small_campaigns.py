@@ -1,4 +1,4 @@
-"""Campaigns of active learning that are killed."""
+"""Small campaigns of active learning, and how one is killed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+NETWORK: dict[str, Any] = {
+    "layers": 1,
+    "channels": 4,
+    "key_channels": 4,
+    "heads": 2,
+    "lmax": 1,
+    "jmax": 1,
+    "radial_width": 8,
+    "radial_functions": 4,
+    "self_interaction_width": 4,
+}
 
 SCRIPT = """
 import json, sys
