@@ -43,7 +43,7 @@ STEPS_OF = {
     "tested": "tests",
     "checked": "checks",
     "path": "path and free energy",
-    "path labels": "path and free energy",
+    "path failed": "path and free energy",
     "free energy": "path and free energy",
     "model": "model",
 }

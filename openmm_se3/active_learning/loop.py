@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from openmm_se3.active_learning.budget import Budget
 from openmm_se3.active_learning.campaign import Campaign, timed
 from openmm_se3.active_learning.candidates import (
     chosen_structures,
@@ -46,7 +46,6 @@ from openmm_se3.training.checkpoint import BEST
 from openmm_se3.units import EV_TO_KCAL_PER_MOL
 
 STOP_FACTOR = 4.0  # thresholds at which a walker stops
-FINISHING_SECONDS = 40.0  # of the checks and the report
 
 
 class Loop:
@@ -77,8 +76,7 @@ class Loop:
         if started is not None:
             self.reference.seconds = float(started["label_seconds"])
         self.model = network_config(settings, self.systems)
-        self._clock = time.monotonic()
-        self._before = campaign.seconds_spent()
+        self.budget = Budget(campaign, settings, self.reaction)
 
     @staticmethod
     def check(settings: Settings, inputs: Inputs) -> tuple[Settings, float]:
@@ -106,7 +104,7 @@ class Loop:
             committee = self._committee(number)
             explored = self._explore(number, committee)
             test = self._test(number, committee, explored)
-            ending = self._ending(number, test)
+            ending = self._ending(number, test, committee, explored)
             if ending:
                 break
             self._learn_from(number, explored)
@@ -134,13 +132,6 @@ class Loop:
         """Tell whether a file of labels of a round is complete."""
         file = self.campaign.round_file(name, number).name
         return self.campaign.find("labeled", file=file) is not None
-
-    def minutes_left(self) -> float:
-        """Return the minutes of the budget that are left."""
-        if self.settings.minutes is None:
-            return float("inf")
-        spent = self._before + time.monotonic() - self._clock
-        return self.settings.minutes - spent / 60.0
 
     def _begin(self) -> dict[int, float]:
         """Label the first structures; return the self-energies of the campaign."""
@@ -191,6 +182,8 @@ class Loop:
         paths = [self.campaign.round_file("round", 0)]
         for earlier in range(number):
             paths.append(self.campaign.round_file("fresh", earlier))
+            if self._labeled("path", earlier):
+                paths.append(self.campaign.round_file("path", earlier))
             paths.append(self.campaign.round_file("round", earlier + 1))
         return [read_hdf5(path) for path in paths]
 
@@ -284,7 +277,7 @@ class Loop:
             return found
         path = self.campaign.round_file("fresh", number)
         if not self._labeled("fresh", number):
-            left = self.settings.labels - self.campaign.labels_spent()
+            left = self.budget.labels_left() - self.budget.images
             structures = fresh_structures(
                 self.settings, self.systems, number, explored, left
             )
@@ -325,31 +318,40 @@ class Loop:
             )
         return found
 
-    def _ending(self, number: int, test: dict[str, Any]) -> str:
-        """Tell why the campaign ends here; "" if it does not."""
-        given = self.campaign.find("given", round=number) is not None
-        if passed(self.settings, test) and number > 0 and not given:
-            return "converged"
-        left = self.settings.labels - self.campaign.labels_spent()
-        chosen = self.settings.per_round - self.settings.fresh
-        if left < chosen + self.settings.fresh:
-            return "labels"
-        if self.minutes_left() < self._round_minutes(number):
-            return "minutes"
-        return ""
+    def _path_problems(
+        self, number: int, committee: Committee, explored: Explored
+    ) -> list[str]:
+        """Label the path of a reaction; return what is wrong with it."""
+        if self.reaction is None:
+            return []
+        problems = self.reaction.path_problems(
+            self.campaign,
+            self.reference,
+            committee,
+            number,
+            explored,
+            lambda text: None,
+        )
+        for problem in problems:
+            self.console.print(
+                f"round {number}: {problem}", highlight=False, soft_wrap=True
+            )
+        return problems
 
-    def _round_minutes(self, number: int) -> float:
-        """Return about how long the round after this one and the end will take, min."""
-        seconds = FINISHING_SECONDS
-        for event in self.campaign.events:
-            if event.get("round") == number:
-                if self.reaction is not None:
-                    biased = event.get("biased_seconds", 0.0)
-                    seconds += self.reaction.finishing_seconds(biased)
-                # The first round makes twice as many steps as the others.
-                half = event["event"] == "trained" and number == 0
-                seconds += event.get("seconds", 0.0) * (0.5 if half else 1.0)
-        return seconds / 60.0
+    def _ending(
+        self,
+        number: int,
+        test: dict[str, Any],
+        committee: Committee,
+        explored: Explored,
+    ) -> str:
+        """Tell why the campaign ends here; "" if it does not."""
+        problems = self._path_problems(number, committee, explored)
+        given = self.campaign.find("given", round=number) is not None
+        right = passed(self.settings, test) and not problems
+        if right and number > 0 and not given:
+            return "converged"
+        return self.budget.used_up(number)
 
     def _learn_from(self, number: int, explored: Explored) -> None:
         """Label the frames that the next round learns from."""

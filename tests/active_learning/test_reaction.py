@@ -15,14 +15,15 @@ from openmm_se3.active_learning.campaign import Campaign
 from openmm_se3.active_learning.candidates import fresh_structures, uncertain_shares
 from openmm_se3.active_learning.explore import Explored, Walker, explore
 from openmm_se3.active_learning.interpolation import aligned, interpolated
+from openmm_se3.active_learning.minima import relaxed
 from openmm_se3.active_learning.reaction import free_energy
 from openmm_se3.active_learning.reaction.compare import Comparison
 from openmm_se3.active_learning.reaction.metadynamics import explore_biased
 from openmm_se3.active_learning.reaction.page import reaction_parts
 from openmm_se3.active_learning.reaction.path import (
     minimum_energy_path,
-    relaxed_minimum,
 )
+from openmm_se3.active_learning.reaction.path_check import PathCheck
 from openmm_se3.active_learning.reaction.ranges import Biased, Metadynamics, biased
 from openmm_se3.active_learning.reaction.variables import read_variables, values
 from openmm_se3.active_learning.settings import Settings
@@ -71,15 +72,19 @@ def test_interpolation_keeps_bonds_and_turns_the_last_structure() -> None:
 
 def test_band_finds_the_barrier_of_the_potential() -> None:
     potential = ProtonTransfer(3.0)
-    calculator = potential.calculator()
     images = interpolated(NUMBERS, minimum(-1.0), minimum(1.0), 5)
     guess = [potential.energy_and_forces(x)[0] for x in images]
     # The path bends, so that a straight one is too high.
     assert max(guess) * EV_TO_KCAL_PER_MOL > 5.0
     start = minimum(-1.0) + 0.02 * np.random.default_rng(2).normal(size=(3, 3))
-    first = relaxed_minimum(calculator, NUMBERS, start)
+    first, _ = relaxed(potential, transfer(), start)  # type: ignore[arg-type]
     assert difference([first])[0] == pytest.approx(-0.5, abs=0.01)
-    band = minimum_energy_path(calculator, NUMBERS, first, minimum(1.0), 5)
+
+    def evaluate(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        both = [potential.energy_and_forces(image) for image in images]
+        return np.array([e for e, _ in both]), np.array([f for _, f in both])
+
+    band = minimum_energy_path(evaluate, NUMBERS, first, minimum(1.0), 5)
     energies = EV_TO_KCAL_PER_MOL * (band.energies - band.energies[0])
     assert band.converged and band.top == 3
     assert energies[band.top] == pytest.approx(3.0, abs=0.02)
@@ -230,14 +235,6 @@ class Transfers:
         return SimpleNamespace(frames=Frames.of(frames)), []
 
 
-class Compared(Comparison):
-    """A comparison whose model has a barrier of 3 kcal/mol."""
-
-    def calculator(self) -> Any:
-        """Return it."""
-        return ProtonTransfer(3.0).calculator()
-
-
 @pytest.mark.parametrize(
     ("barrier", "problems"), [(3.1, 0), (3.6, 2), (float("nan"), 1)]
 )
@@ -250,7 +247,7 @@ def test_barrier_of_the_reference_decides(
     arguments = (campaign, settings, transfer(), ranges(), OPTIONS, 1)
     reference: Any = Transfers(barrier)
     committee: Any = ProtonTransfer(3.0)
-    found = Compared(*arguments).run(reference, committee, explored(), 1.0)
+    found = Comparison(*arguments).run(reference, committee, explored(), 1.0)
     assert len(found["problems"]) == problems, found["problems"]
     path = found["path"]
     assert path["barrier"] == pytest.approx(3.0, abs=0.02)
@@ -260,7 +257,7 @@ def test_barrier_of_the_reference_decides(
     # Dynamics over a barrier of 2 kcal/mol, and none of metadynamics.
     assert [row["temperature"] for row in found["transfers"]] == [300.0, 450.0, 600.0]
     assert sum(row["forward"] + row["backward"] for row in found["transfers"]) > 0
-    again = Compared(*arguments).run(reference, committee, explored(), 1.0)
+    again = Comparison(*arguments).run(reference, committee, explored(), 1.0)
     assert json.dumps(again) == json.dumps(found) and reference.calls == 1
     shown, below = reaction_parts(found, transfer(), 300.0)
     text = "".join(shown + below)
@@ -275,11 +272,11 @@ def test_second_minimum_is_found_by_metadynamics(tmp_path: Path) -> None:
     """Of a reactant that is given alone; dynamics that stays there finds none."""
     campaign = Campaign(tmp_path / "campaign")
     campaign.round_folder(1).mkdir(parents=True)
-    settings = Settings("a.xyz", bias=(TEXT,), explore_steps=40)
     alone = transfer(minima=(minimum(-1.0),))
     frames = explored()
-    comparison = Compared(campaign, settings, alone, ranges(), OPTIONS, 1)
-    ends = comparison._ends(comparison.calculator(), frames)
+    committee: Any = ProtonTransfer(3.0)
+    check = PathCheck(campaign, alone, ranges(), 1)
+    ends = check.ends(committee, frames)
     assert ends is not None
     assert difference(ends) == pytest.approx([-0.5, 0.5], abs=0.02)
     free = [i for i, b in enumerate(frames.biased) if not b and frames.walker[i] == 0]
@@ -295,4 +292,5 @@ def test_second_minimum_is_found_by_metadynamics(tmp_path: Path) -> None:
         steps=frames.steps,
         walker_biased=np.array([False]),
     )
-    assert comparison._ends(comparison.calculator(), near) is None
+    assert check.ends(committee, near) is None
+    assert check.band(committee, near) is None and check.problems(None) == []

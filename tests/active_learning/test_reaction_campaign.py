@@ -44,8 +44,8 @@ MIRROR = [1, 0, 4, 3, 2, 7, 6, 5, 8]
 BARRIER = 3.76
 OPTIONS: dict[str, Any] = {
     "reference": "gfn2",
-    "labels": 40,
-    "round_labels": 20,
+    "labels": 46,
+    "round_labels": 10,
     "steps": 500,
     "explore_steps": 40,
     "members": 2,
@@ -84,13 +84,13 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_campaign_of_a_reaction_ends_with_its_checks(campaign: Path) -> None:
     journal = Campaign(campaign)
-    assert journal.labels_spent() == 40
+    assert journal.labels_spent() == 46
     test = journal.find("tested", round=0)
     assert test is not None
     assert [row.get("biased", False) for row in test["errors"]] == [False, False, True]
     fresh = read_hdf5(campaign / "data/fresh-00.h5").frames
-    assert sum(frame.kind == "metadynamics" for frame in fresh) >= 2
-    found = json.loads((campaign / "runs/round-00/reaction.json").read_text())
+    assert [frame.kind for frame in fresh].count("metadynamics") == 1
+    found = json.loads((campaign / "runs/round-01/reaction.json").read_text())
     verdict = journal.find("verdict")
     assert verdict is not None
     # What is wrong with the reaction is in the verdict, and in the report.
@@ -103,17 +103,30 @@ def test_campaign_of_a_reaction_ends_with_its_checks(campaign: Path) -> None:
     assert not verdict["trusted"] or "path" not in found
 
 
+def test_the_path_of_a_round_is_learned_in_the_next(campaign: Path) -> None:
+    """Every image that the reference could label, and none of the last round."""
+    labeled = Campaign(campaign).find("labeled", file="path-00.h5")
+    assert labeled is not None and labeled["tried"] == 11
+    images = read_hdf5(campaign / "data/path-00.h5").frames
+    assert len(images) == labeled["frames"] > 5
+    learned = read_hdf5(campaign / "runs/round-01/member-0/labels.h5").frames
+    assert [f.kind for f in learned].count("path") == len(images)
+    assert len(learned) == 10 + 4 + 6 + len(images)
+    known = {frame.positions.tobytes() for frame in learned}
+    assert {frame.positions.tobytes() for frame in images} <= known
+
+
 def test_killed_campaign_of_a_reaction_ends_the_same(
     campaign: Path, tmp_path: Path
 ) -> None:
     """Kill it in the free energy, whose first run is half done."""
     folder = tmp_path / "killed"
     minima = write_minima(tmp_path / "minima.xyz")
-    state = folder / "runs/round-00/metadynamics-0.npz"
+    state = folder / "runs/round-01/metadynamics-0.npz"
     kill_when(state.exists, folder, str(minima), OPTIONS)
     assert Campaign(folder).find("reaction") is None
     learn(out=folder, resume=True, console=QUIET)
-    for name in ("round-00", "fresh-00"):
+    for name in ("round-00", "path-00", "fresh-01"):
         pairs = zip(
             read_hdf5(campaign / f"data/{name}.h5").frames,
             read_hdf5(folder / f"data/{name}.h5").frames,
@@ -122,26 +135,34 @@ def test_killed_campaign_of_a_reaction_ends_the_same(
         for ours, other in pairs:
             assert np.array_equal(ours.positions, other.positions), name
             assert ours.energy == other.energy
-    path = Path("runs/round-00/member-1") / BEST
+    path = Path("runs/round-01/member-1") / BEST
     weights = [load_checkpoint(f / path)["average"] for f in (campaign, folder)]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-    name = "runs/round-00/reaction.json"
+    name = "runs/round-01/reaction.json"
     assert (campaign / name).read_text() == (folder / name).read_text()
 
 
 def test_band_has_the_barrier_of_the_reference() -> None:
     """A band of three images and one of nine have the same climbing image."""
-    calculator = tblite.TBLite(method="GFN2-xTB", verbosity=0)
+    from ase import Atoms
+
+    atoms = Atoms(NUMBERS, calculator=tblite.TBLite(method="GFN2-xTB", verbosity=0))
+
+    def evaluate(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        energies, forces = [], []
+        for image in images:
+            atoms.positions = image
+            energies.append(atoms.get_potential_energy())
+            forces.append(atoms.get_forces())
+        return np.array(energies), np.array(forces)
+
     ends = MINIMUM, MINIMUM[MIRROR]
-    band = minimum_energy_path(calculator, NUMBERS, *ends, between=3)
+    band = minimum_energy_path(evaluate, NUMBERS, *ends, between=3)
     energies = EV_TO_KCAL_PER_MOL * (band.energies - band.energies[0])
     assert band.converged and band.top == 2
     assert energies[2] == pytest.approx(BARRIER, abs=0.05)
     # Without the band's forces the barrier is not that.
     middle = interpolated(NUMBERS, *ends, 3)[2]
-    calculator.reset()
-    from ase import Atoms
-
-    straight = Atoms(NUMBERS, middle, calculator=calculator).get_potential_energy()
+    straight = evaluate(middle[None])[0][0]
     height = EV_TO_KCAL_PER_MOL * (straight - band.energies[0])
     assert abs(height - BARRIER) > 0.3

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from ase.calculators.calculator import Calculator, all_changes
 
 from openmm_se3.active_learning.committee import Atoms, Predicted
 from openmm_se3.active_learning.structures import System
@@ -87,32 +86,3 @@ class ProtonTransfer:
         aside[:, 2, 2] = self.pull
         both = np.stack([mean + aside, mean - aside])
         return Predicted(np.stack([energies, energies]), both.reshape(2, -1, 3))
-
-    def calculator(self) -> Calculator:
-        """Return an ASE calculator of the mean."""
-        return TransferCalculator(self)
-
-
-class TransferCalculator(Calculator):
-    """The potential for ASE.
-
-    Args:
-        potential: The potential.
-    """
-
-    implemented_properties = ("energy", "forces")
-
-    def __init__(self, potential: ProtonTransfer) -> None:
-        super().__init__()
-        self.potential = potential
-
-    def calculate(
-        self,
-        atoms: Any = None,
-        properties: Any = ("energy",),
-        system_changes: Any = all_changes,
-    ) -> None:
-        """Compute energy and forces."""
-        super().calculate(atoms, properties, system_changes)
-        energy, forces = self.potential.energy_and_forces(self.atoms.positions)
-        self.results = {"energy": energy, "forces": forces}

@@ -14,6 +14,7 @@ from openmm_se3.active_learning.reaction.compare import RUN_FACTOR, Comparison, 
 from openmm_se3.active_learning.reaction.free_energy import RUNS
 from openmm_se3.active_learning.reaction.given import Inputs
 from openmm_se3.active_learning.reaction.metadynamics import WALKERS, explore_biased
+from openmm_se3.active_learning.reaction.path_check import PathCheck
 from openmm_se3.active_learning.reaction.ranges import Biased, Metadynamics, biased
 from openmm_se3.active_learning.reference import Reference
 from openmm_se3.active_learning.settings import Settings
@@ -90,6 +91,20 @@ class Reaction:
         steps = self.options.steps or RUN_FACTOR * self.settings.walker_steps
         share = RUNS * steps / (WALKERS * self.settings.walker_steps)
         return share * biased_seconds
+
+    def path_problems(
+        self,
+        campaign: Campaign,
+        reference: Reference,
+        committee: Committee,
+        number: int,
+        explored: Explored,
+        show: Show,
+    ) -> list[str]:
+        """Label the path of a round; return what is wrong with it."""
+        check = PathCheck(campaign, self.system, self.variables, number, show)
+        band = check.band(committee, explored)
+        return check.problems(None if band is None else check.compare(band, reference))
 
     def check(
         self,

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from openmm_se3.active_learning.figures import new_figure, styled
-from openmm_se3.active_learning.reaction.compare import (
+from openmm_se3.active_learning.reaction.free_energy import RUNS
+from openmm_se3.active_learning.reaction.path_check import (
     MOST_BARRIER_ERROR,
     MOST_PATH_ERROR,
 )
-from openmm_se3.active_learning.reaction.free_energy import RUNS
 from openmm_se3.active_learning.structures import System
 from openmm_se3.plot_style import BLUE, GRAY, ORANGE, few_ticks
 from openmm_se3.report.page import caption, figure, paragraph, table, viewer
