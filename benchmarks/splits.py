@@ -30,7 +30,9 @@ from openmm_se3.files import atomic_write  # noqa: E402
 
 NEAR = 0.1  # A, root mean square distance of atoms
 FIRST_SHELL = 3.4  # A, about the first minimum of gOO
-MONOMERS = HERE.parent / "models/water/data/water1.h5"
+WATER = HERE.parent / "models/water/data"
+MONOMERS = WATER / "water1.h5"
+DISTORTED = WATER / "distorted1.h5", WATER / "distorted2.h5"  # trained on in whole
 
 
 def superposed_distance(one: np.ndarray, other: np.ndarray) -> float:
@@ -94,7 +96,8 @@ def shared_pairs(train: Frames, test: Frames) -> dict[str, float]:
 def main(shared: Path, out: Path | None) -> None:
     """Compare test frames of the shipped models with their training frames."""
     monomers = read_datasets([MONOMERS])
-    distances = monomer_distances(monomers.select("train"), monomers.select("test"))
+    train = [*monomers.select("train"), *read_datasets(DISTORTED).frames]
+    distances = monomer_distances(train, monomers.select("test"))
     liquid = read_liquid_water(shared)
     found: dict[str, Any] = {
         "water, one molecule": {

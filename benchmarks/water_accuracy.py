@@ -2,7 +2,7 @@
 
     python benchmarks/water_accuracy.py --out water_accuracy.json --figure dimer.png
 
-Test errors are on trajectories that training never saw (``models/water/data/*.h5``).
+Test errors are on trajectories that training never saw (``models/water/data/water*.h5``).
 Everything else is compared with ``reference/water_dft.json``, which
 ``water_reference.py`` made with DFT; no DFT runs here.  Exit code 1 if a figure misses
 its limit.
@@ -370,9 +370,9 @@ def main(
     console = Console()
     loaded = load_model(model)
     folder = data or models_folder() / "water" / "data"
-    files = sorted(folder.glob("*.h5"))
+    files = sorted(folder.glob("water*.h5"))
     if not files:
-        raise click.UsageError(f"no label files *.h5 in {folder}")
+        raise click.UsageError(f"no label files water*.h5 in {folder}")
     reference = json.loads(REFERENCE.read_text())
     rows, details = test_error_rows(
         loaded, loaded.network(PRECISIONS[precision]), files

@@ -146,7 +146,7 @@ def shape(frame: Frame) -> np.ndarray:
     )
 
 
-DATA = sorted((ROOT / "models/water/data").glob("*.h5"))
+DATA = sorted((ROOT / "models/water/data").glob("water*.h5"))
 
 
 def test_committed_data() -> None:

@@ -23,7 +23,7 @@ PAGE = (Path(__file__).parents[2] / "docs/learn.md").read_text()
 # Cheap labels and few steps, which do not reach the target: every budget is used up.
 SHORTER = {
     'learn "CCO" --out ethanol': 'learn "CCO" --out ethanol --reference gfn2 '
-    "--labels 40 --members 2 --steps 300 --explore-steps 40 --target 1 --no-checks "
+    "--labels 40 --members 2 --steps 80 --explore-steps 40 --target 1 --no-checks "
     "--workers 1",
     "--out run": "--out run --length 0.02 --equilibration 0.01 --platform Reference",
     "ethanol --labels 500 --from run": "ethanol --labels 60 --from run",

@@ -31,13 +31,20 @@ def test_every_example_is_known() -> None:
     assert [example.name[:2] for example in EXAMPLES] == [*SHOWN]
 
 
-def run_python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run_python(
+    *arguments: str, cwd: Path, implementation: str = "torchscript"
+) -> subprocess.CompletedProcess[str]:
     # The package is found whether or not it is installed, from any working directory.
     path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": path,
+            "OMP_NUM_THREADS": "1",
+            "OPENMM_SE3_IMPLEMENTATION": implementation,
+        },
         capture_output=True,
         text=True,
         timeout=300,
@@ -47,7 +54,12 @@ def run_python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_example_runs(example: Path, tmp_path: Path) -> None:
-    done = run_python(str(example), "--quick", cwd=tmp_path)
+    # As users run them; `organic` is compiled for no other test.
+    uses_organic = "organic" in example.read_text()
+    implementation = "torchscript" if uses_organic else "auto"
+    done = run_python(
+        str(example), "--quick", cwd=tmp_path, implementation=implementation
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     printed, files = SHOWN[example.name[:2]]
     assert re.search(printed, done.stdout, re.DOTALL), done.stdout
