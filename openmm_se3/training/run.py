@@ -52,7 +52,7 @@ from openmm_se3.training.config import RunConfig
 from openmm_se3.training.distributed import is_first
 from openmm_se3.training.initial import InitialModel
 from openmm_se3.training.loop import Observer, fit, processes
-from openmm_se3.training.memory import keep_freed_memory
+from openmm_se3.malloc import keep_freed_memory
 from openmm_se3.training.metrics import (
     error_table,
     frame_groups,
