@@ -73,6 +73,7 @@ MOVED = {
     "torchscript.engine": "implementation",
     "training.data": "training.batches",
     "training.identity": "training.checkpoint",
+    "training.memory": "malloc",
     "training.settings": "training.config",
     "training.module": "training.step",
     "training.tensorboard": "training.progress",

@@ -33,8 +33,8 @@ from devices import Device, device_of
 from labels import Labels
 
 from openmm_se3.files import atomic_write
+from openmm_se3.malloc import keep_freed_memory
 from openmm_se3.training.batches import BatchOrder, fill_batches
-from openmm_se3.training.memory import keep_freed_memory
 
 SPLITS = ("train", "validation", "test")
 WARM_UP = 0.05  # of the time

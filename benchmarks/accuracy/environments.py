@@ -61,16 +61,24 @@ def python_of(network: str, folder: Path) -> Path:
     return Path(sys.executable) if name is None else make_environment(name, folder)
 
 
-def variables(threads: int, gpu: bool = False) -> dict[str, str]:
+def variables(
+    threads: int, gpu: bool = False, packages: Path | None = None
+) -> dict[str, str]:
     """Return the environment variables of a process of any network.
 
     Args:
         threads: Threads of its numerical libraries.
         gpu: Let it see GPUs.
+        packages: Folder of packages that come before all others, which are then those
+            of this process.
     """
+    places = [str(ROOT)]
+    if packages is not None:
+        places = [str(packages.resolve()), *places, os.environ.get("PYTHONPATH", "")]
+    path = os.pathsep.join(filter(None, places))
     limits = {f"{name}_NUM_THREADS": str(threads) for name in LIBRARIES}
     hidden = {} if gpu else {"CUDA_VISIBLE_DEVICES": ""}
-    return {**os.environ, "PYTHONPATH": str(ROOT), **hidden, **limits}
+    return {**os.environ, "PYTHONPATH": path, **hidden, **limits}
 
 
 def make_environment(name: str, folder: Path) -> Path:

@@ -35,7 +35,9 @@ def ours(implementation: str) -> Callable[[app.Topology, np.ndarray, Job], Made]
             f"{config.channels} channels, {config.heads} heads, "
             f"degrees 0 to {config.lmax}, {config.cutoff:g} A; {potential.backend}"
         )
-        return through_openmm(potential.createSystem(topology), positions, shape)
+        return through_openmm(
+            potential.createSystem(topology), positions, shape, job.platform
+        )
 
     return make
 
@@ -90,7 +92,7 @@ def full(topology: app.Topology, positions: np.ndarray, job: Job) -> Made:
         f"degrees 0 to {config.lmax}, {config.cutoff:g} A, all harmonics, both "
         f"parities; TorchScript, {potential.backend}"
     )
-    return through_openmm(system, positions, shape)
+    return through_openmm(system, positions, shape, job.platform)
 
 
 def dft(topology: app.Topology, positions: np.ndarray, job: Job) -> Made:

@@ -29,6 +29,7 @@ class Job:
         model: Our model, by name or path.
         source: Folder of NVIDIA's files.
         molecule: SMILES of a molecule that is stepped in place of water.
+        platform: OpenMM platform; empty takes the better one of a processor.
     """
 
     contender: str
@@ -38,21 +39,26 @@ class Job:
     model: str
     source: str
     molecule: str = ""
+    platform: str = ""
 
     def structure(self) -> tuple[app.Topology, np.ndarray]:
         """Return topology and positions [n_atoms, 3], A, the same in every process."""
         return make_structure(self.molecule) if self.molecule else water(self.atoms)
 
 
-def through_openmm(system: openmm.System, positions: np.ndarray, network: str) -> Made:
+def through_openmm(
+    system: openmm.System, positions: np.ndarray, network: str, platform: str = ""
+) -> Made:
     """Return a step of a System in a Context of OpenMM.
 
     Args:
         system: The System.
         positions: Positions [n_atoms, 3], A.
         network: What it computes, in words.
+        platform: As in :class:`Job`.
     """
-    # A few atoms give the thread pool of the CPU platform nothing to do.
-    platform = "Reference" if len(positions) <= VACUUM[-1] else "CPU"
+    if not platform:
+        # A few atoms give the thread pool of the CPU platform nothing to do.
+        platform = "Reference" if len(positions) <= VACUUM[-1] else "CPU"
     stepper = Stepper(system, positions, platform)
     return stepper.step, {"network": network, "platform": platform}

@@ -70,7 +70,7 @@ def mace(topology: app.Topology, positions: np.ndarray, job: Job) -> Made:
         f"{MACE_SHAPE}; mace-torch {version('mace-torch')}, "
         f"openmm-ml {version('openmmml')}"
     )
-    return through_openmm(system, positions, shape)
+    return through_openmm(system, positions, shape, job.platform)
 
 
 def mace_compiled(topology: app.Topology, positions: np.ndarray, job: Job) -> Made:
@@ -88,7 +88,9 @@ def mace_compiled(topology: app.Topology, positions: np.ndarray, job: Job) -> Ma
         f"{MACE_SHAPE}, torch.compile; mace-torch {version('mace-torch')}, its ASE "
         "calculator in a PythonForce"
     )
-    return through_openmm(ase_system(topology, calculator), positions, shape)
+    return through_openmm(
+        ase_system(topology, calculator), positions, shape, job.platform
+    )
 
 
 def symmetrix(topology: app.Topology, positions: np.ndarray, job: Job) -> Made:
@@ -106,7 +108,9 @@ def symmetrix(topology: app.Topology, positions: np.ndarray, job: Job) -> Made:
         f"{MACE_SHAPE}; symmetrix-xl {version('symmetrix-xl')}, its ASE calculator in "
         "a PythonForce"
     )
-    return through_openmm(ase_system(topology, calculator), positions, shape)
+    return through_openmm(
+        ase_system(topology, calculator), positions, shape, job.platform
+    )
 
 
 class CalculatorForce:
@@ -180,7 +184,9 @@ def ani(topology: app.Topology, positions: np.ndarray, job: Job) -> Made:
         "ANI-2x, 8 networks, 5.2 A, float32; torchani "
         f"{version('torchani')}, its ASE calculator in a PythonForce"
     )
-    return through_openmm(ase_system(topology, network.ase()), positions, shape)
+    return through_openmm(
+        ase_system(topology, network.ase()), positions, shape, job.platform
+    )
 
 
 class Aimnet2Force:
@@ -216,7 +222,7 @@ def aimnet2(topology: app.Topology, positions: np.ndarray, job: Job) -> Made:
     path = aimnet2_file().with_name("aimnet2_wb97m-d3_0.jpt")
     system = python_system(topology, Aimnet2Force(path, numbers))
     shape = f"AIMNet2, published weights, one network, in a PythonForce; {path.name}"
-    return through_openmm(system, positions, shape)
+    return through_openmm(system, positions, shape, job.platform)
 
 
 def tensornet(topology: app.Topology, positions: np.ndarray, job: Job) -> Made:
@@ -256,7 +262,7 @@ def tensornet(topology: app.Topology, positions: np.ndarray, job: Job) -> Made:
         "2 layers, 128 channels, 5 A, float32, torch.compile; torchmd-net "
         f"{version('torchmd-net')}, openmm-ml {version('openmmml')}"
     )
-    return through_openmm(system, positions, shape)
+    return through_openmm(system, positions, shape, job.platform)
 
 
 class NvidiaForce:
@@ -310,4 +316,4 @@ def nvidia(topology: app.Topology, positions: np.ndarray, job: Job) -> Made:
         f"3 layers, 32 channels, 8 heads, degrees 0 to 2, "
         f"{cutoff:g} A, float32; its files in a PythonForce, dgl {version('dgl')}"
     )
-    return through_openmm(system, positions, shape)
+    return through_openmm(system, positions, shape, job.platform)

@@ -18,7 +18,14 @@ ENOUGH_SECONDS = 300.0  # spent on one worker's rounds: then no more than the le
 
 
 def start_worker(
-    python: Path, script: Path, job: Any, threads: int, log: Path, limits: Limits
+    python: Path,
+    script: Path,
+    job: Any,
+    threads: int,
+    log: Path,
+    limits: Limits,
+    gpu: bool = False,
+    packages: Path | None = None,
 ) -> Worker:
     """Start the process of a job.
 
@@ -29,9 +36,11 @@ def start_worker(
         threads: Threads of its numerical libraries.
         log: File for what it prints.
         limits: What it may take.
+        gpu: Let it see GPUs.
+        packages: Folder of packages that it takes in place of this process's.
     """
     own = {
-        **variables(threads),
+        **variables(threads, gpu, packages),
         "OPENMM_CPU_THREADS": str(threads),
         # e3nn 0.4.4, which MACE needs, keeps objects in files that torch refuses.
         "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",

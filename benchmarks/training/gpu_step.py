@@ -12,6 +12,7 @@ on batches of water clusters, with the memory that they take.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -95,6 +96,54 @@ def seconds_of(
     return seconds, torch.cuda.max_memory_allocated() / 1e9 if cuda else 0.0
 
 
+def measure(
+    model: str, clusters: int, molecules: int, steps: int, device: str
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each precision and way to differentiate, compared and timed.
+
+    Args:
+        model: Name or path of a model.
+        clusters: Of a batch.
+        molecules: Of a cluster.
+        steps: Timed.
+        device: "cuda", or "cpu" for PyTorch alone.
+    """
+    for precision in ("double", "single"):
+        network = load_model(model).network(PRECISIONS[precision])
+        network = network.requires_grad_(True).train().to(device)
+        batch = batch_of(network, clusters, molecules, device)
+        ways: dict[str, Batches | None] = {"PyTorch": None}
+        if device == "cuda":
+            made = load_model(model).network(PRECISIONS[precision]).train()
+            ways["Triton"] = TritonBatches(made)
+        expected = gradient(network, None, batch)
+        for name, batches in ways.items():
+            found = gradient(network, batches, batch)
+            off = float((found - expected).norm() / expected.norm())
+            took, memory = seconds_of(network, batches, batch, steps)
+            yield {
+                "precision": precision,
+                "way": name,
+                "atoms": len(batch["species"]),
+                "edges": len(batch["edges"].center),
+                "seconds": took,
+                "clusters_per_second": clusters / took,
+                "gigabytes": memory,
+                "gradient_error": off,
+                "wrong": not off < LIMITS[precision],
+            }
+
+
+def line_of(row: dict[str, Any]) -> str:
+    """Return a row in words."""
+    return (
+        f"{row['precision']} {row['way']}: {row['atoms']} atoms, {row['edges']} edges, "
+        f"{1e3 * row['seconds']:.2f} ms a gradient, "
+        f"{row['clusters_per_second']:,.0f} clusters/s, {row['gigabytes']:.2f} GB, "
+        f"off by {row['gradient_error']:.1e}"
+    )
+
+
 @click.command()
 @click.option("--model", default="water", show_default=True)
 @click.option("--clusters", default=32, show_default=True, help="A batch.")
@@ -103,28 +152,11 @@ def seconds_of(
 @click.option("--dry-run", is_flag=True, help="PyTorch on the processor only.")
 def main(model: str, clusters: int, molecules: int, steps: int, dry_run: bool) -> None:
     """Compare and time gradients of a loss of energies and forces."""
-    device = "cpu" if dry_run else "cuda"
     torch.backends.cuda.matmul.allow_tf32 = False
     failed = False
-    for precision in ("double", "single"):
-        network = load_model(model).network(PRECISIONS[precision])
-        network = network.requires_grad_(True).train().to(device)
-        batch = batch_of(network, clusters, molecules, device)
-        ways: dict[str, Batches | None] = {"PyTorch": None}
-        if not dry_run:
-            made = load_model(model).network(PRECISIONS[precision]).train()
-            ways["Triton"] = TritonBatches(made)
-        expected = gradient(network, None, batch)
-        for name, batches in ways.items():
-            found = gradient(network, batches, batch)
-            off = float((found - expected).norm() / expected.norm())
-            failed |= not off < LIMITS[precision]
-            took, memory = seconds_of(network, batches, batch, steps)
-            click.echo(
-                f"{precision} {name}: {len(batch['species'])} atoms, "
-                f"{len(batch['edges'].center)} edges, {1e3 * took:.2f} ms a gradient, "
-                f"{clusters / took:,.0f} clusters/s, {memory:.2f} GB, off by {off:.1e}"
-            )
+    for row in measure(model, clusters, molecules, steps, "cpu" if dry_run else "cuda"):
+        click.echo(line_of(row))
+        failed |= row["wrong"]
     if failed:
         raise click.ClickException("a gradient is wrong")
 

@@ -22,7 +22,7 @@ from networks import NETWORKS, Job, read_batch, training_step  # noqa: E402
 
 from openmm_se3.benchmark.machine import peak_memory, reset_peak_memory  # noqa: E402
 from openmm_se3.benchmark.timing import timed  # noqa: E402
-from openmm_se3.training.memory import keep_freed_memory  # noqa: E402
+from openmm_se3.malloc import keep_freed_memory  # noqa: E402
 
 FIRST_STEPS = 2  # packages compile, the optimizer makes its moments
 

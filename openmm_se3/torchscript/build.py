@@ -16,6 +16,7 @@ from openmm_se3.implementation import (
     compile_implementation,
     is_required,
 )
+from openmm_se3.malloc import keep_freed_memory
 from openmm_se3.model_file import PRECISIONS, ModelFile
 from openmm_se3.neighbors import (
     Capacity,
@@ -194,6 +195,7 @@ def _torchscript_module(settings: ForceSettings) -> torch.jit.ScriptModule:
         ExportError: It does not reproduce the network.
         ValueError: There is too little room for neighbors.
     """
+    keep_freed_memory()
     network = settings.model.network(PRECISIONS[settings.precision])
     if settings.static or settings.cuda_graphs is not None:
         with threads_for(len(settings.atoms)):

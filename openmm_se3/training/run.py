@@ -35,6 +35,7 @@ from openmm_se3.data.frames import SPLITS
 from openmm_se3.domain import domain_to_dict
 from openmm_se3.elements import symbols_of
 from openmm_se3.files import atomic_write, remove_unfinished, run_lock
+from openmm_se3.malloc import keep_freed_memory
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.signals import Signals
 from openmm_se3.torch_state import usual_torch
@@ -52,7 +53,6 @@ from openmm_se3.training.config import RunConfig
 from openmm_se3.training.distributed import is_first
 from openmm_se3.training.initial import InitialModel
 from openmm_se3.training.loop import Observer, fit, processes
-from openmm_se3.training.memory import keep_freed_memory
 from openmm_se3.training.metrics import (
     error_table,
     frame_groups,

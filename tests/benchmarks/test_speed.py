@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import inspect
-import io
 import json
 import os
 import sys
@@ -19,7 +18,6 @@ import pytest
 import torch
 from ase import Atoms
 from click.testing import CliRunner
-from rich.console import Console
 
 from openmm_se3.data.level_of_theory import LevelOfTheory
 from openmm_se3.force.memory import NotEnoughMemoryError
@@ -30,7 +28,6 @@ sys.path[:0] = [str(FOLDER), str(FOLDER.parent), str(FOLDER.parent / "accuracy")
 
 import comparison  # noqa: E402
 import contenders  # noqa: E402
-import gpu  # noqa: E402
 import job  # noqa: E402
 import peers  # noqa: E402
 import sizes  # noqa: E402
@@ -373,46 +370,3 @@ def test_units_of_the_network_in_a_python_force() -> None:
     assert state.getPotentialEnergy()._value == pytest.approx(energy, rel=1e-5)
     forces = state.getForces(asNumpy=True)._value
     np.testing.assert_allclose(forces, -964.853 * positions, rtol=1e-4, atol=1e-3)
-
-
-def test_the_script_for_gpus_runs_without_one(
-    tmp_path: Path, smallest_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gpu, "MATRIX", 256)
-    arguments = ["--model", str(smallest_model), "--sizes", "3", "--rounds", "2"]
-    arguments += ["--seconds", "0.01", "--out", str(tmp_path / "gpu.json")]
-    absent = CliRunner().invoke(gpu.main, [*arguments, "--platform", "OpenCM"])
-    assert absent.exit_code == 1
-    assert "there is no platform 'OpenCM' here" in absent.output
-    done = CliRunner().invoke(gpu.main, [*arguments, "--platform", "Reference"])
-    assert done.exit_code == 0, done.output
-    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
-    kernels = [row for row in rows if "triton" in row["route"]]
-    assert all("NVIDIA" in row["problem"] for row in kernels)
-    rows = [row for row in rows if row not in kernels]
-    routes = ["torchforce, torchscript", "pythonforce, torchscript"]
-    assert len(kernels) == 2 and [row["route"] for row in rows] == routes
-    for row in rows:
-        assert row["route"] in done.output
-        assert row["fastest"] <= row["seconds"] <= row["slowest"]
-        assert 0.0 < row["force_error"] < 1e-3
-        assert row["share"] > 0.0
-    assert rows[0]["kernels"] > 50  # operations of the recorded graph
-
-
-def test_arithmetic_of_a_network_grows_with_its_edges(smallest_model: Path) -> None:
-    three, six = (
-        gpu.arithmetic(str(smallest_model), *gpu.structure(atoms)) for atoms in (3, 6)
-    )
-    assert 6 / 3 < six / three <= (6 * 5) / (3 * 2)
-
-
-def test_a_route_that_is_too_slow_misses_its_goal() -> None:
-    row = {"atoms": 3, "route": "torchforce", "seconds": 5e-4, "fastest": 4e-4}
-    row |= {"slowest": 6e-4, "kernels": 80.0, "share": 0.01, "force_error": 1e-5}
-    broken = {"atoms": 3, "route": "pythonforce", "problem": "no plugin"}
-    console = Console(record=True, width=gpu.WIDTH, file=io.StringIO())
-    console.print(gpu.table([row, broken]))
-    text = console.export_text()
-    assert "0.3 missed" in text
-    assert "no plugin" in text

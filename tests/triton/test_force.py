@@ -346,3 +346,32 @@ def test_kernels_compile_for_old_and_new_gpus_without_one() -> None:
     assert max(shared for *_, shared in kernels) <= 48 * 1024  # what every GPU has
     hot = {name: spill for name, _, spill, _ in kernels if name.startswith("attend")}
     assert len(hot) == 8 and not any(hot.values())
+
+
+GATES = """
+import json
+from openmm_se3.config import ModelConfig
+from openmm_se3.triton.compilation import compile_kernels, launches
+
+config = ModelConfig(("H", "O"), layers=2, channels=32, self_interaction="linear")
+found = launches(config, "single", 192, 80, True)
+found = [launch for launch in found if launch.name.startswith("gate")]
+print(json.dumps([(k.name, k.spilled) for k in compile_kernels(found, 90)]))
+"""
+
+
+def test_gates_fit_into_registers() -> None:
+    """Of 32 channels and degrees 0 to 2, as shipped models have them."""
+    pytest.importorskip("triton")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    result = subprocess.run(
+        [sys.executable, "-c", GATES],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    spilled = dict(json.loads(result.stdout.splitlines()[-1]))
+    assert spilled["gate 0 -> 2"] == 0
+    assert spilled["gate_back 0 -> 2"] <= 64  # bytes; 240 with all in registers

@@ -23,7 +23,7 @@ def place_of(component, atom, channel, n_atoms):
 
 @triton.jit
 def invariants_of(update, atom, channel, real, n_atoms):
-    """What opens the gates: f^0 and |f^l|^2 / (2l + 1), by degree; and f."""
+    """What opens the gates: f^0 and |f^l|^2 / (2l + 1), by degree."""
     rows = ()
     for d in tl.static_range((L_MAX + 1) * (L_MAX + 1)):
         place = place_of(d, atom, channel, n_atoms)
@@ -34,7 +34,7 @@ def invariants_of(update, atom, channel, real, n_atoms):
         for d in tl.static_range(l * l + 1, (l + 1) * (l + 1)):
             square += rows[d] * rows[d]
         result = result + (square * (1.0 / (2 * l + 1)),)
-    return rows, result
+    return result
 
 
 @triton.jit
@@ -73,12 +73,14 @@ def gate(
     atom = tl.program_id(0) * ATOMS + tl.arange(0, ATOMS)
     channel = tl.arange(0, CHANNELS_2)
     real = (atom < n_atoms)[:, None] & (channel < CHANNELS)[None, :]
-    rows, invariants = invariants_of(update, atom, channel, real, n_atoms)
+    invariants = invariants_of(update, atom, channel, real, n_atoms)
     gates = gates_of(invariants, weight, bias, channel, CHANNELS_2)
+    # Features are loaded again, here and below: kept, they would not fit into registers.
     for l in tl.static_range(L_MAX + 1):
         for d in tl.static_range(l * l, (l + 1) * (l + 1)):
             place = place_of(d, atom, channel, n_atoms)
-            tl.store(features + place, rows[d] * gates[l], mask=real)
+            f = tl.load(update + place, mask=real, other=0.0)
+            tl.store(features + place, f * gates[l], mask=real)
 
 
 @launched
@@ -97,33 +99,36 @@ def gate_back(
     atom = tl.program_id(0) * ATOMS + tl.arange(0, ATOMS)
     channel = tl.arange(0, CHANNELS_2)
     real = (atom < n_atoms)[:, None] & (channel < CHANNELS)[None, :]
-    rows, invariants = invariants_of(update, atom, channel, real, n_atoms)
+    invariants = invariants_of(update, atom, channel, real, n_atoms)
     gates = gates_of(invariants, weight, bias, channel, CHANNELS_2)
     gates_back = ()
     for l in tl.static_range(L_MAX + 1):
-        total = rows[0] * 0.0
+        total = gates[l] * 0.0
         for d in tl.static_range(l * l, (l + 1) * (l + 1)):
             place = place_of(d, atom, channel, n_atoms)
-            total += rows[d] * tl.load(slope + place, mask=real, other=0.0)
+            f = tl.load(update + place, mask=real, other=0.0)
+            total += f * tl.load(slope + place, mask=real, other=0.0)
         gates_back = gates_back + (total * gates[l] * (1.0 - gates[l]),)
     row = tl.arange(0, CHANNELS_2)[:, None]
     column = channel[None, :]
     both = (row < CHANNELS) & (column < CHANNELS)
-    for k in tl.static_range(L_MAX + 1):
-        change = rows[0] * 0.0
+    # Not unrolled: that would take more registers than a thread has.
+    for k in range(L_MAX + 1):
+        change = gates[0] * 0.0
         for l in tl.static_range(L_MAX + 1):
-            place = (k * CHANNELS + column) * wide + l * CHANNELS + row  # transposed
+            entry = (k * CHANNELS + column) * wide + l * CHANNELS + row  # transposed
             change += product(
-                gates_back[l], tl.load(weight + place, mask=both, other=0.0)
+                gates_back[l], tl.load(weight + entry, mask=both, other=0.0)
             )
-        for d in tl.static_range(k * k, (k + 1) * (k + 1)):
-            place = place_of(d, atom, channel, n_atoms)
-            result = tl.load(slope + place, mask=real, other=0.0) * gates[k]
-            if k == 0:
-                result += change
-            else:
-                result += (2.0 / (2 * k + 1)) * rows[d] * change
-            tl.store(back + place, result, mask=real)
+        own = gates[0]
+        for l in tl.static_range(1, L_MAX + 1):
+            own = tl.where(k == l, gates[l], own)
+        for component in range(k * k, (k + 1) * (k + 1)):
+            place = place_of(component, atom, channel, n_atoms)
+            f = tl.load(update + place, mask=real, other=0.0)
+            opens = tl.where(k == 0, 1.0, 2.0 * f / (2 * k + 1))
+            result = tl.load(slope + place, mask=real, other=0.0) * own
+            tl.store(back + place, result + opens * change, mask=real)
 
 
 @launched
