@@ -2,7 +2,8 @@
 
     python benchmarks/water_accuracy.py --out water_accuracy.json --figure dimer.png
 
-Test errors are on trajectories that training never saw (``models/water/data/water*.h5``).
+Test errors are on trajectories that training never saw (``water*.h5`` of
+``models/water/data``).
 Everything else is compared with ``reference/water_dft.json``, which
 ``water_reference.py`` made with DFT; no DFT runs here.  Exit code 1 if a figure misses
 its limit.
