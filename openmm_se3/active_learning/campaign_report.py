@@ -43,7 +43,6 @@ STEPS_OF = {
     "tested": "tests",
     "checked": "checks",
     "path": "path and free energy",
-    "path failed": "path and free energy",
     "free energy": "path and free energy",
     "model": "model",
 }

@@ -157,22 +157,12 @@ class Loop:
         return {int(z): float(energy) for z, energy in found["energies"].items()}
 
     def _label(self, path: Path, structures: Sequence[Structure]) -> None:
-        self.campaign.require_disk()
-        with timed() as taken:
-            dataset, failures = self.reference.label(
-                structures, path, self._progress(f"labeling {path.stem}")
-            )
-        self.campaign.record(
-            "labeled",
-            file=path.name,
-            tried=len(structures),
-            frames=len(dataset.frames),
-            failed=len(failures),
-            **taken,
+        _, event = self.reference.label_round(
+            self.campaign, structures, path, self._progress(f"labeling {path.stem}")
         )
         self.console.print(
-            f"{path.stem}: {len(dataset.frames)} labels in {taken['seconds']:.0f} s"
-            + (f", {len(failures)} without" if failures else ""),
+            f"{path.stem}: {event['frames']} labels in {event['seconds']:.0f} s"
+            + (f", {event['failed']} without" if event["failed"] else ""),
             highlight=False,
             soft_wrap=True,
         )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from openmm_se3.active_learning.campaign import Campaign, timed
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.active_learning.structures import System
 from openmm_se3.data.dataset import Dataset
@@ -143,6 +145,35 @@ class Reference:
                 "Finished labels are kept; another level, or another charge, helps"
             )
         return dataset, failures
+
+    def label_round(
+        self,
+        campaign: Campaign,
+        structures: Sequence[Structure],
+        path: Path,
+        progress: Progress = lambda done, total: None,
+    ) -> tuple[Dataset, dict[str, Any]]:
+        """Label structures into a file of the campaign, out of its budget.
+
+        Returns:
+            The labels, and the event that the journal has of them.
+
+        Raises:
+            OSError: The disk is about to be full.
+            TooManyFailuresError: More than a third have none.
+        """
+        campaign.require_disk()
+        with timed() as taken:
+            dataset, failures = self.label(structures, path, progress)
+        event = campaign.record(
+            "labeled",
+            file=path.name,
+            tried=len(structures),
+            frames=len(dataset.frames),
+            failed=len(failures),
+            **taken,
+        )
+        return dataset, event
 
 
 def _first(system: System) -> Structure:

@@ -221,8 +221,10 @@ class Transfers:
         self.potential = ProtonTransfer(barrier)
         self.calls = 0
 
-    def label(self, structures: list[Structure], path: Path) -> Any:
-        """Return labels, and no failures."""
+    def label_round(
+        self, campaign: Campaign, structures: list[Structure], path: Path
+    ) -> Any:
+        """Return labels, and their event."""
         from types import SimpleNamespace
 
         self.calls += 1
@@ -232,7 +234,7 @@ class Transfers:
             frames.append(
                 Frame(s.numbers, s.positions, energy - 4000.0, forces, s.trajectory)
             )
-        return SimpleNamespace(frames=Frames.of(frames)), []
+        return SimpleNamespace(frames=Frames.of(frames)), {}
 
 
 @pytest.mark.parametrize(

@@ -330,18 +330,23 @@ print(json.dumps([(k.name, k.registers, k.spilled, k.shared) for k in made]))
 """
 
 
-def test_kernels_compile_for_old_and_new_gpus_without_one() -> None:
+def compiled(code: str) -> Any:
+    """Return what a process of its own prints, where kernels are compiled."""
     pytest.importorskip("triton")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     result = subprocess.run(
-        [sys.executable, "-c", COMPILED],
+        [sys.executable, "-c", code],
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    kernels = json.loads(result.stdout.splitlines()[-1])
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_kernels_compile_for_old_and_new_gpus_without_one() -> None:
+    kernels = compiled(COMPILED)
     assert all(0 < registers <= 255 for _, registers, *_ in kernels)
     assert max(shared for *_, shared in kernels) <= 48 * 1024  # what every GPU has
     hot = {name: spill for name, _, spill, _ in kernels if name.startswith("attend")}
@@ -362,16 +367,6 @@ print(json.dumps([(k.name, k.spilled) for k in compile_kernels(found, 90)]))
 
 def test_gates_fit_into_registers() -> None:
     """Of 32 channels and degrees 0 to 2, as shipped models have them."""
-    pytest.importorskip("triton")
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    result = subprocess.run(
-        [sys.executable, "-c", GATES],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    spilled = dict(json.loads(result.stdout.splitlines()[-1]))
+    spilled = dict(compiled(GATES))
     assert spilled["gate 0 -> 2"] == 0
     assert spilled["gate_back 0 -> 2"] <= 64  # bytes; 240 with all in registers

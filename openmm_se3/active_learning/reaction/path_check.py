@@ -181,22 +181,11 @@ class PathCheck:
             frames = read_hdf5(self.file).frames
             energies = {frame.trajectory: frame.energy for frame in frames}
         elif self.campaign.find("path failed", round=self.number) is None:
-            with timed() as taken:
-                try:
-                    dataset, failures = reference.label(structures, self.file)
-                except (TooManyFailuresError, LabelerError):
-                    dataset = None
-            if dataset is None:
-                self.campaign.record("path failed", round=self.number, **taken)
+            try:
+                dataset, _ = reference.label_round(self.campaign, structures, self.file)
+            except (TooManyFailuresError, LabelerError):
+                self.campaign.record("path failed", round=self.number)
             else:
-                self.campaign.record(
-                    "labeled",
-                    file=self.file.name,
-                    tried=len(structures),
-                    frames=len(dataset.frames),
-                    failed=len(failures),
-                    **taken,
-                )
                 energies = {f.trajectory: f.energy for f in dataset.frames}
         return np.array([energies.get(s.trajectory, np.nan) for s in structures])
 
