@@ -315,12 +315,7 @@ class Loop:
         if self.reaction is None:
             return []
         problems = self.reaction.path_problems(
-            self.campaign,
-            self.reference,
-            committee,
-            number,
-            explored,
-            lambda text: None,
+            self.campaign, self.reference, committee, number, explored
         )
         for problem in problems:
             self.console.print(

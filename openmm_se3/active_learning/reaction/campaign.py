@@ -99,10 +99,9 @@ class Reaction:
         committee: Committee,
         number: int,
         explored: Explored,
-        show: Show,
     ) -> list[str]:
         """Label the path of a round; return what is wrong with it."""
-        check = PathCheck(campaign, self.system, self.variables, number, show)
+        check = PathCheck(campaign, self.system, self.variables, number)
         band = check.band(committee, explored)
         return check.problems(None if band is None else check.compare(band, reference))
 
