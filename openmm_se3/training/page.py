@@ -173,7 +173,8 @@ def _facts(
     if training.initial is not None:
         rows.append(("initial weights", "/".join(Path(training.initial).parts[-2:])))
     default = to_dict(type(training)())
-    changed = {k: v for k, v in to_dict(training).items() if v != default[k]}
+    # Fields added later are in neither where they have their default.
+    changed = {k: v for k, v in to_dict(training).items() if v != default.get(k)}
     changed.pop("initial", None)
     if changed:
         listed = ", ".join(f"{key}: {value}" for key, value in changed.items())

@@ -18,6 +18,7 @@ with warnings.catch_warnings():
     from openmm_se3.training import prepare
     from openmm_se3.training import run as training_run
     from openmm_se3.training.batches import import_dgl
+    from openmm_se3.training.page import write_page
 
     import_dgl()
 
@@ -197,7 +198,11 @@ def test_committee_gives_its_first_member(finished: Path, tmp_path: Path) -> Non
 
 
 def test_decay_towards_the_initial_weights_holds_them(
-    config: RunConfig, finished: Path, tmp_path: Path, no_figures: None
+    config: RunConfig,
+    finished: Path,
+    tmp_path: Path,
+    no_figures: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A weight moves about 1/decay at most; without decay it moves further."""
     start = finished / BEST
@@ -218,6 +223,8 @@ def test_decay_towards_the_initial_weights_holds_them(
             float((weights[name] - value).abs().max())
             for name, value in model.weights.items()
         )
+        monkeypatch.setattr(training_run, "write_page", write_page)  # for the last
+    assert "initial_decay: 50" in (tmp_path / "run-50/report.html").read_text()
     assert moved[50.0] < 1.0 / 50.0 < 0.5 * moved[0.0]
     with pytest.raises(ValueError) as caught:
         changed(config, initial_decay=1.0)
