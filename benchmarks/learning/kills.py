@@ -113,14 +113,14 @@ def differences(whole: Path, killed: Path) -> list[str]:
         found += [
             f"{name}: {key}" for key in one if not torch.equal(one[key], other[key])
         ]
-    pair = [events(folder) for folder in (whole, killed)]
+    journals = [events(folder) for folder in (whole, killed)]
     found += [
         f"{JOURNAL}: {one} and {other}"
-        for one, other in zip(*pair, strict=False)
+        for one, other in zip(*journals, strict=False)
         if one != other
     ]
-    if len(pair[0]) != len(pair[1]):
-        found.append(f"{JOURNAL}: {len(pair[0])} and {len(pair[1])} events")
+    if len(journals[0]) != len(journals[1]):
+        found.append(f"{JOURNAL}: {len(journals[0])} and {len(journals[1])} events")
     return found
 
 

@@ -100,12 +100,16 @@ def chosen_structures(
         found = given_structures(campaign, number, system)[: each // 2]
         given += found
         same = [f.positions for f in known if np.array_equal(f.numbers, system.numbers)]
-        picked = diverse_frames(
-            [explored.positions[int(i)] for i in mine],
-            explored.deviation[mine],
-            same + [structure.positions for structure in found],
-            each - len(found),
-        )
+        if settings.choice == "random":
+            rng = np.random.default_rng([settings.seed, 9, number, index])
+            picked = random_frames(np.ones(len(mine)), each - len(found), rng)
+        else:
+            picked = diverse_frames(
+                [explored.positions[int(i)] for i in mine],
+                explored.deviation[mine],
+                same + [structure.positions for structure in found],
+                each - len(found),
+            )
         chosen.append(mine[picked])
     name = f"chosen-{number}"
     return _structures(systems, explored, np.concatenate(chosen), name) + given

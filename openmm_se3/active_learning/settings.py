@@ -15,6 +15,7 @@ from openmm_se3.files import atomic_write
 LEAST_LABELS = 40
 EXPLORE_STEPS = range(200, 2001)  # of a walker, that a time budget can choose; 1 ps
 STEPS_PER_MINUTE = 40  # of a time budget
+CHOICES = ("deviation", "random")
 # Settings that a resumed campaign may change.
 BUDGET = ("labels", "minutes", "workers")
 
@@ -49,6 +50,9 @@ class Settings:
             makes 6,000, or, where a model is fine-tuned, 100 passes over the labels.
         explore_steps: Steps of exploring dynamics, 0.5 fs each.  None chooses them.
         network: Changes to the network, as in ``model`` of a training configuration.
+        choice: How a round chooses the frames that the next one learns from:
+            "deviation" takes different frames on which the members disagree, "random"
+            any frames of the dynamics, to compare with.
         checks: Compare torsion scans and frequencies with the reference at the end.
         seed: Seed of everything random.
         workers: Worker processes; None for one per core.
@@ -74,6 +78,7 @@ class Settings:
     steps: int | None = None
     explore_steps: int | None = None
     network: dict[str, Any] = dataclasses.field(default_factory=dict)
+    choice: str = "deviation"
     checks: bool = True
     seed: int = 0
     workers: int | None = None
@@ -111,6 +116,10 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.choice not in CHOICES:
+            raise ValueError(
+                f"choice must be one of {', '.join(CHOICES)}, got {self.choice!r}"
+            )
         if self.metadynamics and not self.bias:
             raise ValueError("metadynamics is given, but no bias to run it with")
         if self.bias and self.with_water:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from openmm_se3.active_learning.campaign import Campaign
-from openmm_se3.active_learning.candidates import uncertain_shares
+from openmm_se3.active_learning.candidates import chosen_structures, uncertain_shares
 from openmm_se3.active_learning.choose import diverse_frames, random_frames
 from openmm_se3.active_learning.committee import Atoms, Committee, Predicted
 from openmm_se3.active_learning.explore import Explored, Walker, conserve, explore
@@ -22,7 +22,7 @@ from openmm_se3.active_learning.fresh import Fresh, calibration, errors_by_tempe
 from openmm_se3.active_learning.given import given_structures, take_run
 from openmm_se3.active_learning.minima import dihedral_angle, displaced, frequencies
 from openmm_se3.active_learning.pretraining import choose_start, first_self_energies
-from openmm_se3.active_learning.settings import Settings
+from openmm_se3.active_learning.settings import CHOICES, Settings
 from openmm_se3.active_learning.structures import System
 from openmm_se3.active_learning.verdict import judge
 from openmm_se3.config import ModelConfig, to_dict
@@ -219,6 +219,36 @@ def test_choice_takes_uncertain_frames_that_differ() -> None:
     # What has a label is not taken again.
     assert 5 not in diverse_frames(frames, deviation, [far], 1)
     assert len(diverse_frames([WATER] * 4, np.ones(4), [], 3)) == 1
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_choice_by_deviation_or_at_random(choice: str, tmp_path: Path) -> None:
+    frames = [WATER * (1.0 + 1e-3 * i) for i in range(60)]
+    taken = []
+    for uncertain in (range(20), range(40, 60)):
+        deviation = np.zeros(60)
+        deviation[list(uncertain)] = 1.0
+        explored = Explored(
+            walker=np.zeros(60, dtype=int),
+            system=np.zeros(60, dtype=int),
+            temperature=np.full(60, 300.0),
+            step=np.arange(60),
+            deviation=deviation,
+            positions=frames,
+            stops=[""],
+            walker_temperatures=np.array([300.0]),
+            steps=60,
+            walker_biased=np.zeros(1, dtype=bool),
+        )
+        settings = Settings("O", round_labels=12, choice=choice)
+        found = chosen_structures(
+            Campaign(tmp_path), settings, [water()], 0, explored, []
+        )
+        assert len(found) == settings.per_round - settings.fresh
+        taken.append({structure.positions.tobytes() for structure in found})
+        certain = [f.tobytes() for f, d in zip(frames, deviation, strict=True) if not d]
+        assert (choice == "random") == bool(taken[-1] & set(certain))
+    assert (choice == "random") == (taken[0] == taken[1])
 
 
 def test_random_frames_are_different_and_possible() -> None:
