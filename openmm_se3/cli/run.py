@@ -109,8 +109,8 @@ BACKENDS = ("auto", "torchforce", "pythonforce")
 def command(structure: str, length_ps: float, out: str | None, **options: Any) -> None:
     """Run molecular dynamics of STRUCTURE on a model.
 
-    STRUCTURE is a PDB or PDBx/mmCIF file, an SDF or MOL file of one molecule, or
-    SMILES, such as "CC(=O)Oc1ccccc1C(=O)O".
+    STRUCTURE is a PDB or PDBx/mmCIF file, an SDF, MOL or XYZ file of one molecule,
+    or SMILES, such as "CC(=O)Oc1ccccc1C(=O)O".
 
     The structure is minimized, equilibrated with Langevin dynamics, then run.  It is
     periodic if the file has a box.  The folder then holds the trajectory, velocities, a

@@ -1,4 +1,4 @@
-"""Molecules of SMILES, SDF and MOL files: topology and positions that can be run."""
+"""Molecules of SMILES, SDF, MOL and XYZ files: topology and positions to run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from openmm_se3.data.labeling.molecules import Molecule
 
-SUFFIXES = (".sdf", ".mol")
+SUFFIXES = (".sdf", ".mol", ".xyz")
 CONFORMERS = 10  # tried; the lowest by MMFF94 is taken
 SEED = 1  # of the conformers: the same SMILES gives the same start
 RESIDUE = "MOL"
@@ -43,10 +43,11 @@ def read_smiles(smiles: str) -> tuple[app.Topology, np.ndarray]:
     return _lowest_conformer(molecule_from_smiles(smiles))
 
 
-def read_sdf(path: str | Path) -> tuple[app.Topology, np.ndarray]:
-    """Return the only molecule of an SDF or MOL file, at the positions in the file.
+def read_molecule(path: str | Path) -> tuple[app.Topology, np.ndarray]:
+    """Return the only molecule of an SDF, MOL or XYZ file, at its positions there.
 
-    Where the file is flat (2D), the lowest conformer by MMFF94 is taken.
+    Where the file is flat (2D), the lowest conformer by MMFF94 is taken.  The bonds of
+    an XYZ file follow from distances.
 
     Args:
         path: The file, hydrogens included.
@@ -56,18 +57,32 @@ def read_sdf(path: str | Path) -> tuple[app.Topology, np.ndarray]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It holds no neutral, closed-shell molecule, or several.
+        ValueError: It holds no neutral, closed-shell molecule, or several, or a box.
         ImportError: RDKit is missing.
     """
     from openmm_se3.data.labeling.molecules import read_molecules
 
-    molecules, rejected = read_molecules(Path(path))
+    path = Path(path)
+    molecules, rejected = read_molecules(path)
+    if path.suffix.lower() == ".xyz":
+        _refuse_box(path)
     if len(molecules) + len(rejected) != 1:
         raise ValueError(
             f"{path} holds {len(molecules) + len(rejected)} molecules; give a file "
             "with the one to run"
         )
     return _lowest_conformer(molecules[0])
+
+
+def _refuse_box(path: Path) -> None:
+    from ase.io import iread
+
+    for atoms in iread(path):
+        if atoms.pbc.any():
+            raise ValueError(
+                f"{path} has a box; XYZ files are read as one molecule in vacuum: "
+                "write a PDB file of it, or leave the box out"
+            )
 
 
 def _lowest_conformer(molecule: Molecule) -> tuple[app.Topology, np.ndarray]:

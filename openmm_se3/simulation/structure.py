@@ -12,7 +12,7 @@ import numpy as np
 from openmm import app, unit
 
 from openmm_se3.geometry import box_of, minimum_image
-from openmm_se3.simulation.small_molecule import SUFFIXES, read_sdf, read_smiles
+from openmm_se3.simulation.small_molecule import SUFFIXES, read_molecule, read_smiles
 from openmm_se3.simulation.structure_checks import (
     refuse_alternates,
     refuse_contacts,
@@ -37,7 +37,7 @@ def is_file_name(structure: str | Path) -> bool:
 
 
 def make_structure(structure: str | Path) -> tuple[app.Topology, np.ndarray]:
-    """Return the structure of a PDB, PDBx/mmCIF, SDF or MOL file, or of SMILES.
+    """Return the structure of a PDB, PDBx/mmCIF, SDF, MOL or XYZ file, or of SMILES.
 
     Args:
         structure: The file, or SMILES of one neutral molecule.
@@ -60,7 +60,7 @@ def make_structure(structure: str | Path) -> tuple[app.Topology, np.ndarray]:
                 f"SMILES that can be run: {error}"
             ) from error
     if Path(structure).suffix.lower() in SUFFIXES:
-        return read_sdf(structure)
+        return read_molecule(structure)
     return read_structure(structure)
 
 

@@ -1,4 +1,4 @@
-"""Runs from SMILES and SDF: atoms, bonds and stereochemistry as asked for."""
+"""Runs from SMILES, SDF and XYZ: atoms, bonds and stereochemistry as asked for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase import Atoms
+from ase.build import molecule
 from openmm import app
 
 pytest.importorskip("rdkit")
@@ -101,12 +103,37 @@ def test_a_drawing_gets_a_conformer(tmp_path: Path) -> None:
         ("[CH3]", "radical"),
         ("CCO.O", "more than one"),
         ("ethanol", "structure file"),
+        ("", "no atoms"),
     ],
 )
 def test_what_is_no_molecule_is_refused(given: str, named: str) -> None:
     with pytest.raises(ValueError, match="neither a structure file") as caught:
         make_structure(given)
     assert named in str(caught.value)
+
+
+def test_an_xyz_file_keeps_its_positions_and_gets_bonds(tmp_path: Path) -> None:
+    [expected] = write_sdf(tmp_path / "one.sdf", ASPIRIN)
+    mol = Chem.AddHs(Chem.MolFromSmiles(ASPIRIN))
+    symbols = [atom.GetSymbol() for atom in mol.GetAtoms()]
+    atoms = Atoms(symbols, expected)
+    atoms.write(tmp_path / "one.xyz", format="extxyz")
+    topology, positions = make_structure(tmp_path / "one.xyz")
+    np.testing.assert_allclose(positions, expected, atol=1e-4)
+    assert Chem.MolToSmiles(rebuilt(topology, positions)) == Chem.CanonSmiles(ASPIRIN)
+    atoms.set_cell([20.0, 20.0, 20.0])
+    atoms.pbc = True
+    atoms.write(tmp_path / "box.xyz", format="extxyz")
+    with pytest.raises(ValueError, match=r"box\.xyz has a box"):
+        make_structure(tmp_path / "box.xyz")
+
+
+def test_two_molecules_in_an_xyz_file_are_refused(tmp_path: Path) -> None:
+    pair = molecule("H2O", vacuum=2.0).repeat((1, 1, 2))
+    pair.pbc = False
+    pair.write(tmp_path / "pair.xyz")
+    with pytest.raises(ValueError, match="more than one molecule"):
+        make_structure(tmp_path / "pair.xyz")
 
 
 def test_two_molecules_in_a_file_are_refused(tmp_path: Path) -> None:

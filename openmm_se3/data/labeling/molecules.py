@@ -164,8 +164,12 @@ def _molecule(
         return Rejected(
             origin, "RDKit cannot read it: a typo, or an impossible valence"
         )
+    if not mol.GetNumAtoms():
+        return Rejected(origin, "no atoms")
     if len(Chem.GetMolFrags(mol)) != 1:
-        return Rejected(origin, "more than one molecule; give each its own entry")
+        return Rejected(
+            origin, "more than one molecule, and each has to be an entry of its own"
+        )
     if any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms()):
         return Rejected(origin, "a radical")
     charge = Chem.GetFormalCharge(mol)
