@@ -96,6 +96,11 @@ def _new(
             f"{folder} holds a campaign; --resume continues it, another --out starts "
             "a new one"
         )
+    if "level" in options and options.get("reference") is not None:
+        raise ValueError(
+            f"level {options['level']!r} is for DFT, and the reference is "
+            f"{options['reference']!r}: give one of them"
+        )
     settings = _settings({**options, "molecule": str(molecule)})
     inputs = read_inputs(settings)
     systems = inputs.systems

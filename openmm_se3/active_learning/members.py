@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from openmm_se3.elements import symbols_of
 from openmm_se3.model_file import load_model
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.training.checkpoint import BEST
+from openmm_se3.training.speed import TimeBudgetError
 
 VALIDATION = 0.12  # share of the frames that a member holds back
 FIRST_STEPS = 6000  # of the first round; later rounds make half as many
@@ -151,9 +153,19 @@ def train_members(
     todo = [task for task in tasks if not _finished(task[1])]
     done = len(tasks) - len(todo)
     progress(done, len(tasks))
-    for _ in executor.run(_train, todo) if todo else ():
-        done += 1
-        progress(done, len(tasks))
+    try:
+        for _ in executor.run(_train, todo) if todo else ():
+            done += 1
+            progress(done, len(tasks))
+    except TimeBudgetError as error:
+        assert settings.minutes is not None
+        needed = settings.minutes + error.lacking / _share(settings, number)
+        raise ValueError(
+            f"minutes is {settings.minutes:g}: too few to train {settings.members} "
+            f"networks in rounds of {settings.per_round} labels, which takes about "
+            f"{math.ceil(1.2 * needed)}; resume the campaign with more, nothing is "
+            "lost, or begin one with fewer labels or members"
+        ) from error
     return _summary([folder for _, folder, _ in tasks])
 
 
@@ -174,11 +186,15 @@ def _minutes(settings: Settings, number: int) -> float | None:
     """Return the time budget of one training run, min; None without any."""
     if settings.minutes is None or settings.steps is not None:
         return None
+    return settings.minutes * _share(settings, number)
+
+
+def _share(settings: Settings, number: int) -> float:
+    """Return the share of a campaign's minutes that one training run may take."""
     workers = LocalExecutor(settings.workers).workers
     turns = -(-settings.members // workers)
     rounds = settings.labels / settings.per_round + 1.0  # the first one counts twice
-    share = TIME_SHARE * settings.minutes / turns / rounds
-    return share * (2.0 if number <= 0 else 1.0)
+    return TIME_SHARE / turns / rounds * (2.0 if number <= 0 else 1.0)
 
 
 def _write_data(path: Path, data: Sequence[Dataset], member: int) -> None:

@@ -106,6 +106,22 @@ def fewest_fast(seconds: dict[int, float]) -> int:
     return min(count for count, time in seconds.items() if time <= limit)
 
 
+class TimeBudgetError(ValueError):
+    """A time budget has no room for a training run.
+
+    Args:
+        text: What is needed.
+        lacking: How many minutes the run lacks.
+    """
+
+    def __init__(self, text: str, lacking: float) -> None:
+        super().__init__(text, lacking)  # both, so that it can be pickled
+        self.lacking = lacking
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 def fit_to_budget(
     module: TrainingModule, speed: Speed, seconds: float
 ) -> TrainingConfig:
@@ -117,7 +133,7 @@ def fit_to_budget(
         seconds: Time that is left, s.
 
     Raises:
-        ValueError: The time is too short.
+        TimeBudgetError: The time is too short.
     """
     config = module.config
     step, validation = speed.seconds[speed.threads], _validation_seconds(module)
@@ -126,10 +142,11 @@ def fit_to_budget(
     steps = int(min(often, (seconds - validation / SHARE) / step))
     if steps < LEAST_STEPS:
         least = LEAST_STEPS * step + validation / SHARE
-        raise ValueError(
-            f"the time budget leaves {seconds:.0f} s for training: {LEAST_STEPS} steps "
-            f"of {step:.2g} s and {1 / SHARE:.0f} validations of {validation:.2g} s "
-            f"are needed, which take {least / 60.0:.2g} minutes"
+        raise TimeBudgetError(
+            f"the time budget leaves {max(0.0, seconds):.0f} s for training: "
+            f"{LEAST_STEPS} steps of {step:.2g} s and {1 / SHARE:.0f} validations of "
+            f"{validation:.2g} s are needed, which take {least / 60.0:.2g} minutes",
+            (least - seconds) / 60.0,
         )
     tenth = int(SHARE * steps)
     return dataclasses.replace(

@@ -197,6 +197,17 @@ def test_killed_campaign_ends_the_same(campaign: Path, tmp_path: Path) -> None:
     assert found[0]["errors"] == found[1]["errors"]
 
 
+def test_too_few_minutes_are_said_and_lose_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "campaign"
+    options = {**OPTIONS, "minutes": 0.01, "steps": None, "round_labels": None}
+    with pytest.raises(ValueError) as caught:
+        learn("CO", folder, console=QUIET, **options)
+    needed = re.search(r"takes about (\d+)", str(caught.value))
+    assert needed is not None and int(needed.group(1)) >= 1
+    # The labels are there for a campaign that goes on with more.
+    assert Campaign(folder).labels_spent() == OPTIONS["labels"] // 6
+
+
 @pytest.mark.parametrize(
     ("molecule", "options", "named"),
     [
@@ -216,6 +227,8 @@ def test_killed_campaign_ends_the_same(campaign: Path, tmp_path: Path) -> None:
         ("O", {"start": "gfn2"}, "gfn2"),
         ("O", {"start": "no-such-model"}, "no-such-model"),
         ("O", {"keep": 1.0}, "keep"),
+        ("O", {"choice": "best"}, "best"),
+        ("O", {"level": "pbe/def2-svp"}, "pbe/def2-svp"),
         ("O", {"temprature": 300.0}, "temprature"),
     ],
 )
