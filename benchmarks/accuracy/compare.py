@@ -58,7 +58,7 @@ def code_of(network: str) -> list[Path]:
     folders: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     if network == "ours":
-        folders, others = ("compiled", "model", "training"), ("graphs.py",)
+        folders, others = ("compiled", "nn", "training"), ("graphs.py",)
     elif network == "nvidia":  # it has our graphs and our loss
         folders, others = ("training",), ("graphs.py", "nvidia_network.py")
     package = [
