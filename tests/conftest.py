@@ -56,10 +56,10 @@ def nothing_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of an exported network with random weights; not to be changed."""
-    from random_model import write_random_model
+    """Folder of a network with random weights; not to be changed."""
+    from random_model import write_random_weights
 
-    return write_random_model(tmp_path_factory.mktemp("models") / "random")
+    return write_random_weights(tmp_path_factory.mktemp("models") / "random")
 
 
 @pytest.fixture(scope="session")

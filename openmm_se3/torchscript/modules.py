@@ -27,6 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._decomp import get_decompositions
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from openmm_se3.neighbors import Capacity, Edges, all_pairs, fixed_pairs
@@ -205,9 +207,13 @@ def _recorded(
 ) -> torch.jit.ScriptModule:
     """Return a function of tensors as a graph of tensor operations."""
     table: Any = get_decompositions(TAKEN_APART)
+    # Of this mode are the shapes that make_fx notes.  Without it make_fx makes a mode
+    # for every operation, which takes longer than all the rest.
+    shapes = TracingContext(FakeTensorMode(allow_fallback_kernels=True))
     # Anomaly mode would put its own checks into the backward pass that is recorded.
     with recording(), torch.autograd.set_detect_anomaly(False):
-        graph = make_fx(function, table)(*example)
+        with tracing(shapes):
+            graph = make_fx(function, table)(*example)
         simplify(graph, *example)
         with torch.no_grad():
             return torch.jit.trace(graph.eval(), example, check_trace=False)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from rich.console import Console
-from small_campaigns import NETWORK, kill_when
+from small_campaigns import NETWORK, StoppedError, after, kill_when, one_process, stop
 
 from openmm_se3.active_learning import learn
 from openmm_se3.active_learning.campaign import Campaign
@@ -48,7 +48,8 @@ QUIET = Console(quiet=True)
 def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a campaign of methanol that ended."""
     folder = tmp_path_factory.mktemp("campaigns") / "methanol"
-    learn("CO", folder, console=QUIET, command="openmm-se3 learn CO", **OPTIONS)
+    with one_process():
+        learn("CO", folder, console=QUIET, command="openmm-se3 learn CO", **OPTIONS)
     return folder
 
 
@@ -167,18 +168,17 @@ def test_resuming_a_finished_campaign_repeats_nothing(campaign: Path) -> None:
 
 
 def test_killed_campaign_ends_the_same(campaign: Path, tmp_path: Path) -> None:
-    """Kill it while it trains and once more later: data and weights are the same."""
+    """Kill it while it trains, stop it later: data and weights are the same."""
     folder = tmp_path / "killed"
-    journal = folder / "journal.jsonl"
     first = folder / "runs/round-00/member-0/last.pt"
-    kill_when(first.exists, folder, "CO", OPTIONS)
-    kill_when(
-        lambda: journal.exists() and b'"explored"' in journal.read_bytes(), folder
-    )
-    # A line that the kill cut short.
-    with open(journal, "ab") as file:
-        file.write(b'{"event": "test')
-    learn(out=folder, resume=True, console=QUIET)
+    kill_when(first.exists, folder, "CO", {**OPTIONS, "checks": False})
+    with one_process():
+        with after("explored", 0, stop), pytest.raises(StoppedError):
+            learn(out=folder, resume=True, console=QUIET)
+        # A line that a kill cut short.
+        with open(folder / "journal.jsonl", "ab") as file:
+            file.write(b'{"event": "test')
+        learn(out=folder, resume=True, console=QUIET)
     for name in ("round-00", "fresh-00", "round-01", "fresh-01"):
         pairs = zip(
             read_hdf5(campaign / f"data/{name}.h5").frames,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from small_campaigns import NETWORK, kill_when
+from small_campaigns import NETWORK, StoppedError, after, one_process, stop
 
 from openmm_se3.active_learning import learn
 from openmm_se3.active_learning.campaign import Campaign
 from openmm_se3.active_learning.interpolation import interpolated
+from openmm_se3.active_learning.reaction.free_energy import State
 from openmm_se3.active_learning.reaction.path import minimum_energy_path
 from openmm_se3.data.formats.hdf5 import read_hdf5
 from openmm_se3.training.checkpoint import BEST, load_checkpoint
@@ -75,11 +77,20 @@ def write_minima(path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a campaign that ended."""
+    """Return the folder of a campaign that ended.
+
+    Beside it, in ``killed``, is what a kill at the end of its first exploration leaves.
+    """
     folder = tmp_path_factory.mktemp("campaigns")
     minima = write_minima(folder / "minima.xyz")
-    learn(minima, folder / "whole", console=QUIET, **OPTIONS)
-    return folder / "whole"
+    whole, killed = folder / "whole", folder / "killed"
+    with one_process(), after("explored", 0, lambda: _copy(whole, killed)):
+        learn(minima, whole, console=QUIET, **OPTIONS)
+    return whole
+
+
+def _copy(folder: Path, copy: Path) -> None:
+    shutil.copytree(folder, copy)
 
 
 def test_campaign_of_a_reaction_ends_with_its_checks(campaign: Path) -> None:
@@ -117,15 +128,24 @@ def test_the_path_of_a_round_is_learned_in_the_next(campaign: Path) -> None:
 
 
 def test_killed_campaign_of_a_reaction_ends_the_same(
-    campaign: Path, tmp_path: Path
+    campaign: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kill it in the free energy, whose first run is half done."""
+    """It goes on from its first round, stops halfway in the free energy and ends."""
     folder = tmp_path / "killed"
-    minima = write_minima(tmp_path / "minima.xyz")
-    state = folder / "runs/round-01/metadynamics-0.npz"
-    kill_when(state.exists, folder, str(minima), OPTIONS)
-    assert Campaign(folder).find("reaction") is None
-    learn(out=folder, resume=True, console=QUIET)
+    shutil.copytree(campaign.with_name("killed"), folder)
+    save = State.save
+
+    def save_and_stop(state: State, path: Path) -> None:
+        save(state, path)
+        stop()
+
+    with one_process():
+        with monkeypatch.context() as patch, pytest.raises(StoppedError):
+            patch.setattr(State, "save", save_and_stop)
+            learn(out=folder, resume=True, console=QUIET)
+        assert (folder / "runs/round-01/metadynamics-0.npz").exists()
+        assert Campaign(folder).find("reaction") is None
+        learn(out=folder, resume=True, console=QUIET)
     for name in ("round-00", "path-00", "fresh-01"):
         pairs = zip(
             read_hdf5(campaign / f"data/{name}.h5").frames,

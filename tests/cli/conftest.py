@@ -19,5 +19,6 @@ def frames() -> list[Frame]:
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a model with random weights."""
-    return write_random_weights(tmp_path_factory.mktemp("models") / "random")
+    """Return the folder of a small model with random weights."""
+    folder = tmp_path_factory.mktemp("models") / "random"
+    return write_random_weights(folder, layers=2, lmax=1)

@@ -12,6 +12,7 @@ import torch
 from ase import Atoms
 from ase.io import write
 from click.testing import CliRunner, Result
+from committees import write_weights
 from data_files import write_conformers, write_two_files
 from random_model import SELF_ENERGIES, SMALLEST, WATER, random_checkpoint
 
@@ -27,7 +28,7 @@ from openmm_se3.data.splits import (
     SplitConfig,
     make_splits,
 )
-from openmm_se3.export import export_model, model_of_checkpoint
+from openmm_se3.export import model_of_checkpoint
 from openmm_se3.model_file import load_model
 from openmm_se3.single_point import evaluate
 from openmm_se3.training.evaluation import evaluate_model, read_as_trained
@@ -80,7 +81,7 @@ def test_models_of_older_versions_keep_their_test_frames(tmp_path: Path) -> None
         checkpoint["choices"]["split"] = to_dict(rule)
         if old:
             del checkpoint["choices"]["split"]["stratify"]
-        model = export_model(checkpoint, tmp_path / f"model-{old}")
+        model = model_of_checkpoint(checkpoint, f"model-{old}", "MIT")
         dataset = read_as_trained(model, [Source(str(file))])
         splits[old] = dataset.frames.column("split")
         then = dataclasses.replace(rule, stratify=not old)
@@ -116,7 +117,7 @@ def test_evaluate_divides_frames_as_the_models_run_did(
     checkpoint = random_checkpoint()
     checkpoint["data"]["files"] = [[f.name, hash_source(f)] for f in files]
     checkpoint["choices"]["split"] = to_dict(rule)
-    export_model(checkpoint, tmp_path / "model")
+    write_weights(model_of_checkpoint(checkpoint, "model", "MIT"), tmp_path / "model")
 
     def evaluate_on(*words: object) -> Result:
         arguments = ["evaluate", str(tmp_path / "model"), *map(str, words)]
@@ -150,8 +151,7 @@ def test_evaluate_reads_files_as_the_models_run_did(tmp_path: Path) -> None:
     def model_of_run(by: str, source: Source) -> Path:
         checkpoint["data"]["options"] = [source.options()]
         checkpoint["choices"]["split"] = to_dict(SplitConfig(by=by))
-        export_model(checkpoint, tmp_path / by)
-        return tmp_path / by
+        return write_weights(model_of_checkpoint(checkpoint, by, "MIT"), tmp_path / by)
 
     def evaluate_split(model: Path, split: str, *words: object) -> Result:
         options = ["--split", split, *map(str, words)]
@@ -183,7 +183,7 @@ def test_evaluate_on_a_file_that_was_put_into_the_test_whole(tmp_path: Path) -> 
     }
     rule = SplitConfig(by="trajectory", fractions=(0.7, 0.3, 0.0))
     checkpoint["choices"]["split"] = to_dict(rule)
-    export_model(checkpoint, tmp_path / "model")
+    write_weights(model_of_checkpoint(checkpoint, "model", "MIT"), tmp_path / "model")
 
     def test_frames(*given: Source) -> int:
         out = tmp_path / f"out-{len(given)}"

@@ -149,7 +149,10 @@ def clang_with_openmp() -> bool:
 
 @pytest.mark.skipif(not clang_with_openmp(), reason="no clang++, or no libomp-dev")
 def test_clang_compiles_the_same_network(tmp_path: Path) -> None:
-    """In a process of its own: one cannot hold two libraries of one shape."""
+    """In a process of its own: one cannot hold two libraries of one shape.
+
+    In one precision: both are the same templates, and each takes 15 s to compile.
+    """
     model = write_random_weights(tmp_path / "small", layers=2, lmax=1)
     used = tmp_path / "used"
     clang = tmp_path / "clang"
@@ -158,9 +161,8 @@ def test_clang_compiles_the_same_network(tmp_path: Path) -> None:
     code = (
         "from compiled_networks import differences, load_model, settings_of\n"
         f"model = load_model({str(model)!r})\n"
-        "for precision in ('single', 'double'):\n"
-        "    settings = settings_of(24, precision, model=model)\n"
-        "    print(differences(settings, None, calls=3))\n"
+        "settings = settings_of(24, 'single', model=model)\n"
+        "print(differences(settings, None, calls=3))\n"
     )
     variables = {**os.environ, "CXX": str(clang), "XDG_CACHE_HOME": str(tmp_path)}
     variables["PYTHONPATH"] = PYTHONPATH
@@ -173,8 +175,7 @@ def test_clang_compiles_the_same_network(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert used.exists()
-    single, double = map(float, done.stdout.split())
-    assert 0.0 < single < TOLERANCE["single"] and double < TOLERANCE["double"]
+    assert 0.0 < float(done.stdout) < TOLERANCE["single"]
 
 
 def test_a_cache_that_cannot_be_kept_costs_only_speed(

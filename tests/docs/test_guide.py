@@ -7,8 +7,6 @@ import dataclasses
 import inspect
 import re
 import shlex
-import subprocess
-import sys
 import textwrap
 from collections import Counter
 from pathlib import Path
@@ -17,11 +15,13 @@ import mdtraj
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from rich.console import Console
 
 import openmm_se3
 from openmm_se3 import SE3Potential
 from openmm_se3.active_learning.settings import Settings
+from openmm_se3.cli import main
 from openmm_se3.data.load import Source
 from openmm_se3.model_file import load_model
 from openmm_se3.simulation import ModelRunOptions, water_topology
@@ -190,37 +190,26 @@ def write_runs(folder: Path) -> None:
         trajectory.save_pdb(str(run / "topology.pdb"))
 
 
-def run_python(code: str, folder: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_from_structures_to_dynamics(tmp_path: Path) -> None:
+def test_from_structures_to_dynamics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     write_runs(tmp_path / "runs")
     to_xyz, dynamics = blocks("python")
-    run_python(to_xyz, tmp_path)
+    exec(compile(to_xyz, "training.md", "exec"), {})
     assert (tmp_path / "my_frames.xyz").read_text().count("trajectory=run-") == 12
     (config,) = blocks("yaml")
     (tmp_path / "my_config.yaml").write_text(config)
-    script = Path(sys.executable).parent / "openmm-se3"
     commands = [line for block in blocks("sh") for line in block.splitlines()]
     verbs = ["label", "data", "train", "export", "evaluate", "validate"]
     assert [shlex.split(command)[1] for command in commands] == verbs
     for command in commands:
-        done = subprocess.run(
-            [str(script), *shlex.split(command)[1:]],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
+        result = CliRunner().invoke(main, shlex.split(command)[1:])
         # A network that has seen twenty batches passes no check of its dynamics.
         allowed = (0, 1) if " validate " in command else (0,)
-        output = done.stdout + done.stderr
-        assert done.returncode in allowed, f"{command}\n{output}"
-        assert "Traceback" not in output, output
-    run_python(dynamics, tmp_path)
+        assert result.exit_code in allowed, f"{command}\n{result.output}"
+        assert isinstance(result.exception, SystemExit | None), result.exception
+    exec(compile(dynamics, "training.md", "exec"), {})
 
 
 def test_the_example_of_fine_tuning_starts_from_the_model(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from pages import read_page
+from small_campaigns import one_process
 
 from openmm_se3.active_learning.campaign import Campaign
 from openmm_se3.cli import main
@@ -52,7 +53,8 @@ def test_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for command in commands():
         verb, *arguments = shlex.split(command)[1:]
         verbs.append(verb)
-        result = CliRunner().invoke(main, [verb, *arguments])
+        with one_process():
+            result = CliRunner().invoke(main, [verb, *arguments])
         # Networks that have hardly learned need not be trusted.
         assert result.exit_code in (0, 1), f"{command}\n{result.output}"
         assert isinstance(result.exception, SystemExit | None), result.exception

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import openmm
 import pytest
 
 from openmm_se3.simulation import WaterRunOptions
@@ -31,53 +33,37 @@ def test_every_example_is_known() -> None:
     assert [example.name[:2] for example in EXAMPLES] == [*SHOWN]
 
 
-def run_python(
-    *arguments: str, cwd: Path, implementation: str = "torchscript"
-) -> subprocess.CompletedProcess[str]:
-    # The package is found whether or not it is installed, from any working directory.
-    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=cwd,
-        env={
-            **os.environ,
-            "PYTHONPATH": path,
-            "OMP_NUM_THREADS": "1",
-            "OPENMM_SE3_IMPLEMENTATION": implementation,
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
-def test_example_runs(example: Path, tmp_path: Path) -> None:
+def test_example_runs(
+    example: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(example), "--quick"])
     # As users run them; `organic` is compiled for no other test.
-    uses_organic = "organic" in example.read_text()
-    implementation = "torchscript" if uses_organic else "auto"
-    done = run_python(
-        str(example), "--quick", cwd=tmp_path, implementation=implementation
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    if "organic" not in example.read_text():
+        monkeypatch.setenv("OPENMM_SE3_IMPLEMENTATION", "auto")
+    runpy.run_path(str(example), run_name="__main__")
     printed, files = SHOWN[example.name[:2]]
-    assert re.search(printed, done.stdout, re.DOTALL), done.stdout
+    shown = capsys.readouterr().out
+    assert re.search(printed, shown, re.DOTALL), shown
     for name in files:
         assert (tmp_path / name).stat().st_size > 0
 
 
-def test_the_lines_of_the_readme_run(tmp_path: Path) -> None:
+def test_the_lines_of_the_readme_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The System that they make is read back in a process of its own."""
+    monkeypatch.chdir(tmp_path)
     readme = (REPOSITORY / "README.md").read_text()
     assert f"in the folder `{WaterRunOptions.out}`" in readme
     (lines,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     pytest.importorskip("rdkit")
     assert "simulation.step(1000)" in lines
     short = lines.replace("step(1000)", "step(10)")
-    write = (
-        "import openmm\n"
-        "open('system.xml', 'w').write(openmm.XmlSerializer.serialize(system))\n"
-    )
     read = (
         "import openmm\n"
         "import openmm_se3\n"
@@ -86,9 +72,14 @@ def test_the_lines_of_the_readme_run(tmp_path: Path) -> None:
         "context = openmm.Context(system, openmm.VerletIntegrator(0.001))\n"
     )
     assert "after `openmm_se3.register_plugins()`" in readme
-    for code in (short + write, read):
-        done = run_python("-c", code, cwd=tmp_path)
-        assert done.returncode == 0, done.stdout + done.stderr
+    made: dict[str, Any] = {}
+    exec(compile(short, "README.md", "exec"), made)
+    text = openmm.XmlSerializer.serialize(made["system"])
+    (tmp_path / "system.xml").write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-c", read], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)

@@ -145,7 +145,8 @@ def test_inverse_and_planes_of_lattice_vectors(cell: np.ndarray) -> None:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_weights(tmp_path_factory.mktemp("model") / "small")
+    folder = tmp_path_factory.mktemp("model") / "small"
+    return write_random_weights(folder, layers=2)
 
 
 def boxed(n_molecules: int, box: np.ndarray | None) -> tuple[app.Topology, np.ndarray]:
@@ -251,10 +252,12 @@ def test_a_scaled_force(model: Path) -> None:
     np.testing.assert_allclose(forces, 0.25 * plain[1], rtol=1e-9, atol=1e-12)
 
 
-def test_openmm_is_asked_for_a_cuda_graph(model: Path) -> None:
+def test_openmm_is_asked_for_a_cuda_graph(smallest_model: Path) -> None:
     topology, _ = boxed(2, None)
     for wanted in (True, False):
-        potential = SE3Potential(model, implementation="torchscript", cudaGraphs=wanted)
+        potential = SE3Potential(
+            smallest_model, implementation="torchscript", cudaGraphs=wanted
+        )
         xml = openmm.XmlSerializer.serialize(potential.makeForce(topology))
         (given,) = re.findall('name="useCUDAGraphs" value="(.*?)"', xml)
         assert given == str(wanted).lower()
@@ -271,7 +274,14 @@ def recorded(box: np.ndarray | None, neighbors: int) -> tuple[Any, Tensor, Tenso
     x = 0.1 * positions
     in_nm = None if cell is None else 0.1 * cell
     module = specialize(
-        random_network(), species[:6], torch.arange(6), 9, 0.0, x, in_nm, capacity
+        random_network(layers=2),
+        species[:6],
+        torch.arange(6),
+        9,
+        0.0,
+        x,
+        in_nm,
+        capacity,
     )
     (graph,) = module.children()
     return graph, x, torch.zeros(3, 3).double() if in_nm is None else in_nm
@@ -328,18 +338,18 @@ def test_where_the_room_does_not_suffice_there_are_no_numbers(scale: float) -> N
         assert graph(x, box)[0].isfinite().all()
 
 
-def test_a_processor_says_what_does_not_suffice(model: Path) -> None:
+def test_a_processor_says_what_does_not_suffice(smallest_model: Path) -> None:
     topology, positions = boxed(8, WIDE)
     edges_of = neighbor_pairs(tensor(positions), CUTOFF, tensor(WIDE))
     most = int(edges_of.center.bincount().max())
-    potential = SE3Potential(model, cudaGraphs=True, neighbors=most)
+    potential = SE3Potential(smallest_model, cudaGraphs=True, neighbors=most)
     evaluator = Evaluator(potential.createSystem(topology))
     energy, _ = evaluator(positions)
     crowded = positions.mean(axis=0) + 0.6 * (positions - positions.mean(axis=0))
     with pytest.raises(openmm.OpenMMException, match=f"there is room for {most}: give"):
         evaluator(crowded)
     assert evaluator(positions)[0] == energy
-    roomy = SE3Potential(model, cudaGraphs=True, neighbors=5000)
+    roomy = SE3Potential(smallest_model, cudaGraphs=True, neighbors=5000)
     evaluator = Evaluator(roomy.createSystem(topology))
     evaluator.context.setPeriodicBoxVectors(*(0.05 * WIDE))
     with pytest.raises(openmm.OpenMMException, match="box has become so small"):
@@ -370,24 +380,24 @@ def test_options_that_do_not_go_together(
         SE3Potential(model, **options)
 
 
-def test_systems_that_are_not_recorded(model: Path) -> None:
-    potential = SE3Potential(model, cudaGraphs=True)
+def test_systems_that_are_not_recorded(smallest_model: Path) -> None:
+    potential = SE3Potential(smallest_model, cudaGraphs=True)
     large = topology_of(["O", *["H"] * 1000])
     with pytest.raises(ValueError, match="serves up to 1000 atoms, got 1001"):
         potential.createSystem(large)
     topology, _ = boxed(2, None)
     with pytest.raises(ValueError, match="cudaGraphs needs the box"):
         potential.makeForce(topology, periodic=True)
-    few = SE3Potential(model, cudaGraphs=True, neighbors=1)
+    few = SE3Potential(smallest_model, cudaGraphs=True, neighbors=1)
     with pytest.raises(ValueError, match="evenly have up to .* is room for 1: give"):
         few.createSystem(boxed(8, WIDE)[0])
 
 
-def test_the_default_has_room_for_an_even_liquid(model: Path) -> None:
+def test_the_default_has_room_for_an_even_liquid(smallest_model: Path) -> None:
     """As dense as water and a tenth more, also where a grid of atoms has gaps."""
     for n_molecules, volume in ((8, 240.0), (73, 2190.0), (73, 1990.0), (115, 3450.0)):
         topology, _ = boxed(n_molecules, volume ** (1.0 / 3.0) * np.eye(3))
-        potential = SE3Potential(model, cudaGraphs=True)
+        potential = SE3Potential(smallest_model, cudaGraphs=True)
         assert potential.createSystem(topology).getNumParticles() == 3 * n_molecules
 
 
@@ -402,9 +412,9 @@ def test_memory_counts_what_there_is_room_for(model: Path) -> None:
     assert needed(8, WIDE, **graphs) > 1.2 * needed(8, WIDE)
 
 
-def test_positions_that_are_no_numbers(model: Path) -> None:
+def test_positions_that_are_no_numbers(smallest_model: Path) -> None:
     topology, positions = boxed(8, WIDE)
-    system = SE3Potential(model, cudaGraphs=True).createSystem(topology)
+    system = SE3Potential(smallest_model, cudaGraphs=True).createSystem(topology)
     evaluator = Evaluator(system)
     energy, _ = evaluator(positions)
     broken = positions.copy()

@@ -12,7 +12,7 @@ from random_model import (
     SMALLEST,
     WATER,
     topology_of,
-    write_random_model,
+    write_random_weights,
 )
 from water_potentials import assert_same, context_of, run, symbols_of
 
@@ -23,7 +23,7 @@ from openmm_se3.nn.force_field import ForceField
 
 
 def test_direct_forces_reach_openmm(tmp_path: Path) -> None:
-    model = write_random_model(
+    model = write_random_weights(
         tmp_path / "direct", **{**SMALLEST, "lmax": 1}, force_mode="direct"
     )
     for backend in BACKENDS:
@@ -40,10 +40,10 @@ def test_a_direct_head_estimates_the_error_of_conservative_forces(
 ) -> None:
     changes = {**SMALLEST, "lmax": 1}
     plain = SE3Potential(
-        write_random_model(tmp_path / "plain", **changes), precision="double"
+        write_random_weights(tmp_path / "plain", **changes), precision="double"
     )
     both = SE3Potential(
-        write_random_model(tmp_path / "both", **changes, force_mode="both"),
+        write_random_weights(tmp_path / "both", **changes, force_mode="both"),
         precision="double",
     )
     # OpenMM gets the conservative forces.

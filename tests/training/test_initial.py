@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from committees import write_weights
 from rich.console import Console
 from springs import SELF_ENERGIES, WARNINGS, analytic_frames, changed
 
@@ -22,12 +23,13 @@ with warnings.catch_warnings():
 
     import_dgl()
 
+from openmm_se3.committee import committee_of
 from openmm_se3.data.dataset import Dataset
 from openmm_se3.data.formats.hdf5 import write_hdf5
 from openmm_se3.data.frames import Frame, Frames
 from openmm_se3.data.level_of_theory import LevelOfTheory
 from openmm_se3.data.load import Source
-from openmm_se3.export import export_model, write_committee
+from openmm_se3.export import model_of_checkpoint
 from openmm_se3.training.checkpoint import BEST, LAST, load_checkpoint
 from openmm_se3.training.config import DataConfig, RunConfig
 from openmm_se3.training.initial import InitialModel
@@ -187,10 +189,11 @@ def test_resumed_run_keeps_what_it_fitted(
 def test_committee_gives_its_first_member(finished: Path, tmp_path: Path) -> None:
     best = load_checkpoint(finished / BEST)
     other = {name: 1.1 * value for name, value in best["average"].items()}
-    export_model(best, tmp_path / "first")
-    export_model({**best, "average": other}, tmp_path / "second")
-    members = [tmp_path / "first", tmp_path / "second"]
-    write_committee(members, tmp_path / "both")
+    members = [
+        model_of_checkpoint({**best, "average": weights}, name, "MIT")
+        for name, weights in (("first", best["average"]), ("second", other))
+    ]
+    write_weights(committee_of(members, "both"), tmp_path / "both")
     found = InitialModel.load(str(tmp_path / "both"))
     weights = found.weights_for(found.config)
     for name, value in best["average"].items():
