@@ -11,7 +11,7 @@ import pytest
 import torch
 from xyz_files import WATER, read_xyz, xyz_of
 
-from openmm_se3.data.formats import hdf5_check
+from openmm_se3.data.formats import hdf5_check, hdf5_probe
 from openmm_se3.data.formats.hdf5 import read_hdf5
 from openmm_se3.data.formats.registry import detect_format
 from openmm_se3.data.formats.safe_hdf5 import open_hdf5, walk
@@ -198,6 +198,20 @@ def test_a_file_on_which_the_hdf5_library_hangs_is_refused(
             assert file.attrs["format"] == "some text"
     finally:
         hdf5_check._end()
+
+
+def test_a_sound_file_of_many_groups_has_time_for_each_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow machine 3,000 molecules took longer than the limit of a hang."""
+    path = tmp_path / "many.h5"
+    with h5py.File(path, "w") as file:
+        for index in range(4 * hdf5_probe.OBJECTS_AT_A_TIME):
+            file.create_group(f"{index}")
+    renewed = []
+    monkeypatch.setattr(hdf5_probe, "_renew_limit", lambda: renewed.append(path))
+    hdf5_probe._read(str(path))
+    assert len(renewed) == 1 + 4
 
 
 def test_links_in_circles_and_deep_groups_end(tmp_path: Path) -> None:

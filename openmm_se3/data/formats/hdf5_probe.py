@@ -2,9 +2,10 @@
 
 The HDF5 library trusts what it reads: one flipped bit in a heap or a tree of a file
 makes it loop for ever, or ends the process.  So another process reads the file first,
-with a limit of processor time.  That process is started once, imports nothing but h5py,
-and ends with this one.  Of files with very many objects, and of very large arrays, only
-a part is read.
+with a limit of processor time.  A sound file of many groups may take longer than the
+limit on a slow machine, so it is for some objects at a time.  That process is started
+once, imports nothing but h5py, and ends with this one.  Of files with very many
+objects, and of very large arrays, only a part is read.
 """
 
 from __future__ import annotations
@@ -14,23 +15,28 @@ import json
 import sys
 from typing import Any
 
-CPU_SECONDS = 5
+CPU_SECONDS = 5  # for each OBJECTS_AT_A_TIME, which take a tenth of a second
+OBJECTS_AT_A_TIME = 500
 MOST_OBJECTS = 20_000
 MOST_BYTES = 1 << 26  # of all arrays that are read whole
 
 
 def main() -> None:
     """Answer each line, a path as JSON, with a line once the file has been read."""
-    import resource
-
     for line in sys.stdin:
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        limit = int(used.ru_utime + used.ru_stime) + CPU_SECONDS
-        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-        resource.setrlimit(resource.RLIMIT_CPU, (limit, hard))
         _read(json.loads(line))
         sys.stdout.write("read\n")
         sys.stdout.flush()
+
+
+def _renew_limit() -> None:
+    """Let this process take CPU_SECONDS from now on, before the system ends it."""
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    limit = int(used.ru_utime + used.ru_stime) + CPU_SECONDS
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, hard))
 
 
 def _read(path: str) -> None:
@@ -41,6 +47,7 @@ def _read(path: str) -> None:
     """
     import h5py
 
+    _renew_limit()
     ignored = contextlib.suppress(Exception)
     with ignored, h5py.File(path, "r", locking=False) as file:
         seen: set[int] = set()
@@ -61,6 +68,8 @@ def _read(path: str) -> None:
                         if address not in seen:
                             seen.add(address)
                             waiting.append(below)
+                            if len(seen) % OBJECTS_AT_A_TIME == 0:
+                                _renew_limit()
             elif isinstance(item, h5py.Dataset):
                 with ignored:
                     if item.chunks is not None:
