@@ -122,7 +122,7 @@ class Outcome:
 @usual_torch()
 def train(
     config: RunConfig,
-    folder: Path,
+    folder: str | Path,
     *,
     resume: bool = False,
     overwrite: bool = False,
@@ -153,6 +153,7 @@ def train(
         DivergedError: Too many steps in a row were not finite.
         LockedError: Another process trains in this folder.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with run_lock(folder / LOCK) if is_first() else contextlib.nullcontext():
         return _train(

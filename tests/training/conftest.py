@@ -45,7 +45,7 @@ def config(data_file):
 def finished(config, tmp_path_factory):
     """A run from start to end without a stop."""
     folder = tmp_path_factory.mktemp("finished")
-    outcome = training_run.train(config, folder)
+    outcome = training_run.train(config, str(folder))
     assert outcome.finished and outcome.step == SHORT.steps
     return folder
 
