@@ -48,7 +48,7 @@ TRAIN = [
     *ASE,
     "dgl==1.1.3",
     "packaging",
-    "lightning>=2.6",
+    "lightning-fabric>=2.6",
     "tensorboard>=2.16",
     "h5py>=3.10",
 ]

@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 from openmm_se3.elements import ATOMIC_NUMBERS
 from openmm_se3.molecules import molecules_by_bonds
@@ -71,6 +70,8 @@ class Compositions:
 
     def _sums_to(self, symbols: list[str]) -> bool:
         """Tell whether atoms without bonds can be whole molecules of the data."""
+        from scipy.optimize import Bounds, LinearConstraint, milp
+
         parts = [counts(molecule) for molecule in self.molecules]
         total = Counter(symbols)
         elements = sorted(set(total).union(*parts))

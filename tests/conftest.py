@@ -54,6 +54,21 @@ def nothing_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openmm_se3.torchscript.build._failed", set())
 
 
+@pytest.fixture(autouse=True, scope="session")
+def few_calls() -> Iterator[None]:
+    """Compare a System's module with its network in four calls, as of many atoms.
+
+    Twenty take as long as all the rest of ``createSystem``.  Tests of one module over
+    many calls make them themselves, and tests/torchscript/test_export.py sees that
+    users' modules are compared in all.
+    """
+    from openmm_se3.torchscript import build
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "CALLS", build.FEW_CALLS)
+        yield
+
+
 @pytest.fixture(scope="session")
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a network with random weights; not to be changed."""

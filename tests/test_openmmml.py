@@ -23,10 +23,10 @@ def classical(waters) -> openmm.System:
     return app.ForceField("tip3p.xml").createSystem(waters[0], constraints=None)
 
 
-def test_whole_system(waters, random_model: Path) -> None:
+def test_whole_system(waters, smallest_model: Path) -> None:
     topology, positions = waters
-    ours = SE3Potential(random_model)
-    potential = MLPotential("se3", modelPath=str(random_model))
+    ours = SE3Potential(smallest_model)
+    potential = MLPotential("se3", modelPath=str(smallest_model))
     energy, forces = evaluate(potential.createSystem(topology), positions)
     expected, expected_forces = evaluate(ours.createSystem(topology), positions)
     assert energy == pytest.approx(expected, abs=1e-6) and abs(energy) > 1.0
@@ -37,11 +37,13 @@ def test_whole_system(waters, random_model: Path) -> None:
 
 
 @pytest.mark.parametrize("atoms", [[0, 1, 2], [5, 3, 4]])
-def test_mixed_system(waters, classical, random_model: Path, atoms: list[int]) -> None:
+def test_mixed_system(
+    waters, classical, smallest_model: Path, atoms: list[int]
+) -> None:
     topology, positions = waters
-    potential = MLPotential("se3", modelPath=str(random_model))
+    potential = MLPotential("se3", modelPath=str(smallest_model))
     mixed = potential.createMixedSystem(topology, classical, atoms)
-    molecule = SE3Potential(random_model)
+    molecule = SE3Potential(smallest_model)
     alone = openmm.System()
     for index in range(len(positions)):
         alone.addParticle(classical.getParticleMass(index))
@@ -62,10 +64,10 @@ def test_mixed_system(waters, classical, random_model: Path, atoms: list[int]) -
 
 
 def test_interpolation_goes_from_one_field_to_the_other(
-    waters, classical, random_model: Path
+    waters, classical, smallest_model: Path
 ) -> None:
     topology, positions = waters
-    potential = MLPotential("se3", modelPath=str(random_model))
+    potential = MLPotential("se3", modelPath=str(smallest_model))
     mixed = potential.createMixedSystem(topology, classical, [0, 1, 2])
     both = potential.createMixedSystem(topology, classical, [0, 1, 2], interpolate=True)
     ends = evaluate(classical, positions)[0], evaluate(mixed, positions)[0]
@@ -108,7 +110,7 @@ def positions_of(modeller: app.Modeller) -> np.ndarray:
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_a_solute_in_explicit_solvent(
-    platform: str, solution: app.Modeller, random_model: Path
+    platform: str, solution: app.Modeller, smallest_model: Path
 ) -> None:
     topology, positions = solution.topology, positions_of(solution)
     solute = app.Modeller(topology, solution.positions)
@@ -119,7 +121,7 @@ def test_a_solute_in_explicit_solvent(
         )
         for some in (topology, solute.topology)
     )
-    potential = MLPotential("se3", modelPath=str(random_model))
+    potential = MLPotential("se3", modelPath=str(smallest_model))
     mixed = potential.createMixedSystem(topology, classical, [0, 1, 2])
     both = potential.createMixedSystem(topology, classical, [0, 1, 2], interpolate=True)
     between = Evaluator(both, platform)
@@ -165,10 +167,10 @@ def test_langevin_dynamics(platform: str, waters) -> None:
     assert 1e-4 < moved.max() < 0.5
 
 
-def test_wrong_arguments_are_refused(waters, random_model: Path) -> None:
+def test_wrong_arguments_are_refused(waters, smallest_model: Path) -> None:
     with pytest.raises(TypeError, match=r"got \['modelpath'\]"):
-        MLPotential("se3", modelpath=str(random_model))
-    potential = MLPotential("se3", modelPath=str(random_model))
+        MLPotential("se3", modelpath=str(smallest_model))
+    potential = MLPotential("se3", modelPath=str(smallest_model))
     with pytest.raises(ValueError, match="returnEnergyType must be one of"):
         potential.createSystem(waters[0], returnEnergyType="all")
     with pytest.raises(FileNotFoundError, match="no model 'nothing'"):

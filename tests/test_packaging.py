@@ -27,6 +27,7 @@ MODEL_FILES = (
 )
 # Where the name to import is not the name to install.
 DISTRIBUTIONS = {
+    "lightning_fabric": "lightning-fabric",
     "vesin_torch": "vesin-torch",
     "yaml": "pyyaml",
 }

@@ -10,16 +10,13 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import logging
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import lightning.pytorch as lightning
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nbody.network import ParticleTransformer
@@ -98,24 +95,22 @@ class Batches(Sampler[list[int]]):
     Args:
         n_samples: Samples to draw from.
         config: Settings of the run.
-        step: Tells the steps made.
+        made: Steps that were made before.
     """
 
-    def __init__(
-        self, n_samples: int, config: NBodyConfig, step: Callable[[], int]
-    ) -> None:
+    def __init__(self, n_samples: int, config: NBodyConfig, made: int) -> None:
         self.n_samples = n_samples
         self.config = config
-        self.step = step
+        self.made = made
 
     def __len__(self) -> int:
-        return self.config.steps
+        return self.config.steps - self.made
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the batches from the next step on."""
         size = min(self.config.batch_size, self.n_samples)
         in_epoch, order, epoch = self.n_samples // size, np.array([]), -1
-        for step in range(self.step(), self.config.steps):
+        for step in range(self.made, self.config.steps):
             if step // in_epoch != epoch:
                 epoch = step // in_epoch
                 rng = np.random.default_rng([self.config.seed, epoch])
@@ -124,19 +119,26 @@ class Batches(Sampler[list[int]]):
             yield order[start : start + size].tolist()
 
 
-class NBodyModule(lightning.LightningModule):
-    """Trains the network with Adam and a cosine schedule."""
+class NBodyModule(nn.Module):
+    """The network, trained with Adam and a cosine schedule, and how far that is.
+
+    Attributes:
+        step: Optimizer steps made.
+        history: One row per validation.
+    """
 
     def __init__(self, config: NBodyConfig) -> None:
         super().__init__()
         torch.manual_seed(config.seed)
         self.config = config
         self.network = ParticleTransformer(config.layers).float()
+        self.step = 0
         self.history: list[dict[str, float]] = []
 
-    def configure_optimizers(self) -> Any:
-        """Return Adam, and the schedule by step."""
-        optimizer = torch.optim.Adam(
+    def start(self, device: torch.device) -> None:
+        """Move to a device and make Adam, and the schedule by step."""
+        self.to(device)
+        self.optimizer = torch.optim.Adam(
             self.parameters(), lr=self.config.learning_rate, fused=True
         )
 
@@ -145,39 +147,58 @@ class NBodyModule(lightning.LightningModule):
             share = min(step / self.config.steps, 1.0)
             return warm * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * share)))
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
 
-    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        """Return the mean square error of a batch."""
-        return self.error(batch)
+    def training_step(self, batch: dict[str, Tensor]) -> None:
+        """Follow the gradient of a batch by one step."""
+        self.train()
+        self.optimizer.zero_grad()
+        self.error(batch).backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.step += 1
 
-    def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
-        """Log the mean square error of a batch."""
-        self.log("validation_mse", self.error(batch), batch_size=len(batch["charges"]))
-
-    def on_validation_epoch_end(self) -> None:
+    @torch.no_grad()
+    def validate(self, batches: DataLoader[dict[str, Tensor]]) -> None:
         """Add a row to the history."""
-        mse = float(self.trainer.callback_metrics["validation_mse"])
-        self.history.append({"step": self.global_step, "validation_mse": mse})
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the history."""
-        checkpoint["history"] = self.history
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the history of the run that goes on."""
-        self.history = checkpoint["history"]
+        self.eval()
+        total, count = 0.0, 0
+        for batch in batches:
+            n = len(batch["charges"])
+            total += n * float(self.error(batch))
+            count += n
+        self.history.append({"step": self.step, "validation_mse": total / count})
 
     def error(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the mean square error of a batch."""
-        predicted = self.network(
-            batch["positions"], batch["velocities"], batch["charges"]
+        device = next(self.parameters()).device
+        positions, velocities, charges, target = (
+            batch[key].to(device)
+            for key in ("positions", "velocities", "charges", "target")
         )
-        return torch.nn.functional.mse_loss(predicted, batch["target"])
+        predicted = self.network(positions, velocities, charges)
+        return torch.nn.functional.mse_loss(predicted, target)
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint."""
+        content = {
+            "weights": self.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "step": self.step,
+            "history": self.history,
+        }
+        with atomic_write(folder / LAST) as temporary:
+            torch.save(content, temporary)
+
+    def resume(self, folder: Path) -> None:
+        """Take the state of the run that goes on."""
+        content = torch.load(folder / LAST, weights_only=True)
+        self.load_state_dict(content["weights"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.schedule.load_state_dict(content["schedule"])
+        self.step, self.history = content["step"], content["history"]
 
 
 def validation_interval(steps: int) -> int:
@@ -185,59 +206,15 @@ def validation_interval(steps: int) -> int:
     return min(VALIDATE_EVERY, steps)
 
 
-class Sitting(lightning.Callback):
-    """Tells how many steps were made, saves, and stops when the user wants to.
-
-    Args:
-        folder: Folder of the run.
-        progress: Called with the steps made and all steps.
-        total: All steps.
-        signals: Tells whether the user wants to stop.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        progress: Callable[[int, int], None],
-        total: int,
-        signals: Signals,
-    ) -> None:
-        self.folder = folder
-        self.progress = progress
-        self.total = total
-        self.signals = signals
-
-    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
-        """Tell where this sitting starts."""
-        self.signals.install()
-        self.progress(trainer.global_step, self.total)
-
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: Any, *rest: Any
-    ) -> None:
-        """Tell of one more step, and save where a sitting may end."""
-        step = trainer.global_step
-        self.progress(step, self.total)
-        trainer.should_stop = self.signals.received is not None
-        if trainer.should_stop or step == self.total:
-            self._save(trainer)
-
-    def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
-        """Save with the errors just measured, and write the history."""
-        if trainer.global_step % validation_interval(self.total):
-            return  # Lightning validates where a run is stopped, too
-        self._save(trainer)
-        with (
-            atomic_write(self.folder / HISTORY) as temporary,
-            open(temporary, "w", newline="") as file,
-        ):
-            writer = csv.DictWriter(file, ["step", "validation_mse"])
-            writer.writeheader()
-            writer.writerows(module.history)
-
-    def _save(self, trainer: lightning.Trainer) -> None:
-        with atomic_write(self.folder / LAST) as temporary:
-            trainer.save_checkpoint(temporary)
+def write_history(folder: Path, history: list[dict[str, float]]) -> None:
+    """Write the errors measured so far as a table."""
+    with (
+        atomic_write(folder / HISTORY) as temporary,
+        open(temporary, "w", newline="") as file,
+    ):
+        writer = csv.DictWriter(file, ["step", "validation_mse"])
+        writer.writeheader()
+        writer.writerows(history)
 
 
 def open_folder(folder: Path, config: NBodyConfig, resume: bool) -> None:
@@ -284,37 +261,30 @@ def train(
     Raises:
         KeyboardInterrupt: A signal stopped it.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     module = NBodyModule(config)
+    module.start(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if (folder / LAST).exists():
+        module.resume(folder)
+    batches = Batches(len(data["train"]), config, module.step)
+    some = torch.utils.data.Subset(
+        data["validation"], range(0, len(data["validation"]), 7)
+    )
     with Signals() as signals:
-        trainer = lightning.Trainer(
-            max_steps=config.steps,
-            accelerator="auto",
-            devices=1,
-            gradient_clip_val=1.0,
-            val_check_interval=validation_interval(config.steps),
-            check_val_every_n_epoch=None,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,
-            num_sanity_val_steps=0,
-            callbacks=[Sitting(folder, progress, config.steps, signals)],
-        )
-        batches = Batches(len(data["train"]), config, lambda: trainer.global_step)
-        some = torch.utils.data.Subset(
-            data["validation"], range(0, len(data["validation"]), 7)
-        )
-        trainer.fit(
-            module,
-            DataLoader(data["train"], batch_sampler=batches),
-            DataLoader(some, 512),
-            ckpt_path=folder / LAST if (folder / LAST).exists() else None,
-            weights_only=True,
-        )
-    if trainer.global_step < config.steps:
-        raise signals.interrupt()
-    return module.eval()
+        progress(module.step, config.steps)
+        for batch in DataLoader(data["train"], batch_sampler=batches):
+            module.training_step(batch)
+            progress(module.step, config.steps)
+            validates = module.step % validation_interval(config.steps) == 0
+            if validates:
+                module.validate(DataLoader(some, 512))
+            stopped = signals.received is not None
+            if validates or stopped or module.step == config.steps:
+                module.save(folder)
+            if validates:
+                write_history(folder, module.history)
+            if stopped and module.step < config.steps:
+                raise signals.interrupt()
+    return module.eval().cpu()
 
 
 @torch.no_grad()

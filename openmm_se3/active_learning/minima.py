@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 
 from openmm_se3.active_learning.committee import Atoms, Committee
 from openmm_se3.active_learning.structures import System
@@ -35,6 +34,8 @@ def relaxed(
         start: Positions to start from [n_atoms, 3], A.
         held: A dihedral angle and its value in degrees, which is kept.
     """
+    from scipy.optimize import minimize
+
     atoms = Atoms([system.numbers])
 
     def target(flat: np.ndarray) -> tuple[float, np.ndarray]:

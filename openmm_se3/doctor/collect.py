@@ -35,7 +35,7 @@ PACKAGES = (
     "mdtraj",
     "openmmml",
     "dgl",
-    "lightning",
+    "lightning-fabric",
     "pyscf",
     "tblite",
     "ase",

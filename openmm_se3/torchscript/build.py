@@ -312,7 +312,7 @@ def _for_atoms(
     _set_atoms(module, few)
     example = random_positions(few.n_particles, few.model.config.cutoff)
     with threads_for(few.n_particles):
-        require_equal(module, eager_force(network, few), example, few.precision)
+        require_equal(module, eager_force(network, few), example, few.precision, CALLS)
     _set_atoms(module, settings)
     return module
 

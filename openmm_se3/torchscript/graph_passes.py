@@ -46,15 +46,17 @@ def simplify(graph: fx.GraphModule, *example: Tensor) -> None:
         graph: A graph recorded by ``make_fx`` that nobody will differentiate.
         example: Inputs of the shapes and precisions of all later ones.
     """
+    # Shapes take long to propagate.  Every pass keeps the shape and the precision of
+    # what it leaves, so that it is done twice: at first, and for the strides.
     _restore_silu_backward(graph)
     _split_addmm(graph)
     _drop_devices(graph)
     _drop_identities(graph, *example)
     _fold_constants(graph)
-    _scalars_as_tensors(graph, *example)
-    _drop_expansions(graph, *example)
+    _scalars_as_tensors(graph)
+    _drop_expansions(graph)
     _join_reshapes(graph, *example)
-    _cancel_transposes(graph, *example)
+    _cancel_transposes(graph)
     _share_equal_operations(graph)
     _lay_out_weights(graph)
     graph.graph.eliminate_dead_code()
@@ -144,10 +146,9 @@ def _fold_constants(graph: fx.GraphModule) -> None:
     graph.graph.eliminate_dead_code()
 
 
-def _scalars_as_tensors(graph: fx.GraphModule, *example: Tensor) -> None:
+def _scalars_as_tensors(graph: fx.GraphModule) -> None:
     """Give numbers the precision of what they meet, which else happens at each call."""
     names = {aten.mul.Scalar: aten.mul.Tensor, aten.add.Scalar: aten.add.Tensor}
-    ShapeProp(graph).propagate(*example)
     for node in _calls(graph, *POINTWISE, *names):
         x, y = node.args[:2]
         if isinstance(y, (int, float)) and _dtype(x) == _dtype(node) and _shape(node):
@@ -157,9 +158,8 @@ def _scalars_as_tensors(graph: fx.GraphModule, *example: Tensor) -> None:
             node.target = names.get(node.target, node.target)
 
 
-def _drop_expansions(graph: fx.GraphModule, *example: Tensor) -> None:
+def _drop_expansions(graph: fx.GraphModule) -> None:
     """Leave it to an operation to stretch its operand, where the result is the same."""
-    ShapeProp(graph).propagate(*example)
     for node in _calls(graph, aten.expand.default):
         source = node.args[0]
         for user in list(node.users):
@@ -191,9 +191,8 @@ def _join_reshapes(graph: fx.GraphModule, *example: Tensor) -> None:
     graph.graph.eliminate_dead_code()
 
 
-def _cancel_transposes(graph: fx.GraphModule, *example: Tensor) -> None:
+def _cancel_transposes(graph: fx.GraphModule) -> None:
     """Take out transpositions that undo each other."""
-    ShapeProp(graph).propagate(*example)
     for node in _calls(graph, aten.transpose.int):
         source = node.args[0]
         if source.target is aten.transpose.int and _axes(source) == _axes(node):

@@ -36,7 +36,7 @@ from openmm_se3.version import installed_versions
 FORMAT = "openmm-se3 checkpoint"
 FORMAT_VERSION = 3  # 2 and 3: new names of settings
 # They decide what training gives.
-PROGRAMS = ("openmm-se3", "torch", "lightning", "dgl", "e3nn", "numpy")
+PROGRAMS = ("openmm-se3", "torch", "lightning-fabric", "dgl", "e3nn", "numpy")
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
 

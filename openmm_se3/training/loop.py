@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.strategies.ddp import DDPStrategy
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from openmm_se3.training.batches import GraphTensors, Interval, loader, take_apart
@@ -105,7 +105,7 @@ def connect(config: TrainingConfig) -> Fabric:
     """Return Fabric with its processes started and connected."""
     devices, nodes = processes(config)
     # What Lightning says about devices is of no use here.
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=config.device,
         devices=devices,

@@ -70,13 +70,14 @@ def test_ten_thousand_atoms_are_copies_of_192() -> None:
     settings = settings_of(n_atoms, "double", True)
     many = (x + (copies.double() @ BOX_OF_192).unsqueeze(1)).flatten(0, 1)
     box = BOX_OF_192 * torch.tensor([[3.0], [6.0], [3.0]])
-    total, all_forces = build_module(settings)(many, box)
+    module = build_module(settings)
+    total, all_forces = module(many, box)
     assert float(total) == pytest.approx(len(copies) * float(energy), rel=1e-11)
     expected = forces.repeat(len(copies), 1)
     assert torch.allclose(all_forces, expected, rtol=0.0, atol=1e-6)
     # A control: one atom elsewhere among ten thousand would be seen.
     many[-1] += 0.01
-    moved, _ = build_module(settings)(many, box)
+    moved, _ = module(many, box)
     assert float(moved) != pytest.approx(float(total), rel=1e-11)
 
 

@@ -217,22 +217,23 @@ def test_a_damaged_library_is_compiled_anew(
         copy.write_bytes(b"\x7fELF" + copy.read_bytes()[4:].replace(b"se3", b"se4"))
     else:
         copy.with_suffix(".sha256").unlink()
-    # A process of its own: what was loaded before counts no more.
-    script = (
-        "import openmm_se3, torch\n"
-        "openmm_se3.register_plugins()\n"
-        "from openmm_se3.compiled import library\n"
-        "library._compile = lambda *given: print('compiled', given[-1].name)\n"
-        "library._load = lambda path: print('loaded', path.name)\n"
-        "from openmm_se3.model_file import load_model\n"
-        "library.load_library(load_model('water').config, 'single')\n"
+    calls: list[str] = []
+    monkeypatch.setattr(library, "_loaded", set())  # as in a new process
+    monkeypatch.setattr(
+        library, "_compile", lambda *given: calls.append(f"compiled {given[-1].name}")
+    )
+    monkeypatch.setattr(
+        library, "_load", lambda path: calls.append(f"loaded {path.name}")
     )
     for expected in ([f"compiled {copy.name}"], []):
-        done = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, check=True
-        )
-        assert done.stdout.split("\n")[:-1] == [*expected, f"loaded {copy.name}"]
-        warned = "is damaged; it is compiled anew" in done.stderr
+        calls.clear()
+        caplog.clear()
+        library.load_compiled_networks()
+        assert calls == ([] if expected else [f"loaded {copy.name}"])
+        calls.clear()
+        library.load_library(network.config, "single")
+        assert calls == [*expected, f"loaded {copy.name}"]
+        warned = "is damaged; it is compiled anew" in caplog.text
         assert warned == bool(expected and damage != "hash missing")
         for path in (kept, kept.with_suffix(".sha256")):
             shutil.copy(path, folder)

@@ -32,8 +32,6 @@ from nbody.particles import (  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*:UserWarning:lightning.*"),
-    pytest.mark.filterwarnings("ignore:GPU available but not used"),
 ]
 
 

@@ -234,6 +234,16 @@ def test_a_periodic_system_whose_topology_has_no_box(smallest_model: Path) -> No
     assert evaluate(system, positions)[0] == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.fixture(scope="module", params=["torchscript", "compiled"])
+def in_a_box(request: pytest.FixtureRequest, smallest_model: Path) -> Evaluator:
+    """A Context of each implementation, with a model for it."""
+    models = {"torchscript": str(smallest_model), "compiled": "water"}
+    potential = SE3Potential(
+        models[request.param], precision="double", implementation=request.param
+    )
+    return Evaluator(potential.createSystem(boxed_water()[0]))
+
+
 @pytest.mark.parametrize(
     "box",
     [
@@ -246,15 +256,13 @@ def test_a_periodic_system_whose_topology_has_no_box(smallest_model: Path) -> No
     ],
     ids=["zero", "nan", "negative", "not reduced", "turned", "collapsed"],
 )
-@pytest.mark.parametrize("implementation", ["torchscript", "compiled"])
-def test_boxes_that_cannot_be(box: np.ndarray, implementation: str) -> None:
+def test_boxes_that_cannot_be(box: np.ndarray, in_a_box: Evaluator) -> None:
     """An error, and the Context works afterwards."""
-    topology, positions = boxed_water()
-    potential = SE3Potential("water", precision="double", implementation=implementation)
-    evaluator = Evaluator(potential.createSystem(topology))
-    expected = evaluator(positions)[0]
+    positions = boxed_water()[1]
+    in_a_box.context.setPeriodicBoxVectors(*(0.1 * BOX))
+    expected = in_a_box(positions)[0]
     with pytest.raises(openmm.OpenMMException):
-        evaluator.context.setPeriodicBoxVectors(*(0.1 * box))
-        evaluator(positions)
-    evaluator.context.setPeriodicBoxVectors(*(0.1 * BOX))
-    assert evaluator(positions)[0] == pytest.approx(expected, abs=1e-9)
+        in_a_box.context.setPeriodicBoxVectors(*(0.1 * box))
+        in_a_box(positions)
+    in_a_box.context.setPeriodicBoxVectors(*(0.1 * BOX))
+    assert in_a_box(positions)[0] == pytest.approx(expected, abs=1e-9)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from figures import leave_out_figures
 
 from openmm_se3.active_learning.campaign import Campaign
 from openmm_se3.data.labeling.executors import SerialExecutor
@@ -55,7 +56,7 @@ class OneProcess(SerialExecutor):
 
 @contextlib.contextmanager
 def one_process() -> Iterator[None]:
-    """Train the members of campaigns in this process.
+    """Train the members of campaigns in this process, without figures of each.
 
     To start a worker takes longer than to train a small network.  The campaigns that
     :func:`kill_when` kills have workers.
@@ -63,6 +64,7 @@ def one_process() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         name = "openmm_se3.active_learning.members.LocalExecutor"
         patch.setattr(name, OneProcess)
+        leave_out_figures(patch)
         yield
 
 

@@ -38,7 +38,7 @@ from openmm_se3.training.metrics import (
 # What training tests let pass.
 WARNINGS = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*:UserWarning:lightning.*"),
+    pytest.mark.filterwarnings("ignore:.*:UserWarning:lightning_fabric.*"),
     pytest.mark.filterwarnings("ignore:GPU available but not used"),
 ]
 SELF_ENERGIES = {1: -13.0, 8: -2000.0}

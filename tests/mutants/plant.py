@@ -46,7 +46,7 @@ PYTEST = ["-x", "-q", "-p", "no:cacheprovider", "--no-header"]
 # Exit codes of pytest; others say that it could not run.
 PASSED, FAILED, INTERNAL_ERROR = 0, 1, 3
 LIBRARIES = (
-    *("torch", "e3nn.o3", "openmm.app", "lightning.fabric", "dgl.dataloading"),
+    *("torch", "e3nn.o3", "openmm.app", "lightning_fabric", "dgl.dataloading"),
     *("h5py", "mdtraj", "scipy.signal", "matplotlib.pyplot", "rich.console", "click"),
 )
 

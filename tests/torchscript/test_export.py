@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from openmm_se3.model_file import load_model
 from openmm_se3.neighbors import all_pairs, neighbor_pairs
 from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.radial import Envelope
-from openmm_se3.torchscript import modules
+from openmm_se3.torchscript import build, modules
 from openmm_se3.torchscript import self_check as checks
 from openmm_se3.torchscript.self_check import ExportError
 
@@ -256,6 +257,25 @@ def test_a_force_that_differs_is_refused(
     monkeypatch.setattr(modules, "EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM", 960.0)
     with pytest.raises(ExportError, match="differs from the network"):
         potential.createSystem(topology_of(["O", "H", "H"], box))
+
+
+@pytest.mark.parametrize("box", [None, 10.0 * np.eye(3)], ids=["free", "periodic"])
+def test_a_force_is_compared_over_many_calls(
+    box: np.ndarray | None, smallest_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "CALLS", checks.CALLS)  # fewer in all other tests
+    seen = []
+
+    def watched(module: Any, expected: Any, *rest: Any) -> float:
+        def called(positions: Tensor) -> Any:
+            seen.append(positions)
+            return module(positions)
+
+        return checks.require_equal(called, expected, *rest)
+
+    monkeypatch.setattr(build, "require_equal", watched)
+    SE3Potential(smallest_model).createSystem(topology_of(["O", "H", "H"], box))
+    assert len(seen) == 20
 
 
 def test_a_changed_equation_is_noticed(

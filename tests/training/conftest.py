@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import pytest
+from figures import leave_out_figures
 from springs import SELF_ENERGIES, SHORT, TINY, analytic_frames
 
 with warnings.catch_warnings():
@@ -53,5 +54,4 @@ def finished(config, tmp_path_factory):
 @pytest.fixture
 def no_figures(monkeypatch):
     """Figures take longer than these runs; one test looks at them."""
-    for name in ("plot_history", "plot_parity", "write_page"):
-        monkeypatch.setattr(training_run, name, lambda *args: None)
+    leave_out_figures(monkeypatch)

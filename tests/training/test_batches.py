@@ -12,7 +12,7 @@ from springs import SELF_ENERGIES, TINY, WARNINGS, analytic_frames, changed, mak
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of DGL and Lightning while they are imported
-    from lightning.fabric.utilities import move_data_to_device
+    from lightning_fabric.utilities import move_data_to_device
 
     from openmm_se3.training import prepare
     from openmm_se3.training import run as training_run

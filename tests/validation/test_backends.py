@@ -15,14 +15,27 @@ from openmm_se3.compiled.library import CompileError
 from openmm_se3.config import ModelConfig
 from openmm_se3.force.backends import TorchForce
 from openmm_se3.implementation import VARIABLE
+from openmm_se3.model_file import load_model
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.validation import backends, mixed
 from openmm_se3.validation.report import Report
 from openmm_se3.validation.structures import (
     Structure,
     evaluate,
+    in_both_precisions,
 )
 from openmm_se3.validation.validate import Settings
+
+
+@pytest.fixture(scope="module")
+def model_folder(smallest_model: Path) -> Path:
+    """The cheapest network: every check makes each of its backends."""
+    return smallest_model
+
+
+@pytest.fixture(scope="module")
+def networks(model_folder: Path) -> dict[str, SE3Transformer]:
+    return in_both_precisions(load_model(model_folder))
 
 
 def test_differences_of_backends_pass_nan_on() -> None:
