@@ -21,7 +21,9 @@ from random_model import small_config
 
 import openmm_se3
 from openmm_se3.cli import main
+from openmm_se3.cli import run as run_command
 from openmm_se3.domain import Compositions
+from openmm_se3.force import backends
 from openmm_se3.force.memory import NotEnoughMemoryError
 from openmm_se3.simulation import ModelRunOptions, run_structure, water_topology
 from openmm_se3.simulation import folder as names
@@ -252,3 +254,8 @@ def test_the_function_for_scripts_is_the_same(two: Path) -> None:
     assert (record.status, record.steps, record.folder) == ("completed", 200, Path("b"))
     same = [Path(out, names.VELOCITIES).read_bytes() for out in "ab"]
     assert same[0] == same[1]
+
+
+def test_every_backend_can_be_chosen() -> None:
+    """The command has the names of its own, so that help imports nothing slow."""
+    assert run_command.BACKENDS == ("auto", *backends.BACKENDS)

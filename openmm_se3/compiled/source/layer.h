@@ -15,7 +15,7 @@ struct FirstLayer {
   double query[KEYS], sender[MESSAGE], kept[CHANNELS];
 };
 
-// In the order in which pack.py writes them.  A name that ends in _t is the transpose,
+// In the order in which weights.py writes them.  A name that ends in _t is the transpose,
 // which the backward pass needs.
 template <class T, class Kernel>
 struct LayerWeights {

@@ -20,7 +20,7 @@ struct HeadGradient {
   T hidden[CHANNELS * CHANNELS], hidden_bias[CHANNELS], output[CHANNELS];
 };
 
-// What a network needs beside weights and tables, in float64 as in pack.py.
+// What a network needs beside weights and tables, in float64 as in weights.py.
 struct Constants {
   double isolated[SPECIES];
   // Of each pair of species: charge (eV A), 1 / screening length, 1 / reach (1/A).

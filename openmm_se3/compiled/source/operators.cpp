@@ -4,7 +4,7 @@
 // are those of its docstrings.  What differs is the order of the work:
 //
 // * A pair of atoms is visited once for both of its directed edges, which share distance
-//   and radial functions.  Radial functions come from a table (pack.py).
+//   and radial functions.  Radial functions come from a table (weights.py).
 // * Nothing of an edge is stored but its attention weights.  The backward pass computes
 //   messages again, so that memory grows with atoms, hardly with edges.
 // * Channels lie next to each other and fill vector registers.  Couplings are written
