@@ -36,23 +36,21 @@ from openmm_se3.active_learning.members import (
     TRAINING,
     fine_tuning_steps,
 )
-from openmm_se3.config import ModelConfig, from_dict, to_dict
+from openmm_se3.config import to_dict
 from openmm_se3.data.dataset import Dataset, formula
 from openmm_se3.data.formats.hdf5 import read_hdf5, write_hdf5
 from openmm_se3.data.frames import SPLITS, Frames, Structure
 from openmm_se3.data.labeling.batches import label_with
 from openmm_se3.data.labeling.executors import SerialExecutor
 from openmm_se3.elements import symbols_of
+from openmm_se3.export import model_of_checkpoint
 from openmm_se3.files import atomic_write
 from openmm_se3.geometry import in_angstrom
-from openmm_se3.model_file import ModelFile, load_model
-from openmm_se3.nn.transformer import SE3Transformer
+from openmm_se3.model_file import load_model
 from openmm_se3.simulation.structure import make_structure
-from openmm_se3.training.batches import FrameGraphs
 from openmm_se3.training.checkpoint import BEST, LAST, load_checkpoint
 from openmm_se3.training.config_file import run_config
 from openmm_se3.training.evaluation import evaluate_model
-from openmm_se3.training.metrics import error_table, predict
 from openmm_se3.training.run import train
 from openmm_se3.units import FS_TO_PS
 
@@ -160,23 +158,6 @@ def group(smiles: str, temperature: float) -> str:
     return f"{formula(numbers)} md {temperature:.0f} K"
 
 
-def fine_tuned(checkpoint: Path) -> SE3Transformer:
-    """Return the network of a finished run."""
-    content = load_checkpoint(checkpoint)
-    network = SE3Transformer(from_dict(ModelConfig, content["model"], "model")).float()
-    network.load_state_dict(content["average"])
-    return network.eval()
-
-
-def force_mae(network: SE3Transformer, frames: Frames, start: ModelFile) -> float:
-    """Return the mean error of forces, kcal/mol/A, of frames of other molecules."""
-    elements, cutoff = network.config.elements, network.config.cutoff
-    weights = np.ones(len(frames))
-    graphs = FrameGraphs(frames, elements, cutoff, start.self_energies, weights)
-    every = {"all": np.ones(int(frames.n_atoms.sum()), dtype=bool)}
-    return error_table(graphs, predict(network, graphs), every)["all"]["force_mae"]
-
-
 @click.command(help=__doc__)
 @click.argument("smiles")
 @click.option("--reference", default="gfn2", show_default=True)
@@ -208,7 +189,7 @@ def main(
         warnings.simplefilter("ignore")  # total energies of another level
         rows = {start: row_of(evaluate_model(model, test).errors, groups)}
     if other is not None:
-        rows[start]["others"] = force_mae(model.network(), other, model)
+        rows[start]["others"] = evaluate_model(model, other).errors["all"]["force_mae"]
     for setting in chosen:
         changes = dict(part.split("=", 1) for part in setting.split(",") if part)
         folder = out / (re.sub("[^a-z0-9.]+", "-", setting.lower()) or "default")
@@ -226,8 +207,10 @@ def main(
         errors = json.loads((folder / "errors.json").read_text())["test"]
         rows[setting or "default"] = row_of(errors, groups)
         if other is not None and changes.get("initial") != "none":
-            network = fine_tuned(folder / BEST)
-            rows[setting or "default"]["others"] = force_mae(network, other, model)
+            best = load_checkpoint(folder / BEST)
+            tuned = model_of_checkpoint(best, folder.name, "MIT")
+            found = evaluate_model(tuned, other).errors["all"]["force_mae"]
+            rows[setting or "default"]["others"] = found
     show(rows, groups, console)
     with atomic_write(out / "fine_tuning.json") as temporary:
         content = {"smiles": smiles, "reference": reference, "frames": count}
