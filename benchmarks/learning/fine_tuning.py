@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from openmm_se3.active_learning.members import (
 from openmm_se3.config import to_dict
 from openmm_se3.data.dataset import Dataset, formula
 from openmm_se3.data.formats.hdf5 import read_hdf5, write_hdf5
-from openmm_se3.data.frames import SPLITS, Frames, Structure
+from openmm_se3.data.frames import SPLITS, Frame, Frames, Structure
 from openmm_se3.data.labeling.batches import label_with
 from openmm_se3.data.labeling.executors import SerialExecutor
 from openmm_se3.elements import symbols_of
@@ -132,19 +132,30 @@ def test_frames(frames: Frames) -> Frames:
     return frames[frames.column("split") == SPLITS.index("test")]
 
 
+def base_settings(
+    start: str | None, number: int, frames: Iterable[Frame]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return `model` and `training` of a run as `learn` would make it.
+
+    Args:
+        start: The model that it begins with; None for random weights.
+        number: Frames to train on.
+        frames: Frames of all elements.
+    """
+    if start is None:
+        numbers = sorted({int(z) for frame in frames for z in frame.numbers})
+        model = {"elements": symbols_of(numbers), **NETWORK}
+        return model, dict(TRAINING, steps=FIRST_STEPS)
+    training = dict(TRAINING, steps=fine_tuning_steps(number), initial=start)
+    training["learning_rate"] *= FINE_TUNING_RATE
+    return to_dict(load_model(start).config), training
+
+
 def settings(changes: dict[str, Any], start: str, frames: Frames) -> dict[str, Any]:
     """Return the configuration of one training run."""
     number = sum(frame.split == "train" for frame in frames)
-    fine_tuned = changes.get("initial", start) != "none"
-    steps = fine_tuning_steps(number) if fine_tuned else FIRST_STEPS
-    training: dict[str, Any] = dict(TRAINING, steps=steps)
-    if fine_tuned:
-        training["learning_rate"] *= FINE_TUNING_RATE
-        model = to_dict(load_model(start).config)
-        training["initial"] = start
-    else:
-        numbers = sorted({int(z) for frame in frames for z in frame.numbers})
-        model = {**NETWORK, "elements": symbols_of(numbers)}
+    given = None if changes.get("initial") == "none" else start
+    model, training = base_settings(given, number, frames)
     training |= {key: value for key, value in changes.items() if key != "initial"}
     tenth = max(1, training["steps"] // 10)
     training |= {"validate_every": tenth, "warmup_steps": min(200, tenth)}

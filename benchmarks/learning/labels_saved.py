@@ -18,16 +18,9 @@ from typing import Any
 import click
 import numpy as np
 from ase import Atoms
+from fine_tuning import base_settings
 from rich.console import Console
 
-from openmm_se3.active_learning.members import (
-    FINE_TUNING_RATE,
-    FIRST_STEPS,
-    NETWORK,
-    TRAINING,
-    fine_tuning_steps,
-)
-from openmm_se3.config import to_dict
 from openmm_se3.data.dataset import Dataset
 from openmm_se3.data.formats.hdf5 import read_hdf5, write_hdf5
 from openmm_se3.data.frames import Frame, Frames, Structure
@@ -37,7 +30,6 @@ from openmm_se3.data.labeling.molecule_sampler import Plan, sample_molecules
 from openmm_se3.data.labeling.molecules import molecule_from_smiles
 from openmm_se3.data.level_of_theory import PublishedLevel
 from openmm_se3.files import atomic_write
-from openmm_se3.model_file import load_model
 from openmm_se3.plot_style import BLUE, GRAY, STYLE, logarithmic, save
 from openmm_se3.training.config_file import run_config
 from openmm_se3.training.run import train
@@ -81,19 +73,9 @@ def labels(smiles: str, reference: str, most: int, path: Path) -> list[Frame]:
 
 def settings(start: str | None, number: int, frames: list[Frame]) -> dict[str, Any]:
     """Return the configuration of a training run on so many frames."""
-    steps = FIRST_STEPS if start is None else fine_tuning_steps(number)
-    training: dict[str, Any] = dict(TRAINING, steps=steps, validate_every=steps // 10)
-    model: dict[str, Any] = {"elements": elements_of(frames), **NETWORK}
-    if start is not None:
-        training["learning_rate"] *= FINE_TUNING_RATE
-        training["initial"] = start
-        model = to_dict(load_model(start).config)
+    model, training = base_settings(start, number, frames[:1])
+    training["validate_every"] = training["steps"] // 10
     return {"model": model, "training": training, "data": {"files": ["labels.h5"]}}
-
-
-def elements_of(frames: list[Frame]) -> list[str]:
-    """Return the elements of frames."""
-    return sorted(set(Atoms(frames[0].numbers).get_chemical_symbols()))
 
 
 @click.command(help=__doc__)
