@@ -75,10 +75,10 @@ def read_molecule(path: str | Path) -> tuple[app.Topology, np.ndarray]:
 
 
 def _refuse_box(path: Path) -> None:
-    from ase.io import iread
+    from openmm_se3.data.formats.xyz_text import read_text_frames
 
-    for atoms in iread(path):
-        if atoms.pbc.any():
+    for frame in read_text_frames(path):
+        if frame.box is not None:
             raise ValueError(
                 f"{path} has a box; XYZ files are read as one molecule in vacuum: "
                 "write a PDB file of it, or leave the box out"

@@ -128,6 +128,14 @@ def test_an_xyz_file_keeps_its_positions_and_gets_bonds(tmp_path: Path) -> None:
         make_structure(tmp_path / "box.xyz")
 
 
+def test_an_xyz_file_that_claims_too_many_atoms_is_refused_at_once(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "big.xyz").write_text("1000000000\n\nO 0 0 0\nH 0 0 1\n")
+    with pytest.raises(ValueError, match=r"big\.xyz, frame 0"):
+        make_structure(tmp_path / "big.xyz")
+
+
 def test_two_molecules_in_an_xyz_file_are_refused(tmp_path: Path) -> None:
     pair = molecule("H2O", vacuum=2.0).repeat((1, 1, 2))
     pair.pbc = False

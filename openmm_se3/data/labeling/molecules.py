@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from openmm_se3.elements import symbols_of
 
 if TYPE_CHECKING:
     from rdkit import Chem
@@ -213,25 +218,42 @@ def _read_sdf(path: Path) -> Iterator[tuple[str, Chem.Mol | None, str]]:
             yield f"{path.name}, record {number}", mol, name
 
 
-def _read_positions(path: Path) -> Iterator[tuple[str, Chem.Mol | None, str]]:
-    """Read atoms with positions, and find the bonds of a neutral molecule."""
-    from ase.io import read
+def _read_pdb(path: Path) -> Iterator[tuple[str, Chem.Mol | None, str]]:
+    from ase.io import iread
+
+    for number, atoms in enumerate(iread(path), start=1):
+        charge = float(atoms.info.get("charge", 0))
+        mol = _bonded(list(atoms.symbols), atoms.positions, round(charge))
+        yield f"{path.name}, structure {number}", mol, path.stem
+
+
+def _read_xyz(path: Path) -> Iterator[tuple[str, Chem.Mol | None, str]]:
+    from openmm_se3.data.formats.xyz_text import read_text_frames
+
+    for number, frame in enumerate(read_text_frames(path), start=1):
+        charge = frame.number("charge")
+        whole = 0 if math.isnan(charge) else round(charge)
+        mol = _bonded(symbols_of(frame.numbers), frame.positions, whole)
+        yield f"{path.name}, structure {number}", mol, path.stem
+
+
+def _bonded(
+    symbols: Sequence[str], positions: np.ndarray, charge: int
+) -> Chem.Mol | None:
+    """Return atoms with the bonds that their distances tell; None without any."""
     from rdkit import Chem
     from rdkit.Chem import rdDetermineBonds
 
-    for number, atoms in enumerate(read(path, index=":"), start=1):
-        lines = [str(len(atoms)), ""]
-        for symbol, place in zip(atoms.symbols, atoms.positions, strict=True):
-            lines.append(f"{symbol} " + " ".join(f"{x:.6f}" for x in place))
-        with _quiet():
-            mol: Chem.Mol | None = Chem.MolFromXYZBlock("\n".join(lines) + "\n")
-            try:
-                rdDetermineBonds.DetermineBonds(
-                    mol, charge=round(float(atoms.info.get("charge", 0)))
-                )
-            except (ValueError, RuntimeError):
-                mol = None  # no Lewis structure with this charge
-        yield f"{path.name}, structure {number}", mol, path.stem
+    lines = [str(len(symbols)), ""]
+    for symbol, place in zip(symbols, positions, strict=True):
+        lines.append(f"{symbol} " + " ".join(f"{x:.6f}" for x in place))
+    with _quiet():
+        mol: Chem.Mol | None = Chem.MolFromXYZBlock("\n".join(lines) + "\n")
+        try:
+            rdDetermineBonds.DetermineBonds(mol, charge=charge)
+        except (ValueError, RuntimeError):
+            mol = None  # no Lewis structure with this charge
+    return mol
 
 
 _READERS: dict[str, Callable[[Path], Iterator[tuple[str, Chem.Mol | None, str]]]] = {
@@ -239,8 +261,8 @@ _READERS: dict[str, Callable[[Path], Iterator[tuple[str, Chem.Mol | None, str]]]
     ".smiles": _read_smiles,
     ".sdf": _read_sdf,
     ".mol": _read_sdf,
-    ".pdb": _read_positions,
-    ".xyz": _read_positions,
+    ".pdb": _read_pdb,
+    ".xyz": _read_xyz,
 }
 
 
