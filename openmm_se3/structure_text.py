@@ -1,4 +1,4 @@
-"""The text of a PDB or PDBx/mmCIF file: decoded, and its rows of atoms counted."""
+"""The text of a PDB or PDBx/mmCIF file: decoded, its rows of atoms looked at."""
 
 from __future__ import annotations
 
@@ -45,6 +45,45 @@ def refuse_unread(path: Path, text: str, n_atoms: int) -> None:
                 f"{path} has {len(rows)} atoms in its first model and {len(other)} in "
                 f"model {number}: keep one of them, without MODEL and ENDMDL"
             )
+
+
+def refuse_alternates(path: Path, text: str) -> None:
+    """Refuse a structure in which some atoms stand in two places.
+
+    Raises:
+        ValueError: There are alternate locations; names one.
+    """
+    first: dict[str, str] = {}  # the first row of each location
+    for name, row in _alternates(path, text):
+        first.setdefault(name, row)
+    if len(first) > 1:
+        row = " ".join(first[sorted(first)[1]].split())
+        raise ValueError(
+            f"{path} gives alternate locations ({', '.join(sorted(first))}) of some "
+            f"atoms, such as {row!r}: keep one of each"
+        )
+
+
+def _alternates(path: Path, text: str) -> Iterator[tuple[str, str]]:
+    """Yield the alternate location and the row of each atom that has one."""
+    columns = columns_of(text)
+    if columns and "label_alt_id" not in columns:
+        return
+    for line in text.splitlines():
+        if line.startswith(ATOM_ROWS):
+            place = columns.get("label_alt_id")
+            if place is None:
+                name = line[16:17].strip()
+            else:
+                words = line.split()
+                if len(words) < len(columns):
+                    raise ValueError(
+                        f"{path}: a row has {len(words)} of {len(columns)} columns: "
+                        f"{line.strip()!r}"
+                    )
+                name = words[place]
+            if name not in ("", ".", "?"):
+                yield name, line
 
 
 def _models(text: str) -> Iterator[list[str]]:

@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -133,34 +133,11 @@ def read_input(text: str, charge: int = 0) -> list[Molecule]:
                 f"{text}: molecules are read from files ending in {', '.join(SUFFIXES)}"
             )
         return [molecule_from_smiles(text)]
-    if path.suffix.lower() in (".pdb", ".xyz") and path.is_file():
-        require_paired_electrons(path, charge)
-    molecules, rejected = read_molecules(path)
+    molecules, rejected = read_molecules(path, charge=charge)
     if rejected:
         listed = "; ".join(f"{one.origin}: {one.reason}" for one in rejected[:5])
         raise ValueError(f"{path} has entries that cannot be used: {listed}")
     return molecules
-
-
-def require_paired_electrons(path: Path, charge: int) -> None:
-    """Refuse structures with an odd number of electrons.
-
-    Raises:
-        ValueError: Names the structure and its electrons.
-    """
-    from ase.io import read
-
-    frames: Any = read(path, index=":")
-    for index, atoms in enumerate(frames, start=1):
-        own = round(float(atoms.info.get("charge", charge)))
-        electrons = int(atoms.numbers.sum()) - own
-        if electrons % 2:
-            raise ValueError(
-                f"{path.name}, structure {index} with charge {own:+d} has {electrons} "
-                "electrons, an odd number, so that one is unpaired; only closed shells "
-                "can be learned: is a hydrogen missing, or is the charge another "
-                "(charge= in the comment line of an XYZ file)?"
-            )
 
 
 def make_systems(

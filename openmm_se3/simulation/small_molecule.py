@@ -64,25 +64,12 @@ def read_molecule(path: str | Path) -> tuple[app.Topology, np.ndarray]:
 
     path = Path(path)
     molecules, rejected = read_molecules(path)
-    if path.suffix.lower() == ".xyz":
-        _refuse_box(path)
     if len(molecules) + len(rejected) != 1:
         raise ValueError(
             f"{path} holds {len(molecules) + len(rejected)} molecules; give a file "
             "with the one to run"
         )
     return _lowest_conformer(molecules[0])
-
-
-def _refuse_box(path: Path) -> None:
-    from openmm_se3.data.formats.xyz_text import read_text_frames
-
-    for frame in read_text_frames(path):
-        if frame.box is not None:
-            raise ValueError(
-                f"{path} has a box; XYZ files are read as one molecule in vacuum: "
-                "write a PDB file of it, or leave the box out"
-            )
 
 
 def _lowest_conformer(molecule: Molecule) -> tuple[app.Topology, np.ndarray]:

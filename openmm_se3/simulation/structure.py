@@ -14,12 +14,11 @@ from openmm import app, unit
 from openmm_se3.geometry import box_of, minimum_image
 from openmm_se3.simulation.small_molecule import SUFFIXES, read_molecule, read_smiles
 from openmm_se3.simulation.structure_checks import (
-    refuse_alternates,
     refuse_contacts,
     refuse_crystal,
     refuse_unfit,
 )
-from openmm_se3.structure_text import read_text, refuse_unread
+from openmm_se3.structure_text import read_text, refuse_alternates, refuse_unread
 
 READERS: dict[str, Any] = {
     ".pdb": app.PDBFile,

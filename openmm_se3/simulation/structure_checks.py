@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from openmm import app
 
 from openmm_se3.elements import chemical_symbol
 from openmm_se3.geometry import closest_contact
-from openmm_se3.structure_text import ATOM_ROWS, columns_of
 
 LEAST_START = 0.7  # of the sum of covalent radii; a start is nearer to rest than a run
 # Names of the extra particles of 4- and 5-site water models, lone pairs, Drude shells.
@@ -43,45 +41,6 @@ def refuse_crystal(path: Path, text: str) -> None:
             f"of a cell with molecules and bonds, and write that to {name}; "
             'docs/running.md, "A crystal structure", has a script'
         )
-
-
-def refuse_alternates(path: Path, text: str) -> None:
-    """Refuse a structure in which some atoms stand in two places.
-
-    Raises:
-        ValueError: There are alternate locations; names one.
-    """
-    first: dict[str, str] = {}  # the first row of each location
-    for name, row in _alternates(path, text):
-        first.setdefault(name, row)
-    if len(first) > 1:
-        row = " ".join(first[sorted(first)[1]].split())
-        raise ValueError(
-            f"{path} gives alternate locations ({', '.join(sorted(first))}) of some "
-            f"atoms, such as {row!r}: keep one of each"
-        )
-
-
-def _alternates(path: Path, text: str) -> Iterator[tuple[str, str]]:
-    """Yield the alternate location and the row of each atom that has one."""
-    columns = columns_of(text)
-    if columns and "label_alt_id" not in columns:
-        return
-    for line in text.splitlines():
-        if line.startswith(ATOM_ROWS):
-            place = columns.get("label_alt_id")
-            if place is None:
-                name = line[16:17].strip()
-            else:
-                words = line.split()
-                if len(words) < len(columns):
-                    raise ValueError(
-                        f"{path}: a row has {len(words)} of {len(columns)} columns: "
-                        f"{line.strip()!r}"
-                    )
-                name = words[place]
-            if name not in ("", ".", "?"):
-                yield name, line
 
 
 def refuse_unfit(path: Path, topology: app.Topology, positions: np.ndarray) -> None:

@@ -124,7 +124,7 @@ def test_an_xyz_file_keeps_its_positions_and_gets_bonds(tmp_path: Path) -> None:
     atoms.set_cell([20.0, 20.0, 20.0])
     atoms.pbc = True
     atoms.write(tmp_path / "box.xyz", format="extxyz")
-    with pytest.raises(ValueError, match=r"box\.xyz has a box"):
+    with pytest.raises(ValueError, match=r"box.xyz, structure 1 has a box"):
         make_structure(tmp_path / "box.xyz")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,14 +17,16 @@ from openmm_se3.active_learning.structures import (
     heaviest_first,
     make_systems,
     read_input,
-    require_paired_electrons,
 )
 from openmm_se3.data.dataset import formula
+from openmm_se3.data.labeling import given_structures
+from openmm_se3.data.labeling.given_structures import (
+    GivenStructure,
+    read_given_structures,
+)
 from openmm_se3.data.labeling.molecules import Molecule
+from openmm_se3.elements import symbols_of
 from openmm_se3.molecules import bonds_by_distance
-
-if TYPE_CHECKING:
-    from ase import Atoms
 
 WITH_POSITIONS = (".xyz", ".pdb", ".sdf", ".mol")
 
@@ -89,80 +90,83 @@ def _given(path: Path, charge: int) -> System:
     """Return the system of a file's structures."""
     if not path.is_file():
         raise FileNotFoundError(f"no file of molecules {path}")
-    frames = _read(path)
-    if path.suffix.lower() in (".pdb", ".xyz"):
-        require_paired_electrons(path, charge)
-    first = frames[0]
-    for number, atoms in enumerate(frames[1:], start=2):
-        _require_same_atoms(path, first, atoms, number)
+    if path.suffix.lower() in given_structures.SUFFIXES:
+        structures = list(read_given_structures(path, charge))
+    else:
+        structures = _read_sdf(path)
+    first = structures[0]
+    for structure in structures:
+        fault = structure.open_shell()
+        if fault:
+            raise ValueError(f"{structure.origin}: {fault}")
+        _require_same_atoms(first, structure)
     order = heaviest_first(first.numbers)
     numbers = first.numbers[order]
     places = tuple(int(index) + 1 for index in order)
-    names = first.arrays.get("atomtypes")
-    minima = [atoms.positions[order] for atoms in frames]
+    minima = [structure.positions[order] for structure in structures]
     minima = [x - x.mean(axis=0) for x in minima]
-    symbols = [first.symbols[index] for index in order]
-    bonds = [bonds_by_distance(symbols, x, None) for x in minima]
+    bonds = [bonds_by_distance(symbols_of(numbers), x, None) for x in minima]
     sets = [{(int(i), int(j)) for i, j in np.sort(pairs, axis=1)} for pairs in bonds]
     name = formula(numbers)
     return System(
         name=name,
         numbers=numbers,
         bonds=bonds[0],
-        charge=round(float(first.info.get("charge", charge))),
+        charge=first.charge,
         minima=tuple(minima),
         mol=None,
         trajectory=name,
-        names=default_names(numbers, places)
-        if names is None
-        else tuple(str(names[index]) for index in order),
+        names=tuple(first.names[index] for index in order)
+        if first.names
+        else default_names(numbers, places),
         places=places,
         reaction=True,
         changing=tuple(sorted(sets[0].union(*sets) - sets[0].intersection(*sets))),
     )
 
 
-def _read(path: Path) -> list[Atoms]:
-    from ase import Atoms
-    from ase.io import read
+def _read_sdf(path: Path) -> list[GivenStructure]:
     from rdkit import Chem
 
-    if path.suffix.lower() in (".xyz", ".pdb"):
-        try:
-            return list(read(path, index=":"))
-        except Exception as error:
-            raise ValueError(f"{path} cannot be read: {error}") from error
     found = []
     supplier = Chem.SDMolSupplier(str(path), removeHs=False)
     for number, mol in enumerate(supplier, start=1):
+        origin = f"{path.name}, record {number}"
         if mol is None or not mol.GetConformer().Is3D():
             raise ValueError(
-                f"{path.name}, record {number} has no positions; a reaction needs "
-                "structures with all hydrogens"
+                f"{origin} has no positions; a reaction needs structures with all "
+                "hydrogens"
             )
-        atoms = Atoms(
-            [atom.GetSymbol() for atom in mol.GetAtoms()],
-            mol.GetConformer().GetPositions(),
+        found.append(
+            GivenStructure(
+                origin=origin,
+                numbers=np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()]),
+                positions=mol.GetConformer().GetPositions(),
+                charge=Chem.GetFormalCharge(mol),
+            )
         )
-        atoms.info["charge"] = Chem.GetFormalCharge(mol)
-        found.append(atoms)
     if not found:
         raise ValueError(f"{path} holds no structure")
     return found
 
 
-def _require_same_atoms(path: Path, first: Atoms, atoms: Atoms, number: int) -> None:
-    """Refuse structures of other atoms, or of the same in another order."""
-    if np.array_equal(first.numbers, atoms.numbers):
-        return
-    if formula(first.numbers) != formula(atoms.numbers):
+def _require_same_atoms(first: GivenStructure, other: GivenStructure) -> None:
+    """Refuse another charge, other atoms, or the same in another order."""
+    if first.charge != other.charge:
         raise ValueError(
-            f"{path.name}: structure {number} is {formula(atoms.numbers)}, the first "
-            f"is {formula(first.numbers)}; the minima of a reaction have the same atoms"
+            f"{other.origin} has charge {other.charge:+d}, the first "
+            f"{first.charge:+d}; the minima of a reaction have the same charge"
         )
-    where = int(np.flatnonzero(first.numbers != atoms.numbers)[0])
+    if np.array_equal(first.numbers, other.numbers):
+        return
+    if formula(first.numbers) != formula(other.numbers):
+        raise ValueError(
+            f"{other.origin} is {formula(other.numbers)}, the first is "
+            f"{formula(first.numbers)}; the minima of a reaction have the same atoms"
+        )
+    where = int(np.flatnonzero(first.numbers != other.numbers)[0])
     raise ValueError(
-        f"{path.name}: atom {where + 1} of structure {number} is "
-        f"{atoms.symbols[where]}, of the first {first.symbols[where]}; the minima of a "
-        "reaction must have their atoms in the same order"
+        f"atom {where + 1} of {other.origin} is {symbols_of(other.numbers)[where]}, of "
+        f"the first {symbols_of(first.numbers)[where]}; the minima of a reaction must "
+        "have their atoms in the same order"
     )

@@ -2,6 +2,7 @@
 
 water_sampler     structures of water
 molecules         molecules from SMILES, SDF, PDB and XYZ files
+given_structures  positions and charges of PDB and XYZ files
 molecule_sampler  structures of molecules: conformers, distortions, complexes
 sample_file       the same into a file, resumable
 label, dft        labels by DFT, resumable

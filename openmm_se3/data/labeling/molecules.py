@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from openmm_se3.data.labeling import given_structures
+from openmm_se3.data.labeling.given_structures import (
+    GivenStructure,
+    read_given_structures,
+)
 from openmm_se3.elements import symbols_of
 
 if TYPE_CHECKING:
     from rdkit import Chem
 
-SUFFIXES = (".smi", ".smiles", ".sdf", ".mol", ".pdb", ".xyz")
+    # Its place in the file, the molecule or why there is none, its name.
+    Entry = tuple[str, Chem.Mol | str | None, str]
+
+SUFFIXES = (".smi", ".smiles", ".sdf", ".mol", *given_structures.SUFFIXES)
 # The first block of an InChIKey is a hash of the formula and the bonds without
 # stereochemistry, isotopes and charge.
 CONNECTIVITY = slice(0, 14)
@@ -70,6 +75,7 @@ def read_molecules(
     elements: frozenset[str] | None = None,
     neutral: bool = False,
     excluded: frozenset[str] = frozenset(),
+    charge: int = 0,
 ) -> tuple[list[Molecule], list[Rejected]]:
     """Read the molecules of a file; what cannot be sampled is returned with the reason.
 
@@ -83,6 +89,8 @@ def read_molecules(
         neutral: Take molecules without a total charge only.
         excluded: SHA-256 of the first block of the InChIKey of molecules that must not
             be sampled, as hexadecimal digits.
+        charge: Total charge of the structures of a PDB or XYZ file that do not say
+            their own.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -91,15 +99,19 @@ def read_molecules(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file of molecules {path}")
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise ValueError(
             f"{path}: molecules are read from files ending in {', '.join(SUFFIXES)}"
         )
+    if suffix in given_structures.SUFFIXES:
+        entries = _read_positions(path, charge)
+    else:
+        entries = _READERS[suffix](path)
     molecules: list[Molecule] = []
     rejected: list[Rejected] = []
     seen: set[str] = set()
-    for origin, mol, name in reader(path):
+    for origin, mol, name in entries:
         result = _molecule(mol, name, origin, max_atoms, elements, neutral)
         if isinstance(result, Molecule):
             if key_hash(result.connectivity) in excluded:
@@ -155,16 +167,27 @@ def key_hash(connectivity: str) -> str:
 
 
 def _molecule(
-    mol: Chem.Mol | None,
+    mol: Chem.Mol | str | None,
     name: str,
     origin: str,
     max_atoms: int | None,
     elements: frozenset[str] | None,
     neutral: bool,
 ) -> Molecule | Rejected:
-    """Return a molecule with its hydrogens, or why it is not sampled."""
+    """Return a molecule with its hydrogens, or why it is not sampled.
+
+    Args:
+        mol: What a reader made of the entry; a reason where it made nothing.
+        name: What the file calls it.
+        origin: File and line or record.
+        max_atoms: See :func:`read_molecules`, as the rest.
+        elements: The same.
+        neutral: The same.
+    """
     from rdkit import Chem
 
+    if isinstance(mol, str):
+        return Rejected(origin, mol)
     if mol is None:
         return Rejected(
             origin, "RDKit cannot read it: a typo, or an impossible valence"
@@ -193,7 +216,7 @@ def _molecule(
     return Molecule(mol, inchikey, name, origin)
 
 
-def _read_smiles(path: Path) -> Iterator[tuple[str, Chem.Mol | None, str]]:
+def _read_smiles(path: Path) -> Iterator[Entry]:
     from rdkit import Chem
 
     with _quiet(), path.open(encoding="utf-8") as lines:
@@ -205,7 +228,7 @@ def _read_smiles(path: Path) -> Iterator[tuple[str, Chem.Mol | None, str]]:
             yield f"{path.name}, line {number}", Chem.MolFromSmiles(words[0]), name
 
 
-def _read_sdf(path: Path) -> Iterator[tuple[str, Chem.Mol | None, str]]:
+def _read_sdf(path: Path) -> Iterator[Entry]:
     from rdkit import Chem
 
     with _quiet():
@@ -218,51 +241,39 @@ def _read_sdf(path: Path) -> Iterator[tuple[str, Chem.Mol | None, str]]:
             yield f"{path.name}, record {number}", mol, name
 
 
-def _read_pdb(path: Path) -> Iterator[tuple[str, Chem.Mol | None, str]]:
-    from ase.io import iread
-
-    for number, atoms in enumerate(iread(path), start=1):
-        charge = float(atoms.info.get("charge", 0))
-        mol = _bonded(list(atoms.symbols), atoms.positions, round(charge))
-        yield f"{path.name}, structure {number}", mol, path.stem
+def _read_positions(path: Path, charge: int) -> Iterator[Entry]:
+    for structure in read_given_structures(path, charge):
+        fault = structure.open_shell()
+        yield structure.origin, fault or _bonded(structure), path.stem
 
 
-def _read_xyz(path: Path) -> Iterator[tuple[str, Chem.Mol | None, str]]:
-    from openmm_se3.data.formats.xyz_text import read_text_frames
-
-    for number, frame in enumerate(read_text_frames(path), start=1):
-        charge = frame.number("charge")
-        whole = 0 if math.isnan(charge) else round(charge)
-        mol = _bonded(symbols_of(frame.numbers), frame.positions, whole)
-        yield f"{path.name}, structure {number}", mol, path.stem
-
-
-def _bonded(
-    symbols: Sequence[str], positions: np.ndarray, charge: int
-) -> Chem.Mol | None:
-    """Return atoms with the bonds that their distances tell; None without any."""
+def _bonded(structure: GivenStructure) -> Chem.Mol | str:
+    """Return atoms with the bonds that their distances tell, or why there are none."""
     from rdkit import Chem
     from rdkit.Chem import rdDetermineBonds
 
+    symbols = symbols_of(structure.numbers)
     lines = [str(len(symbols)), ""]
-    for symbol, place in zip(symbols, positions, strict=True):
+    for symbol, place in zip(symbols, structure.positions, strict=True):
         lines.append(f"{symbol} " + " ".join(f"{x:.6f}" for x in place))
     with _quiet():
-        mol: Chem.Mol | None = Chem.MolFromXYZBlock("\n".join(lines) + "\n")
+        mol: Chem.Mol = Chem.MolFromXYZBlock("\n".join(lines) + "\n")
         try:
-            rdDetermineBonds.DetermineBonds(mol, charge=charge)
+            rdDetermineBonds.DetermineBonds(mol, charge=structure.charge)
         except (ValueError, RuntimeError):
-            mol = None  # no Lewis structure with this charge
+            return (
+                f"no Lewis structure with charge {structure.charge:+d} goes with its "
+                "distances: is a hydrogen missing, is the charge another, or are the "
+                "positions not in A?"
+            )
     return mol
 
 
-_READERS: dict[str, Callable[[Path], Iterator[tuple[str, Chem.Mol | None, str]]]] = {
+_READERS: dict[str, Callable[[Path], Iterator[Entry]]] = {
     ".smi": _read_smiles,
     ".smiles": _read_smiles,
     ".sdf": _read_sdf,
     ".mol": _read_sdf,
-    ".pdb": _read_pdb,
-    ".xyz": _read_xyz,
 }
 
 
