@@ -23,7 +23,7 @@ from rich.console import Console
 from openmm_se3.active_learning import learn
 from openmm_se3.active_learning.campaign import SETTINGS, Campaign
 from openmm_se3.active_learning.committee import Committee
-from openmm_se3.active_learning.fresh import Fresh
+from openmm_se3.active_learning.fresh_frames import Fresh
 from openmm_se3.active_learning.settings import CHOICES
 from openmm_se3.data.formats.hdf5 import read_hdf5
 from openmm_se3.data.frames import Frames

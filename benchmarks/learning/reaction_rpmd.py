@@ -23,10 +23,9 @@ from openmm import unit
 
 from openmm_se3.active_learning.campaign import SETTINGS, Campaign
 from openmm_se3.active_learning.committee import Committee
-from openmm_se3.active_learning.explore import TIME_STEP
 from openmm_se3.active_learning.reaction import free_energy
 from openmm_se3.active_learning.reaction.campaign import Reaction
-from openmm_se3.active_learning.reaction.given import read_inputs
+from openmm_se3.active_learning.reaction.inputs import read_inputs
 from openmm_se3.active_learning.reaction.metadynamics import (
     MeanForce,
     bias_of,
@@ -34,6 +33,7 @@ from openmm_se3.active_learning.reaction.metadynamics import (
 )
 from openmm_se3.active_learning.reaction.variables import values
 from openmm_se3.active_learning.settings import Settings
+from openmm_se3.active_learning.walkers import TIME_STEP
 from openmm_se3.training.checkpoint import BEST
 from openmm_se3.units import (
     BOLTZMANN_KJ_PER_MOL,

@@ -12,13 +12,13 @@ import numpy as np
 from openmm_se3.active_learning import figures
 from openmm_se3.active_learning.campaign import MODEL, Campaign
 from openmm_se3.active_learning.checks import CHECKS
-from openmm_se3.active_learning.explore import FRAME_SPACING, TIME_STEP, Explored
-from openmm_se3.active_learning.fresh import INTERVAL, Fresh
+from openmm_se3.active_learning.fresh_frames import INTERVAL, Fresh
 from openmm_se3.active_learning.reaction.compare import REACTION
 from openmm_se3.active_learning.reaction.page import molecule_viewer, reaction_parts
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.active_learning.structures import System
 from openmm_se3.active_learning.verdict import group_name, limits
+from openmm_se3.active_learning.walkers import FRAME_SPACING, TIME_STEP, Explored
 from openmm_se3.data.dataset import formula
 from openmm_se3.elements import symbols_of
 from openmm_se3.report.page import (

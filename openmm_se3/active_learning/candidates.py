@@ -10,10 +10,10 @@ import numpy as np
 
 from openmm_se3.active_learning.campaign import Campaign
 from openmm_se3.active_learning.choose import diverse_frames, random_frames
-from openmm_se3.active_learning.explore import FRAME_SPACING, Explored, Walker
-from openmm_se3.active_learning.given import given_structures
+from openmm_se3.active_learning.frames_of_run import given_structures
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.active_learning.structures import System, initial_structures, starts
+from openmm_se3.active_learning.walkers import FRAME_SPACING, Explored, Walker
 from openmm_se3.data.frames import Frame, Structure
 from openmm_se3.data.labeling.molecules import Molecule
 from openmm_se3.units import EV_TO_KCAL_PER_MOL

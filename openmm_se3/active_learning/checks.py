@@ -15,7 +15,6 @@ import numpy as np
 
 from openmm_se3.active_learning.campaign import Campaign, timed
 from openmm_se3.active_learning.committee import Committee
-from openmm_se3.active_learning.explore import TIME_STEP, Walker, conserve
 from openmm_se3.active_learning.minima import (
     Dihedral,
     displaced,
@@ -26,6 +25,7 @@ from openmm_se3.active_learning.minima import (
 from openmm_se3.active_learning.reference import Reference, TooManyFailuresError
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.active_learning.structures import System
+from openmm_se3.active_learning.walkers import TIME_STEP, Walker, conserve
 from openmm_se3.data.frames import Frame, Structure
 from openmm_se3.data.labeling.labelers import LabelerError
 from openmm_se3.files import atomic_write

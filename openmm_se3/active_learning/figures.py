@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
-from openmm_se3.active_learning.fresh import Fresh
+from openmm_se3.active_learning.fresh_frames import Fresh
 from openmm_se3.active_learning.verdict import Limits, group_name
 from openmm_se3.plot_style import BLUE, GRAY, GREEN, ORANGE, STYLE, few_ticks
 

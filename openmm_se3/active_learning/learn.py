@@ -11,7 +11,7 @@ from rich.console import Console
 
 from openmm_se3.active_learning.campaign import JOURNAL, SETTINGS, Campaign
 from openmm_se3.active_learning.loop import Loop
-from openmm_se3.active_learning.reaction.given import read_inputs
+from openmm_se3.active_learning.reaction.inputs import read_inputs
 from openmm_se3.active_learning.reaction.variables import copy_files
 from openmm_se3.active_learning.reference import Reference
 from openmm_se3.active_learning.settings import BUDGET, Settings

@@ -18,11 +18,14 @@ from openmm_se3.active_learning.candidates import (
     uncertain_shares,
 )
 from openmm_se3.active_learning.committee import Committee
-from openmm_se3.active_learning.explore import Explored
-from openmm_se3.active_learning.exploring import explore_round
+from openmm_se3.active_learning.exploration import explore_round
 from openmm_se3.active_learning.finish import finish
-from openmm_se3.active_learning.fresh import Fresh, calibration, errors_by_temperature
-from openmm_se3.active_learning.given import take_run
+from openmm_se3.active_learning.frames_of_run import take_run
+from openmm_se3.active_learning.fresh_frames import (
+    Fresh,
+    calibration,
+    errors_by_temperature,
+)
 from openmm_se3.active_learning.members import is_model, network_config, train_members
 from openmm_se3.active_learning.pretraining import (
     PRETRAINING,
@@ -32,11 +35,12 @@ from openmm_se3.active_learning.pretraining import (
     pretraining_labels,
 )
 from openmm_se3.active_learning.reaction.campaign import Reaction
-from openmm_se3.active_learning.reaction.given import Inputs
+from openmm_se3.active_learning.reaction.inputs import Inputs
 from openmm_se3.active_learning.reference import Reference
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.active_learning.structures import initial_structures
 from openmm_se3.active_learning.verdict import Verdict, group_name, limits, passed
+from openmm_se3.active_learning.walkers import Explored
 from openmm_se3.data.dataset import Dataset
 from openmm_se3.data.formats.hdf5 import read_hdf5
 from openmm_se3.data.frames import Structure

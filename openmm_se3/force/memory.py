@@ -21,7 +21,7 @@ from openmm_se3.compiled.library import reason_against
 from openmm_se3.model_file import PRECISIONS
 from openmm_se3.neighbors import neighbor_pairs
 from openmm_se3.nn.attention import AttentionLayer
-from openmm_se3.nn.chunked import numbers_of_an_edge
+from openmm_se3.nn.chunked_network import numbers_of_an_edge
 from openmm_se3.nn.committee import members_of
 from openmm_se3.nn.layers import AttentiveSelfInteraction
 from openmm_se3.nn.transformer import SE3Transformer

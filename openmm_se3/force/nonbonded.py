@@ -16,8 +16,8 @@ import numpy as np
 import openmm
 from openmm import unit
 
+from openmm_se3.force.dispersion_correction import tail_coefficient
 from openmm_se3.force.system_checks import inside_name, listed
-from openmm_se3.force.tail import tail_coefficient
 from openmm_se3.geometry import rows_of
 from openmm_se3.units import NM_TO_ANGSTROM
 
@@ -63,7 +63,7 @@ def only_inside(force: openmm.Force, region: AbstractSet[int]) -> openmm.Force:
     """Return a copy of a nonbonded force that acts between particles of a region only.
 
     That of a CustomNonbondedForce has no long-range correction, whose part follows
-    from :func:`~openmm_se3.force.tail.tail_coefficient`.
+    from :func:`~openmm_se3.force.dispersion_correction.tail_coefficient`.
 
     Args:
         force: A NonbondedForce or CustomNonbondedForce.

@@ -17,7 +17,7 @@ from openmm_se3.force.atoms import ModelAtoms
 from openmm_se3.force.backends import resolve
 from openmm_se3.force.cuda_graphs import fit_for_cuda_graphs, recorded_edges
 from openmm_se3.force.evaluator import Evaluator
-from openmm_se3.force.maker import ForceMaker
+from openmm_se3.force.force_maker import ForceMaker
 from openmm_se3.force.mixed import without_internal_terms
 from openmm_se3.force.register import register_plugins
 from openmm_se3.force.remaining import require_nothing_inside

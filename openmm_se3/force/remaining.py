@@ -9,11 +9,11 @@ import numpy as np
 import openmm
 from openmm import unit
 
+from openmm_se3.force.dispersion_correction import tail_coefficient
 from openmm_se3.force.mixed import BONDED, NONBONDED, TERMS, particles_of
 from openmm_se3.force.nonbonded import has_tail, only_inside
 from openmm_se3.force.region import region_of
 from openmm_se3.force.system_checks import INSIDE, inside_name, listed
-from openmm_se3.force.tail import tail_coefficient
 
 LIMIT = 1e-3  # kJ/mol; the rounding of OpenMM's CPU platform
 STRUCTURES = 2

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from openmm_se3.config import ModelConfig
 from openmm_se3.neighbors import Edges
-from openmm_se3.nn.chunks import (
+from openmm_se3.nn.edge_chunks import (
     Chunk,
     Geometry,
     edges_of_chunk,

@@ -29,8 +29,8 @@ from openmm_se3.nn.attention import (
     max_harmonic,
     sum_over_neighbors,
 )
-from openmm_se3.nn.chunked import Chunked
-from openmm_se3.nn.chunks import Geometry
+from openmm_se3.nn.chunked_network import Chunked
+from openmm_se3.nn.edge_chunks import Geometry
 from openmm_se3.nn.kernel import SphericalHarmonics
 from openmm_se3.nn.layers import Gate, NormNonlinearity
 from openmm_se3.nn.radial import BesselBasis, DistanceBasis, Envelope, SharpCutoff

@@ -17,7 +17,7 @@ from small_campaigns import NETWORK, StoppedError, after, kill_when, one_process
 
 from openmm_se3.active_learning import learn
 from openmm_se3.active_learning.campaign import Campaign
-from openmm_se3.active_learning.fresh import Fresh
+from openmm_se3.active_learning.fresh_frames import Fresh
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.cli import main
 from openmm_se3.data.formats.hdf5 import read_hdf5

@@ -17,14 +17,18 @@ from openmm_se3.active_learning.campaign import Campaign
 from openmm_se3.active_learning.candidates import chosen_structures, uncertain_shares
 from openmm_se3.active_learning.choose import diverse_frames, random_frames
 from openmm_se3.active_learning.committee import Atoms, Committee, Predicted
-from openmm_se3.active_learning.explore import Explored, Walker, conserve, explore
-from openmm_se3.active_learning.fresh import Fresh, calibration, errors_by_temperature
-from openmm_se3.active_learning.given import given_structures, take_run
+from openmm_se3.active_learning.frames_of_run import given_structures, take_run
+from openmm_se3.active_learning.fresh_frames import (
+    Fresh,
+    calibration,
+    errors_by_temperature,
+)
 from openmm_se3.active_learning.minima import dihedral_angle, displaced, frequencies
 from openmm_se3.active_learning.pretraining import choose_start, first_self_energies
 from openmm_se3.active_learning.settings import CHOICES, Settings
 from openmm_se3.active_learning.structures import System
 from openmm_se3.active_learning.verdict import judge
+from openmm_se3.active_learning.walkers import Explored, Walker, conserve, explore
 from openmm_se3.config import ModelConfig, to_dict
 from openmm_se3.data.frames import Frame, Frames
 from openmm_se3.nn.transformer import SE3Transformer

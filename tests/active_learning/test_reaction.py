@@ -13,7 +13,6 @@ from proton_transfer import NUMBERS, ProtonTransfer, minimum, transfer
 
 from openmm_se3.active_learning.campaign import Campaign
 from openmm_se3.active_learning.candidates import fresh_structures, uncertain_shares
-from openmm_se3.active_learning.explore import Explored, Walker, explore
 from openmm_se3.active_learning.interpolation import aligned, interpolated
 from openmm_se3.active_learning.minima import relaxed
 from openmm_se3.active_learning.reaction import free_energy
@@ -27,6 +26,7 @@ from openmm_se3.active_learning.reaction.path_check import PathCheck
 from openmm_se3.active_learning.reaction.ranges import Biased, Metadynamics, biased
 from openmm_se3.active_learning.reaction.variables import read_variables, values
 from openmm_se3.active_learning.settings import Settings
+from openmm_se3.active_learning.walkers import Explored, Walker, explore
 from openmm_se3.data.frames import Frame, Frames, Structure
 from openmm_se3.units import EV_TO_KCAL_PER_MOL
 

@@ -11,7 +11,7 @@ from proton_transfer import minimum, transfer
 from rich.console import Console
 
 from openmm_se3.active_learning import learn
-from openmm_se3.active_learning.reaction.given import read_inputs
+from openmm_se3.active_learning.reaction.inputs import read_inputs
 from openmm_se3.active_learning.reaction.ranges import (
     Metadynamics,
     biased,

@@ -9,16 +9,16 @@ import numpy as np
 
 from openmm_se3.active_learning.campaign import Campaign, timed
 from openmm_se3.active_learning.committee import Committee
-from openmm_se3.active_learning.explore import Explored
 from openmm_se3.active_learning.reaction.compare import RUN_FACTOR, Comparison, Show
 from openmm_se3.active_learning.reaction.free_energy import RUNS
-from openmm_se3.active_learning.reaction.given import Inputs
+from openmm_se3.active_learning.reaction.inputs import Inputs
 from openmm_se3.active_learning.reaction.metadynamics import WALKERS, explore_biased
 from openmm_se3.active_learning.reaction.path_check import PathCheck
 from openmm_se3.active_learning.reaction.ranges import Biased, Metadynamics, biased
 from openmm_se3.active_learning.reference import Reference
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.active_learning.structures import System
+from openmm_se3.active_learning.walkers import Explored
 
 
 class Reaction:

@@ -10,7 +10,6 @@ import numpy as np
 
 from openmm_se3.active_learning.campaign import Campaign, timed
 from openmm_se3.active_learning.committee import Committee
-from openmm_se3.active_learning.explore import TIME_STEP, Explored
 from openmm_se3.active_learning.reaction import free_energy
 from openmm_se3.active_learning.reaction.path import Band
 from openmm_se3.active_learning.reaction.path_check import PathCheck
@@ -18,6 +17,7 @@ from openmm_se3.active_learning.reaction.ranges import Biased, Metadynamics
 from openmm_se3.active_learning.reference import Reference
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.active_learning.structures import System
+from openmm_se3.active_learning.walkers import TIME_STEP, Explored
 from openmm_se3.files import atomic_write
 from openmm_se3.units import FS_TO_PS
 

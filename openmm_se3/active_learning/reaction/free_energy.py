@@ -15,10 +15,10 @@ from scipy.special import logsumexp
 
 from openmm_se3.active_learning.arrays import read_arrays, write_arrays
 from openmm_se3.active_learning.committee import Committee
-from openmm_se3.active_learning.explore import FRAME_SPACING
 from openmm_se3.active_learning.reaction.metadynamics import BiasedDynamics, bias_of
 from openmm_se3.active_learning.reaction.ranges import BEYOND, Biased, Metadynamics
 from openmm_se3.active_learning.structures import System
+from openmm_se3.active_learning.walkers import FRAME_SPACING
 from openmm_se3.units import BOLTZMANN_KJ_PER_MOL, JOULE_PER_CALORIE
 
 RUNS = 2

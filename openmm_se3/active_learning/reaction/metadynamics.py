@@ -17,15 +17,15 @@ import openmm
 from openmm import app, unit
 
 from openmm_se3.active_learning.committee import Atoms, Committee
-from openmm_se3.active_learning.explore import (
+from openmm_se3.active_learning.reaction.ranges import Biased, Metadynamics
+from openmm_se3.active_learning.reaction.variables import named_topology
+from openmm_se3.active_learning.structures import System
+from openmm_se3.active_learning.walkers import (
     FRAME_SPACING,
     FRICTION,
     TIME_STEP,
     Explored,
 )
-from openmm_se3.active_learning.reaction.ranges import Biased, Metadynamics
-from openmm_se3.active_learning.reaction.variables import named_topology
-from openmm_se3.active_learning.structures import System
 from openmm_se3.units import (
     BOLTZMANN_KJ_PER_MOL,
     EV_PER_ANGSTROM_TO_KJ_PER_MOL_NM,

@@ -13,7 +13,6 @@ import numpy as np
 
 from openmm_se3.active_learning.campaign import Campaign, timed
 from openmm_se3.active_learning.committee import Atoms, Committee
-from openmm_se3.active_learning.explore import Explored
 from openmm_se3.active_learning.minima import relaxed
 from openmm_se3.active_learning.reaction.path import (
     BETWEEN,
@@ -24,6 +23,7 @@ from openmm_se3.active_learning.reaction.ranges import Biased
 from openmm_se3.active_learning.reaction.variables import values
 from openmm_se3.active_learning.reference import Reference, TooManyFailuresError
 from openmm_se3.active_learning.structures import System
+from openmm_se3.active_learning.walkers import Explored
 from openmm_se3.data.formats.hdf5 import read_hdf5
 from openmm_se3.data.frames import Structure
 from openmm_se3.data.labeling.labelers import LabelerError

@@ -9,10 +9,10 @@ import numpy as np
 from openmm_se3.active_learning.campaign import Campaign, timed
 from openmm_se3.active_learning.candidates import make_walkers
 from openmm_se3.active_learning.committee import Committee
-from openmm_se3.active_learning.explore import Explored, explore
 from openmm_se3.active_learning.reaction.campaign import Reaction
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.active_learning.structures import System
+from openmm_se3.active_learning.walkers import Explored, explore
 
 EXPLORED = "explored.npz"
 

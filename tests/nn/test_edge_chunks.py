@@ -13,8 +13,8 @@ from torch import Tensor
 
 from openmm_se3.neighbors import Edges, neighbor_pairs
 from openmm_se3.nn import attention
-from openmm_se3.nn.chunks import Chunk, chunks_of
 from openmm_se3.nn.committee import Committee
+from openmm_se3.nn.edge_chunks import Chunk, chunks_of
 from openmm_se3.nn.force_field import ForceField
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.torch_state import scripted

@@ -1,6 +1,6 @@
 """The network with its edges in chunks: forward, and backward by hand, layer by layer.
 
-See :mod:`openmm_se3.nn.chunks`.
+See :mod:`openmm_se3.nn.edge_chunks`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from openmm_se3.neighbors import Edges
 from openmm_se3.nn.attention import AttentionLayer
-from openmm_se3.nn.chunks import (
+from openmm_se3.nn.edge_chunks import (
     Chunk,
     Geometry,
     chunks_of,
