@@ -271,6 +271,7 @@ def initial_structures(
         dynamics=each,  # they fill what other kinds leave
         torsions=round(TORSIONS * each),
         stretches=round(STRETCHES * each),
+        scans=0,  # DFT of closed shells is at a loss there
         complexes=0,
         temperatures=temperatures,
     )

@@ -153,7 +153,14 @@ def water(
     type=click.IntRange(min=0),
     default=2,
     show_default=True,
-    help="Stretched or compressed bonds per molecule.",
+    help="Bonds stretched or compressed within zero-point motion, per molecule.",
+)
+@click.option(
+    "--scans",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="Bonds at 0.75 to 1.8 of their lengths, per molecule.",
 )
 @click.option(
     "--complexes",
@@ -193,6 +200,7 @@ def molecules(
     md: int,
     torsions: int,
     stretches: int,
+    scans: int,
     complexes: int,
     temperatures: tuple[float, ...],
     max_atoms: int | None,
@@ -228,6 +236,7 @@ def molecules(
         dynamics=md,
         torsions=torsions,
         stretches=stretches,
+        scans=scans,
         complexes=complexes,
         temperatures=temperatures or Plan().temperatures,
     )

@@ -1,5 +1,6 @@
 """Structures of molecules: files, conformers, distortions, complexes, splits."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,13 @@ from openmm_se3.data.labeling import molecule_sampler
 from openmm_se3.data.labeling.complexes import Body, approach, contact
 from openmm_se3.data.labeling.conformers import MMFF, conformers, set_positions
 from openmm_se3.data.labeling.distortions import (
+    LONGEST,
     MOST_ZERO_POINT,
+    SHORTEST,
     dynamics,
     normal_modes,
     rotatable_bonds,
+    scanned,
     stretched,
     thermal_displacements,
     turned,
@@ -143,6 +147,35 @@ def test_a_stretched_bond_moves_only_what_hangs_on_it(smiles, bond):
     assert min(changes) == pytest.approx(-max(changes), rel=0.1)
 
 
+@pytest.mark.parametrize(("smiles", "bond"), [("CCF", (1, 2)), ("C1CC1O", (0, 1))])
+def test_a_scanned_bond_leaves_its_well_on_both_sides(smiles, bond):
+    mol, minimum, _, _ = molecule_and_field(smiles)
+    rng = np.random.default_rng(0)
+    i, j = bond
+    ratios = []
+    for _ in range(300):
+        positions = scanned(mol, minimum, bond, rng)
+        lengths = [np.linalg.norm(p[j] - p[i]) for p in (positions, minimum)]
+        ratios.append(lengths[0] / lengths[1])
+        assert np.array_equal(positions[i], minimum[i])
+    ratios = np.array(ratios)
+    assert ratios.min() == pytest.approx(SHORTEST, abs=0.01) and ratios.min() > SHORTEST
+    assert ratios.max() == pytest.approx(LONGEST, abs=0.03) and ratios.max() < LONGEST
+    assert np.mean(ratios < 1.0) == pytest.approx(0.5, abs=0.1)
+
+
+def test_scans_change_no_other_structure():
+    molecules = [molecule_from_smiles(s) for s in ("CCO", "FCC=O")]
+    plan = Plan(conformers=1, modes=1, dynamics=1, torsions=1, stretches=1, complexes=2)
+    with_scans = structures_of(molecules, 5, dataclasses.replace(plan, scans=4))
+    without = structures_of(molecules, 5, dataclasses.replace(plan, scans=0))
+    kinds = [atoms.info["kind"] for atoms in with_scans]
+    assert kinds.count("scan") == 8
+    rest = [atoms for atoms in with_scans if atoms.info["kind"] != "scan"]
+    for a, b in zip(rest, without, strict=True):
+        assert np.array_equal(a.positions, b.positions)
+
+
 def test_approaches_cover_contacts_and_touch_no_closer():
     bodies = []
     for smiles in ("CCO", "O", "c1ccccc1"):
@@ -195,6 +228,7 @@ def test_sampling_depends_on_the_molecule_and_the_seed_only():
         "md",
         "torsion",
         "stretch",
+        "scan",
     ]
     for a, b in zip(both[-len(alone) :], alone, strict=True):
         assert np.array_equal(a.positions, b.positions)
@@ -359,7 +393,8 @@ def test_classical_displacements_have_kt_in_each_mode():
 
 def test_molecules_that_are_torn_apart_are_no_structures(monkeypatch):
     molecules = [molecule_from_smiles("CCO")]
-    plan = Plan(conformers=1, modes=0, dynamics=3, torsions=0, stretches=0, complexes=0)
+    none = dict.fromkeys(("modes", "torsions", "stretches", "scans", "complexes"), 0)
+    plan = Plan(conformers=1, dynamics=3, **none)
     whole = structures_of(molecules, 1, plan)
     assert [a.info["kind"] for a in whole] == ["minimum", "md", "md", "md"]
 

@@ -6,6 +6,7 @@ normal modes   displaced as harmonic oscillators at a temperature, zero-point mo
 dynamics       Langevin dynamics, frames far enough apart in time to be independent
 turned         one rotatable bond turned to an angle, everything else relaxed
 stretched      one bond stretched or compressed within its zero-point motion
+scanned        one bond far from its length, so that no hole is left there
 =============  =====================================================================
 
 Positions are [n_atoms, 3] in A.
@@ -30,6 +31,7 @@ HESSIAN_STEP = 0.01  # A
 SOFTEST_MODE = 0.0124  # eV (100 1/cm); softer ones are turned, not displaced
 MOST_ZERO_POINT = 2.5  # stretches, in zero-point amplitudes
 BOND_STEP = 0.02  # A
+SHORTEST, LONGEST = 0.75, 1.8  # of the length of a bond, in scans
 FRICTION = 0.05 / units.fs
 TIME_STEP = 0.5 * units.fs
 FRAME_SPACING = 60  # steps; at this friction velocities forget themselves in 20 fs
@@ -191,15 +193,9 @@ def stretched(
 
     The change is uniform within ``MOST_ZERO_POINT`` zero-point amplitudes
     sqrt(hbar / (2 sqrt(k mu))), k from the force field and mu the reduced mass of the
-    two atoms.  In a ring the two atoms move, with their hydrogens; elsewhere the two
-    sides of the bond.
+    two atoms.
     """
-    i, j = bond
-    direction = positions[j] - positions[i]
-    direction = direction / np.linalg.norm(direction)
-    side = _side(mol, i, j)
-    moved = np.zeros_like(positions)
-    moved[sorted(side)] = direction
+    moved = _along(mol, positions, bond)
     energies = [field.energy(positions + x * moved) for x in (-BOND_STEP, 0, BOND_STEP)]
     k = max((energies[0] - 2.0 * energies[1] + energies[2]) / BOND_STEP**2, 10.0)
     masses = [mol.GetAtomWithIdx(atom).GetMass() for atom in bond]
@@ -207,6 +203,36 @@ def stretched(
     hbar = units._hbar * units.J * units.s
     amplitude = np.sqrt(hbar / (2.0 * np.sqrt(k * reduced)))
     return positions + rng.uniform(-1, 1) * MOST_ZERO_POINT * amplitude * moved
+
+
+def scanned(
+    mol: Chem.Mol,
+    positions: np.ndarray,
+    bond: tuple[int, int],
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Return positions with one bond pressed or drawn out of its well.
+
+    Its length is, with equal chances, uniform from ``SHORTEST`` to 1 or from 1 to
+    ``LONGEST`` times that in ``positions``.
+    """
+    i, j = bond
+    length = np.linalg.norm(positions[j] - positions[i])
+    to = rng.choice((SHORTEST, LONGEST))
+    change = rng.uniform() * (to - 1.0)
+    return positions + change * length * _along(mol, positions, bond)
+
+
+def _along(mol: Chem.Mol, positions: np.ndarray, bond: tuple[int, int]) -> np.ndarray:
+    """Return the displacements that make a bond 1 A longer [n_atoms, 3].
+
+    In a ring the second atom moves, with its hydrogens; elsewhere all of its side.
+    """
+    i, j = bond
+    direction = positions[j] - positions[i]
+    moved = np.zeros_like(positions)
+    moved[sorted(_side(mol, i, j))] = direction / np.linalg.norm(direction)
+    return moved
 
 
 def _side(mol: Chem.Mol, i: int, j: int) -> set[int]:

@@ -5,7 +5,7 @@ complexes with water and with other molecules of the same file.  Every structure
 :class:`ase.Atoms` whose atoms are in order of atomic number, heaviest first, so that
 isomers share a group of the HDF5 file, with, in ``info``:
 
-    kind         "minimum", "modes", "md", "torsion", "stretch" or "complex"
+    kind         "minimum", "modes", "md", "torsion", "stretch", "scan" or "complex"
     trajectory   first block of the molecule's InChIKey; splits never cut one
     inchikey     InChIKey of the molecule, or of each one of a complex
     temperature  K (absent where there is none)
@@ -31,6 +31,7 @@ from openmm_se3.data.labeling.distortions import (
     dynamics,
     normal_modes,
     rotatable_bonds,
+    scanned,
     stretched,
     thermal_displacements,
     turned,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 MOLECULES_PER_GROUP = 20
 MOST_PARTNERS = 200  # of each split, that travel with each group
 VALIDATION_SHARE, TEST_SHARE = 0.02, 0.02
+SCANS = 1  # seeds the scans, beside the seed of the molecule
 SCAN_TEMPERATURE = 300.0  # K, of the distortions of turned and stretched molecules
 CLOSEST_ATOMS = 0.55  # A; nothing closer is labeled
 # In sums of covalent radii: a cheap potential may tear an unusual molecule apart.
@@ -61,7 +63,8 @@ class Plan:
         modes: Normal modes displaced by thermal and zero-point motion.
         dynamics: Frames of Langevin dynamics.
         torsions: Turned rotatable bonds, every second one with thermal displacements.
-        stretches: Stretched or compressed bonds.
+        stretches: Stretched or compressed bonds, within their zero-point motion.
+        scans: Bonds far from their lengths.
         complexes: Contacts with water or other molecules.
         temperatures: Of modes and dynamics, K; each structure draws one.
         partners: Most molecules that are put beside one.
@@ -73,6 +76,7 @@ class Plan:
     dynamics: int = 8
     torsions: int = 4
     stretches: int = 2
+    scans: int = 1
     complexes: int = 4
     temperatures: tuple[float, ...] = (200.0, 300.0, 450.0, 600.0, 800.0, 1000.0)
     partners: int = 3
@@ -163,10 +167,9 @@ def _sample_group(
     failures: list[tuple[str, str]] = []
     for molecule in molecules:
         key = int.from_bytes(key_order(molecule.inchikey)[:8], "big")
-        rng = np.random.default_rng([seed, key])
-        split = split_of(molecule.connectivity)
+        others = partners.get(split_of(molecule.connectivity), [])
         try:
-            structures += _sample_one(molecule, partners.get(split, []), plan, rng)
+            structures += _sample_one(molecule, others, plan, (seed, key))
         except NoConformerError as error:
             failures.append((molecule.origin, str(error)))
     return Sampled(structures, failures)
@@ -176,9 +179,10 @@ def _sample_one(
     molecule: Molecule,
     partners: Sequence[Molecule],
     plan: Plan,
-    rng: np.random.Generator,
+    seed: tuple[int, int],
 ) -> list[Atoms]:
     """Return all structures of one molecule."""
+    rng = np.random.default_rng(seed)
     mol, minima = conformers(molecule.mol, plan.conformers, int(rng.integers(1 << 31)))
     field = MMFF(mol)
     numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
@@ -227,16 +231,20 @@ def _sample_one(
                     normal_modes(positions, masses, field), masses, thermal, rng
                 )
             made.append(("torsion", positions, thermal))
-        bonds = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in mol.GetBonds()]
         for _ in range(plan.stretches):
             positions = displaced_minimum(SCAN_TEMPERATURE)
-            i, j = bonds[rng.integers(len(bonds))]
-            bond = (i, j) if rng.choice((-1, 1)) == 1 else (j, i)
-            positions = stretched(mol, positions, field, bond, rng)
+            positions = stretched(mol, positions, field, _any_bond(mol, rng), rng)
             made.append(("stretch", positions, SCAN_TEMPERATURE))
     made = [one for one in made if _bonded(mol, one[1])]
     if not made:
         raise NoConformerError("the force field tears it apart")
+    # With numbers of their own: all else is the same with and without scans.
+    own = np.random.default_rng([*seed, SCANS])
+    thermal_minima = [p for kind, p, _ in made if kind in ("modes", "minimum")]
+    for _ in range(plan.scans if len(numbers) > 1 and thermal_minima else 0):
+        positions = thermal_minima[own.integers(len(thermal_minima))]
+        positions = scanned(mol, positions, _any_bond(mol, own), own)
+        made.append(("scan", positions, None))
     structures = [
         _structure([molecule], numbers, positions, kind, temperature)
         for kind, positions, temperature in made
@@ -244,6 +252,13 @@ def _sample_one(
     thermal_frames = [p for kind, p, _ in made if kind in ("modes", "md", "minimum")]
     structures += _complexes(molecule, thermal_frames, partners, plan, rng)
     return [atoms for atoms in structures if _apart(atoms)]
+
+
+def _any_bond(mol: Chem.Mol, rng: np.random.Generator) -> tuple[int, int]:
+    """Return the atoms of a random bond; the side of the second one is to move."""
+    bonds = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in mol.GetBonds()]
+    i, j = bonds[rng.integers(len(bonds))]
+    return (i, j) if rng.choice((-1, 1)) == 1 else (j, i)
 
 
 def _complexes(
