@@ -59,6 +59,39 @@ def metadynamics(pull: float = 0.0, stop_above: float = np.inf) -> Explored:
     )
 
 
+HYDROGEN_CYANIDE = ((7, 6, 1), [[0, 0, 1.16], [0, 0, 0], [0, 0, -1.07]])
+HYDROGEN_ISOCYANIDE = [[0, 0, 1.17], [0, 0, 0], [0, 0, 2.17]]
+METHYL = [[1.03, 0, -0.36], [-0.515, 0.892, -0.36], [-0.515, -0.892, -0.36]]
+METHYL_CYANIDE = (
+    (6, 6, 7, 1, 1, 1),
+    [[0, 0, 0], [0, 0, 1.46], [0, 0, 2.62], *METHYL],
+)
+METHYL_ISOCYANIDE = [[0, 0, 0], [0, 0, 2.58], [0, 0, 1.42], *METHYL]
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [
+        (HYDROGEN_CYANIDE, HYDROGEN_ISOCYANIDE),
+        (METHYL_CYANIDE, METHYL_ISOCYANIDE),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_atoms_pass_beside_each_other_on_a_line(
+    first: tuple[tuple[int, ...], list[list[float]]], last: list[list[float]]
+) -> None:
+    """On the straight way one atom goes through another, or is thrown out."""
+    numbers, start = np.array(first[0]), np.array(first[1])
+    images = interpolated(numbers, start, np.array(last), 9)
+    assert np.isfinite(images).all()
+    i, j = np.triu_indices(len(numbers), 1)
+    lengths = np.linalg.norm(images[:, i] - images[:, j], axis=2)
+    longer = np.maximum(lengths[0], lengths[-1])
+    assert (lengths < 1.2 * longer).all()
+    assert lengths.min() > 0.9
+    assert np.array_equal(images, interpolated(numbers, start, np.array(last), 9))
+
+
 def test_interpolation_keeps_bonds_and_turns_the_last_structure() -> None:
     turn = np.array([[0.0, -1.0, 0], [1.0, 0, 0], [0, 0, 1.0]])
     last = minimum(1.0) @ turn.T + 3.0
