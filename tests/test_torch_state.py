@@ -127,6 +127,26 @@ def test_a_step_without_gradients_says_so(
     calculate(WATER)
 
 
+@pytest.mark.parametrize("precision", ["single", "double"])
+@pytest.mark.parametrize("kind", range(3))
+def test_a_step_in_autocast_says_so(
+    kind: int, precision: str, smallest_model: Path
+) -> None:
+    potential = SE3Potential(
+        smallest_model,
+        backend="torchforce",
+        implementation="torchscript",
+        precision=precision,
+    )
+    calculate = Evaluator(systems(potential)[kind])
+    expected = calculate(WATER)
+    with MODES["autocast"](), pytest.raises(openmm.OpenMMException, match="autocast"):
+        calculate(WATER)
+    energy, forces = calculate(WATER)
+    assert energy == pytest.approx(expected[0], rel=1e-6)
+    assert forces == pytest.approx(expected[1], rel=1e-5, abs=1e-3)
+
+
 def test_constants_do_not_depend_on_the_default_precision() -> None:
     expected = dict(random_network().named_buffers())
     for dtype in (torch.float64, torch.float16):

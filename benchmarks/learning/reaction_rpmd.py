@@ -1,40 +1,42 @@
 """The free energy of a reaction with quantum nuclei, from the folder of a campaign.
 
-    python benchmarks/learning/reaction_rpmd.py FOLDER --picoseconds 20
+    python benchmarks/learning/reaction_rpmd.py FOLDER --picoseconds 20 \
+        --figure free_energy.png --out free_energy.json
 
-Ring-polymer molecular dynamics (openmm.RPMDIntegrator) of the campaign's committee.
-The bias of the campaign's metadynamics acts on every bead as a fixed potential, so that
-the barrier is crossed.  The distribution of the first variable over all beads is then
+Ring-polymer molecular dynamics (openmm.RPMDIntegrator) of the campaign's model.  The
+bias of the campaign's metadynamics acts on every bead as a fixed potential, so that the
+barrier is crossed.  The distribution of the first variable over all beads is then
 reweighted by the mean of the bias over the beads.  Two independent runs, each with the
 bias of one metadynamics run, give the error as half their difference.  The classical
-free energy of the same campaign is printed for comparison.
+free energy is that of the same campaign.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 from pathlib import Path
 
+import click
 import numpy as np
 import openmm
+import torch
 from openmm import unit
 
-from openmm_se3.active_learning.campaign import SETTINGS, Campaign
-from openmm_se3.active_learning.committee import Committee
+from openmm_se3 import SE3Potential
+from openmm_se3.active_learning.campaign import MODEL, SETTINGS, Campaign
 from openmm_se3.active_learning.reaction import free_energy
 from openmm_se3.active_learning.reaction.campaign import Reaction
 from openmm_se3.active_learning.reaction.inputs import read_inputs
-from openmm_se3.active_learning.reaction.metadynamics import (
-    MeanForce,
-    bias_of,
-    walls,
-)
+from openmm_se3.active_learning.reaction.metadynamics import bias_of, walls
+from openmm_se3.active_learning.reaction.ranges import Biased
 from openmm_se3.active_learning.reaction.variables import values
 from openmm_se3.active_learning.settings import Settings
+from openmm_se3.active_learning.structures import System
 from openmm_se3.active_learning.walkers import TIME_STEP
-from openmm_se3.training.checkpoint import BEST
+from openmm_se3.files import atomic_write
+from openmm_se3.plot_style import BLUE, GRAY, STYLE, save
+from openmm_se3.simulation.small_molecule import molecule_topology
 from openmm_se3.units import (
     BOLTZMANN_KJ_PER_MOL,
     FS_TO_PS,
@@ -48,78 +50,79 @@ SETTLING = 0.1  # share of the run that is left out
 BINS = 60
 
 
-def main() -> None:
-    """Run both rings and print the curves."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="a campaign with one --bias")
-    parser.add_argument("--picoseconds", type=float, default=20.0, help="of each run")
-    parser.add_argument("--beads", type=int, default=16)
-    parser.add_argument("--out", type=Path, help="JSON file of the curves")
-    arguments = parser.parse_args()
-    campaign = Campaign(arguments.folder)
-    settings = Settings.read(arguments.folder / SETTINGS)
-    reaction = Reaction.of(settings, read_inputs(settings, arguments.folder))
+@click.command(help=__doc__)
+@click.argument("folder", type=click.Path(path_type=Path, exists=True))
+@click.option("--picoseconds", default=20.0, show_default=True, help="Of each run.")
+@click.option("--beads", default=16, show_default=True)
+@click.option("--figure", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path))
+def main(
+    folder: Path, picoseconds: float, beads: int, figure: Path | None, out: Path | None
+) -> None:
+    """Run both rings; print, draw and write the curves."""
+    torch.set_num_threads(1)
+    campaign = Campaign(folder)
+    settings = Settings.read(folder / SETTINGS)
+    reaction = Reaction.of(settings, read_inputs(settings, folder))
     verdict = campaign.find("verdict")
     if reaction is None or len(reaction.variables) != 1 or verdict is None:
-        raise SystemExit("the folder must be a finished campaign with one --bias")
-    number = int(verdict["round"])
-    steps = round(arguments.picoseconds / (TIME_STEP * FS_TO_PS))
-    curves, classical = [], []
+        raise click.ClickException(
+            f"{folder} must be a finished campaign with one --bias"
+        )
+    potential = SE3Potential(folder / MODEL)
+    steps = round(picoseconds / (TIME_STEP * FS_TO_PS))
     (first,) = reaction.variables
+    classical, quantum = [], []
     for run in range(free_energy.RUNS):
-        path = campaign.round_folder(number) / f"metadynamics-{run}.npz"
+        path = campaign.round_folder(int(verdict["round"])) / f"metadynamics-{run}.npz"
         state = free_energy.State.load(path)
         x, energy = free_energy.curve(state.free_energy, first, settings.temperature)
         classical.append(energy)
-        bias = bias_of(state.free_energy, reaction.options)
-        curves.append(
-            ring(
-                campaign, settings, reaction, number, bias, run, steps, arguments.beads
-            )
+        centers, energy = ring(
+            potential,
+            reaction.system,
+            first,
+            bias_of(state.free_energy, reaction.options),
+            settings.temperature,
+            steps,
+            beads,
+            settings.seed * 100 + run + 1,
         )
-    centers = curves[0][0]
-    quantum = np.array([np.interp(x, centers, energy) for _, energy in curves])
-    table = []
-    print(
-        f"{first.variable.label}: free energy at {settings.temperature:g} K, kcal/mol"
-    )
-    print("value, classical, error, quantum, error")
-    for name in (np.array(classical), quantum):
-        mean = name.mean(axis=0)
-        table += [mean - np.nanmin(mean), np.ptp(name, axis=0) / 2.0]
-    for value, *row in list(zip(x, *table, strict=True))[:: max(1, len(x) // 25)]:
-        print(f"{value:8.3f}" + "".join(f"{number:9.2f}" for number in row))
-    if arguments.out:
-        names = ("classical", "classical_error", "quantum", "quantum_error")
-        rows = {name: row.tolist() for name, row in zip(names, table, strict=True)}
-        arguments.out.write_text(json.dumps({"values": x.tolist(), **rows}))
+        quantum.append(np.interp(x, centers, energy))
+    curves: dict[str, list[float]] = {"values": x.tolist()}
+    for name, pair in (("classical", classical), ("quantum", quantum)):
+        mean = np.mean(pair, axis=0)
+        curves[name] = (mean - np.nanmin(mean)).tolist()
+        curves[f"{name} error"] = (np.ptp(pair, axis=0) / 2.0).tolist()
+    label = first.variable.label
+    click.echo(f"{label}: free energy at {settings.temperature:g} K, kcal/mol")
+    click.echo(", ".join(curves))
+    for row in list(zip(*curves.values(), strict=True))[:: max(1, len(x) // 25)]:
+        click.echo("".join(f"{number:10.2f}" for number in row))
+    if figure is not None:
+        draw(curves, label, beads, settings.temperature, figure)
+    if out is not None:
+        facts = {"beads": beads, "picoseconds": picoseconds, "variable": label}
+        facts["weights_sha256"] = potential.metadata["weights_sha256"]
+        with atomic_write(out) as temporary:
+            temporary.write_text(json.dumps({**facts, **curves}, indent=1) + "\n")
 
 
 def ring(
-    campaign: Campaign,
-    settings: Settings,
-    reaction: Reaction,
-    number: int,
+    potential: SE3Potential,
+    molecule: System,
+    one: Biased,
     bias: np.ndarray,
-    run: int,
+    temperature: float,
     steps: int,
     beads: int,
+    seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return values of the variable and its free energy, kcal/mol, of one run."""
-    from ase.data import atomic_masses
-
-    molecule, (one,) = reaction.system, reaction.variables
-    members = range(settings.members)
-    committee = Committee.load(
-        [campaign.member_folder(number, member) / BEST for member in members]
-    )
-    thermal = BOLTZMANN_KJ_PER_MOL * settings.temperature
+    thermal = BOLTZMANN_KJ_PER_MOL * temperature
     grid = one.bias_variable()
-    system = openmm.System()
-    for z in molecule.numbers:
-        system.addParticle(float(atomic_masses[z]))
-    mean = MeanForce(committee, molecule, np.inf)
-    system.addForce(openmm.PythonForce(mean))
+    bonds = [(int(i), int(j), None, None) for i, j in molecule.bonds]
+    system = potential.createSystem(molecule_topology(molecule.symbols, bonds))
     system.addForce(walls(one, thermal))
     pushed = openmm.CustomCVForce("table(cv)")
     pushed.addCollectiveVariable("cv", copy.deepcopy(one.variable.force))
@@ -127,14 +130,14 @@ def ring(
     pushed.addTabulatedFunction("table", openmm.Continuous1DFunction(bias, *ends))
     system.addForce(pushed)
     integrator = openmm.RPMDIntegrator(
-        beads, settings.temperature, FRICTION, TIME_STEP * FS_TO_PS
+        beads, temperature, FRICTION, TIME_STEP * FS_TO_PS
     )
-    integrator.setRandomNumberSeed(settings.seed * 100 + run + 1)
+    integrator.setRandomNumberSeed(seed)
     platform = openmm.Platform.getPlatformByName("Reference")
     context = openmm.Context(system, integrator, platform)
-    start = molecule.minima[run % len(molecule.minima)] / NM_TO_ANGSTROM
+    start = molecule.minima[seed % len(molecule.minima)] / NM_TO_ANGSTROM
     context.setPositions(start)
-    context.setVelocitiesToTemperature(settings.temperature, run + 1)
+    context.setVelocitiesToTemperature(temperature, seed)
     drawn = context.getState(velocities=True).getVelocities()
     for bead in range(beads):
         integrator.setPositions(bead, start)
@@ -143,11 +146,11 @@ def ring(
     found, weights = [], []
     for step in range(EVERY, steps + 1, EVERY):
         integrator.step(EVERY)
-        if mean.stop:
-            raise SystemExit(f"run {run + 1}: the molecule broke")
+        frames = np.stack([_positions(integrator, bead) for bead in range(beads)])
+        if not molecule.intact(frames).all():
+            raise click.ClickException(f"the molecule broke after {step} steps")
         if step < SETTLING * steps:
             continue
-        frames = np.stack([_positions(integrator, bead) for bead in range(beads)])
         along = values([one.variable], frames)[:, 0]
         found.append(along)
         weights.append(np.interp(along, points, bias).mean() / thermal)
@@ -168,6 +171,37 @@ def _positions(integrator: openmm.RPMDIntegrator, bead: int) -> np.ndarray:
     state = integrator.getState(bead, getPositions=True)
     found = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
     return NM_TO_ANGSTROM * np.asarray(found)
+
+
+def draw(
+    curves: dict[str, list[float]],
+    label: str,
+    beads: int,
+    temperature: float,
+    path: Path,
+) -> None:
+    """Draw both free energies with their errors."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    x = np.array(curves["values"])
+    with rc_context(STYLE):
+        figure = Figure((5.6, 3.4), layout="constrained")
+        panel = figure.subplots()
+        for name, color, text in (
+            ("classical", GRAY, "classical nuclei, metadynamics"),
+            ("quantum", BLUE, f"quantum nuclei, RPMD with {beads} beads"),
+        ):
+            energy = np.array(curves[name])
+            error = np.array(curves[f"{name} error"])
+            panel.fill_between(
+                x, energy - error, energy + error, color=color, alpha=0.3
+            )
+            panel.plot(x, energy, color=color, label=text)
+        panel.set_xlabel(label)
+        panel.set_ylabel(f"free energy at {temperature:g} K, kcal/mol")
+        panel.legend()
+        save(path, figure)
 
 
 if __name__ == "__main__":

@@ -104,6 +104,7 @@ class GenericForce(nn.Module):
             )
         if not self.force_field.network.direct:
             require_gradients()
+        require_precision(positions)
         x = positions.detach().index_select(0, self.atoms) * self.length
         points = x.to(torch.float64)
         if box is None:
@@ -237,6 +238,7 @@ class WithoutGradients(nn.Module):
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Return energy and forces for positions [n_particles, 3]."""
         with torch.no_grad():
+            require_precision(positions)
             energy, forces = self.graph(positions.to(torch.float64))
             require_finite(energy)
             return energy.to(positions.dtype), forces.to(positions.dtype)
@@ -260,6 +262,7 @@ class WithinCapacity(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return energy and forces for positions [n_particles, 3] and a box [3, 3]."""
         with torch.no_grad():
+            require_precision(positions)
             x = positions.to(torch.float64)
             cell = x.new_zeros((3, 3)) if box is None else box.to(x.dtype)
             energy, forces, needed = self.graph(x, cell)
@@ -292,6 +295,25 @@ def require_gradients() -> None:
             "torch.no_grad() or torch.inference_mode() is in force where OpenMM calls "
             "the model, whose forces are gradients: leave it before the simulation "
             "steps, or use backend='pythonforce'"
+        )
+
+
+def require_precision(positions: Tensor) -> None:
+    """Refuse to run where the program around OpenMM has ``torch.autocast`` on.
+
+    TorchScript cannot ask, and autocast sits below it: a product tells.
+
+    Args:
+        positions: Positions, of which one number is multiplied with itself.
+
+    Raises:
+        RuntimeError: Names the cause and the fix.
+    """
+    number = positions.detach()[:1, :1].to(torch.float32)
+    if torch.mm(number, number).dtype != torch.float32:
+        raise RuntimeError(
+            "torch.autocast is in force where OpenMM calls the model, whose forces "
+            "would lose precision: leave it before the simulation steps"
         )
 
 
