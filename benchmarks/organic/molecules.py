@@ -3,7 +3,9 @@
 The sources are read where they are, none of them is kept here: QM9 from the package
 qm9pack 1.0.3 (MIT), and lists of SMILES from clones of openforcefield/
 qca-dataset-submission (commit d665695) and rdkit/rdkit (commit 24e5443).  A shard has
-the same share of each source, so that any number of shards is a fair sample.
+the same share of each source, so that any number of shards is a fair sample.  Two more
+kinds of lists: "hard", of molecules with elements or groups that few have, and
+"scans", of molecules short enough for many scans of their bonds.
 
     pip install qm9pack==1.0.3
     python benchmarks/organic/molecules.py --qca CLONE --rdkit CLONE -o lists
@@ -57,6 +59,16 @@ QCA = {
     "sulfur_phosphorus": r".*NSP-Optimization-Set.*/set\d-[NSP]-smiles\.smi",
 }
 NCI = "Data/NCI/first_5K.smi"
+# Molecules of a hard list by what they have: phosphorus, or without it two sulfur, five
+# nitrogen or four halogen atoms.
+HARD = {
+    "phosphorus": (300, "P", 1),
+    "sulfur": (150, "S(?!i)|s", 2),
+    "nitrogen": (200, "N|n", 5),
+    "halogen": (80, "F|Cl|Br|I", 4),
+}
+HARD_SEED, HARD_LISTS = 7, 4
+SCANS_SEED, SCANS_LISTS, SCANS_SIZE, LONGEST_SMILES = 11, 20, 1500, 40
 ATOM_MAP = re.compile(r":\d+\]")
 
 
@@ -90,6 +102,43 @@ def qm9_smiles() -> set[str]:
     return found
 
 
+def hard_list(every: list[str], index: int) -> list[str]:
+    """Return lines of a list of unusual molecules, from all in random order."""
+    lines = []
+    for name, (size, pattern, least) in HARD.items():
+        found = [
+            smiles
+            for smiles in every
+            if ("P" in smiles) == (name == "phosphorus")
+            and len(re.findall(pattern, smiles)) >= least
+        ]
+        chosen = found[index * size : (index + 1) * size]
+        lines += [f"{smiles} hard-{name}" for smiles in chosen]
+    return lines
+
+
+def scans_list(every: list[str], index: int) -> list[str]:
+    """Return a list of molecules of few characters, from all in random order.
+
+    The list 0 is small.smi, beside this file.
+    """
+    short = [smiles for smiles in every if len(smiles) < LONGEST_SMILES]
+    return short[index * SCANS_SIZE : (index + 1) * SCANS_SIZE]
+
+
+def shuffled(smiles: Iterable[str], seed: int) -> list[str]:
+    """Return SMILES in a random order that depends on the seed only."""
+    order = sorted(smiles)
+    random.Random(seed).shuffle(order)
+    return order
+
+
+def write_list(path: Path, lines: list[str]) -> None:
+    """Write lines."""
+    with atomic_write(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
+
+
 @click.command(help=__doc__)
 @click.option("--qca", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--rdkit", type=click.Path(path_type=Path, exists=True), required=True)
@@ -120,8 +169,13 @@ def main(qca: Path, rdkit: Path, out: Path) -> None:
             for name, size in SHARD.items()
             for smiles in order[name][shard * size : (shard + 1) * size]
         ]
-        with atomic_write(out / f"organic-{shard:04d}.smi") as temporary:
-            temporary.write_text("\n".join(lines) + "\n")
+        write_list(out / f"organic-{shard:04d}.smi", lines)
+    every = {smiles for group in sources.values() for smiles in group}
+    hard, short = shuffled(every, HARD_SEED), shuffled(every, SCANS_SEED)
+    for index in range(HARD_LISTS):
+        write_list(out / f"hard-{index:04d}.smi", hard_list(hard, index))
+    for index in range(1, SCANS_LISTS):
+        write_list(out / f"scans-{index:04d}.smi", scans_list(short, index))
     click.echo(f"{count} shards: {out}")
 
 
