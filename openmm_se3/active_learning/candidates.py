@@ -97,7 +97,7 @@ def chosen_structures(
         mine = np.flatnonzero(explored.system == index)
         whole = [bool(system.intact(explored.positions[int(i)][None])) for i in mine]
         mine = mine[np.array(whole, dtype=bool)]
-        found = given_structures(campaign, number, system)[: each // 2]
+        found = given_structures(campaign, number, system, index)[: each // 2]
         given += found
         same = [f.positions for f in known if np.array_equal(f.numbers, system.numbers)]
         if settings.choice == "random":

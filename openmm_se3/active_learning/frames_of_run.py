@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from openmm_se3.active_learning.choose import diverse_frames
 from openmm_se3.active_learning.committee import Atoms, Committee
 from openmm_se3.active_learning.structures import System
 from openmm_se3.data.frames import Structure
+from openmm_se3.elements import symbols_of
+from openmm_se3.molecules import bonds_by_distance
 from openmm_se3.simulation.folder import (
     LAST_GOOD_FRAME,
     TOPOLOGY,
@@ -20,6 +23,9 @@ from openmm_se3.simulation.folder import (
     TRAJECTORY_XTC,
 )
 from openmm_se3.units import NM_TO_ANGSTROM
+
+if TYPE_CHECKING:
+    from rdkit import Chem
 
 MOST_FRAMES = 2000  # of a trajectory whose deviation is computed, the last ones
 KEPT = 100  # of those, of highest deviation
@@ -31,7 +37,7 @@ def take_run(
     systems: Sequence[System],
     committee: Committee,
     number: int,
-) -> None:
+) -> int:
     """Keep the frames of a simulation on which the committee deviates most.
 
     Args:
@@ -41,52 +47,102 @@ def take_run(
         committee: The committee.
         number: The round after which they are labeled.
 
+    Returns:
+        Number of frames that were kept.
+
     Raises:
         FileNotFoundError: The folder holds no trajectory.
-        ValueError: The run is of other atoms.
+        ValueError: The run is of another molecule, or it is torn in all frames.
     """
     numbers, frames = _read_run(run)
-    order = np.argsort(-numbers, kind="stable")
-    names = [system.name for system in systems]
-    matching = [s for s in systems if np.array_equal(s.numbers, numbers[order])]
-    if not matching:
+    orders = [_order(numbers, frames[0], system) for system in systems]
+    index, order = next(
+        ((i, order) for i, order in enumerate(orders) if order is not None), (0, None)
+    )
+    if order is None:
+        names = ", ".join(system.name for system in systems)
         raise ValueError(
-            f"{run} is a run of other atoms than this campaign's: {', '.join(names)}"
+            f"{run} is a run of another molecule than this campaign's: {names}"
         )
+    system = systems[index]
     frames = frames[-MOST_FRAMES:, order]
-    atoms = Atoms([numbers[order]])
+    frames = frames[system.intact(frames)]
+    if not len(frames):
+        raise ValueError(f"a bond of {system.name} is broken in all frames of {run}")
+    atoms = Atoms([system.numbers])
     deviation = np.array(
         [committee.predict(atoms, x).deviations(atoms)[0] for x in frames]
     )
     picked = diverse_frames(list(frames), deviation, [], KEPT)
     picked = picked[np.argsort(-deviation[picked], kind="stable")]
     path = campaign.folder / "data" / f"given-{number:02d}.npz"
-    write_arrays(path, {"numbers": numbers[order], "positions": frames[picked]})
+    write_arrays(path, {"system": np.array(index), "positions": frames[picked]})
     campaign.record("given", round=number, run=run.name, frames=len(picked))
+    return len(picked)
+
+
+def _order(
+    numbers: np.ndarray, positions: np.ndarray, system: System
+) -> np.ndarray | None:
+    """Return which atom of a run each atom of a system is; None if it is another.
+
+    Atoms are told by their element and their bonds: atoms that can change places are
+    the same to a network.
+    """
+    if len(numbers) != len(system.numbers):
+        return None
+    bonds = bonds_by_distance(symbols_of(numbers), positions, None)
+    target = _graph(numbers, bonds)
+    for minimum in system.minima:
+        query = _graph(system.numbers, system.bonds_of(minimum))
+        if query.GetNumBonds() == target.GetNumBonds():
+            match = target.GetSubstructMatch(query)
+            if match:
+                return np.array(match)
+    return None
+
+
+def _graph(numbers: np.ndarray, bonds: np.ndarray) -> Chem.Mol:
+    """Return atoms and bonds, all bonds alike."""
+    from rdkit import Chem
+
+    mol = Chem.RWMol()
+    for number in numbers:
+        atom = Chem.Atom(int(number))
+        atom.SetNoImplicit(True)
+        mol.AddAtom(atom)
+    for i, j in bonds:
+        mol.AddBond(int(i), int(j), Chem.BondType.SINGLE)
+    return mol.GetMol()
 
 
 def given_structures(
-    campaign: Campaign, number: int, system: System
+    campaign: Campaign, number: int, system: System, index: int
 ) -> list[Structure]:
-    """Return the frames that were kept for a round, the most uncertain first."""
+    """Return the frames that were kept for a round, the most uncertain first.
+
+    Args:
+        campaign: The folder.
+        number: The round.
+        system: What they have to be of.
+        index: Its number among what is learned.
+    """
     if campaign.find("given", round=number) is None:
         return []
     path = campaign.folder / "data" / f"given-{number:02d}.npz"
     arrays = read_arrays(path)
-    numbers, positions = arrays["numbers"], arrays["positions"]
-    if not np.array_equal(numbers, system.numbers):
+    if int(arrays["system"]) != index:
         return []
-    intact = system.intact(positions)
     return [
         Structure(
-            numbers=numbers,
+            numbers=system.numbers,
             positions=frame - frame.mean(axis=0),
-            trajectory=f"{system.trajectory}-given-{number}-{index}",
+            trajectory=f"{system.trajectory}-given-{number}-{place}",
             kind="run",
             charge=system.charge,
             spin=0,
         )
-        for index, frame in enumerate(positions[intact])
+        for place, frame in enumerate(arrays["positions"])
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from openmm_se3.active_learning.campaign import JOURNAL, SETTINGS, Campaign
+from openmm_se3.active_learning.campaign import JOURNAL, MODEL, SETTINGS, Campaign
 from openmm_se3.active_learning.loop import Loop
 from openmm_se3.active_learning.reaction.inputs import read_inputs
 from openmm_se3.active_learning.reaction.variables import copy_files
@@ -18,8 +18,11 @@ from openmm_se3.active_learning.settings import BUDGET, Settings
 from openmm_se3.active_learning.verdict import Verdict
 from openmm_se3.config import from_dict
 from openmm_se3.data.labeling.molecules import SUFFIXES
+from openmm_se3.report.page import REPORT
 from openmm_se3.version import installed_versions
 
+# Of a campaign that is new none of these is there.
+RESULTS = ("data", "runs", MODEL, REPORT, "molecule.pdb")
 PROGRAMS = ("openmm-se3", "torch", "pyscf", "tblite", "Auto3D", "rdkit", "ase", "numpy")
 
 
@@ -96,6 +99,12 @@ def _new(
             f"{folder} holds a campaign; --resume continues it, another --out starts "
             "a new one"
         )
+    there = [name for name in RESULTS if _holds_something(folder / name)]
+    if there:
+        raise FileExistsError(
+            f"{folder} holds {', '.join(there)} of something else, which would be used "
+            "or overwritten: give another --out, or remove them"
+        )
     if "level" in options and options.get("reference") is not None:
         raise ValueError(
             f"level {options['level']!r} is for DFT, and the reference is "
@@ -135,6 +144,11 @@ def _new(
     # Written last: with it the folder is a campaign.
     settings.write(folder / SETTINGS)
     return settings
+
+
+def _holds_something(path: Path) -> bool:
+    """Tell whether there is a file, or a folder that is not empty."""
+    return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
 def _resumed(

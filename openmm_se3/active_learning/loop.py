@@ -102,7 +102,10 @@ class Loop:
         number = self._next_round()
         if self.from_run is not None:
             committee = self._committee(number)
-            take_run(self.campaign, self.from_run, self.systems, committee, number)
+            kept = take_run(
+                self.campaign, self.from_run, self.systems, committee, number
+            )
+            self.console.print(f"{self.from_run}: {kept} frames to learn from")
         while True:
             self._train(number, energies)
             committee = self._committee(number)

@@ -10,9 +10,14 @@ from typing import Any
 from openmm_se3.config import from_dict, to_dict
 from openmm_se3.data.labeling.labelers import is_labeler
 from openmm_se3.data.level_of_theory import NAMED_LEVELS, LevelOfTheory
+from openmm_se3.description import MEMBERS
 from openmm_se3.files import atomic_write
 
 LEAST_LABELS = 40
+LEAST_LABELS_OF_REACTION = 60  # its path is labeled too
+# Fresh frames of a round: at T and at 2 T, in a reaction those of metadynamics too.
+LEAST_FRESH = 6
+LEAST_LEARNED = 8  # labels of a round that are learned from at once
 EXPLORE_STEPS = range(200, 2001)  # of a walker, that a time budget can choose; 1 ps
 STEPS_PER_MINUTE = 40  # of a time budget
 CHOICES = ("deviation", "random")
@@ -57,8 +62,8 @@ class Settings:
         seed: Seed of everything random.
         workers: Worker processes; None for one per core.
         round_labels: Labels of a round, fresh frames included.  None is a sixth of
-            ``labels``; a campaign keeps it, so that a larger budget later adds rounds
-            and changes none.
+            ``labels``, and enough for the test of a round; a campaign keeps it, so that
+            a larger budget later adds rounds and changes none.
     """
 
     molecule: str
@@ -90,10 +95,11 @@ class Settings:
         Raises:
             ValueError: A value is out of range or does not go with another.
         """
-        if self.labels < LEAST_LABELS:
+        least = LEAST_LABELS_OF_REACTION if self.bias else LEAST_LABELS
+        if self.labels < least:
             raise ValueError(
                 f"labels is {self.labels}; a committee cannot be trained and tested "
-                f"with fewer than {LEAST_LABELS}"
+                f"with fewer than {least}{' on a reaction' if self.bias else ''}"
             )
         if self.minutes is not None and not self.minutes > 0.0:
             raise ValueError(
@@ -104,9 +110,10 @@ class Settings:
             raise ValueError(
                 f"temperature must be from 1 to 3000 K, got {self.temperature:g}"
             )
-        if self.members < 2:
+        if self.members not in MEMBERS:
             raise ValueError(
-                f"members is {self.members}; the deviation of a committee needs 2"
+                f"members is {self.members}; a committee has {MEMBERS[0]} to "
+                f"{MEMBERS[-1]}"
             )
         if not self.keep >= 0.0:
             raise ValueError(f"keep must not be negative, got {self.keep:g}")
@@ -157,12 +164,20 @@ class Settings:
     @property
     def per_round(self) -> int:
         """Labels of a round, fresh frames included."""
-        return self.round_labels or max(LEAST_LABELS // 4, self.labels // 6)
+        least = self._least_fresh + LEAST_LEARNED
+        return self.round_labels or max(least, self.labels // 6)
+
+    @property
+    def _least_fresh(self) -> int:
+        return LEAST_FRESH * (3 if self.bias else 2)
 
     @property
     def fresh(self) -> int:
         """Fresh frames of a round."""
-        return max(4, 2 * self.per_round // 5)
+        least = self._least_fresh
+        if self.per_round < least + LEAST_LEARNED:  # as round_labels wants it
+            least = 4
+        return max(least, 2 * self.per_round // 5)
 
     @property
     def walker_steps(self) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import numpy as np
 
 from openmm_se3.active_learning.interpolation import interpolated
 from openmm_se3.data.frames import Structure
+from openmm_se3.data.labeling import given_structures
 from openmm_se3.data.labeling.complexes import Body, approach
 from openmm_se3.data.labeling.conformers import MMFF, NoConformerError, conformers
 from openmm_se3.data.labeling.distortions import rotatable_bonds, turned
@@ -58,7 +60,7 @@ class System:
         charge: Total charge.
         minima: Structures near minima of a classical force field, A.
         mol: RDKit molecule with its atoms in this order; None for a complex.
-        trajectory: First block of the InChIKey.
+        trajectory: First block of the InChIKey; numbered where several have the same.
         names: What the input calls the atoms, such as "H9" [n_atoms].
         places: Number of each atom in the input, from 1 [n_atoms].
         reaction: Whether the minima are those of a reaction.
@@ -132,12 +134,34 @@ def read_input(text: str, charge: int = 0) -> list[Molecule]:
             raise ValueError(
                 f"{text}: molecules are read from files ending in {', '.join(SUFFIXES)}"
             )
-        return [molecule_from_smiles(text)]
+        molecules = [molecule_from_smiles(text)]
+        _refuse_charge(molecules, charge)
+        return molecules
     molecules, rejected = read_molecules(path, charge=charge)
+    if path.suffix.lower() not in given_structures.SUFFIXES:
+        _refuse_charge(molecules, charge)
     if rejected:
         listed = "; ".join(f"{one.origin}: {one.reason}" for one in rejected[:5])
         raise ValueError(f"{path} has entries that cannot be used: {listed}")
     return molecules
+
+
+def _refuse_charge(molecules: Sequence[Molecule], charge: int) -> None:
+    """Refuse a charge beside SMILES or SDF, which say their own.
+
+    Raises:
+        ValueError: They say another.
+    """
+    from rdkit import Chem
+
+    for molecule in molecules:
+        own = Chem.GetFormalCharge(molecule.mol)
+        if charge not in (0, own):
+            raise ValueError(
+                f"{molecule.origin}: its charge is {own:+d}, not {charge:+d}; the "
+                "charge of SMILES and SDF is that of their atoms, such as C[NH3+]; "
+                "leave --charge out"
+            )
 
 
 def make_systems(
@@ -147,15 +171,27 @@ def make_systems(
 
     Raises:
         NoConformerError: RDKit finds no structure of a molecule.
+        ValueError: A molecule is a single atom.
     """
-    systems = []
+    systems: list[System] = []
+    names: Counter[str] = Counter()
     for molecule in molecules:
+        if molecule.mol.GetNumAtoms() == 1:
+            raise ValueError(
+                f"{molecule.origin}: a single atom has no forces to learn from"
+            )
         try:
-            systems.append(_system(molecule, seed))
+            system = _system(molecule, seed)
         except NoConformerError as error:
             raise NoConformerError(f"{molecule.origin}: {error}") from error
+        # Stereoisomers, acid and base share the block of the InChIKey.
+        names[system.trajectory] += 1
+        if names[system.trajectory] > 1:
+            name = f"{system.trajectory}-{names[system.trajectory]}"
+            system = dataclasses.replace(system, trajectory=name)
+        systems.append(system)
         if with_water:
-            systems.append(_with_water(systems[-1], seed))
+            systems.append(_with_water(system, seed))
     return systems
 
 
@@ -275,17 +311,19 @@ def initial_structures(
         complexes=0,
         temperatures=temperatures,
     )
-    found: dict[str, list[Structure]] = {s.trajectory: [] for s in systems}
-    for _, sampled in sample_molecules(ordered, seed, SerialExecutor(), plan):
-        for atoms in sampled.structures:
-            found[atoms.info["trajectory"]].append(
-                Structure(
-                    numbers=atoms.numbers,
-                    positions=atoms.positions,
-                    kind=atoms.info["kind"],
-                    temperature=atoms.info.get("temperature", float("nan")),
-                )
+    found: dict[str, list[Structure]] = {}
+    alone = [system for system in systems if system.mol is not None]
+    for molecule, system in zip(ordered, alone, strict=True):
+        sampled = dict(sample_molecules([molecule], seed, SerialExecutor(), plan))
+        found[system.trajectory] = [
+            Structure(
+                numbers=atoms.numbers,
+                positions=atoms.positions,
+                kind=atoms.info["kind"],
+                temperature=atoms.info.get("temperature", float("nan")),
             )
+            for atoms in sampled[0].structures
+        ]
     rng = np.random.default_rng([seed, 2])
     chosen = []
     for system in systems:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from openmm_se3.active_learning.settings import Settings
+from openmm_se3.active_learning.settings import LEAST_FRESH, Settings
 
 # A frame is uncertain where the calibrated deviation of the force on one of its atoms
 # is above this many times the wanted mean absolute error of a component.  At the target
@@ -14,7 +14,6 @@ DEVIATION = 10.0
 # Shares of MD frames, at T, at 2 T and of metadynamics at T.
 MOST_UNCERTAIN = (0.01, 0.05, 0.05)
 HOT = 2.0  # the target at 2 T and in metadynamics, in targets at T
-LEAST_FRAMES = 6  # fresh ones at a temperature; the mean error of fewer says little
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,10 +106,10 @@ def shortcomings(settings: Settings, test: dict[str, Any]) -> dict[float, list[s
                 f"the force error on fresh frames{what} is {row['force_mae']:.2f} "
                 f"kcal/mol/A, above the target of {most:.2f}"
             )
-        if row["frames"] < LEAST_FRAMES:
+        if row["frames"] < LEAST_FRESH:
             lines.append(
                 f"it was tested on {row['frames']} fresh frames{what}, fewer than "
-                f"{LEAST_FRAMES}: give more labels"
+                f"{LEAST_FRESH}: give more labels"
             )
         if share["broken"]:
             lines.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from openmm_se3.data.dataset import Dataset
 
 DEFAULT = LevelOfTheory()
+HDF5 = (".h5", ".hdf5")
 FAILURES_SHOWN = 20
 SETTINGS_OF_DFT = (
     "basis",
@@ -24,7 +26,6 @@ SETTINGS_OF_DFT = (
     "grid_level",
     "scf_tolerance",
     "max_cycles",
-    "charge",
     "spin",
 )
 
@@ -154,6 +155,11 @@ def command(
     if scheduler is not None and workers is not None:
         raise click.UsageError("--workers are of this machine; leave out --scheduler")
     executor = LocalExecutor(workers) if scheduler is None else DaskExecutor(scheduler)
+    if output.suffix.lower() not in HDF5:
+        raise click.UsageError(
+            f"{output}: labels are written as HDF5; give a name that ends in "
+            f"{' or '.join(HDF5)}"
+        )
     frames = labeling.read_structures(structures)
     if output.exists() and output.samefile(structures):
         raise ValueError(f"{output} is the input; give another name for the output")
@@ -167,6 +173,10 @@ def command(
 
     if method is not None and is_labeler(method):
         _refuse_settings_of_dft(context)
+        frames = [
+            dataclasses.replace(f, charge=charge if f.charge is None else f.charge)
+            for f in frames
+        ]
         with progress_bar("Labeling") as progress:
             dataset, failures = label_with(
                 frames, output, method, executor, provenance, progress, overwrite

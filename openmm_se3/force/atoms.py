@@ -173,12 +173,21 @@ def checked_atoms(
     """
     if unit.is_quantity(positions):
         positions = positions.value_in_unit(unit.angstrom)
+    if np.iscomplexobj(positions):
+        raise ValueError("positions are complex numbers")
     positions = np.asarray(positions, dtype=float)
     if not len(numbers):
         raise ValueError("no atoms: give at least one")
     if all(isinstance(symbol, str) for symbol in numbers):
         numbers = _numbers_of(list(numbers))
-    numbers = np.asarray(numbers, dtype=int)
+    given = np.asarray(numbers)
+    numbers = given.astype(int)
+    wrong = np.flatnonzero(numbers != given)
+    if len(wrong):
+        raise ValueError(
+            f"atom {wrong[0]} has atomic number {given[wrong[0]]:g}, which is no whole "
+            "number; are these masses?"
+        )
     if positions.shape != (len(numbers), 3):
         raise ValueError(
             f"positions of {len(numbers)} atoms must have shape "

@@ -89,8 +89,9 @@ class ForceMaker:
         periodic: bool,
     ) -> openmm.Force:
         """Return the force; see :meth:`openmm_se3.SE3Potential.makeForce`."""
-        if not 0 <= group <= 31:
-            raise ValueError(f"forceGroup must be 0 to 31, got {group}")
+        if group not in range(32):
+            raise ValueError(f"forceGroup must be 0 to 31, got {group!r}")
+        group = int(group)
         force = make_force(self.backend, self.settings(atoms, energy, scale, periodic))
         force.setForceGroup(group)
         return force

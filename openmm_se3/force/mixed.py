@@ -16,7 +16,6 @@ which.
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Collection, Iterable
 from collections.abc import Set as AbstractSet
 from xml.etree import ElementTree
@@ -51,8 +50,6 @@ CUSTOM = frozenset(
 )
 BONDED = STANDARD | CUSTOM
 NONBONDED = frozenset({"CustomNonbondedForce", "NonbondedForce"})
-# Atoms of one term of a force field are at most so many bonds apart (CMAP).
-FARTHEST = 4
 # Parts of classical force fields that act between the model's atoms and have no
 # exclusions, or none that would leave what acts on the others as it is.
 INSEPARABLE = frozenset(
@@ -99,13 +96,14 @@ def without_internal_terms(
     _refuse_unknown(system, restraints)
     for force in system.getForces():
         _refuse_inseparable(force, region)
-    root = ElementTree.fromstring(openmm.XmlSerializer.serialize(system))
+    root = ElementTree.fromstring(_serialized(system))
     constraints = root.find("Constraints")
     if constraints is not None:
         for constraint in list(constraints):
             if particles_of(constraint) <= region:
                 constraints.remove(constraint)
     joined = _neighbors(bonds, region)
+    seen: dict[tuple[str, frozenset[int]], str] = {}
     for force in root.findall("./Forces/Force"):
         kind, name = force.get("type", ""), force.get("name", "")
         if name in (restraints or ()) or name.startswith(INSIDE):
@@ -117,8 +115,12 @@ def without_internal_terms(
         for terms in force:
             for term in list(terms):
                 if term.tag in TERMS and particles_of(term) <= region:
+                    # A force field has the terms of some atoms in one force.
+                    first = seen.setdefault((kind, frozenset(particles_of(term))), name)
                     if restraints is None and (
-                        kind in CUSTOM or not _is_joined(particles_of(term), joined)
+                        kind in CUSTOM
+                        or first != name
+                        or not _is_joined(kind, term, joined)
                     ):
                         raise ValueError(_which(force, term))
                     terms.remove(term)
@@ -127,6 +129,22 @@ def without_internal_terms(
     )
     exclude_inside(copy, region)
     return copy
+
+
+def _serialized(system: openmm.System) -> str:
+    """Return the XML of a System.
+
+    Raises:
+        ValueError: A force cannot be written.
+    """
+    try:
+        return str(openmm.XmlSerializer.serialize(system))
+    except openmm.OpenMMException as error:
+        raise ValueError(
+            f"the System cannot be copied: {error}.  A PythonForce must call a "
+            "function of a module, not one of __main__, a lambda or an inner function; "
+            "or add it to the mixed System"
+        ) from error
 
 
 def without_rest(system: openmm.System, atoms: Collection[int]) -> None:
@@ -230,22 +248,32 @@ def _neighbors(
     return neighbors
 
 
-def _is_joined(atoms: AbstractSet[int], neighbors: dict[int, set[int]]) -> bool:
-    """Tell whether atoms are as near by bonds as those of a force field's term.
+def _is_joined(
+    kind: str, term: ElementTree.Element, neighbors: dict[int, set[int]]
+) -> bool:
+    """Tell whether bonds join the atoms of a term as in a force field.
 
-    A topology without bonds tells nothing.
+    The ends of an angle follow each other, the atoms of a torsion hang together (an
+    improper one about its center), and two atoms of a bond may have one between them
+    (Urey-Bradley).  A topology without bonds tells nothing.
     """
     if not neighbors:
         return True
+    atoms = particles_of(term)
+    if kind == "HarmonicAngleForce":
+        ends, center = (
+            {int(term.get("p1", -1)), int(term.get("p3", -1))},
+            term.get("p2"),
+        )
+        return ends <= neighbors.get(int(center or -1), set())
+    if kind == "HarmonicBondForce":
+        first, second = atoms if len(atoms) == 2 else (-1, -1)
+        near = neighbors.get(first, set())
+        return second in near.union(*(neighbors.get(atom, set()) for atom in near))
     start = min(atoms)
-    distance = {start: 0}
-    queue = deque([start])
-    while queue:
-        atom = queue.popleft()
-        if distance[atom] == FARTHEST:
-            continue
-        for other in neighbors.get(atom, ()):
-            if other not in distance:
-                distance[other] = distance[atom] + 1
-                queue.append(other)
-    return atoms <= distance.keys()
+    reached, waiting = {start}, [start]
+    while waiting:
+        new = (neighbors.get(waiting.pop(), set()) & atoms) - reached
+        reached |= new
+        waiting += new
+    return reached == atoms

@@ -97,7 +97,24 @@ def _topology(mol: Chem.Mol) -> app.Topology:
         ends = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
         whole = int(order) if order.is_integer() else None
         bonds.append((*ends, ORDERS.get(order), whole))
-    return molecule_topology([atom.GetSymbol() for atom in mol.GetAtoms()], bonds)
+    return molecule_topology([_symbol(atom) for atom in mol.GetAtoms()], bonds)
+
+
+def _symbol(atom: Chem.Atom) -> str:
+    """Return the symbol of an atom, D for deuterium.
+
+    Raises:
+        ValueError: It is another isotope, whose mass OpenMM's elements do not have.
+    """
+    symbol, isotope = str(atom.GetSymbol()), int(atom.GetIsotope())
+    if (symbol, isotope) == ("H", 2):
+        return "D"
+    if isotope:
+        raise ValueError(
+            f"the isotope {isotope}{symbol} has no mass in OpenMM's elements: leave it "
+            "out of the structure, and set its mass with System.setParticleMass"
+        )
+    return symbol
 
 
 def molecule_topology(
@@ -107,7 +124,7 @@ def molecule_topology(
     """Return a molecule of one residue, its atoms named C1, C2, ... by element.
 
     Args:
-        symbols: Chemical symbols [n_atoms].
+        symbols: Chemical symbols [n_atoms], D for deuterium.
         bonds: The two atoms of each bond, its type and its order; None if not known.
     """
     topology = app.Topology()

@@ -35,6 +35,8 @@ def test_charge_and_multiplicity_of_a_frame() -> None:
     assert charge_and_spin({}, water) == (None, None)
     assert charge_and_spin({"charge": "2", "multiplicity": "1"}, water) == (2, 0)
     assert charge_and_spin({"charge": "+1", "spin": "1"}, water) == (1, 1)
+    assert charge_and_spin({"Charge": "1", "MULT": "2"}, water) == (1, 1)
+    assert charge_and_spin({"net_charge": "-1", "total_spin": "1"}, water) == (-1, 1)
     # A spin that does not go with the electrons is a multiplicity.
     assert charge_and_spin({"charge": "0", "spin": "1"}, water) == (0, 0)
     assert charge_and_spin({"spin": "3"}, water) == (None, 2)
@@ -45,7 +47,7 @@ def test_charge_and_multiplicity_of_a_frame() -> None:
         {"multiplicity": "2"},
         {"multiplicity": "0"},
         {"spin": "2", "multiplicity": "1"},
-        {"charge": "1", "total_charge": "2"},
+        {"charge": "2", "total_charge": "4"},
     ):
         with pytest.raises(ValueError, match=next(iter(info.values()))):
             charge_and_spin(info, water)

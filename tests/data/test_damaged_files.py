@@ -58,6 +58,13 @@ GOOD = "2\nenergy=-1 \nH 0 0 0\nH 0 0 0.74\n"
         (GOOD.replace("-1 ", '-1 pbc="T T T"'), "Lattice is missing"),
         (GOOD.replace("-1 ", "1e30"), "energy is 1e\\+30"),
         (GOOD.replace("-1 ", "inf"), "energy is inf"),
+        (GOOD.replace("-1 ", "-1 energy=5"), "energy stands twice"),
+        (GOOD.replace("-1 ", '-1 cell="9 0 0 0 9 0 0 0 9"'), "cell=.*not read"),
+        (
+            GOOD.replace("-1 ", '-1 lattice="9 0 0 0 9 0 0 0 9" PBC="T T F"'),
+            "some axes only",
+        ),
+        (GOOD.replace("energy=-1 ", "energy=None") + GOOD, "energy 'None'"),
     ],
 )
 def test_damaged_extended_xyz_names_the_place(
@@ -75,6 +82,12 @@ def test_extended_xyz_that_others_write(tmp_path: Path) -> None:
     assert len(read_xyz(path, byte_order_mark).frames) == 1
     zeros = GOOD.replace("-1 ", '-1 Lattice="0 0 0 0 0 0 0 0 0"')
     assert read_xyz(path, zeros).frames[0].box is None
+    boxed = GOOD.replace("-1 ", '-1 lattice="9 0 0 0 9 0 0 0 9"')
+    assert read_xyz(path, boxed).frames[0].box.tolist() == (9 * np.eye(3)).tolist()
+    free = boxed.replace("lattice", 'PBC="F F F" lattice')
+    assert read_xyz(path, free).frames[0].box is None
+    fortran = GOOD.replace("-1 ", "-0.25D+01")
+    assert read_xyz(path, fortran).frames[0].energy == -2.5
     rows = "2\nProperties=Z:I:1:pos:R:3 energy=-1\n1 0 0 0\n8 0 0 1\n"
     assert read_xyz(path, rows).frames[0].numbers.tolist() == [1, 8]
     assert parse_comment('a=1 b = \'x y\' c="p \\"q\\"" word u=[1 2] n=007') == {

@@ -231,6 +231,16 @@ def test_radical_forces_are_the_derivative_too() -> None:
     assert forces[1, 0] == pytest.approx(-(up - down) / 2e-3, abs=1e-4)
 
 
+def test_radicals_of_hartree_fock_have_forces() -> None:
+    level = dataclasses.replace(CHEAP, method="hf", charge=1, spin=1)
+    positions = np.array(water_molecule(1.05, 0.95, 112.0))
+    forces = label_frame(WATER, positions, level).forces
+    shift = np.zeros((3, 3))
+    shift[1, 0] = 1e-3
+    up, down = (total_energy(positions + s * shift, level) for s in (1, -1))
+    assert forces[1, 0] == pytest.approx(-(up - down) / 2e-3, abs=1e-4)
+
+
 def test_self_energies() -> None:
     """Ground states: the doublet of H and the triplet of O."""
     level = LevelOfTheory()

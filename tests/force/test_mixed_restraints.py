@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from openmm import app
 from openmmml import MLPotential
 
 from openmm_se3 import SE3Potential
+from openmm_se3.force.mixed import without_internal_terms
 from openmm_se3.force.remaining import remaining_energy, require_nothing_inside
 from openmm_se3.simulation import water_topology
 
@@ -143,6 +145,74 @@ def test_a_force_field_inside_collective_variables_is_refused(
         with pytest.raises(ValueError, match="'scaled'"):
             potential.createMixedSystem(topology, system, [0, 1, 2], **options)
     potential.createMixedSystem(topology, system, [0, 1, 2], restraints=["scaled"])
+
+
+def second_bonds() -> openmm.Force:
+    force = openmm.HarmonicBondForce()
+    force.addBond(0, 1, 0.2, 1000.0)
+    return force
+
+
+def second_angles() -> openmm.Force:
+    force = openmm.HarmonicAngleForce()
+    force.addAngle(2, 0, 1, 1.0, 10.0)
+    return force
+
+
+def angle_without_bonds() -> openmm.Force:
+    force = openmm.HarmonicAngleForce()
+    force.addAngle(0, 1, 2, 1.0, 10.0)  # the oxygen is not in the middle
+    return force
+
+
+@pytest.mark.parametrize("kind", [second_bonds, second_angles, angle_without_bonds])
+def test_a_restraint_within_a_molecule_is_asked_about(
+    kind: Callable[[], openmm.Force],
+    restrained: tuple[app.Topology, openmm.System],
+    smallest_model: Path,
+) -> None:
+    """It has the class of a force field's terms, and acts on bonded atoms."""
+    topology, system = restrained
+    force = kind()
+    force.setName("hold")
+    system.addForce(force)
+    potential = SE3Potential(smallest_model)
+    with pytest.raises(ValueError, match="'hold' acts inside"):
+        potential.createMixedSystem(topology, system, range(9))
+    kept = potential.createMixedSystem(topology, system, range(9), restraints=["hold"])
+    left = next(f for f in kept.getForces() if f.getName() == "hold")
+    assert left.getNumBonds() if "Bond" in type(left).__name__ else left.getNumAngles()
+
+
+def test_a_torsion_held_twice_is_asked_about(smallest_model: Path) -> None:
+    topology = app.Topology()
+    residue = topology.addResidue("MOL", topology.addChain())
+    atoms = [topology.addAtom(n, app.element.oxygen, residue) for n in "abcd"]
+    for first, second in itertools.pairwise(atoms):
+        topology.addBond(first, second)
+    system = openmm.System()
+    for _ in atoms:
+        system.addParticle(16.0)
+    for name in ("field", "hold"):
+        force = openmm.PeriodicTorsionForce()
+        force.setName(name)
+        for periodicity in (1, 2, 3) if name == "field" else (1,):
+            force.addTorsion(0, 1, 2, 3, periodicity, 0.0, 5.0)
+        system.addForce(force)
+    bonds = [(0, 1), (1, 2), (2, 3)]
+    mixed = without_internal_terms(system, range(4), bonds, ["hold"])
+    assert [f.getNumTorsions() for f in mixed.getForces()] == [0, 1]
+    with pytest.raises(ValueError, match="'hold' acts inside"):
+        without_internal_terms(system, range(4), bonds)
+
+
+def test_a_python_force_that_cannot_be_copied_is_named(
+    restrained: tuple[app.Topology, openmm.System], smallest_model: Path
+) -> None:
+    topology, system = restrained
+    system.addForce(openmm.PythonForce(lambda state: (0.0, np.zeros((9, 3)))))
+    with pytest.raises(ValueError, match="PythonForce must call"):
+        SE3Potential(smallest_model).createMixedSystem(topology, system, [0, 1, 2])
 
 
 def test_a_distance_as_collective_variable_stays(

@@ -157,3 +157,17 @@ def test_files_are_told_from_smiles(tmp_path: Path) -> None:
     assert not is_file_name(ASPIRIN)
     with pytest.raises(FileNotFoundError, match="missing.sdf"):
         make_structure(tmp_path / "missing.sdf")
+
+
+def test_deuterium_keeps_its_mass_and_other_isotopes_are_refused(tmp_path):
+    topology, _ = make_structure("[2H]OC")
+    masses = [atom.element.mass._value for atom in topology.atoms()]
+    assert sum(mass == pytest.approx(2.01355, abs=1e-3) for mass in masses) == 1
+    path = tmp_path / "heavy.sdf"
+    mol = Chem.AddHs(Chem.MolFromSmiles("[2H]O[2H]"))
+    AllChem.EmbedMolecule(mol, randomSeed=1)
+    path.write_text(Chem.MolToMolBlock(mol) + "$$$$\n")
+    topology, _ = make_structure(path)
+    assert [a.element.symbol for a in topology.atoms()].count("D") == 2
+    with pytest.raises(ValueError, match="isotope 13C"):
+        make_structure("[13CH4]")

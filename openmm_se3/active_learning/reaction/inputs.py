@@ -95,6 +95,11 @@ def _given(path: Path, charge: int) -> System:
     else:
         structures = _read_sdf(path)
     first = structures[0]
+    if charge not in (0, first.charge):
+        raise ValueError(
+            f"{first.origin} says a charge of {first.charge:+d}, not {charge:+d}: "
+            "leave --charge out"
+        )
     for structure in structures:
         fault = structure.open_shell()
         if fault:

@@ -188,9 +188,11 @@ def _from_file(path: Path, system: System) -> list[Variable]:
         if function is None:
             raise ValueError(f"it has no function {FUNCTION}(topology)")
         made = list(function(named_topology(system)))
-    except Exception as error:
+    # Whatever the file meets, sys.exit too.
+    except (Exception, SystemExit) as error:
+        cause = str(error) or type(error).__name__
         raise ValueError(
-            f"{path.name} gives no collective variables: {error}"
+            f"{path.name} gives no collective variables: {cause}"
         ) from error
     found = []
     for number, one in enumerate(made, start=1):

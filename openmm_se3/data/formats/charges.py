@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-CHARGE_KEYS = ("charge", "total_charge", "molecular_charge")
-SPIN_KEYS = ("spin", "unpaired_electrons")
-MULTIPLICITY_KEYS = ("multiplicity", "spin_multiplicity")
+# However they are capitalized.
+CHARGE_KEYS = ("charge", "total_charge", "molecular_charge", "net_charge")
+SPIN_KEYS = ("spin", "total_spin", "unpaired_electrons")
+MULTIPLICITY_KEYS = ("multiplicity", "spin_multiplicity", "mult")
 
 _FORMAL_CHARGE = re.compile(r"\[[^\]]*?([+-]+)([0-9]*)(?::[0-9]+)?\]")
 
@@ -56,8 +57,8 @@ def charge_and_spin(
 def _only(info: Mapping[str, str], keys: tuple[str, ...], least: int) -> int | None:
     """Return the integer that the keys give; None if none of them is there."""
     found = None
-    for key in keys:
-        if key not in info:
+    for key in info:
+        if key.lower() not in keys:
             continue
         try:
             value = float(info[key])
@@ -69,6 +70,11 @@ def _only(info: Mapping[str, str], keys: tuple[str, ...], least: int) -> int | N
             raise ValueError(f"{keys} contradict each other: {found} and {int(value)}")
         found = int(value)
     return found
+
+
+def says_charge(info: Mapping[str, str]) -> bool:
+    """Tell whether a charge is given."""
+    return any(key.lower() in CHARGE_KEYS for key in info)
 
 
 def charge_of_smiles(smiles: str) -> int:

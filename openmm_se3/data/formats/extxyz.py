@@ -8,6 +8,7 @@ named.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,20 @@ from openmm_se3.data.formats.label_names import (
 from openmm_se3.data.formats.units_of_files import Units
 from openmm_se3.data.formats.xyz_text import TextFrame, read_text_frames
 from openmm_se3.data.frames import SPLITS, Frame, Frames
+
+UNIT_KEYS = tuple(
+    f"{what}{unit}"
+    for what in (
+        "",
+        "energy_",
+        "energies_",
+        "force_",
+        "forces_",
+        "length_",
+        "distance_",
+    )
+    for unit in ("unit", "units")
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +81,25 @@ def read_extxyz(path: Path, names: Names) -> tuple[Frames, str]:
             frames.append(_frame(text, index, labels, names))
         except ValueError as error:
             raise ValueError(f"{path}, frame {index}: {error}") from error
-    return Frames.of(frames, path.name), labels.note
+    return Frames.of(frames, path.name), "; ".join(
+        filter(None, (labels.note, _units(texts)))
+    )
+
+
+def _units(frames: Sequence[TextFrame]) -> str:
+    """Return a note about units that comment lines name; they are not read."""
+    said = {
+        f"{key}={value}"
+        for frame in frames
+        for key, value in frame.info.items()
+        if key.lower() in UNIT_KEYS
+    }
+    if not said:
+        return ""
+    return (
+        f"units in comment lines are not read ({', '.join(sorted(said)[:4])}): "
+        "energy_unit, length_unit and force_unit (--energy-unit, ...) say them"
+    )
 
 
 def _frame(text: TextFrame, index: int, labels: Labels, names: Names) -> Frame:

@@ -9,13 +9,14 @@ with the forces of another.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from openmm_se3.data.formats.xyz_text import TextFrame
+from openmm_se3.data.formats.xyz_text import TextFrame, real
 
 ENERGY_WORDS = {"energy", "energies"}
 FORCES_WORDS = {"force", "forces", "gradient", "gradients", "grad"}
@@ -217,12 +218,13 @@ def _same_forces(frame: TextFrame, first: str, second: str) -> bool:
 
 
 def _is_number(frames: Sequence[TextFrame], key: str) -> bool:
-    text = next(f.info[key] for f in frames if key in f.info)
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    """Tell whether any frame has a number there; in the others it is an error."""
+    for frame in frames:
+        with contextlib.suppress(ValueError):
+            if key in frame.info:
+                real(frame.info[key])
+                return True
+    return False
 
 
 def _is_vector(frames: Sequence[TextFrame], name: str) -> bool:

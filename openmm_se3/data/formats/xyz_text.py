@@ -27,7 +27,10 @@ SPECIES, NUMBERS, POSITIONS = (
     ("Z", "numbers"),
     ("pos", "positions"),
 )
+CELLS = ("cell", "box")  # keys that some programs write instead of Lattice
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"PK\x03\x04", b"\x28\xb5\x2f\xfd")
+
+FORTRAN = re.compile(r"\s*[-+]?[0-9.]+[dD][-+]?[0-9]+\s*$")
 
 _TOKEN = re.compile(
     r"""
@@ -70,7 +73,7 @@ class TextFrame:
         """
         text = self.info.get(key, "nan")
         try:
-            return float(text)
+            return real(text)
         except ValueError:
             raise ValueError(
                 f"line {self.line + 1}: {key} {text!r} is not a number"
@@ -154,7 +157,7 @@ def _frame(count: str, lines: _Lines) -> TextFrame:
             f"the frame is to have {n_atoms} atoms, more than the {lines.left()} bytes "
             "left in the file can hold"
         )
-    layout, n_columns = _parse_properties(info.pop("Properties", None))
+    layout, n_columns = _parse_properties(_take(info, "Properties"))
     rows = []
     for atom in range(n_atoms):
         row = lines.next()
@@ -192,12 +195,43 @@ def parse_comment(text: str) -> dict[str, str]:
     """Return the ``key=value`` pairs of a comment line; words alone have the value T.
 
     Values stay text: the name 007 is not the number 7.
+
+    Raises:
+        ValueError: A key stands twice, with different values.
     """
-    pairs = {}
+    pairs: dict[str, str] = {}
     for match in _TOKEN.finditer(text):
-        value = match["value"]
-        pairs[_bare(match["key"])] = "T" if value is None else _bare(value)
+        key = _bare(match["key"])
+        value = "T" if match["value"] is None else _bare(match["value"])
+        if pairs.setdefault(key, value) != value:
+            raise ValueError(
+                f"{key} stands twice in the comment line, as {pairs[key]!r} and as "
+                f"{value!r}"
+            )
     return pairs
+
+
+def real(text: str) -> float:
+    """Return a number, perhaps with an exponent of Fortran (1.5D-03).
+
+    Raises:
+        ValueError: It is none.
+    """
+    return float(
+        text.replace("D", "E").replace("d", "e") if FORTRAN.match(text) else text
+    )
+
+
+def _take(info: dict[str, str], name: str) -> str | None:
+    """Take a key of the format out of a comment line, however it is capitalized.
+
+    Raises:
+        ValueError: It is there in several spellings.
+    """
+    found = [key for key in info if key.lower() == name.lower()]
+    if len(found) > 1:
+        raise ValueError(f"{name} is there in several spellings: {found}")
+    return info.pop(found[0]) if found else None
 
 
 def _bare(text: str) -> str:
@@ -247,16 +281,17 @@ def _reals(
     try:
         return np.array([row[start:stop] for row in rows], dtype=np.float64)
     except ValueError:
+        numbers = np.empty((len(rows), stop - start))
         for atom, row in enumerate(rows):
-            for value in row[start:stop]:
+            for place, value in enumerate(row[start:stop]):
                 try:
-                    float(value)
+                    numbers[atom, place] = real(value)
                 except ValueError:
                     raise ValueError(
                         f"line {first + 2 + atom}: {value[:40]!r} in the column "
                         f"{name!r} is not a number"
                     ) from None
-        raise
+        return numbers
 
 
 def _atomic_numbers(layout: _Layout, rows: list[list[str]]) -> np.ndarray:
@@ -266,7 +301,8 @@ def _atomic_numbers(layout: _Layout, rows: list[list[str]]) -> np.ndarray:
             symbols = [row[place].capitalize() for row in rows]
             unknown = sorted(set(symbols) - set(ATOMIC_NUMBERS))
             if unknown:
-                raise ValueError(f"no elements from H to Xe: {unknown[:8]}")
+                isotopes = "; write H for D and T" if {"D", "T"} & set(unknown) else ""
+                raise ValueError(f"no elements from H to Xe: {unknown[:8]}{isotopes}")
             return np.array([ATOMIC_NUMBERS[symbol] for symbol in symbols])
     for name in NUMBERS:
         if name in layout:
@@ -281,7 +317,13 @@ def _atomic_numbers(layout: _Layout, rows: list[list[str]]) -> np.ndarray:
 
 def _box(info: dict[str, str]) -> np.ndarray | None:
     """Return the box of a frame; its keys are taken out of the comment line."""
-    lattice, periodic = info.pop("Lattice", None), info.pop("pbc", None)
+    lattice, periodic = _take(info, "Lattice"), _take(info, "pbc")
+    cell = next((info[key] for key in info if key.lower() in CELLS), "")
+    if lattice is None and len(cell.replace(",", " ").split()) in (3, 6, 9):
+        raise ValueError(
+            f"cell={cell[:80]!r} is not read: a box is nine numbers, the vectors one "
+            'after the other, under Lattice="..."'
+        )
     words = {"T": True, "TRUE": True, "1": True, "F": False, "FALSE": False, "0": False}
     axes = []
     for word in (periodic or "").replace(",", " ").split():

@@ -19,7 +19,7 @@ from openmm_se3.units import (
 )
 
 if TYPE_CHECKING:
-    from pyscf import dft, gto
+    from pyscf import dft, gto, scf
 
 # Ground-state number of unpaired electrons (2S) of isolated atoms.
 ATOM_SPIN = {1: 1, 2: 0, 3: 1, 4: 0, 5: 1, 6: 2, 7: 3, 8: 2, 9: 1, 10: 0}
@@ -108,8 +108,10 @@ def build_molecule(
     )
 
 
-def converge(molecule: gto.Mole, level: LevelOfTheory) -> dft.rks.RKS:
+def converge(molecule: gto.Mole, level: LevelOfTheory) -> dft.rks.RKS | scf.uhf.UHF:
     """Return a converged Kohn-Sham calculation.
+
+    Open shells of Hartree-Fock have no grid, and PySCF cannot do them with one.
 
     The SCF starts on a coarse grid, which takes a third of the time and leaves three or
     four iterations to the fine one; the result is the same to the SCF threshold.
@@ -117,26 +119,31 @@ def converge(molecule: gto.Mole, level: LevelOfTheory) -> dft.rks.RKS:
     Raises:
         LabelError: The SCF did not converge on the fine grid.
     """
-    from pyscf import dft
+    from pyscf import dft, scf
 
-    scf = dft.UKS(molecule) if molecule.spin else dft.RKS(molecule)
-    scf.xc = level.method
+    if molecule.spin and level.method.lower() == "hf":
+        field = scf.UHF(molecule)
+    else:
+        field = dft.UKS(molecule) if molecule.spin else dft.RKS(molecule)
+        field.xc = level.method
     if has_dispersion(level.method):
-        scf.nlc = 0  # D3 and D4 stand in for the nonlocal correlation of wB97M-V
+        field.nlc = 0  # D3 and D4 stand in for the nonlocal correlation of wB97M-V
     if level.density_fit:
-        scf = scf.density_fit()
-    scf.max_cycle = level.max_cycles
-    scf.grids.level = COARSE_GRID_LEVEL
-    scf.conv_tol = COARSE_SCF_TOLERANCE
-    scf.kernel()
-    density = scf.make_rdm1()
-    scf.grids.reset()
-    scf.grids.level = level.grid_level
-    scf.conv_tol = level.scf_tolerance
-    scf.kernel(density)
-    if not scf.converged:
+        field = field.density_fit()
+    field.max_cycle = level.max_cycles
+    density = None
+    if hasattr(field, "grids"):
+        field.grids.level = COARSE_GRID_LEVEL
+        field.conv_tol = COARSE_SCF_TOLERANCE
+        field.kernel()
+        density = field.make_rdm1()
+        field.grids.reset()
+        field.grids.level = level.grid_level
+    field.conv_tol = level.scf_tolerance
+    field.kernel(density)
+    if not field.converged:
         raise LabelError(f"SCF not converged in {level.max_cycles} cycles")
-    return scf
+    return field
 
 
 def label_frame(
@@ -155,16 +162,17 @@ def label_frame(
     """
     check_distances(positions)
     try:
-        scf = converge(build_molecule(numbers, positions, level), level)
-        gradient = scf.nuc_grad_method()
-        gradient.grid_response = level.grid_response
+        field = converge(build_molecule(numbers, positions, level), level)
+        gradient = field.nuc_grad_method()
+        if hasattr(field, "grids"):
+            gradient.grid_response = level.grid_response
         forces = -gradient.kernel() * HARTREE_PER_BOHR_TO_EV_PER_ANGSTROM
     except (LabelError, NotImplementedError):
         raise
     except (ValueError, RuntimeError, ArithmeticError, AssertionError) as error:
         # Such as a singular overlap matrix: this frame's fault, as check_level passed.
         raise LabelError(f"{type(error).__name__}: {error}") from error
-    if not (np.isfinite(scf.e_tot) and np.isfinite(forces).all()):
+    if not (np.isfinite(field.e_tot) and np.isfinite(forces).all()):
         raise LabelError("energy or forces are not finite")
     net_force = float(np.abs(forces.sum(axis=0)).max())
     if level.grid_response and net_force > MAX_NET_FORCE:
@@ -172,7 +180,7 @@ def label_frame(
             f"net force {net_force:.2e} eV/A instead of zero; a tighter SCF tolerance "
             "or a finer grid helps"
         )
-    return Label(energy=float(scf.e_tot) * HARTREE_TO_EV, forces=forces)
+    return Label(energy=float(field.e_tot) * HARTREE_TO_EV, forces=forces)
 
 
 def check_distances(positions: np.ndarray) -> None:

@@ -73,7 +73,7 @@ def read_given_structures(path: Path, charge: int = 0) -> Iterator[GivenStructur
 
 
 def _read_xyz(path: Path, charge: int) -> Iterator[GivenStructure]:
-    from openmm_se3.data.formats.charges import CHARGE_KEYS, charge_and_spin
+    from openmm_se3.data.formats.charges import charge_and_spin, says_charge
     from openmm_se3.data.formats.xyz_text import read_text_frames
 
     for number, frame in enumerate(read_text_frames(path), start=1):
@@ -83,8 +83,9 @@ def _read_xyz(path: Path, charge: int) -> Iterator[GivenStructure]:
                 f"{origin} has a box; XYZ files are read as molecules in vacuum: "
                 "leave the box out, or, to run a liquid or crystal, write a PDB file"
             )
-        said = any(key in frame.info for key in CHARGE_KEYS)
-        info = frame.info if said else {**frame.info, "charge": str(charge)}
+        info = frame.info
+        if not says_charge(info):
+            info = {**info, "charge": str(charge)}
         try:
             own, unpaired = charge_and_spin(info, frame.numbers)
         except ValueError as error:

@@ -83,7 +83,7 @@ def _structure(text: TextFrame, index: int) -> Structure:
         raise ValueError("positions are not finite")
     if text.box is not None:
         raise ValueError(
-            "periodic; DFT labels are for free molecules, take its Lattice away"
+            "periodic; labels are for free molecules, take its Lattice away"
         )
     charge, spin = charge_and_spin(text.info, text.numbers)
     return Structure(

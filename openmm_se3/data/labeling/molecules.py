@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Entry = tuple[str, Chem.Mol | str | None, str]
 
 SUFFIXES = (".smi", ".smiles", ".sdf", ".mol", *given_structures.SUFFIXES)
+TRIPLETS = ("O=O", "S=S", "O=S")  # drawn as closed shells
 # The first block of an InChIKey is a hash of the formula and the bonds without
 # stereochemistry, isotopes and charge.
 CONNECTIVITY = slice(0, 14)
@@ -110,16 +111,16 @@ def read_molecules(
         entries = _READERS[suffix](path)
     molecules: list[Molecule] = []
     rejected: list[Rejected] = []
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     for origin, mol, name in entries:
         result = _molecule(mol, name, origin, max_atoms, elements, neutral)
         if isinstance(result, Molecule):
             if key_hash(result.connectivity) in excluded:
                 result = Rejected(origin, "on the list of excluded molecules")
-            elif result.inchikey in seen:
+            elif _identity(result) in seen:
                 result = Rejected(origin, "occurs twice")
         if isinstance(result, Molecule):
-            seen.add(result.inchikey)
+            seen.add(_identity(result))
             molecules.append(result)
         else:
             rejected.append(result)
@@ -166,6 +167,16 @@ def key_hash(connectivity: str) -> str:
     return hashlib.sha256(connectivity.encode("ascii")).hexdigest()
 
 
+def _identity(molecule: Molecule) -> tuple[str, str]:
+    """Return what two entries of one molecule share.
+
+    Tautomers and zwitterions share the InChIKey; SMILES tell them apart.
+    """
+    from rdkit import Chem
+
+    return molecule.inchikey, Chem.MolToSmiles(Chem.RemoveHs(molecule.mol))
+
+
 def _molecule(
     mol: Chem.Mol | str | None,
     name: str,
@@ -200,6 +211,8 @@ def _molecule(
         )
     if any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms()):
         return Rejected(origin, "a radical")
+    if Chem.MolToSmiles(Chem.RemoveHs(mol)) in TRIPLETS:
+        return Rejected(origin, "its ground state is a triplet, not a closed shell")
     charge = Chem.GetFormalCharge(mol)
     if neutral and charge:
         return Rejected(origin, f"total charge {charge:+d}")
