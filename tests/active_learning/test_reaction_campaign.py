@@ -109,6 +109,13 @@ def test_campaign_of_a_reaction_ends_with_its_checks(campaign: Path) -> None:
     assert "The reaction" in report and "difference:O1-H9,O2-H9" in report
     for problem in found["problems"]:
         assert problem in verdict["problems"] and problem in report
+    # The energies of the images are those of the file of labels, by then read again.
+    images = read_hdf5(campaign / "data/path-01.h5").frames
+    assert len(images) == len(found["path"]["model"])
+    energies = np.array([frame.energy for frame in images])
+    assert found["path"]["reference"] == pytest.approx(
+        EV_TO_KCAL_PER_MOL * (energies - energies[0]), abs=1e-3
+    )
     # So few labels give no barrier to be trusted.
     assert found["problems"] or "path" not in found
     assert not verdict["trusted"] or "path" not in found

@@ -25,7 +25,7 @@ from openmm_se3.active_learning.reference import Reference, TooManyFailuresError
 from openmm_se3.active_learning.structures import System
 from openmm_se3.active_learning.walkers import Explored
 from openmm_se3.data.formats.hdf5 import read_hdf5
-from openmm_se3.data.frames import Structure
+from openmm_se3.data.frames import Frame, Structure
 from openmm_se3.data.labeling.labelers import LabelerError
 from openmm_se3.units import EV_TO_KCAL_PER_MOL
 
@@ -179,14 +179,14 @@ class PathCheck:
         energies: dict[str, float] = {}
         if self.campaign.find("labeled", file=self.file.name) is not None:
             frames = read_hdf5(self.file).frames
-            energies = {frame.trajectory: frame.energy for frame in frames}
+            energies = _by_name(frames)
         elif self.campaign.find("path failed", round=self.number) is None:
             try:
                 dataset, _ = reference.label_round(self.campaign, structures, self.file)
             except (TooManyFailuresError, LabelerError):
                 self.campaign.record("path failed", round=self.number)
             else:
-                energies = {f.trajectory: f.energy for f in dataset.frames}
+                energies = _by_name(dataset.frames)
         return np.array([energies.get(s.trajectory, np.nan) for s in structures])
 
     def problems(self, path: dict[str, Any] | None) -> list[str]:
@@ -218,3 +218,8 @@ class PathCheck:
                 f"more than {MOST_PATH_ERROR:g}"
             )
         return found
+
+
+def _by_name(frames: Sequence[Frame]) -> dict[str, float]:
+    """Return energies, eV, by trajectory, without the formula that files put before."""
+    return {frame.trajectory.rpartition("/")[2]: frame.energy for frame in frames}
