@@ -330,6 +330,7 @@ def _spent(campaign: Campaign) -> str:
 def _usage(campaign: Campaign, systems: Sequence[System]) -> list[str]:
     name = "molecule.pdb" if len(systems) == 1 else "molecule-1.pdb"
     folder = campaign.folder.name
+    reactive = " --reactive" if systems[0].reaction else ""
     return [
         code(
             f"from openmm import app\nfrom openmm_se3 import SE3Potential\n\n"
@@ -337,7 +338,8 @@ def _usage(campaign: Campaign, systems: Sequence[System]) -> list[str]:
             f'system = SE3Potential("{folder}/{MODEL}").createSystem(pdb.topology)'
         ),
         code(
-            f"openmm-se3 run {folder}/{name} --model {folder}/{MODEL} --out run\n"
+            f"openmm-se3 run {folder}/{name} --model {folder}/{MODEL}{reactive} "
+            "--out run\n"
             f"openmm-se3 learn --resume {folder} --labels N    # more labels"
         ),
     ]

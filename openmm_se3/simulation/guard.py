@@ -67,6 +67,7 @@ class GuardReporter:
         reference: Positions [n_atoms, 3], A, whose bond lengths are the reference.
         temperature: Temperature that the run is meant to have, K.
         dt_fs: Time step, fs.
+        watch_bonds: False where a reaction may break them.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class GuardReporter:
         reference: np.ndarray,
         temperature: float,
         dt_fs: float,
+        watch_bonds: bool = True,
     ) -> None:
         self.interval = interval
         self.force_interval = interval  # steps between checks of forces and energy
@@ -88,7 +90,9 @@ class GuardReporter:
             chemical_symbol(atom.element) if atom.element else "?" for atom in atoms
         ]
         self._names = [atom_name(atom) for atom in atoms]
-        bonds = [(bond[0].index, bond[1].index) for bond in topology.bonds()]
+        bonds = [
+            (bond[0].index, bond[1].index) for bond in topology.bonds() if watch_bonds
+        ]
         self._bonds = np.array(bonds, dtype=int).reshape(-1, 2)
         self._molecules = molecules_of(topology)
         self._periodic = topology.getPeriodicBoxVectors() is not None

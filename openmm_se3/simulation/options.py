@@ -22,6 +22,7 @@ CIRCUMSTANCES = (
     "model",
     "committee",
     "stop_uncertainty",
+    "reactive",
     "out",
     "overwrite",
     "resume",
@@ -58,6 +59,7 @@ class RunOptions:
             At 12 fs no vibration of water falls into step with the rows, as the bend
             does at 10 fs.
         checkpoint_ps: Time between checkpoints, ps.
+        reactive: Bonds may break; they do not stop the run.
     """
 
     steps: int = 40_000
@@ -77,6 +79,7 @@ class RunOptions:
     frame_fs: float = 2.5
     log_fs: float = 12.0
     checkpoint_ps: float = 5.0
+    reactive: bool = False
 
     def __post_init__(self) -> None:
         """Check every value.

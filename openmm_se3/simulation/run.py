@@ -148,6 +148,7 @@ def run_dynamics(
             reference,
             options.temperature,
             options.dt_fs,
+            watch_bonds=not options.reactive,
         )
         fit = {"identity": what, "environment": here}
         phases = Phases(

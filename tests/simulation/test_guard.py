@@ -163,6 +163,19 @@ def stopped_by(guard: GuardReporter, state: openmm.State, step: int) -> str:
     return caught.value.reason
 
 
+def test_bonds_may_break_in_a_reaction() -> None:
+    start = water_positions(2, 1)
+    torn = start.copy()
+    torn[1] += 1.2 * (start[1] - start[0])
+    state = guarded_state(torn, make_guard(start))
+    assert "bond" in stopped_by(make_guard(start), state, 3)
+    reactive = GuardReporter(
+        4, water_topology(2), np.tile(MASSES, 2), start, 300.0, 0.5, watch_bonds=False
+    )
+    reactive.report(SimpleNamespace(currentStep=3), state)  # type: ignore[arg-type]
+    assert reactive.last_good is state
+
+
 def test_guard_names_two_atoms_too_near_each_other() -> None:
     start = water_positions(2, 1)
     guard = make_guard(start)

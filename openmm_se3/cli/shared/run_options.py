@@ -74,6 +74,11 @@ OPTIONS = (
         help="Run molecules that the model's training data do not have.",
     ),
     click.option(
+        "--reactive",
+        is_flag=True,
+        help="Bonds may break, as in a reaction that the model has learned.",
+    ),
+    click.option(
         "--committee/--no-committee",
         default=True,
         help="Of a committee run the mean of its members and record how far they "
