@@ -13,6 +13,11 @@ from ase.calculators.calculator import (
 from ase.stress import full_3x3_to_voigt_6_stress
 from openmm import app
 
+from openmm_se3.data.formats.charges import (
+    CHARGE_KEYS,
+    MULTIPLICITY_KEYS,
+    SPIN_KEYS,
+)
 from openmm_se3.force.evaluator import Evaluator
 from openmm_se3.force.system_checks import warn_of_free_molecules, warn_of_missing_atoms
 
@@ -94,6 +99,16 @@ class SE3Calculator(Calculator):
                 derivative / self.atoms.get_volume()
             )
 
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """Return what has changed since the last calculation.
+
+        Raises:
+            ValueError: The atoms have a charge or spin that the model does not
+                describe, which ASE would not count as a change.
+        """
+        self._require_state(atoms)
+        return list(super().check_state(atoms, tol))
+
     def _box(self, atoms: Atoms) -> np.ndarray | None:
         """Return box vectors as rows [3, 3], A; None for a free molecule.
 
@@ -123,21 +138,25 @@ class SE3Calculator(Calculator):
         level = self.model.metadata["level_of_theory"]
         model = self.model.metadata["name"]
         charge, spin = level.get("charge", 0), level.get("spin", 0)
-        said = {
-            "atoms.info['charge']": (atoms.info.get("charge"), (charge,)),
-            # Unpaired electrons or, as some programs have it, the multiplicity.
-            "atoms.info['spin']": (atoms.info.get("spin"), (spin, spin + 1)),
-            "atoms.info['multiplicity']": (
-                atoms.info.get("multiplicity"),
-                (spin + 1,),
-            ),
-        }
-        for name, (value, allowed) in said.items():
-            if value is not None and value not in allowed:
+        for key, value in atoms.info.items():
+            name = str(key).lower()
+            allowed: tuple[int, ...]
+            if name in CHARGE_KEYS:
+                allowed = (charge,)
+            elif name in SPIN_KEYS:
+                # Unpaired electrons or, as some programs have it, the multiplicity.
+                allowed = (spin, spin + 1)
+            elif name in MULTIPLICITY_KEYS:
+                allowed = (spin + 1,)
+            else:
+                continue
+            if value is None:
+                continue
+            if str(value) not in {f"{a}{dot}" for a in allowed for dot in ("", ".0")}:
                 raise ValueError(
-                    f"{name} is {value}; the model {model!r} describes a charge of "
-                    f"{charge} and {spin} unpaired electrons only: take another model, "
-                    "or remove the entry"
+                    f"atoms.info[{key!r}] is {value}; the model {model!r} describes a "
+                    f"charge of {charge} and {spin} unpaired electrons only: take "
+                    "another model, or remove the entry"
                 )
         for what, values, allowed_sum in (
             ("initial charges", atoms.get_initial_charges(), charge),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,8 +88,12 @@ def _alternates(path: Path, text: str) -> Iterator[tuple[str, str]]:
 
 
 def _models(text: str) -> Iterator[list[str]]:
-    """Yield the rows of atoms of each model of a PDB or PDBx/mmCIF file."""
+    """Yield the rows of atoms of each model of a PDB or PDBx/mmCIF file.
+
+    Of an mmCIF file of several blocks the first counts, as OpenMM reads it.
+    """
     columns = columns_of(text)
+    text = _first_block(text) if columns else text
     rows = [line.lstrip(INVISIBLE) for line in text.splitlines()]
     if columns:
         if "group_PDB" not in columns:
@@ -111,8 +116,14 @@ def _models(text: str) -> Iterator[list[str]]:
             model_rows = []
 
 
+def _first_block(text: str) -> str:
+    """Return an mmCIF file up to its second data block."""
+    starts = [match.start() for match in re.finditer(r"^data_", text, re.M | re.I)]
+    return text[: starts[1]] if len(starts) > 1 else text
+
+
 def columns_of(text: str) -> dict[str, int]:
     """Return the columns of an mmCIF file's atoms by name; empty for PDB."""
-    names = [line.strip() for line in text.splitlines()]
+    names = [line.strip() for line in _first_block(text).splitlines()]
     sites = [name for name in names if name.startswith("_atom_site.")]
     return {name.removeprefix("_atom_site."): i for i, name in enumerate(sites)}

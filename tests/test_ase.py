@@ -14,7 +14,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from evaluator import evaluate
 from random_model import BOX, WATER, topology_of, water_cluster, write_random_weights
 
-from openmm_se3 import SE3Potential
+from openmm_se3 import Evaluator, SE3Calculator, SE3Potential
 from openmm_se3.compiled.library import find_compiler
 from openmm_se3.force import evaluator
 from openmm_se3.force.memory import NotEnoughMemoryError
@@ -183,6 +183,29 @@ def test_other_charges_and_spins_are_refused(
     atoms.info["spin"] = 1  # a multiplicity
     atoms.rattle()
     atoms.get_potential_energy()
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong", "right"),
+    [
+        ("total_charge", 1, 0),
+        ("Charge", 2, "0"),
+        ("spin_multiplicity", 3, 1),
+        ("total_spin", 2, 0),
+        ("unpaired_electrons", 2, 0.0),
+    ],
+)
+def test_states_are_refused_under_every_name(
+    key: str, wrong: object, right: object, smallest_model: Path
+) -> None:
+    """Also where the energy of these positions is known already."""
+    atoms = Atoms("OH2", WATER, calculator=SE3Calculator(Evaluator(smallest_model)))
+    energy = atoms.get_potential_energy()
+    atoms.info[key] = wrong
+    with pytest.raises(ValueError, match=key):
+        atoms.get_potential_energy()
+    atoms.info[key] = right
+    assert atoms.get_potential_energy() == energy
 
 
 def test_initial_charges_and_moments_of_another_state_are_refused(

@@ -144,6 +144,7 @@ def train_members(
             "data": {
                 "files": [{"path": "labels.h5", "charged": "keep"}],
                 "self_energies": dict(energies),
+                "check_units": False,  # they are ours
             },
         }
         tasks.append((values, folder, _minutes(settings, number)))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from openmm import unit
 
 from openmm_se3._moved import warn_renamed
 from openmm_se3.committee import self_energy_shifts
@@ -125,7 +126,7 @@ class Evaluator:
                 no box vectors.
         """
         symbols, x = checked_atoms(self.model, numbers, positions)
-        require_box(box)
+        box = checked_box(box)
         with self._lock, usual_torch():
             species = tuple(self.model.config.elements.index(s) for s in symbols)
             if self.implementation == "compiled" and self._module is None:
@@ -225,7 +226,7 @@ class Evaluator:
         :meth:`energy_and_forces`.
         """
         symbols, x = checked_atoms(self.model, numbers, positions)
-        require_box(box)
+        box = checked_box(box)
         self._require_memory(x, box, "torchscript")
         return strain_derivative(self.network, symbols, x, box)
 
@@ -303,18 +304,29 @@ def require_committee(model: ModelFile) -> None:
         )
 
 
-def require_box(box: np.ndarray | None) -> None:
-    """Refuse what are no box vectors.
+def checked_box(box: Any) -> np.ndarray | None:
+    """Return box vectors as rows [3, 3], A; None without a box.
+
+    Args:
+        box: The vectors, A (or a Quantity, or three of them).
 
     Raises:
         ValueError: Names what is wrong.
     """
     if box is None:
-        return
-    rows = np.asarray(box)
+        return None
+    if unit.is_quantity(box):
+        box = box.value_in_unit(unit.angstrom)
+    rows = np.array(
+        [
+            row.value_in_unit(unit.angstrom) if unit.is_quantity(row) else row
+            for row in box
+        ]
+    )
     if rows.shape != (3, 3) or not np.isfinite(rows.astype(float)).all():
         raise ValueError(
             f"box must be three finite vectors as rows [3, 3], A, got {rows.tolist()}"
         )
     if abs(np.linalg.det(rows)) <= 1e-6 * np.prod(np.linalg.norm(rows, axis=1)):
         raise ValueError(f"the box has no volume: {rows.tolist()}")
+    return rows.astype(float)

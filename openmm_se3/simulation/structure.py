@@ -11,11 +11,16 @@ from typing import Any
 import numpy as np
 from openmm import app, unit
 
+from openmm_se3.elements import chemical_symbol
 from openmm_se3.geometry import box_of, minimum_image
+from openmm_se3.molecules import bonds_by_distance
 from openmm_se3.simulation.small_molecule import SUFFIXES, read_molecule, read_smiles
 from openmm_se3.simulation.structure_checks import (
+    refuse_charges,
     refuse_contacts,
     refuse_crystal,
+    refuse_partial_cell,
+    refuse_symmetry,
     refuse_unfit,
 )
 from openmm_se3.structure_text import read_text, refuse_alternates, refuse_unread
@@ -66,9 +71,9 @@ def make_structure(structure: str | Path) -> tuple[app.Topology, np.ndarray]:
 def read_structure(path: str | Path) -> tuple[app.Topology, np.ndarray]:
     """Read a PDB or PDBx/mmCIF file and refuse what cannot be simulated.
 
-    Bonds are those that the file gives and, in water, amino acids and nucleotides,
-    those of the standard residue.  Molecules that the box cuts are made whole.  Of
-    several models the first is taken.
+    Bonds are those that the file gives, in water, amino acids and nucleotides those of
+    the standard residue, and for atoms that have none those of their distances.
+    Molecules that the box cuts are made whole.  Of several models the first is taken.
 
     Args:
         path: PDB file (.pdb, .ent) or PDBx/mmCIF file (.cif, .mmcif).
@@ -91,6 +96,9 @@ def read_structure(path: str | Path) -> tuple[app.Topology, np.ndarray]:
         )
     text = read_text(path)
     refuse_crystal(path, text)
+    refuse_partial_cell(path, text)
+    refuse_symmetry(path, text)
+    refuse_charges(path, text)
     refuse_alternates(path, text)
     try:
         with warnings.catch_warnings():
@@ -120,7 +128,25 @@ def read_structure(path: str | Path) -> tuple[app.Topology, np.ndarray]:
     refuse_unread(path, text, topology.getNumAtoms())
     refuse_unfit(path, topology, positions)
     refuse_contacts(path, topology, positions, box)
+    _add_bonds(topology, positions, box)
     return topology, whole_molecules(topology, positions, box)
+
+
+def _add_bonds(
+    topology: app.Topology, positions: np.ndarray, box: np.ndarray | None
+) -> None:
+    """Add the bonds of atoms that have none in the file, as their distances tell.
+
+    Barostats move molecules, and frames are wrapped by them.
+    """
+    atoms = list(topology.atoms())
+    bonded = {atom.index for bond in topology.bonds() for atom in bond}
+    if len(bonded) == len(atoms):
+        return
+    symbols = [chemical_symbol(atom.element) for atom in atoms]
+    for i, j in bonds_by_distance(symbols, positions, box):
+        if int(i) not in bonded or int(j) not in bonded:
+            topology.addBond(atoms[i], atoms[j])
 
 
 def whole_molecules(

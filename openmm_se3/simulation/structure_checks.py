@@ -12,7 +12,13 @@ from openmm import app
 
 from openmm_se3.elements import chemical_symbol
 from openmm_se3.geometry import closest_contact
+from openmm_se3.structure_text import ATOM_ROWS, columns_of
 
+CELL = (
+    *(f"length_{edge}" for edge in "abc"),
+    *(f"angle_{angle}" for angle in ("alpha", "beta", "gamma")),
+)
+SPACE_GROUPS = ("_symmetry.space_group_name_H-M", "_space_group.name_H-M_alt")
 LEAST_START = 0.7  # of the sum of covalent radii; a start is nearer to rest than a run
 # Names of the extra particles of 4- and 5-site water models, lone pairs, Drude shells.
 EXTRA_PARTICLE = re.compile(r"(M|OM|MW\d?|EPW?\d?|LP\w?\d?|L[AB]|DO[A-Z]?\d?)$", re.I)
@@ -40,6 +46,85 @@ def refuse_crystal(path: Path, text: str) -> None:
             "asymmetric unit), not PDBx/mmCIF: expand it by its symmetry to all atoms "
             f"of a cell with molecules and bonds, and write that to {name}; "
             'docs/running.md, "A crystal structure", has a script'
+        )
+
+
+def refuse_partial_cell(path: Path, text: str) -> None:
+    """Refuse a cell of mmCIF that OpenMM would read with other numbers.
+
+    Raises:
+        ValueError: An item of the cell is missing, or no number.
+    """
+    found = dict(re.findall(r"^_cell\.(\w+)\s+(\S+)", text, re.M))
+    given = {name: found[name] for name in CELL if name in found}
+    if not given:
+        return
+    missing = [name for name in CELL if name not in given]
+    if missing:
+        raise ValueError(
+            f"{path}: the cell lacks {', '.join(f'_cell.{m}' for m in missing)}: give "
+            "all six items, or take all of _cell out for a run without a box"
+        )
+    for name, value in given.items():
+        try:
+            float(value)
+        except ValueError:
+            raise ValueError(
+                f"{path}: _cell.{name} is {value!r}, no plain number: write one "
+                "(without a standard uncertainty in parentheses), or take all of _cell "
+                "out for a run without a box"
+            ) from None
+
+
+def refuse_symmetry(path: Path, text: str) -> None:
+    """Refuse a crystal of which the file holds the asymmetric unit only.
+
+    Raises:
+        ValueError: Names the space group.
+    """
+    group = ""
+    for line in text.splitlines():
+        if line.startswith("CRYST1"):
+            group = line[55:66].strip()
+        for item in SPACE_GROUPS:
+            if line.startswith(item):
+                group = line[len(item) :].strip().strip("'\"")
+    if group.replace(" ", "").upper() not in ("", "P1", "?", "."):
+        raise ValueError(
+            f"{path}: the space group is {group!r}, so the file may hold a part of the "
+            "cell only: expand it by its symmetry to all atoms of the cell, and write "
+            "the space group P 1"
+        )
+
+
+def refuse_charges(path: Path, text: str) -> None:
+    """Refuse formal charges that add up to an ion, which the models do not know.
+
+    Raises:
+        ValueError: Names their sum.
+    """
+    columns = columns_of(text)
+    place = columns.get("pdbx_formal_charge")
+    total = 0
+    for line in text.splitlines():
+        if line.startswith("ENDMDL"):
+            break
+        if not line.startswith(ATOM_ROWS):
+            continue
+        words = line.split()
+        if columns:
+            value = words[place] if place is not None and place < len(words) else ""
+        else:
+            value = line[78:80].strip()
+        match = re.fullmatch(r"([+-]?)(\d)([+-]?)", value)
+        if match:
+            sign = -1 if "-" in (match[1], match[3]) else 1
+            total += sign * int(match[2])
+    if total:
+        raise ValueError(
+            f"{path}: the formal charges add up to {total:+d}; models know neutral "
+            "molecules only: protonate or deprotonate them, or add the counterion's "
+            "atoms"
         )
 
 

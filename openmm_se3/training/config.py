@@ -238,11 +238,14 @@ class DataConfig:
         split: How training, validation and test frames are chosen.
         self_energies: "auto" (those of the data, or else fitted), "least-squares",
             "isolated" (computed with DFT), or eV by chemical symbol.
+        check_units: Refuse labels whose units or signs cannot be right.  The frames of
+            a reaction are unlike those that the limits are for.
     """
 
     files: tuple[Source, ...]
     split: SplitConfig = SplitConfig()
     self_energies: str | dict[str, float] = "auto"
+    check_units: bool = True
 
     def __post_init__(self) -> None:
         """Check that there is something to read.
@@ -276,6 +279,7 @@ class DataConfig:
             "files": [_source_to_yaml(source) for source in self.files],
             "split": to_dict(self.split),
             "self_energies": self.self_energies,
+            **({} if self.check_units else {"check_units": False}),
         }
 
 

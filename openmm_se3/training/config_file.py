@@ -80,6 +80,7 @@ class _Data:
     files: tuple[Any, ...]
     split: dict[str, Any] = dataclasses.field(default_factory=dict)
     self_energies: str | dict[str, Any] = "auto"
+    check_units: bool = True
 
 
 def _read_data(values: dict[str, Any], folder: Path) -> DataConfig:
@@ -103,6 +104,7 @@ def _read_data(values: dict[str, Any], folder: Path) -> DataConfig:
         tuple(sources),
         from_dict(SplitConfig, sections.split, "data.split"),
         sections.self_energies,
+        sections.check_units,
     )
 
 

@@ -50,7 +50,8 @@ def read_data(
     # Self-energies that are all zero ask for total energies, as the thesis's first runs
     # had them: nothing is known about their size then.
     subtracted = chosen.energies if any(chosen.energies.values()) else None
-    require_plausible(dataset.frames, subtracted)
+    if config.check_units:
+        require_plausible(dataset.frames, subtracted)
     dataset = dataclasses.replace(dataset, self_energies=chosen.energies)
     console.print(data_summary(dataset, chosen), highlight=False, soft_wrap=True)
     if chosen.warning:

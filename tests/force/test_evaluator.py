@@ -8,10 +8,23 @@ import numpy as np
 import openmm
 import pytest
 from ase import Atoms
+from openmm import unit
 from random_model import BOX, WATER, topology_of
 
 from openmm_se3 import Evaluator, SE3Calculator, SE3Potential
 from openmm_se3.force import atoms as atoms_module
+
+
+def test_box_vectors_may_have_a_unit(smallest_model: Path) -> None:
+    evaluator = Evaluator(smallest_model)
+    box = np.array([[5.0, 0, 0], [0.5, 5.2, 0], [0.2, -0.4, 5.5]])
+    expected, _ = evaluator.energy_and_forces([8, 1, 1], WATER, box)
+    free, _ = evaluator.energy_and_forces([8, 1, 1], WATER)
+    assert abs(expected - free) > 1e-6
+    vectors = [openmm.Vec3(*row) * 0.1 * unit.nanometer for row in box]
+    for given in (0.1 * box * unit.nanometer, vectors, box.tolist()):
+        found, _ = evaluator.energy_and_forces([8, 1, 1], WATER, given)
+        assert found == pytest.approx(expected, abs=1e-6)
 
 
 def test_it_agrees_with_the_potential(smallest_model: Path) -> None:

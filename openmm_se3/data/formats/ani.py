@@ -52,6 +52,12 @@ from openmm_se3.elements import ATOMIC_NUMBERS, symbols_of
 # Sources up to this size (bytes of coordinates and forces) are read at once.
 READ_AT_ONCE = 1 << 30
 WB97X = "wB97X/6-31G(d)"
+# Arrays that say what a frame is, and what they hold for a free, neutral molecule.
+UNREAD = {
+    **dict.fromkeys(("cell", "cells", "lattice", "box", "pbc"), 0),
+    **dict.fromkeys(("charge", "total_charge", "net_charge", "spin"), 0),
+    **dict.fromkeys(("multiplicity", "mult"), 1),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +166,7 @@ def _blocks(
             f"{species.shape} and energies {energy.shape} do not fit together; the "
             f"first should be {shape}"
         )
+    _refuse_unread(group)
     forces = _forces(group, layout, shape)
     sign = -1.0 if layout.gradient else 1.0
     name = f"{path.name}{group.name}"
@@ -191,6 +198,25 @@ def _blocks(
             source=path.name,
             charge=np.full(count, charge),
         )
+
+
+def _refuse_unread(group: h5py.Group) -> None:
+    """Refuse a box, a charge or a spin, which these layouts do not have.
+
+    Raises:
+        ValueError: Names the array.
+    """
+    for name in group:
+        neutral = UNREAD.get(name.lower())
+        if neutral is None:
+            continue
+        values = read_array(group, name, kinds="biuf")
+        if values.size and (values != neutral).any():
+            raise ValueError(
+                f"{place(group)}: {name!r} is not read in this layout, and without it "
+                "these would be other molecules: write the frames as extended XYZ "
+                "(Lattice=, charge=, multiplicity=), or take the array out"
+            )
 
 
 def _forces(
@@ -225,10 +251,8 @@ def _compositions(
 
 def _description(group: h5py.Group) -> tuple[int, str]:
     """Return the charge and the subset of a molecule of SPICE; 0 and nothing else."""
-    if "subset" not in group:
-        return 0, ""
     smiles = read_texts(group, "smiles") if "smiles" in group else []
-    subset = read_texts(group, "subset")
+    subset = read_texts(group, "subset") if "subset" in group else []
     return charge_of_smiles(smiles[0]) if smiles else 0, subset[0] if subset else ""
 
 

@@ -28,6 +28,15 @@ from openmm_se3.elements import ATOMIC_NUMBERS
 NO_BOX = "nopbc"  # a file of this name says that there is no box
 
 
+UNREAD = {
+    "forces": "DeePMD-kit calls it force.npy",
+    "energies": "DeePMD-kit calls it energy.npy",
+    "coords": "DeePMD-kit calls it coord.npy",
+    "spin": "a model without spins cannot learn it",
+    "charge": "write frames with a charge as extended XYZ (charge=)",
+}
+
+
 def read_deepmd(folder: Path, units: Units, gradient: bool = False) -> Frames:
     """Return the frames of a folder; each set is one trajectory.
 
@@ -52,6 +61,7 @@ def read_deepmd(folder: Path, units: Units, gradient: bool = False) -> Frames:
 def _read_set(
     folder: Path, numbers: np.ndarray, periodic: bool, units: Units, sign: float
 ) -> Block:
+    _refuse_names(folder)
     n_atoms = len(numbers)
     positions = _load(folder / "coord.npy", (n_atoms, 3), None)
     n_frames = len(positions)
@@ -73,6 +83,17 @@ def _read_set(
         box=None if box is None else box * units.length,
         source=folder.parent.name,
     )
+
+
+def _refuse_names(folder: Path) -> None:
+    """Refuse files that hold labels under other names, or what is not read.
+
+    Raises:
+        ValueError: Names the file.
+    """
+    for name, hint in UNREAD.items():
+        if (folder / f"{name}.npy").exists():
+            raise ValueError(f"{folder / name}.npy is not read: {hint}")
 
 
 def _load(path: Path, shape: tuple[int, ...], n_frames: int | None) -> np.ndarray:

@@ -24,6 +24,7 @@ of the level of theory; version 1 no boxes either.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,8 @@ def read_hdf5(path: str | Path) -> Dataset:
             provenance = json.loads(text_attribute(file, "provenance"))
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} has a damaged description: {error}") from error
+        if not all(map(math.isfinite, self_energies.values())):
+            raise ValueError(f"{path} has self-energies that are NaN: {energies}")
         if units != UNITS:
             raise ValueError(f"{path} has units {units}, expected {UNITS}")
         members = dict(groups(file))
@@ -210,6 +213,8 @@ def _read_group(path: Path, name: str, group: Any, charge: int, spin: int) -> Bl
         read_array(group, field) if field in group else None
         for field in ("energy_std", "forces_std")
     )
+    if energy_std is not None and energy_std.ndim != 1:
+        raise ValueError(f"{place}: energy_std {energy_std.shape} should be a list")
     if energy_std is not None:
         lengths["energy_std"] = len(energy_std)
     if forces_std is not None and forces_std.shape != shape:
