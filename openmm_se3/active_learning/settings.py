@@ -95,11 +95,12 @@ class Settings:
         Raises:
             ValueError: A value is out of range or does not go with another.
         """
-        least = LEAST_LABELS_OF_REACTION if self.bias else LEAST_LABELS
+        whole = self.bias and self.round_labels is None
+        least = LEAST_LABELS_OF_REACTION if whole else LEAST_LABELS
         if self.labels < least:
             raise ValueError(
                 f"labels is {self.labels}; a committee cannot be trained and tested "
-                f"with fewer than {least}{' on a reaction' if self.bias else ''}"
+                f"with fewer than {least}{' on a reaction' if whole else ''}"
             )
         if self.minutes is not None and not self.minutes > 0.0:
             raise ValueError(
