@@ -54,8 +54,8 @@ def take_run(
         FileNotFoundError: The folder holds no trajectory.
         ValueError: The run is of another molecule, or it is torn in all frames.
     """
-    numbers, frames = _read_run(run)
-    orders = [_order(numbers, frames[0], system) for system in systems]
+    numbers, bonds, frames = _read_run(run)
+    orders = [_order(numbers, bonds, system) for system in systems]
     index, order = next(
         ((i, order) for i, order in enumerate(orders) if order is not None), (0, None)
     )
@@ -81,9 +81,7 @@ def take_run(
     return len(picked)
 
 
-def _order(
-    numbers: np.ndarray, positions: np.ndarray, system: System
-) -> np.ndarray | None:
+def _order(numbers: np.ndarray, bonds: np.ndarray, system: System) -> np.ndarray | None:
     """Return which atom of a run each atom of a system is; None if it is another.
 
     Atoms are told by their element and their bonds: atoms that can change places are
@@ -91,7 +89,6 @@ def _order(
     """
     if len(numbers) != len(system.numbers):
         return None
-    bonds = bonds_by_distance(symbols_of(numbers), positions, None)
     target = _graph(numbers, bonds)
     for minimum in system.minima:
         query = _graph(system.numbers, system.bonds_of(minimum))
@@ -146,8 +143,12 @@ def given_structures(
     ]
 
 
-def _read_run(run: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return atomic numbers [n_atoms] and positions [n_frames, n_atoms, 3], A."""
+def _read_run(run: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return atomic numbers [n_atoms], bonds [n_bonds, 2] and positions, A.
+
+    Bonds are those of the topology, or without any those of the first frame's
+    distances.  Positions are [n_frames, n_atoms, 3].
+    """
     import mdtraj
 
     topology = run / TOPOLOGY
@@ -163,4 +164,10 @@ def _read_run(run: Path) -> tuple[np.ndarray, np.ndarray]:
     last = run / LAST_GOOD_FRAME
     if last.is_file():
         frames.append(mdtraj.load(str(last)).xyz.astype(float) * NM_TO_ANGSTROM)
-    return numbers, np.concatenate(frames)
+    bonds = np.array(
+        [(first.index, second.index) for first, second in trajectory.topology.bonds],
+        dtype=int,
+    )
+    if not len(bonds):
+        bonds = bonds_by_distance(symbols_of(numbers), frames[0][0], None)
+    return numbers, bonds, np.concatenate(frames)

@@ -8,17 +8,16 @@ import shutil
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from spring_committee import NUMBERS, SPRING, WATER, Springs, water
 
 from openmm_se3.active_learning.campaign import Campaign
 from openmm_se3.active_learning.candidates import chosen_structures, uncertain_shares
 from openmm_se3.active_learning.choose import diverse_frames, random_frames
-from openmm_se3.active_learning.committee import Atoms, Committee, Predicted
-from openmm_se3.active_learning.frames_of_run import given_structures, take_run
+from openmm_se3.active_learning.committee import Atoms, Committee
 from openmm_se3.active_learning.fresh_frames import (
     Fresh,
     calibration,
@@ -27,77 +26,16 @@ from openmm_se3.active_learning.fresh_frames import (
 from openmm_se3.active_learning.minima import dihedral_angle, displaced, frequencies
 from openmm_se3.active_learning.pretraining import choose_start, first_self_energies
 from openmm_se3.active_learning.settings import CHOICES, Settings
-from openmm_se3.active_learning.structures import System, make_systems
 from openmm_se3.active_learning.verdict import judge
 from openmm_se3.active_learning.walkers import Explored, Walker, conserve, explore
 from openmm_se3.config import ModelConfig, to_dict
 from openmm_se3.data.frames import Frame, Frames
-from openmm_se3.data.labeling.molecules import molecule_from_smiles
 from openmm_se3.nn.transformer import SE3Transformer
 from openmm_se3.report.page import Page, superposed, table, viewer
 from openmm_se3.shipped import shipped_models
 from openmm_se3.single_point import evaluate
 from openmm_se3.training.checkpoint import BEST, save_checkpoint
 from openmm_se3.units import BOLTZMANN_EV, EV_PER_ANGSTROM_DALTON_TO_ANGSTROM_PER_FS2
-
-WATER = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
-NUMBERS = np.array([8, 1, 1])
-SPRING = 30.0  # eV/A^2
-
-
-def water(**changes: object) -> System:
-    """Return water as a system."""
-    bonds = np.array([[0, 1], [0, 2]])
-    values = {
-        "name": "O",
-        "numbers": NUMBERS,
-        "bonds": bonds,
-        "charge": 0,
-        "minima": (WATER,),
-        "mol": None,
-        "trajectory": "water",
-    }
-    return System(**{**values, **changes})  # type: ignore[arg-type]
-
-
-class Springs:
-    """A committee of harmonic bonds, whose second member pulls one hydrogen aside.
-
-    Args:
-        pull: Force of the second member on it, eV/A.
-    """
-
-    self_energies = {1: -13.0, 8: -2000.0}
-
-    def __init__(self, pull: float = 0.0) -> None:
-        self.pull = pull
-
-    def predict(self, atoms: Atoms, positions: np.ndarray) -> Predicted:
-        """Return energies and forces of two members."""
-        shape = (atoms.count, 3, 3)
-        x = positions.reshape(shape)
-        forces = np.zeros(shape)
-        energy = np.zeros(atoms.count)
-        for i, j, length in ((0, 1, 0.96), (0, 2, 0.96), (1, 2, 1.52)):
-            vector = x[:, j] - x[:, i]
-            distance = np.linalg.norm(vector, axis=1)
-            energy += 0.5 * SPRING * (distance - length) ** 2
-            pull = (SPRING * (distance - length) / distance)[:, None] * vector
-            forces[:, i] += pull
-            forces[:, j] -= pull
-        aside = np.zeros(shape)
-        aside[:, 2, 2] = self.pull
-        both = np.stack([forces + aside, forces - aside])
-        return Predicted(np.stack([energy, energy]), both.reshape(2, -1, 3))
-
-
-class Unsure(Springs):
-    """Members whose forces are different multiples of the positions."""
-
-    def predict(self, atoms: Atoms, positions: np.ndarray) -> Predicted:
-        """Return energies and forces of two members, of any molecule."""
-        forces = np.stack([positions, 2.0 * positions]).reshape(2, -1, 3)
-        return Predicted(np.zeros((2, atoms.count)), forces)
 
 
 def committee() -> Committee:
@@ -271,90 +209,6 @@ def test_random_frames_are_different_and_possible() -> None:
     rng = np.random.default_rng(10)
     assert random_frames(weights, 5, rng).tolist() == [1, 2, 4]
     assert random_frames(np.zeros(3), 2, rng).tolist() == []
-
-
-def test_frames_of_a_run_are_kept_in_the_order_of_the_campaign(tmp_path: Path) -> None:
-    """The run has its hydrogens first; its most uncertain frame comes first."""
-    mdtraj = pytest.importorskip("mdtraj")
-    run = tmp_path / "run"
-    run.mkdir()
-    topology = mdtraj.Topology()
-    residue = topology.add_residue("MOL", topology.add_chain())
-    for symbol in ("H", "O", "H"):
-        element = mdtraj.element.get_by_symbol(symbol)
-        topology.add_atom(symbol, element, residue)
-    stretch = np.array([1.0, 1.02, 1.04, 1.06])[:, None, None]
-    frames = stretch * WATER[[1, 0, 2]]
-    trajectory = mdtraj.Trajectory(frames / 10.0, topology)
-    trajectory[0].save_pdb(str(run / "topology.pdb"))
-    trajectory.save_dcd(str(run / "trajectory.dcd"))
-
-    class Deviating(Springs):
-        def predict(self, atoms: Atoms, positions: np.ndarray) -> Predicted:
-            self.pull = float(np.linalg.norm(positions[1] - positions[0]))
-            return super().predict(atoms, positions)
-
-    campaign = Campaign(tmp_path / "campaign")
-    take_run(campaign, run, [water()], Deviating(), 3)  # type: ignore[arg-type]
-    found = given_structures(campaign, 3, water(), 0)
-    assert len(found) == 4
-    assert found[0].numbers.tolist() == [8, 1, 1]
-    expected = 1.06 * (WATER - WATER.mean(axis=0))
-    assert np.allclose(found[0].positions, expected, atol=1e-4)
-    assert given_structures(campaign, 2, water(), 0) == []
-    assert given_structures(campaign, 3, water(), 1) == []
-    other = water(name="S", numbers=np.array([16, 1, 1]))
-    with pytest.raises(ValueError) as caught:
-        take_run(campaign, run, [other], Springs(), 3)  # type: ignore[arg-type]
-    assert "S" in str(caught.value)
-    with pytest.raises(FileNotFoundError):
-        take_run(campaign, tmp_path, [water()], Springs(), 3)  # type: ignore[arg-type]
-
-
-def write_run(folder: Path, symbols: list[str], frames: np.ndarray) -> Path:
-    """Write what a run leaves: topology and trajectory [n_frames, n_atoms, 3], A."""
-    import mdtraj
-
-    folder.mkdir()
-    topology = mdtraj.Topology()
-    residue = topology.add_residue("MOL", topology.add_chain())
-    for symbol in symbols:
-        topology.add_atom(symbol, mdtraj.element.get_by_symbol(symbol), residue)
-    trajectory = mdtraj.Trajectory(frames / 10.0, topology)
-    trajectory[0].save_pdb(str(folder / "topology.pdb"))
-    trajectory.save_dcd(str(folder / "trajectory.dcd"))
-    return folder
-
-
-def test_frames_of_a_run_are_matched_by_bonds(tmp_path: Path) -> None:
-    """Another order of the heavy atoms is put right, an isomer is refused."""
-    (ethanol,) = make_systems([molecule_from_smiles("CCO")], False, 1)
-    shuffled = np.random.default_rng(4).permutation(9)
-    minimum = ethanol.minima[0]
-    symbols = [ethanol.symbols[i] for i in shuffled]
-    frames = np.stack([minimum, 1.01 * minimum, 1.02 * minimum])[:, shuffled]
-    run = write_run(tmp_path / "run", symbols, frames)
-    campaign = Campaign(tmp_path / "campaign")
-    unsure: Any = Unsure()
-    assert take_run(campaign, run, [ethanol], unsure, 0) == 3
-    found = given_structures(campaign, 0, ethanol, 0)
-    assert len(found) == 3
-    for structure in found:
-        assert structure.numbers.tolist() == ethanol.numbers.tolist()
-        assert ethanol.intact(structure.positions[None])[0]
-    (ether,) = make_systems([molecule_from_smiles("COC")], False, 1)
-    frames_of_ether = np.stack([ether.minima[0], 1.02 * ether.minima[0]])
-    other = write_run(tmp_path / "other", ether.symbols, frames_of_ether)
-    with pytest.raises(ValueError, match="another molecule"):
-        take_run(campaign, other, [ethanol], unsure, 1)
-    assert take_run(campaign, other, [ethanol, ether], unsure, 1) == 2
-    assert given_structures(campaign, 1, ethanol, 0) == []
-    assert len(given_structures(campaign, 1, ether, 1)) == 2
-    torn = frames.copy()
-    torn[:, 0] += 9.0
-    torn[0] = frames[0]
-    run = write_run(tmp_path / "torn", symbols, np.stack([frames[0], *torn[1:]]))
-    assert take_run(campaign, run, [ethanol], unsure, 2) == 1
 
 
 def test_frequencies_of_a_diatomic_are_those_of_its_spring() -> None:

@@ -181,8 +181,8 @@ def test_fresh_frames_come_from_metadynamics_too(tmp_path: Path) -> None:
     settings = Settings("a.xyz", bias=(TEXT,), labels=60, round_labels=30)
     drawn = fresh_structures(settings, [transfer()], 0, found, 12)
     kinds = [(s.kind, s.temperature) for s in drawn]
-    assert kinds.count(("metadynamics", 300.0)) == 4
-    assert kinds.count(("md", 300.0)) == 4 == kinds.count(("md", 600.0))
+    assert kinds.count(("metadynamics", 300.0)) == 6
+    assert kinds.count(("md", 300.0)) == 6 == kinds.count(("md", 600.0))
     rows = uncertain_shares(found, 1.0, 0.1)
     assert [row.get("biased", False) for row in rows] == [False, False, True]
     assert [row["walkers"] for row in rows] == [2, 2, 4]
