@@ -48,11 +48,11 @@ def take_run(
         number: The round after which they are labeled.
 
     Returns:
-        Number of frames that were kept.
+        Number of frames that were kept; those with a broken bond are not.
 
     Raises:
         FileNotFoundError: The folder holds no trajectory.
-        ValueError: The run is of another molecule, or it is torn in all frames.
+        ValueError: The run is of another molecule.
     """
     numbers, bonds, frames = _read_run(run)
     orders = [_order(numbers, bonds, system) for system in systems]
@@ -67,18 +67,17 @@ def take_run(
     system = systems[index]
     frames = frames[-MOST_FRAMES:, order]
     frames = frames[system.intact(frames)]
-    if not len(frames):
-        raise ValueError(f"a bond of {system.name} is broken in all frames of {run}")
-    atoms = Atoms([system.numbers])
-    deviation = np.array(
-        [committee.predict(atoms, x).deviations(atoms)[0] for x in frames]
-    )
-    picked = diverse_frames(list(frames), deviation, [], KEPT)
-    picked = picked[np.argsort(-deviation[picked], kind="stable")]
+    if len(frames):
+        atoms = Atoms([system.numbers])
+        deviation = np.array(
+            [committee.predict(atoms, x).deviations(atoms)[0] for x in frames]
+        )
+        picked = diverse_frames(list(frames), deviation, [], KEPT)
+        frames = frames[picked[np.argsort(-deviation[picked], kind="stable")]]
     path = campaign.folder / "data" / f"given-{number:02d}.npz"
-    write_arrays(path, {"system": np.array(index), "positions": frames[picked]})
-    campaign.record("given", round=number, run=run.name, frames=len(picked))
-    return len(picked)
+    write_arrays(path, {"system": np.array(index), "positions": frames})
+    campaign.record("given", round=number, run=run.name, frames=len(frames))
+    return len(frames)
 
 
 def _order(numbers: np.ndarray, bonds: np.ndarray, system: System) -> np.ndarray | None:

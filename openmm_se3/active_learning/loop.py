@@ -105,7 +105,8 @@ class Loop:
             kept = take_run(
                 self.campaign, self.from_run, self.systems, committee, number
             )
-            self.console.print(f"{self.from_run}: {kept} frames to learn from")
+            why = "" if kept else ": a bond is broken in all of them"
+            self.console.print(f"{self.from_run}: {kept} frames to learn from{why}")
         while True:
             self._train(number, energies)
             committee = self._committee(number)

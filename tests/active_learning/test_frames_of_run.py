@@ -107,3 +107,13 @@ def test_frames_of_a_run_are_matched_by_bonds(tmp_path: Path) -> None:
     torn[0] = frames[0]
     run = write_run(tmp_path / "torn", symbols, np.stack([frames[0], *torn[1:]]))
     assert take_run(campaign, run, [ethanol], unsure, 2) == 1
+    run = write_run(tmp_path / "all torn", symbols, torn[1:])
+    # Without bonds in the topology these are told by the first frame.
+    with pytest.raises(ValueError, match="another molecule"):
+        take_run(campaign, run, [ethanol], unsure, 3)
+    text = (run / "topology.pdb").read_text()
+    pairs = {(int(a), int(b)) for a, b in np.argsort(shuffled)[ethanol.bonds]}
+    rows = "".join(f"CONECT{a + 1:5}{b + 1:5}\n" for a, b in pairs)
+    (run / "topology.pdb").write_text(text.replace("END\n", rows + "END\n"))
+    assert take_run(campaign, run, [ethanol], unsure, 3) == 0
+    assert given_structures(campaign, 3, ethanol, 0) == []
