@@ -151,6 +151,33 @@ def test_a_backend_that_differs_is_seen(
     assert all(c.status == "fail" for c in run)
 
 
+@pytest.mark.parametrize("rounding", [0.0, 4e-5])
+def test_the_limit_of_single_precision_follows_its_rounding(
+    rounding: float,
+    model_folder: Path,
+    networks: dict[str, SE3Transformer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two that round differently may be as far apart as three roundings."""
+    single = networks["single"]
+
+    def rounded(
+        network: SE3Transformer, structure: Structure
+    ) -> tuple[float, np.ndarray]:
+        energy, forces = evaluate(networks["double"], structure)
+        return energy, forces + (rounding if network is single else 0.0)
+
+    missing(monkeypatch, "left out")
+    monkeypatch.setattr(backends, "platform_names", lambda: ["Reference"])
+    monkeypatch.setattr(backends, "evaluate", rounded)
+    found = backends.backend_checks(
+        model_folder, networks, [MOLECULE], np.random.default_rng(0)
+    )
+    limits = {c.name.rpartition(", ")[2]: c.high for c in found if c.high}
+    assert limits["single"] == pytest.approx(max(5e-5, 3 * rounding), rel=1e-3)
+    assert limits["double"] == 1e-10
+
+
 def test_settings_are_checked() -> None:
     with pytest.raises(ValueError, match="steps must be at least 100, got 3"):
         Settings(steps=3)
