@@ -103,7 +103,7 @@ def without_internal_terms(
             if particles_of(constraint) <= region:
                 constraints.remove(constraint)
     joined = _neighbors(bonds, region)
-    seen: dict[tuple[str, frozenset[int]], str] = {}
+    seen: dict[tuple[str, frozenset[int]], ElementTree.Element] = {}
     for force in root.findall("./Forces/Force"):
         kind, name = force.get("type", ""), force.get("name", "")
         if name in (restraints or ()) or name.startswith(INSIDE):
@@ -116,10 +116,10 @@ def without_internal_terms(
             for term in list(terms):
                 if term.tag in TERMS and particles_of(term) <= region:
                     # A force field has the terms of some atoms in one force.
-                    first = seen.setdefault((kind, frozenset(particles_of(term))), name)
+                    key = kind, frozenset(particles_of(term))
                     if restraints is None and (
                         kind in CUSTOM
-                        or first != name
+                        or seen.setdefault(key, force) is not force
                         or not _is_joined(kind, term, joined)
                     ):
                         raise ValueError(_which(force, term))
@@ -261,11 +261,8 @@ def _is_joined(
         return True
     atoms = particles_of(term)
     if kind == "HarmonicAngleForce":
-        ends, center = (
-            {int(term.get("p1", -1)), int(term.get("p3", -1))},
-            term.get("p2"),
-        )
-        return ends <= neighbors.get(int(center or -1), set())
+        first, center, last = (int(term.get(f"p{k}", -1)) for k in (1, 2, 3))
+        return {first, last} <= neighbors.get(center, set())
     if kind == "HarmonicBondForce":
         first, second = atoms if len(atoms) == 2 else (-1, -1)
         near = neighbors.get(first, set())

@@ -182,6 +182,10 @@ def test_a_restraint_within_a_molecule_is_asked_about(
     kept = potential.createMixedSystem(topology, system, range(9), restraints=["hold"])
     left = next(f for f in kept.getForces() if f.getName() == "hold")
     assert left.getNumBonds() if "Bond" in type(left).__name__ else left.getNumAngles()
+    # Forces whose names nobody has set have the same one.
+    system.getForce(system.getNumForces() - 1).setName(type(force).__name__)
+    with pytest.raises(ValueError, match="acts inside"):
+        potential.createMixedSystem(topology, system, range(9))
 
 
 def test_a_torsion_held_twice_is_asked_about(smallest_model: Path) -> None:
