@@ -6,6 +6,7 @@ import contextlib
 import csv
 import dataclasses
 import json
+import math
 import os
 import sys
 import tempfile
@@ -86,7 +87,7 @@ def read_folder(folder: str | Path) -> Recording:
         missing.append("No energies, drift and temperature: there is no log.csv.")
     velocities = None
     if (folder / names.VELOCITIES).is_file():
-        velocities = np.load(folder / names.VELOCITIES, allow_pickle=False)
+        velocities = _read_velocities(folder / names.VELOCITIES)
         # A killed run may have written a frame to one file and not to the other.
         n_frames = min(len(velocities), trajectory.n_frames)
         velocities, trajectory = velocities[:n_frames], trajectory[:n_frames]
@@ -128,8 +129,11 @@ def read_files(
         frame_fs: Time between frames, fs; by default as in the file, if it has times.
 
     Raises:
-        ValueError: A file cannot be read, or the two do not fit together.
+        ValueError: A file cannot be read, the two do not fit together, or the time is
+            not positive.
     """
+    if frame_fs is not None and not 0.0 < frame_fs < math.inf:
+        raise ValueError(f"the time between frames must be positive, got {frame_fs} fs")
     frames = _read_frames(Path(trajectory), Path(topology))
     missing = [
         "No energies, energy drift and temperature: they need the log of a run.",
@@ -168,7 +172,15 @@ def read_log(path: str | Path) -> dict[str, np.ndarray]:
     columns = tuple(rows[0]) if rows else ()
     if columns not in (COLUMNS, (*COLUMNS, UNCERTAINTY)):
         raise ValueError(f"{path} is not a log: its first line must name {COLUMNS}")
-    whole = [row for row in rows[1:] if len(row) == len(columns)]
+    whole = rows[1:]
+    if whole and len(whole[-1]) < len(columns):
+        del whole[-1]
+    for line, row in enumerate(whole, start=2):
+        if len(row) != len(columns):
+            raise ValueError(
+                f"{path} is damaged: line {line} has {len(row)} fields instead of "
+                f"{len(columns)}; take it out"
+            )
     try:
         table = np.array([[float(x or "nan") for x in row] for row in whole])
     except ValueError as error:
@@ -176,9 +188,23 @@ def read_log(path: str | Path) -> dict[str, np.ndarray]:
     return dict(zip(columns, table.reshape(-1, len(columns)).T, strict=True))
 
 
+def _read_velocities(path: Path) -> np.ndarray:
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); remove it, and all but the spectrum is "
+            "analyzed"
+        ) from error
+
+
 def _read_reference(topology: Path) -> np.ndarray:
     with _ascii_name(topology) as name:
-        return np.asarray(mdtraj.load(name).xyz[0], float) * NM_TO_ANGSTROM
+        frame = mdtraj.load(name)[0]
+    if frame.unitcell_lengths is not None and frame.topology.n_bonds:
+        # A bond across the face of the box is as long as the box.
+        frame.make_molecules_whole(inplace=True)
+    return np.asarray(frame.xyz[0], float) * NM_TO_ANGSTROM
 
 
 @contextlib.contextmanager

@@ -146,6 +146,50 @@ def test_unreadable_input_is_named(tmp_path: Path, finished: Path) -> None:
         read_log(tmp_path / "log.csv")
 
 
+def test_damage_inside_a_log_or_velocities_is_named(
+    finished: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    log = tmp_path / names.LOG
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join([*lines[:5], lines[5][:20] + "\n", *lines[6:]]))
+    with pytest.raises(ValueError, match="line 6 has . fields instead of"):
+        read_folder(tmp_path)
+    log.write_text("".join([*lines[:-1], lines[-1][:20]]))  # cut at the end: a kill
+    assert len(read_folder(tmp_path).log["step"]) == len(lines) - 2
+    velocities = tmp_path / names.VELOCITIES
+    velocities.write_bytes(velocities.read_bytes()[:2000])
+    with pytest.raises(ValueError, match=r"velocities.npy is damaged .* remove it"):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("frame_fs", [0.0, -2.0, float("nan"), float("inf")])
+def test_a_time_between_frames_is_positive(frame_fs: float, tmp_path: Path) -> None:
+    top = write_pdb(tmp_path / "top.pdb", WATER)
+    dcd = write_dcd(tmp_path / "two.dcd", still(3, (0, 0, 0)))
+    with pytest.raises(ValueError, match="time between frames must be positive"):
+        read_files(dcd, top, frame_fs)
+
+
+def test_a_reference_that_is_wrapped_into_its_box_is_made_whole(
+    tmp_path: Path,
+) -> None:
+    box = np.eye(3) * 10.0
+    whole = WATER + (9.9, 5.0, 5.0)
+    wrapped = whole % 10.0
+    assert np.abs(wrapped - whole).max() > 9.0
+    topology = mdtraj.Topology.from_openmm(water_topology(1))
+    frames = mdtraj.Trajectory(np.tile(wrapped, (3, 1, 1)) / 10.0, topology)
+    frames.unitcell_vectors = np.tile(box / 10.0, (3, 1, 1))
+    frames[0].save_pdb(str(tmp_path / "top.pdb"))
+    frames.save_dcd(str(tmp_path / "a.dcd"))
+    read = read_files(tmp_path / "a.dcd", tmp_path / "top.pdb", 1.0)
+    lengths = np.linalg.norm(read.reference[1:] - read.reference[0], axis=1)
+    expected = np.linalg.norm(WATER[1:] - WATER[0], axis=1)
+    assert lengths == pytest.approx(expected, abs=2e-3)
+    assert analyze(read).stability.stable
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
