@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from openmm_se3.data.dataset import Dataset
-from openmm_se3.data.load import Source, read_sources
+from openmm_se3.data.load import Source, read_source, read_sources
 
 DATA = Path(__file__).parents[2] / "models/water/data"
 FRAMES = 4
@@ -32,6 +32,18 @@ def read(path: Path, **arrays: Any) -> Dataset:
         for name, values in arrays.items():
             group[name] = values
     return read_sources([Source(str(path))])
+
+
+def deepmd(tmp_path: Path) -> Path:
+    """Write the same as a folder of DeePMD-kit, without forces."""
+    folder = tmp_path / "water"
+    (folder / "set.000").mkdir(parents=True)
+    (folder / "type.raw").write_text("0 1 1\n")
+    (folder / "type_map.raw").write_text("O H\n")
+    (folder / "nopbc").touch()
+    np.save(folder / "set.000/coord.npy", POSITIONS.reshape(FRAMES, 9))
+    np.save(folder / "set.000/energy.npy", 27.2114 * ENERGY)
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -95,14 +107,68 @@ def test_self_energies_that_are_no_numbers_are_refused(
 
 @pytest.mark.parametrize("name", ["forces", "energies", "spin", "charge"])
 def test_files_of_deepmd_that_are_not_read_are_named(name: str, tmp_path: Path) -> None:
-    folder = tmp_path / "water"
-    (folder / "set.000").mkdir(parents=True)
-    (folder / "type.raw").write_text("0 1 1\n")
-    (folder / "type_map.raw").write_text("O H\n")
-    (folder / "nopbc").touch()
-    np.save(folder / "set.000/coord.npy", POSITIONS.reshape(FRAMES, 9))
-    np.save(folder / "set.000/energy.npy", 27.2114 * ENERGY)
+    folder = deepmd(tmp_path)
     assert len(read_sources([Source(str(folder))]).frames) == FRAMES
     np.save(folder / f"set.000/{name}.npy", ENERGY)
     with pytest.raises(ValueError, match=f"{name}.npy is not read"):
+        read_sources([Source(str(folder))])
+
+
+@pytest.mark.parametrize(
+    ("array", "unit", "message"),
+    [
+        ("energies", "kcal/mol", "give energy_unit"),
+        ("energies", "kJ mol^-1", "give energy_unit"),
+        ("coordinates", "bohr", "give length_unit"),
+        ("forces", "eV/Angstrom", "give force_unit"),
+        ("energies", "furlong", "none of"),
+        ("energies", "Hartree", None),
+        ("coordinates", "Å", None),
+        ("forces", "Ha / A", None),
+    ],
+)
+def test_units_that_an_array_states_are_those_it_is_read_in(
+    array: str, unit: str, message: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.h5"
+    read(path)
+    with h5py.File(path, "r+") as file:
+        file[f"3/{array}"].attrs["units"] = unit
+    if message is None:
+        assert len(read_sources([Source(str(path))]).frames) == FRAMES
+        return
+    with pytest.raises(ValueError, match=message):
+        read_sources([Source(str(path))])
+
+
+def test_a_stated_unit_that_is_also_given_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    read(path)
+    with h5py.File(path, "r+") as file:
+        file["3/energies"].attrs["unit"] = b"eV"
+    source = Source(str(path), energy_unit="eV", force_unit="hartree/angstrom")
+    assert read_sources([source]).frames.column("energy") == pytest.approx(ENERGY)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_energies_in_single_precision_are_told(
+    dtype: type[np.floating], tmp_path: Path
+) -> None:
+    """Of a large molecule they have steps of kcal/mol."""
+    read(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        del file["3/energies"]
+        file["3/energies"] = (ENERGY - 2000.0).astype(dtype)
+    folder = deepmd(tmp_path)
+    np.save(folder / "set.000/energy.npy", (27.2 * ENERGY - 54000.0).astype(dtype))
+    for path in (tmp_path / "a.h5", folder):
+        source = Source(str(path), force_unit="hartree/angstrom")
+        notes = " ".join(read_source(source).notes)
+        assert ("steps of 0.00" in notes) == (dtype is np.float32)
+
+
+def test_a_folder_of_deepmd_without_a_box_tells_what_to_do(tmp_path: Path) -> None:
+    folder = deepmd(tmp_path)
+    (folder / "nopbc").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no box.npy; if the molecules are"):
         read_sources([Source(str(folder))])

@@ -33,6 +33,7 @@ import numpy as np
 
 from openmm_se3.data.dataset import formula
 from openmm_se3.data.formats.charges import charge_of_smiles
+from openmm_se3.data.formats.energy_steps import energy_step, note_of_step
 from openmm_se3.data.formats.safe_hdf5 import (
     FileRows,
     array,
@@ -43,9 +44,10 @@ from openmm_se3.data.formats.safe_hdf5 import (
     read_array,
     read_texts,
     require_room,
+    stated_unit,
     walk,
 )
-from openmm_se3.data.formats.units_of_files import Units
+from openmm_se3.data.formats.units_of_files import Units, refuse_other_unit
 from openmm_se3.data.frames import Block, Rows, Texts
 from openmm_se3.elements import ATOMIC_NUMBERS, symbols_of
 
@@ -117,8 +119,12 @@ def detect(path: Path) -> str | None:
         return "comp6" if "forces" in group else "ani1"
 
 
-def read_conformers(path: Path, layout: Layout, units: Units) -> list[Block]:
-    """Return the blocks of all molecules; large files stay on disk, read by frame.
+def read_conformers(
+    path: Path, layout: Layout, units: Units
+) -> tuple[list[Block], str]:
+    """Return the blocks of all molecules, and what is to be said of them.
+
+    Large files stay on disk, read by frame.
 
     The trajectory of all conformers of a molecule is the molecule.
 
@@ -141,9 +147,10 @@ def read_conformers(path: Path, layout: Layout, units: Units) -> list[Block]:
         blocks = [
             block for g in groups for block in _blocks(path, g, layout, units, lazy)
         ]
+        step = max(energy_step(read_array(g, layout.energy)) for g in groups)
     if not lazy:
         file.close()
-    return blocks
+    return blocks, note_of_step(units.energy * step)
 
 
 def molecules(file: h5py.File, positions: set[str]) -> Iterator[h5py.Group]:
@@ -168,6 +175,7 @@ def _blocks(
         )
     _refuse_unread(group)
     forces = _forces(group, layout, shape)
+    _refuse_other_units(group, layout, units)
     sign = -1.0 if layout.gradient else 1.0
     name = f"{path.name}{group.name}"
     charge, kind = _description(group)
@@ -217,6 +225,24 @@ def _refuse_unread(group: h5py.Group) -> None:
                 "these would be other molecules: write the frames as extended XYZ "
                 "(Lattice=, charge=, multiplicity=), or take the array out"
             )
+
+
+def _refuse_other_units(group: h5py.Group, layout: Layout, units: Units) -> None:
+    """Refuse arrays whose attribute names another unit than they are read in.
+
+    Raises:
+        ValueError: Names the array and the option.
+    """
+    for name, factor, option in (
+        (layout.positions, units.length, "length_unit"),
+        (layout.energy, units.energy, "energy_unit"),
+        (layout.forces, units.force, "force_unit"),
+    ):
+        if name is None or name not in group:
+            continue
+        unit = stated_unit(array(group, name))
+        if unit is not None:
+            refuse_other_unit(f"{place(group)}: {name!r}", unit, factor, option)
 
 
 def _forces(

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from openmm_se3.data.formats.energy_steps import energy_step, note_of_step
 from openmm_se3.data.formats.npy import read_numbers
 from openmm_se3.data.formats.units_of_files import Units
 from openmm_se3.data.frames import Block, Frames, Texts
@@ -37,8 +38,12 @@ UNREAD = {
 }
 
 
-def read_deepmd(folder: Path, units: Units, gradient: bool = False) -> Frames:
-    """Return the frames of a folder; each set is one trajectory.
+def read_deepmd(
+    folder: Path, units: Units, gradient: bool = False
+) -> tuple[Frames, str]:
+    """Return the frames of a folder, and what is to be said of them.
+
+    Each set is one trajectory.
 
     Args:
         folder: The folder.
@@ -55,7 +60,10 @@ def read_deepmd(folder: Path, units: Units, gradient: bool = False) -> Frames:
         raise FileNotFoundError(f"{folder} has no set.* folder")
     periodic = not (folder / NO_BOX).exists()
     sign = -1.0 if gradient else 1.0
-    return Frames([_read_set(path, numbers, periodic, units, sign) for path in sets])
+    frames = Frames([_read_set(path, numbers, periodic, units, sign) for path in sets])
+    energies = [path / "energy.npy" for path in sets]
+    steps = [energy_step(read_numbers(path)) for path in energies if path.exists()]
+    return frames, note_of_step(units.energy * max(steps, default=0.0))
 
 
 def _read_set(
@@ -70,6 +78,11 @@ def _read_set(
         forces = _load(folder / "force.npy", (n_atoms, 3), n_frames)
     if (folder / "energy.npy").exists():
         energy = _load(folder / "energy.npy", (), n_frames)
+    if periodic and not (folder / "box.npy").exists():
+        raise FileNotFoundError(
+            f"{folder} has no box.npy; if the molecules are free, make an empty file "
+            f"{folder.parent / NO_BOX}"
+        )
     box = _load(folder / "box.npy", (3, 3), n_frames) if periodic else None
     return Block(
         numbers=numbers,

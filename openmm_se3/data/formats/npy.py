@@ -34,7 +34,8 @@ def read_numbers(path: Path, kinds: str = KINDS) -> np.ndarray:
         start = file.tell()
         size = path.stat().st_size - start
         if dtype.kind not in kinds or dtype.subdtype is not None:
-            raise ValueError(f"{path} is of type {dtype}, not an array of numbers")
+            wanted = "integers" if kinds == "iu" else "numbers"
+            raise ValueError(f"{path} is of type {dtype}, not an array of {wanted}")
         if math.prod(shape) * dtype.itemsize != size:
             raise ValueError(
                 f"{path} is damaged: its header says {list(shape)} of {dtype}, "

@@ -128,12 +128,13 @@ def read_format(source: Source, kind: str) -> Dataset:
         names = Names(source.energy_key, source.forces_key, units, source.gradient)
         frames, note = read_extxyz(path, names)
     elif kind == "deepmd":
-        frames = read_deepmd(path, units, bool(source.gradient))
+        frames, note = read_deepmd(path, units, bool(source.gradient))
     else:
         from openmm_se3.data.formats.ani import read_conformers
 
         layout = _layout(source, kind)
-        frames = Frames(read_conformers(path, layout, units))
+        blocks, note = read_conformers(path, layout, units)
+        frames = Frames(blocks)
         level = source.level or layout.level
     return Dataset(frames, PublishedLevel(level), {}, notes=(note,))
 

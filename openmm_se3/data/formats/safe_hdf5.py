@@ -193,6 +193,17 @@ def text_attribute(file: h5py.File, name: str) -> str:
     return value
 
 
+def stated_unit(dataset: h5py.Dataset) -> str | None:
+    """Return the unit that an array's attribute names; None if there is none."""
+    for name in ("units", "unit"):
+        value = dataset.attrs.get(name)
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        if isinstance(value, str):
+            return value
+    return None
+
+
 def array(group: h5py.Group, name: str, kinds: str = "f") -> h5py.Dataset:
     """Return an array of a file, not yet read.
 
