@@ -89,7 +89,7 @@ class ForceMaker:
         periodic: bool,
     ) -> openmm.Force:
         """Return the force; see :meth:`openmm_se3.SE3Potential.makeForce`."""
-        if group not in range(32):
+        if isinstance(group, bool) or group not in range(32):
             raise ValueError(f"forceGroup must be 0 to 31, got {group!r}")
         group = int(group)
         force = make_force(self.backend, self.settings(atoms, energy, scale, periodic))
