@@ -19,7 +19,7 @@ import numpy as np
 
 from openmm_se3.config import to_dict
 from openmm_se3.description import MEMBERS
-from openmm_se3.domain import Compositions, Domain, domain_to_dict
+from openmm_se3.domain import Compositions, Domain, Valences, domain_to_dict
 from openmm_se3.model_file import ModelFile, describe
 
 # What a description says of one member alone.
@@ -196,8 +196,21 @@ def _shared_domain(members: Sequence[ModelFile]) -> Domain | None:
     domains = [member.domain for member in members]
     if all(domain == domains[0] for domain in domains):
         return domains[0]
-    lists = [d.molecules for d in domains if isinstance(d, Compositions)]
-    shared = sorted(set(lists[0]).intersection(*lists[1:])) if lists else []
-    if len(lists) < len(domains) or not shared:
+    lists = [domain for domain in domains if isinstance(domain, Compositions)]
+    if len(lists) == len(domains):
+        shared = set.intersection(*(set(one.molecules) for one in lists))
+        return Compositions(tuple(sorted(shared))) if shared else None
+    valences = [domain for domain in domains if isinstance(domain, Valences)]
+    if len(valences) < len(domains):
         return None
-    return Compositions(tuple(shared))
+    bonds = set.intersection(*(set(one.bonds) for one in valences))
+    elements = set.intersection(*(set(one.neighbors) for one in valences))
+    neighbors = {
+        element: set.intersection(*(set(one.neighbors[element]) for one in valences))
+        for element in elements
+    }
+    return Valences(
+        tuple(sorted(bonds)),
+        {element: tuple(sorted(neighbors[element])) for element in sorted(neighbors)},
+        odd_electrons=all(one.odd_electrons for one in valences),
+    )

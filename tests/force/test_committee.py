@@ -38,6 +38,7 @@ from openmm_se3.compiled.force import compiled_force
 from openmm_se3.compiled.library import find_compiler
 from openmm_se3.description import ModelFileError
 from openmm_se3.deviation import Deviation
+from openmm_se3.domain import Compositions, Valences, domain_to_dict
 from openmm_se3.export import model_of_checkpoint, write_committee
 from openmm_se3.force.evaluator import Evaluator
 from openmm_se3.model_file import ModelFile
@@ -201,6 +202,23 @@ def test_self_energies_that_were_fitted_for_each_member_stay_its_own() -> None:
     for number, model in enumerate(models):
         kept = both.member(number).metadata["self_energies"]
         assert kept == model.metadata["self_energies"]
+
+
+def test_a_committee_knows_what_all_members_know(members: list[ModelFile]) -> None:
+    """Bonds that one member has not seen are outside of the committee's data."""
+    water, methanol = ("H-O",), ("C-H", "C-O", "H-O")
+    domains = [
+        Valences(methanol, {"H": (1,), "O": (1, 2), "C": (3, 4)}, odd_electrons=False),
+        Valences(water, {"H": (1,), "O": (2, 3)}, odd_electrons=True),
+    ]
+    pair = [
+        shifted(model, domain=domain_to_dict(domain))
+        for model, domain in zip(members, domains, strict=False)
+    ]
+    shared = committee_of(pair, "both").domain
+    assert shared == Valences(water, {"H": (1,), "O": (2,)}, odd_electrons=False)
+    unknown = shifted(pair[1], domain=domain_to_dict(Compositions(("H2O",))))
+    assert committee_of([pair[0], unknown], "both").domain is None
 
 
 REFUSED: dict[str, tuple[Any, tuple[str, ...]]] = {
