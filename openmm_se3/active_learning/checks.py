@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from openmm_se3.active_learning.campaign import Campaign, timed
 from openmm_se3.active_learning.committee import Committee
@@ -29,6 +30,7 @@ from openmm_se3.active_learning.walkers import TIME_STEP, Walker, conserve
 from openmm_se3.data.frames import Frame, Structure
 from openmm_se3.data.labeling.labelers import LabelerError
 from openmm_se3.files import atomic_write
+from openmm_se3.progress import Update, progress_bar
 from openmm_se3.simulation.drift import energy_drift
 from openmm_se3.units import EV_TO_KCAL_PER_MOL, EV_TO_KJ_PER_MOL, FS_TO_PS
 
@@ -52,7 +54,7 @@ def run_checks(
     committee: Committee,
     systems: Sequence[System],
     number: int,
-    show: Show = lambda text: None,
+    console: Console,
 ) -> dict[str, Any]:
     """Return what the checks found; those of a round are made once.
 
@@ -62,6 +64,15 @@ def run_checks(
     path = campaign.round_folder(number) / CHECKS
     if campaign.find("checked", round=number) is not None:
         return dict(json.loads(path.read_text()))
+
+    def show(what: str) -> None:
+        console.print(f"checks: {what}", highlight=False, soft_wrap=True)
+
+    def labeled(structures: Sequence[np.ndarray], name: str) -> list[Frame]:
+        file = campaign.folder / "data" / f"checks-{name}-{number:02d}.h5"
+        with progress_bar(f"labeling {file.stem}", console) as progress:
+            return _labels(reference, systems[0], structures, file, found, progress)
+
     labels = 0
     found: dict[str, Any] = {"problems": [], "notes": []}
     with timed() as taken:
@@ -74,9 +85,7 @@ def run_checks(
             scans = _scans(committee, molecule, minima[0], show)
             structures = [s for scan in scans for s in scan["structures"]]
             if structures and affordable(len(structures)):
-                name = campaign.folder / "data" / f"checks-torsions-{number:02d}.h5"
-                frames = _labels(reference, molecule, structures, name, found)
-                _compare_scans(scans, frames)
+                _compare_scans(scans, labeled(structures, "torsions"))
                 labels += len(structures)
             elif structures:
                 found["notes"].append("torsion scans were not compared: too expensive")
@@ -88,8 +97,7 @@ def run_checks(
             found["frequencies"] = {"model": np.round(ours, 2).tolist()}
             if affordable(len(moved)):
                 show("frequencies of the reference")
-                name = campaign.folder / "data" / f"checks-hessian-{number:02d}.h5"
-                frames = _labels(reference, molecule, list(moved), name, found)
+                frames = labeled(list(moved), "hessian")
                 if len(frames) == len(moved):
                     forces = np.stack([np.asarray(f.forces) for f in frames])
                     theirs = frequencies(forces, minima[0], molecule.numbers)
@@ -124,6 +132,7 @@ def _labels(
     structures: Sequence[np.ndarray],
     path: Path,
     found: dict[str, Any],
+    progress: Update,
 ) -> list[Frame]:
     """Return the labeled frames; that there are too few is a problem of the model."""
     listed = [
@@ -138,7 +147,7 @@ def _labels(
         for index, positions in enumerate(structures)
     ]
     try:
-        dataset, _ = reference.label(listed, path)
+        dataset, _ = reference.label(listed, path, progress)
     except (TooManyFailuresError, LabelerError) as error:
         found["problems"].append(f"structures of the model are not molecules: {error}")
         return []

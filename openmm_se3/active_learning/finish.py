@@ -36,10 +36,9 @@ def finish(
     test = campaign.find("tested", round=number)
     assert test is not None
 
-    def show(what: str) -> None:
-        console.print(f"checks: {what}", highlight=False, soft_wrap=True)
-
-    checks = run_checks(campaign, settings, reference, committee, systems, number, show)
+    checks = run_checks(
+        campaign, settings, reference, committee, systems, number, console
+    )
     minima = [np.array(minimum) for minimum in checks["minima"]]
     threshold = limits(settings).deviation / EV_TO_KCAL_PER_MOL / test["calibration"]
     if campaign.find("model", round=number) is None:
@@ -47,6 +46,10 @@ def finish(
             write_model(campaign, settings, number, systems[0], minima[0], threshold)
             write_structures(campaign, systems, minima)
         campaign.record("model", round=number, **taken)
+
+    def show(what: str) -> None:
+        console.print(f"checks: {what}", highlight=False, soft_wrap=True)
+
     if reaction is not None:
         found = reaction.check(campaign, reference, committee, number, threshold, show)
         for name in ("problems", "notes"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ from openmm_se3.data.dataset import Dataset
 from openmm_se3.data.formats.hdf5 import read_hdf5
 from openmm_se3.data.frames import Structure
 from openmm_se3.data.self_energies import least_squares
+from openmm_se3.progress import progress_bar
 from openmm_se3.threads import threads_for
 from openmm_se3.training.checkpoint import BEST
 from openmm_se3.units import EV_TO_KCAL_PER_MOL
@@ -165,9 +166,10 @@ class Loop:
         return {int(z): float(energy) for z, energy in found["energies"].items()}
 
     def _label(self, path: Path, structures: Sequence[Structure]) -> None:
-        _, event = self.reference.label_round(
-            self.campaign, structures, path, self._progress(f"labeling {path.stem}")
-        )
+        with progress_bar(f"labeling {path.stem}", self.console) as progress:
+            _, event = self.reference.label_round(
+                self.campaign, structures, path, progress
+            )
         self.console.print(
             f"{path.stem}: {event['frames']} labels in {event['seconds']:.0f} s"
             + (f", {event['failed']} without" if event["failed"] else ""),
@@ -196,7 +198,10 @@ class Loop:
                 return str((campaign.member_folder(before, member) / BEST).resolve())
             return settings.start if is_model(settings.start) else None
 
-        with timed() as taken:
+        with (
+            timed() as taken,
+            progress_bar(f"training round {number}", self.console) as progress,
+        ):
             summary = train_members(
                 campaign,
                 settings,
@@ -205,7 +210,7 @@ class Loop:
                 self.model,
                 energies,
                 initial,
-                self._progress(f"training round {number}"),
+                progress,
             )
         campaign.record("trained", round=number, **summary, **taken)
         errors = ", ".join(f"{e:.2f}" for e in summary["validation_force_mae"])
@@ -224,16 +229,19 @@ class Loop:
             dataset = pretraining_labels(
                 self.campaign, self.settings, self.molecules, self.systems
             )
-            summary = train_members(
-                self.campaign,
-                self.settings,
-                PRETRAINING,
-                [dataset],
-                self.model,
-                least_squares(dataset.frames).energies,
-                lambda member: None,
-                self._progress(f"pretraining on {self.settings.start}"),
-            )
+            with progress_bar(
+                f"pretraining on {self.settings.start}", self.console
+            ) as progress:
+                summary = train_members(
+                    self.campaign,
+                    self.settings,
+                    PRETRAINING,
+                    [dataset],
+                    self.model,
+                    least_squares(dataset.frames).energies,
+                    lambda member: None,
+                    progress,
+                )
         self.campaign.record(
             "trained", round=PRETRAINING, frames=len(dataset.frames), **summary, **taken
         )
@@ -245,17 +253,18 @@ class Loop:
         )
 
     def _explore(self, number: int, committee: Committee) -> Explored:
-        return explore_round(
-            self.campaign,
-            self.settings,
-            self.systems,
-            self.reaction,
-            committee,
-            number,
-            STOP_FACTOR * self._threshold() / self._calibration(),
-            self._progress(f"exploring, round {number}"),
-            lambda text: self.console.print(text, highlight=False, soft_wrap=True),
-        )
+        with progress_bar(f"exploring, round {number}", self.console) as progress:
+            return explore_round(
+                self.campaign,
+                self.settings,
+                self.systems,
+                self.reaction,
+                committee,
+                number,
+                STOP_FACTOR * self._threshold() / self._calibration(),
+                progress,
+                lambda text: self.console.print(text, highlight=False, soft_wrap=True),
+            )
 
     def _threshold(self) -> float:
         """Return the deviation above which a frame is uncertain, eV/A."""
@@ -363,15 +372,3 @@ class Loop:
         return spare_structures(
             self.settings, self.molecules, self.systems, number, count, name
         )
-
-    def _progress(self, what: str) -> Callable[[int, int], None]:
-        """Return what shows a step's progress on a terminal."""
-        if not self.console.is_terminal:
-            return lambda done, total: None
-
-        def show(done: int, total: int) -> None:
-            self.console.print(
-                f"  {what}: {100 * done / max(total, 1):.0f} %", end="\r"
-            )
-
-        return show

@@ -140,7 +140,6 @@ def command(
     command resumes it.  Frames without a converged label are left out and listed with
     the reason.
     """
-    from openmm_se3.cli.shared.progress_bar import progress_bar
     from openmm_se3.data.labeling import label as labeling
     from openmm_se3.data.labeling.batches import label_with
     from openmm_se3.data.labeling.executors import (
@@ -151,6 +150,7 @@ def command(
     from openmm_se3.data.labeling.labelers import is_labeler
     from openmm_se3.data.labeling.provenance import read_provenance
     from openmm_se3.files import sha256
+    from openmm_se3.progress import progress_bar
 
     if scheduler is not None and workers is not None:
         raise click.UsageError("--workers are of this machine; leave out --scheduler")

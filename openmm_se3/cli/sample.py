@@ -104,9 +104,9 @@ def water(
 
     from ase.io import write
 
-    from openmm_se3.cli.shared.progress_bar import progress_bar
     from openmm_se3.data.labeling.executors import LocalExecutor
     from openmm_se3.data.labeling.water_sampler import sample_water
+    from openmm_se3.progress import progress_bar
 
     with progress_bar("Sampling") as progress:
         structures = sample_water(
@@ -224,11 +224,11 @@ def molecules(
         chosen = frozenset(part.strip() for part in elements.split(","))
         numbers_of(chosen)
 
-    from openmm_se3.cli.shared.progress_bar import progress_bar
     from openmm_se3.data.labeling.executors import LocalExecutor
     from openmm_se3.data.labeling.molecule_sampler import Plan
     from openmm_se3.data.labeling.molecules import read_excluded, read_molecules
     from openmm_se3.data.labeling.sample_file import sample_to_file
+    from openmm_se3.progress import progress_bar
 
     plan = Plan(
         conformers=conformers,

@@ -1,4 +1,4 @@
-"""A progress bar for work whose parts finish in any order."""
+"""How far long work is, and the time left: a bar, or lines in a log file."""
 
 from __future__ import annotations
 
@@ -25,14 +25,19 @@ Update = Callable[[int, int], None]
 
 
 @contextlib.contextmanager
-def progress_bar(description: str) -> Iterator[Update]:
+def progress_bar(description: str, console: Console | None = None) -> Iterator[Update]:
     """Show the share that is done and the time left.
+
+    Args:
+        description: The work.
+        console: Where it is shown; standard error by default.
 
     Yields:
         A function to call with the finished and the total work.  The first call sets
         where this sitting starts, so that earlier work is not taken for speed.
     """
-    console = Console(stderr=True)
+    if console is None:
+        console = Console(stderr=True)
     if not console.is_terminal:
         yield _lines(description, console)
         return
