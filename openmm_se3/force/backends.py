@@ -169,8 +169,13 @@ class ModelCallable:
                 step = step_of(settings, build_module(settings), inputs)
                 self._opened = settings, step
             settings, step = self._opened
-            energy, forces = step(*self._inputs(settings, state))
-            return energy.item(), forces.numpy()
+            inputs = self._inputs(settings, state)
+            energy, computed = step(*inputs)
+            forces = computed.numpy()
+            more = len(inputs[0]) - len(forces)
+            if more:  # particles that were added to the System since
+                forces = np.concatenate([forces, np.zeros((more, 3), forces.dtype)])
+            return energy.item(), forces
 
     def _inputs(
         self, settings: ForceSettings, state: openmm.State

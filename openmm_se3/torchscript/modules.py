@@ -184,7 +184,7 @@ def specialize(
 
     if capacity is None:
         graph = _recorded(of_all_pairs, example.detach())
-        return scripted(WithoutGradients(graph))
+        return scripted(WithoutGradients(graph, n_particles))
     room, cutoff = capacity.neighbors, network.config.cutoff
 
     def of_neighbors(positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -200,7 +200,7 @@ def specialize(
     unused = torch.eye(3, dtype=torch.float64)
     cell = unused if box is None else box.detach()
     graph = _recorded(of_neighbors, example.detach(), cell)
-    return scripted(WithinCapacity(graph, room))
+    return scripted(WithinCapacity(graph, n_particles, room))
 
 
 def _recorded(
@@ -229,19 +229,22 @@ class WithoutGradients(nn.Module):
 
     Args:
         graph: The graph.
+        n_particles: Particles that it was recorded with; those after them feel nothing.
     """
 
-    def __init__(self, graph: torch.jit.ScriptModule) -> None:
+    def __init__(self, graph: torch.jit.ScriptModule, n_particles: int) -> None:
         super().__init__()
         self.graph = graph
+        self.n_particles = n_particles
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Return energy and forces for positions [n_particles, 3]."""
         with torch.no_grad():
             require_precision(positions)
-            energy, forces = self.graph(positions.to(torch.float64))
+            known = positions[: self.n_particles]
+            energy, forces = self.graph(known.to(torch.float64))
             require_finite(energy)
-            return energy.to(positions.dtype), forces.to(positions.dtype)
+            return energy.to(positions.dtype), for_all(forces, positions)
 
 
 class WithinCapacity(nn.Module):
@@ -249,12 +252,16 @@ class WithinCapacity(nn.Module):
 
     Args:
         graph: Returns, beside energy and forces, what :func:`fixed_pairs` needs.
+        n_particles: Particles that it was recorded with; those after them feel nothing.
         room: Neighbors of an atom that there is room for.
     """
 
-    def __init__(self, graph: torch.jit.ScriptModule, room: int) -> None:
+    def __init__(
+        self, graph: torch.jit.ScriptModule, n_particles: int, room: int
+    ) -> None:
         super().__init__()
         self.graph = graph
+        self.n_particles = n_particles
         self.room = room
 
     def forward(
@@ -263,7 +270,7 @@ class WithinCapacity(nn.Module):
         """Return energy and forces for positions [n_particles, 3] and a box [3, 3]."""
         with torch.no_grad():
             require_precision(positions)
-            x = positions.to(torch.float64)
+            x = positions[: self.n_particles].to(torch.float64)
             cell = x.new_zeros((3, 3)) if box is None else box.to(x.dtype)
             energy, forces, needed = self.graph(x, cell)
             if not needed.is_cuda:
@@ -281,7 +288,23 @@ class WithinCapacity(nn.Module):
                         "cudaGraphs"
                     )
             require_finite(energy)
-            return energy.to(positions.dtype), forces.to(positions.dtype)
+            return energy.to(positions.dtype), for_all(forces, positions)
+
+
+def for_all(forces: Tensor, positions: Tensor) -> Tensor:
+    """Return forces [n_particles, 3] of the particles that OpenMM has now.
+
+    The plugin reads as many rows as there are particles, whatever a module returns.
+
+    Args:
+        forces: Forces of the first particles [n, 3].
+        positions: Positions of all particles [n_particles, 3].
+    """
+    forces = forces.to(positions.dtype)
+    more = positions.shape[0] - forces.shape[0]
+    if more == 0:
+        return forces
+    return torch.cat([forces, forces.new_zeros((more, 3))])
 
 
 def require_gradients() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import openmm
 import pytest
 from random_model import (
@@ -43,6 +44,25 @@ def test_without_the_plugin_pythonforce_serves(
     assert isinstance(system.getForce(0), openmm.PythonForce)
     expected = eager(symbols_of(2), positions_of(2), **SMALLEST)
     assert_same(run(context_of(system), positions_of(2)), expected, 1e-9)
+
+
+@pytest.mark.parametrize("backend", ["torchforce", "pythonforce"])
+@pytest.mark.parametrize("implementation", ["torchscript", "compiled"])
+def test_particles_that_are_added_later_feel_nothing(
+    backend: str, implementation: str, smallest_model: Path
+) -> None:
+    potential = SE3Potential(
+        smallest_model, backend=backend, implementation=implementation
+    )
+    topology, positions = topology_of(symbols_of(1)), positions_of(1)
+    system = potential.createSystem(topology)
+    energy, forces = run(context_of(system), positions)
+    system.addParticle(1.0)
+    more = np.concatenate([positions, [[30.0, 0.0, 0.0]]])
+    same, longer = run(context_of(system), more)
+    assert same == pytest.approx(energy, abs=1e-6)
+    np.testing.assert_allclose(longer[:-1], forces, atol=1e-5)
+    np.testing.assert_array_equal(longer[-1], 0.0)
 
 
 def test_torchforce_asked_for_and_missing(
