@@ -50,6 +50,7 @@ class Checkpoint:
         environment: Where it ran.
         binary: OpenMM's checkpoint.
         state: The State as XML.
+        uncertainty: Frames of a committee that were counted so far.
     """
 
     phase: str
@@ -60,6 +61,7 @@ class Checkpoint:
     environment: dict[str, str]
     binary: bytes
     state: str
+    uncertainty: dict[str, Any] | None = None
 
     def refuse_others(self, identity: dict[str, Any]) -> None:
         """Make sure that the checkpoint is of the run that wants to go on.

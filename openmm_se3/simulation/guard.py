@@ -51,6 +51,18 @@ def atom_name(atom: app.topology.Atom) -> str:
     return f"{atom.name} of {residue.name} {residue.id} (atom {atom.index}, {symbol})"
 
 
+def write_frame(path: str | Path, topology: app.Topology, state: openmm.State) -> None:
+    """Write a frame as PDB, in its own box."""
+    box = topology.getPeriodicBoxVectors()
+    try:
+        if box is not None:
+            topology.setPeriodicBoxVectors(state.getPeriodicBoxVectors())
+        with atomic_write(path) as temporary, open(temporary, "w") as file:
+            app.PDBFile.writeFile(topology, state.getPositions(), file)
+    finally:
+        topology.setPeriodicBoxVectors(box)
+
+
 class GuardReporter:
     """Raises :class:`SimulationStopped` at the first frame that cannot be right.
 
@@ -161,8 +173,7 @@ class GuardReporter:
         """
         if self.last_good is None:
             return False
-        with atomic_write(frame) as temporary, open(temporary, "w") as file:
-            app.PDBFile.writeFile(self.topology, self.last_good.getPositions(), file)
+        write_frame(frame, self.topology, self.last_good)
         with atomic_write(state) as temporary:
             temporary.write_text(openmm.XmlSerializer.serialize(self.last_good))
         return True

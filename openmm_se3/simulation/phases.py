@@ -101,6 +101,8 @@ class Phases:
         if uncertainty is not None:
             uncertainty.trusted = folder / names.LAST_GOOD_FRAME
             uncertainty.uncertain = folder / names.UNCERTAIN_FRAME
+            if checkpoint is not None and checkpoint.uncertainty is not None:
+                uncertainty.go_on(checkpoint.uncertainty)
         self.watchers = [guard] if uncertainty is None else [guard, uncertainty]
         self.checkpoints = Checkpoints(folder / names.CHECKPOINTS)
         self.signals = Signals()
@@ -264,6 +266,8 @@ class Phases:
             "sizes": {name: file.sync() for name, file in self.records.items()},
             **self.fit,
         }
+        if self.uncertainty is not None:
+            facts["uncertainty"] = self.uncertainty.counts()
         self.checkpoints.write(context, facts)
         if self.options.ensemble == "npt":
             # OpenMM's checkpoint lacks the barostat's count of steps and the size of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,8 +10,7 @@ import openmm
 from openmm import app, unit
 
 from openmm_se3.deviation import Deviation
-from openmm_se3.files import atomic_write
-from openmm_se3.simulation.guard import SimulationStopped, atom_name
+from openmm_se3.simulation.guard import SimulationStopped, atom_name, write_frame
 from openmm_se3.simulation.reporters import every
 
 # Steps between evaluations.  Each takes as long as one step of the committee, or as
@@ -156,6 +154,19 @@ class UncertaintyReporter:
         """Return the uncertainty of the frame of a step, eV/A, if it was the last."""
         return self._last[1] if self._last and self._last[0] == step else None
 
+    def counts(self) -> dict[str, Any]:
+        """Return what a run that is resumed has to know of the frames before."""
+        return {
+            "evaluated": self.evaluated,
+            "above": self.above,
+            "largest": self.largest,
+        }
+
+    def go_on(self, counts: dict[str, Any]) -> None:
+        """Count on from what :meth:`counts` returned."""
+        self.evaluated, self.above = counts["evaluated"], counts["above"]
+        self.largest = counts["largest"]
+
     def summary(self) -> dict[str, Any]:
         """Return what was found, as plain values for a JSON file."""
         return {
@@ -191,14 +202,9 @@ class UncertaintyReporter:
 
     def _save(self, topology: app.Topology, state: openmm.State) -> None:
         """Write the last trusted frame, if there is one, and the uncertain one."""
-        topology = copy.deepcopy(topology)  # its box becomes that of each frame
-        for path, frame in ((self.trusted, self.last_trusted), (self.uncertain, state)):
-            if frame is None:
-                continue
-            if topology.getPeriodicBoxVectors() is not None:
-                topology.setPeriodicBoxVectors(frame.getPeriodicBoxVectors())
-            with atomic_write(path) as temporary, open(temporary, "w") as to:
-                app.PDBFile.writeFile(topology, frame.getPositions(), to)
+        if self.last_trusted is not None:
+            write_frame(self.trusted, topology, self.last_trusted)
+        write_frame(self.uncertain, topology, state)
 
 
 def _name(topology: app.Topology, index: int) -> str:

@@ -59,9 +59,9 @@ class Waves:
         return Deviation(0.0, np.zeros((3, 3)), 0.5, np.array([0.0, value, 0.01]))
 
 
-def free_particles() -> app.Simulation:
+def free_particles(topology: app.Topology | None = None) -> app.Simulation:
     """Return a simulation of six atoms without forces that move with 1 nm/ps."""
-    topology = topology_of(["O", "H", "H"] * 2)
+    topology = topology or topology_of(["O", "H", "H"] * 2)
     system = openmm.System()
     for _ in range(6):
         system.addParticle(1.0)
@@ -99,6 +99,45 @@ def test_a_reporter_warns_once_and_stops_with_both_frames(tmp_path: Path) -> Non
     summary = reporter.summary()
     assert (summary["evaluated"], summary["above_threshold"]) == (4, 3)
     assert summary["largest"] == 0.6
+
+
+def methanol(box: bool) -> app.Topology:
+    """Return a topology whose bonds a PDB file lists, as those of no residue are."""
+    topology = app.Topology()
+    residue = topology.addResidue("MOL", topology.addChain())
+    atoms = [
+        topology.addAtom(f"{symbol}{i}", app.Element.getBySymbol(symbol), residue)
+        for i, symbol in enumerate("COHHHH")
+    ]
+    for first, second in ((0, 1), (0, 2), (0, 3), (0, 4), (1, 5)):
+        topology.addBond(atoms[first], atoms[second])
+    if box:
+        topology.setPeriodicBoxVectors(3.0 * np.eye(3) * unit.nanometer)
+    return topology
+
+
+@pytest.mark.parametrize("box", [False, True])
+def test_the_frames_of_a_stop_have_bonds_and_their_own_box(
+    box: bool, tmp_path: Path
+) -> None:
+    topology = methanol(box)
+    simulation = free_particles(topology)
+    if box:
+        simulation.context.setPeriodicBoxVectors(*(2.0 * np.eye(3)))
+    uncertain = tmp_path / "uncertain.pdb"
+    reporter = UncertaintyReporter(
+        Waves(0.1, 0.6), 10, stop=0.5, trusted=tmp_path / "a.pdb", uncertain=uncertain
+    )
+    simulation.reporters.append(reporter)
+    with pytest.raises(SimulationStopped), pytest.warns(UncertaintyWarning):
+        simulation.step(100)
+    for path in (uncertain, tmp_path / "a.pdb"):
+        read = app.PDBFile(str(path)).topology
+        assert read.getNumBonds() == 5
+        if box:
+            assert read.getUnitCellDimensions()[0] == 2.0 * unit.nanometer
+    if box:  # the caller's is as it was
+        assert topology.getUnitCellDimensions()[0] == 3.0 * unit.nanometer
 
 
 def test_without_a_limit_a_reporter_only_counts() -> None:
@@ -176,6 +215,33 @@ def test_a_run_records_uncertainty_and_stops_with_the_last_trusted_frame(
     assert evaluator(trusted.positions).largest < stop
     assert evaluator(uncertain.positions).largest > stop
     assert (tmp_path / "limited/last_good_state.xml").exists()
+
+
+def test_a_resumed_run_counts_the_frames_of_all_its_sittings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openmm_se3.simulation.uncertainty.INTERVAL", 50)
+    options = WaterRunOptions(
+        model=str(MONOMERS),
+        steps=400,
+        equilibration_ps=0.05,
+        temperature=600.0,
+        platform="Reference",
+        implementation="torchscript",
+        seed=3,
+        checkpoint_ps=0.1,
+        out=tmp_path / "whole",
+    )
+    run_water(options)
+    parts = dataclasses.replace(options, steps=300, out=tmp_path / "parts")
+    run_water(parts)
+    run_water(dataclasses.replace(parts, steps=400, resume=True))
+    whole, resumed = (
+        json.loads((tmp_path / name / "run.json").read_text())["uncertainty"]
+        for name in ("whole", "parts")
+    )
+    assert whole["evaluated"] == 10  # two of them in the equilibration
+    assert resumed == whole
 
 
 def test_one_member_runs_without_uncertainty(tmp_path: Path) -> None:
