@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
-import json
 import math
 import os
 import sys
@@ -73,7 +72,7 @@ def read_folder(folder: str | Path) -> Recording:
             f"{folder} is not the folder of a run: it has no {names.RUN}; for other "
             "trajectories give --trajectory and --topology"
         )
-    run = json.loads((folder / names.RUN).read_text(encoding="utf-8"))
+    run = names.read_facts(folder / names.RUN)
     top = folder / names.TOPOLOGY
     path = folder / names.trajectory_name(run)
     trajectory = _read_frames(path, top, may_be_empty=True)
@@ -83,6 +82,7 @@ def read_folder(folder: str | Path) -> Recording:
     log = {}
     if (folder / names.LOG).is_file():
         log = read_log(folder / names.LOG)
+        missing += _gaps(log["step"])
     else:
         missing.append("No energies, drift and temperature: there is no log.csv.")
     velocities = None
@@ -93,6 +93,13 @@ def read_folder(folder: str | Path) -> Recording:
         velocities, trajectory = velocities[:n_frames], trajectory[:n_frames]
     else:
         missing.append("No vibrational spectrum: there is no velocities.npy.")
+    wanted = run.get("steps", 0) // run["frame_interval"]
+    if trajectory.n_frames < wanted:
+        missing.insert(
+            0,
+            f"Only {trajectory.n_frames} of {wanted} frames are there: a file was cut "
+            "short after the run. What follows is of these frames.",
+        )
     spacing = run["frame_interval"] * run["options"]["dt_fs"] * FS_TO_PS
     return Recording(
         trajectory=trajectory,
@@ -186,6 +193,19 @@ def read_log(path: str | Path) -> dict[str, np.ndarray]:
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     return dict(zip(columns, table.reshape(-1, len(columns)).T, strict=True))
+
+
+def _gaps(steps: np.ndarray) -> list[str]:
+    """Return a sentence if rows of a log are missing between others."""
+    apart = np.diff(steps)
+    wide = np.flatnonzero(apart > apart.min(initial=np.inf))
+    if not len(wide):
+        return []
+    first = steps[wide[0]], steps[wide[0] + 1]
+    return [
+        f"The log lacks rows in {len(wide)} places, the first between the steps "
+        f"{first[0]:.0f} and {first[1]:.0f}."
+    ]
 
 
 def _read_velocities(path: Path) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ def write_run_page(folder: str | Path) -> Path:
         The file.
     """
     folder = Path(folder)
-    run = json.loads((folder / names.RUN).read_text(encoding="utf-8"))
+    run = names.read_facts(folder / names.RUN)
     trajectory, times = read_thinned(folder, run)
     page = Page(
         f"Molecular dynamics of {run.get('structure') or folder.resolve().name}",

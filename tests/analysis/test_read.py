@@ -146,6 +146,28 @@ def test_unreadable_input_is_named(tmp_path: Path, finished: Path) -> None:
         read_log(tmp_path / "log.csv")
 
 
+def test_a_trajectory_that_lost_frames_says_so(finished: Path, tmp_path: Path) -> None:
+    assert not any("frames are there" in text for text in read_folder(finished).missing)
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    dcd = tmp_path / names.TRAJECTORY
+    content = dcd.read_bytes()
+    dcd.write_bytes(content[: len(content) // 3])
+    read = read_folder(tmp_path)
+    told = f"Only {read.trajectory.n_frames} of 800 frames are there"
+    assert read.missing[0].startswith(told) and read.trajectory.n_frames < 300
+    assert analyze(read).missing[0].startswith(told)
+
+
+def test_a_log_that_lost_rows_says_where(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    log = tmp_path / names.LOG
+    lines = log.read_text().splitlines(keepends=True)
+    steps = [line.split(",")[0] for line in lines]
+    log.write_text("".join([*lines[:5], *lines[8:]]))
+    expected = f"in 1 places, the first between the steps {steps[4]} and {steps[8]}."
+    assert any(expected in text for text in read_folder(tmp_path).missing)
+
+
 def test_damage_inside_a_log_or_velocities_is_named(
     finished: Path, tmp_path: Path
 ) -> None:
