@@ -153,13 +153,15 @@ def run_verlet(
         velocities_at: Time of ``velocities``; see :func:`previous_positions`.
 
     Raises:
+        TypeError: A value has units of OpenMM, or ``steps`` is not an integer.
         ValueError: Shapes disagree, a mass or the step is not positive, or the start is
             not finite.
-        FloatingPointError: The force is not finite at some step; says which.
+        FloatingPointError: Energy or force is not finite at some step; says which.
     """
-    masses = np.asarray(masses, dtype=np.float64)
-    current = np.array(positions, dtype=np.float64)
-    start_velocities = np.array(velocities, dtype=np.float64)
+    given = {"masses": masses, "positions": positions, "velocities": velocities}
+    masses, current, start_velocities = (
+        _plain_numbers(name, values) for name, values in given.items()
+    )
     _check_start(masses, current, start_velocities, dt, steps)
 
     shape = (steps + 1, *current.shape)
@@ -167,10 +169,17 @@ def run_verlet(
     potential, kinetic = np.empty(steps + 1), np.empty(steps + 1)
     previous = current  # overwritten at the first step, which needs the force there
     for n in range(steps + 1):
-        potential[n], forces = energy_and_forces(current)
-        if not np.isfinite(forces).all():
-            raise FloatingPointError(f"the force at step {n} is not finite")
-        acceleration = accelerations(np.asarray(forces, dtype=np.float64), masses)
+        # A copy, as the function may change its argument.
+        potential[n], computed = energy_and_forces(current.copy())
+        forces = np.asarray(computed, dtype=np.float64)
+        if forces.shape != current.shape:
+            raise ValueError(
+                f"energy_and_forces returned forces {forces.shape} for positions "
+                f"{current.shape}"
+            )
+        if not (np.isfinite(forces).all() and np.isfinite(potential[n])):
+            raise FloatingPointError(f"energy or force at step {n} is not finite")
+        acceleration = accelerations(forces, masses)
         if n == 0:
             previous = previous_positions(
                 current, start_velocities, acceleration, dt, velocities_at
@@ -197,6 +206,21 @@ def reversed_start(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray]:
     return last, (last - trajectory.following) / trajectory.dt
 
 
+def _plain_numbers(name: str, values: np.ndarray) -> np.ndarray:
+    """Return a float64 copy, of what has no units.
+
+    Raises:
+        TypeError: The values are an OpenMM Quantity, or hold such.
+    """
+    first = values[0] if isinstance(values, list | tuple) and values else values
+    if hasattr(first, "value_in_unit"):
+        raise TypeError(
+            f"{name} has units: give plain numbers, in A, A/fs and dalton "
+            "(OpenMM's own are nm, nm/ps and dalton)"
+        )
+    return np.array(values, dtype=np.float64)
+
+
 def _check_start(
     masses: np.ndarray,
     positions: np.ndarray,
@@ -205,6 +229,8 @@ def _check_start(
     steps: int,
 ) -> None:
     """Refuse a start that cannot be integrated."""
+    if masses.ndim != 1:
+        raise ValueError(f"masses {masses.shape} should be a list [n_atoms]")
     shape = (len(masses), 3)
     if positions.shape != shape or velocities.shape != shape:
         raise ValueError(
@@ -213,7 +239,9 @@ def _check_start(
         )
     if not (np.isfinite(positions).all() and np.isfinite(velocities).all()):
         raise ValueError("starting positions or velocities are not finite")
-    if not (masses > 0.0).all():
-        raise ValueError(f"masses must be positive, got {masses.min()} dalton")
-    if not dt > 0.0 or steps < 0:
+    if not ((masses > 0.0) & np.isfinite(masses)).all():
+        raise ValueError(f"masses must be positive numbers, got {masses} dalton")
+    if not isinstance(steps, int | np.integer):
+        raise TypeError(f"steps must be an integer, got {steps!r}")
+    if not 0.0 < dt < np.inf or steps < 0:
         raise ValueError(f"dt must be positive and steps not negative: {dt}, {steps}")

@@ -228,6 +228,9 @@ def test_zero_steps_keep_the_start() -> None:
         ({"dt": 0.0}, "dt must be positive"),
         ({"steps": -1}, "steps not negative"),
         ({"velocities_at": "now"}, "half step before"),
+        ({"masses": np.ones((3, 1))}, "should be a list"),
+        ({"masses": np.array([1.0, np.inf, 1.0])}, "masses must be positive"),
+        ({"dt": np.inf}, "dt must be positive"),
     ],
 )
 def test_bad_starts_are_refused(change: dict[str, object], message: str) -> None:
@@ -236,6 +239,63 @@ def test_bad_starts_are_refused(change: dict[str, object], message: str) -> None
     options = {"dt": 0.5, "steps": 3, "velocities_at": "same time"}
     with pytest.raises(ValueError, match=message):
         run_verlet(water_force, **{**start, **options, **change})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"positions": np.zeros((3, 3)) * unit.nanometer}, "positions has units"),
+        ({"velocities": np.zeros((3, 3)) * unit.nanometer / unit.picosecond}, "A/fs"),
+        ({"masses": [1.0 * unit.dalton] * 3}, "masses has units"),
+        ({"steps": 2.5}, "steps must be an integer"),
+    ],
+)
+def test_values_with_units_are_refused(change: dict[str, object], message: str) -> None:
+    """Without their units nm would be A, and nm/ps A/fs."""
+    positions, velocities = stretched_start(1)
+    start = {"masses": MASSES, "positions": positions, "velocities": velocities}
+    options = {"dt": 0.5, "steps": 3, "velocities_at": "same time"}
+    with pytest.raises(TypeError, match=message):
+        run_verlet(water_force, **{**start, **options, **change})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (3, 1)])
+def test_forces_of_another_shape_are_not_stretched(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="returned forces"):
+        run_verlet(
+            lambda x: (0.0, np.zeros(shape)),
+            MASSES,
+            *stretched_start(1),
+            dt=0.5,
+            steps=2,
+            velocities_at="same time",
+        )
+
+
+def test_a_function_that_changes_its_argument_changes_no_trajectory() -> None:
+    def spoiling(x: np.ndarray) -> tuple[float, np.ndarray]:
+        result = water_force(x)
+        x[:] = 0.0
+        return result
+
+    options = {"dt": 0.5, "steps": 5, "velocities_at": "same time"}
+    found, expected = (
+        run_verlet(function, MASSES, *stretched_start(1), **options)  # type: ignore[arg-type]
+        for function in (spoiling, water_force)
+    )
+    np.testing.assert_array_equal(found.positions, expected.positions)
+
+
+def test_an_energy_that_is_not_finite_stops_the_run() -> None:
+    with pytest.raises(FloatingPointError, match="step 0"):
+        run_verlet(
+            lambda x: (np.nan, np.zeros_like(x)),
+            MASSES,
+            *stretched_start(1),
+            dt=0.5,
+            steps=2,
+            velocities_at="same time",
+        )
 
 
 def test_a_force_that_is_not_finite_stops_the_run() -> None:
