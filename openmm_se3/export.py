@@ -36,7 +36,7 @@ from openmm_se3.torch_state import scripted, usual_torch
 from openmm_se3.torchscript.build import ForceSettings, build_module, eager_force
 from openmm_se3.torchscript.modules import GenericForce
 from openmm_se3.torchscript.self_check import random_positions, require_equal
-from openmm_se3.training.checkpoint import BEST, load_checkpoint
+from openmm_se3.training.checkpoint import BEST, LAST, load_checkpoint
 from openmm_se3.training.uncertainty_threshold import (
     uncertainty_threshold,
     validation_frames,
@@ -227,6 +227,10 @@ def checkpoint_of(path: str | Path) -> Path | None:
 def _refuse_model(folder: Path, overwrite: bool) -> None:
     if (folder / DESCRIPTION).exists() and not overwrite:
         raise FileExistsError(f"{folder} holds a model; --overwrite replaces it")
+    if any((folder / name).exists() for name in (BEST, LAST)):
+        raise FileExistsError(
+            f"{folder} is the folder of a training run; write the model to another one"
+        )
 
 
 def _write(model: ModelFile, folder: Path, progress: Callable[[str], None]) -> None:

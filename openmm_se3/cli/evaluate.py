@@ -71,6 +71,11 @@ def command(
     else:
         dataset = read_as_trained(loaded, sources)
         frames = dataset.select(split)
+        if not len(frames):
+            raise ValueError(
+                f"{', '.join(map(str, files))} hold no frames of the split {split!r}; "
+                "--split all takes all frames, if the model was not trained on them"
+            )
     for note in dataset.notes:
         click.echo(note)
     dtype = torch.float64 if precision == "double" else torch.float32

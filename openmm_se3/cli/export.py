@@ -72,6 +72,7 @@ def command(
     can also be models: a shipped model's name, a model folder or a model.pt.  With
     --topology give one source of either kind.
     """
+    from openmm_se3.description import DESCRIPTION
     from openmm_se3.export import (
         checkpoint_of,
         export_model,
@@ -80,7 +81,7 @@ def command(
         write_committee,
     )
     from openmm_se3.shipped import shipped_models
-    from openmm_se3.training.checkpoint import load_checkpoint
+    from openmm_se3.training.checkpoint import BEST, load_checkpoint
 
     if len(sources) > 1 and topology is not None:
         raise click.UsageError("--topology takes one SOURCE: export a committee first")
@@ -103,6 +104,11 @@ def command(
         else:
             checkpoint = checkpoint_of(source)
             if checkpoint is None and (path.exists() or source in shipped_models()):
+                if path.is_dir() and not (path / DESCRIPTION).exists():
+                    raise ValueError(
+                        f"{source} is neither a training run, which has a {BEST}, nor "
+                        f"a model, which has a {DESCRIPTION}"
+                    )
                 raise ValueError(
                     f"{source} is a model already; to make a file for one topology of "
                     "it, give --topology FILE.pdb"

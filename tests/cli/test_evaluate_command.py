@@ -56,6 +56,10 @@ def test_evaluate_prints_the_errors_of_a_model(
     assert written["force_mae"] == pytest.approx(expected, rel=1e-4)
     assert f"{expected:.4f}" in result.output
     assert (out / "parity.png").stat().st_size > 0
+    arguments = ["evaluate", str(random_model), str(path), "--split", "test"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert "hold no frames of the split 'test'; --split all takes" in result.output
     write(
         tmp_path / "c.xyz", Atoms("CC", [[0, 0, 0], [0, 0, 1.3]], info={"energy": 1.0})
     )
@@ -136,7 +140,7 @@ def test_evaluate_divides_frames_as_the_models_run_did(
     # Frames that the run never saw keep the splits of their file.
     write(tmp_path / "c.xyz", Atoms("OHH", WATER, info={"energy": -2000.0}))
     result = evaluate_on(tmp_path / "c.xyz", "--split", "test")
-    assert result.exit_code == 2 and "there are no frames" in result.output
+    assert result.exit_code == 2 and "hold no frames of the split" in result.output
 
 
 def test_evaluate_reads_files_as_the_models_run_did(tmp_path: Path) -> None:
@@ -168,7 +172,7 @@ def test_evaluate_reads_files_as_the_models_run_did(tmp_path: Path) -> None:
     # A file that was put into training whole has no test frames.
     model = model_of_run("source", Source(str(file), split="train"))
     result = evaluate_split(model, "test")
-    assert result.exit_code == 2 and "there are no frames" in result.output
+    assert result.exit_code == 2 and "hold no frames of the split" in result.output
     assert evaluate_split(model, "train").exit_code == 0
 
 

@@ -75,6 +75,24 @@ def test_a_model_is_not_exported_again(exported_model: Path, tmp_path: Path) -> 
         assert "give --topology FILE.pdb" in result.output
 
 
+def test_a_run_keeps_its_folder_to_itself(tmp_path: Path) -> None:
+    """A model in the folder of a run would hide the run from the next export."""
+    save_checkpoint(tmp_path / "best.pt", random_checkpoint(**SMALLEST))
+    for more in ([], ["--overwrite"]):
+        arguments = ["export", str(tmp_path), "--out", str(tmp_path), *more]
+        result = CliRunner().invoke(cli.main, arguments)
+        assert result.exit_code == 2
+        assert "is the folder of a training run" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]
+
+
+def test_a_folder_that_is_neither_run_nor_model_is_called_so(tmp_path: Path) -> None:
+    arguments = ["export", str(tmp_path), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(cli.main, arguments)
+    assert result.exit_code == 2
+    assert "neither a training run, which has a best.pt, nor a model" in result.output
+
+
 def test_the_structure_kept_for_checks_can_be_given(tmp_path: Path) -> None:
     checkpoint, start = tmp_path / "best.pt", tmp_path / "water.pdb"
     save_checkpoint(checkpoint, random_checkpoint(**SMALLEST))
