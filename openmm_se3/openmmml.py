@@ -90,8 +90,8 @@ class SE3PotentialImpl(MLPotentialImpl):
             precision: "single" (the default) or "double".
             returnEnergyType: "interaction_energy" or "energy" (total).
             scale: Name of a global parameter that multiplies the energy.
-            args: Options of other potentials, such as ``charge``; warned of, as they
-                change nothing here.
+            args: Options of other potentials; warned of, as they change nothing here.
+                ``charge`` and ``multiplicity`` can be 0 and 1 only.
 
         Raises:
             TypeError: ``modelPath`` or ``backend``, which belong to the potential, are
@@ -109,6 +109,13 @@ class SE3PotentialImpl(MLPotentialImpl):
                 f"give {' and '.join(misplaced)} to MLPotential('se3', ...): a System "
                 "cannot have another model than its potential"
             )
+        for name, neutral in (("charge", 0), ("multiplicity", 1)):
+            value = args.pop(name, None)
+            if value not in (None, neutral):
+                raise ValueError(
+                    f"{name} is {value}, but models of this package know neutral, "
+                    f"closed-shell molecules only: leave it out, or give {neutral}"
+                )
         if args:
             warnings.warn(
                 f"MLPotential('se3') does not know {sorted(args)}, which changes "

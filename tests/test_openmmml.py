@@ -86,8 +86,8 @@ def test_options_that_would_be_lost(smallest_model: Path) -> None:
         potential.createSystem(topology, modelPath="water")
     with pytest.raises(TypeError, match="precision.* belong to createSystem"):
         MLPotential("se3", precision="double")
-    with pytest.warns(UserWarning, match=r"does not know \['charge'\]"):
-        potential.createSystem(topology, charge=0)
+    with pytest.warns(UserWarning, match=r"does not know \['charges'\]"):
+        potential.createSystem(topology, charges=0)
 
 
 # What openmm-ml 1.7 tests of its own potentials, on each platform.
@@ -173,6 +173,10 @@ def test_wrong_arguments_are_refused(waters, smallest_model: Path) -> None:
     potential = MLPotential("se3", modelPath=str(smallest_model))
     with pytest.raises(ValueError, match="returnEnergyType must be one of"):
         potential.createSystem(waters[0], returnEnergyType="all")
+    for name, value in (("charge", 1), ("multiplicity", 3)):
+        with pytest.raises(ValueError, match=f"{name} is {value}, but models of"):
+            potential.createSystem(waters[0], **{name: value})
+    potential.createSystem(waters[0], charge=0, multiplicity=1)
     with pytest.raises(FileNotFoundError, match="no model 'nothing'"):
         MLPotential("se3", modelPath="nothing").createSystem(waters[0])
 
