@@ -321,8 +321,9 @@ def check_reference(model: ModelFile, path: Path) -> None:
     if not difference < REFERENCE_TOLERANCE:
         raise ModelFileError(
             f"{path}: this version of openmm-se3 gives other energies than the one "
-            f"that wrote the model (difference {difference:.1e} eV or eV/A); use the "
-            f"version in its description: {model.metadata.get('versions')}"
+            f"that wrote the model (difference {difference:.1e} eV or eV/A), or its "
+            "config.json was edited; put the file back, or use the version in it: "
+            f"{model.metadata.get('versions')}"
         )
 
 

@@ -135,6 +135,24 @@ def refuse_results(path: str | Path) -> None:
         )
 
 
+def read_facts(path: Path) -> dict[str, Any]:
+    """Return what a ``run.json`` says.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): remove it, and --resume goes on from the "
+            "checkpoint beside it"
+        ) from error
+    if not isinstance(facts, dict):
+        raise ValueError(f"{path} is damaged: it is not a JSON object; remove it")
+    return facts
+
+
 def chosen_seed(options: RunOptions) -> int:
     """Return the seed of a run: as asked for, that of the run to resume, or a new one.
 
@@ -145,7 +163,7 @@ def chosen_seed(options: RunOptions) -> int:
         return options.seed
     run = Path(options.out) / RUN
     if options.resume and run.is_file():
-        facts = json.loads(run.read_text(encoding="utf-8"))
+        facts = read_facts(run)
         if seed := facts["options"]["seed"]:
             return int(seed)
     return 1 + secrets.randbelow(MAX_SEED)
@@ -156,7 +174,7 @@ def was_cut_short(path: str | Path) -> bool:
     run = Path(path) / RUN
     if not run.is_file():
         return False
-    facts = json.loads(run.read_text(encoding="utf-8"))
+    facts = read_facts(run)
     return bool(
         facts["status"] == "interrupted" and facts["steps"] >= facts["frame_interval"]
     )

@@ -123,13 +123,24 @@ class RunOptions:
     @property
     def frame_interval(self) -> int:
         """Steps between saved frames; never more than frame_fs apart."""
-        return min(self.steps, max(1, math.floor(self.frame_fs / self.dt_fs + 1e-9)))
+        return min(self.steps, self._full_frame_interval)
 
     @property
     def log_interval(self) -> int:
         """Steps between rows of the log, a multiple of the frame interval."""
-        every = max(1, round(self.log_fs / (self.dt_fs * self.frame_interval)))
-        return self.frame_interval * min(every, self.steps // self.frame_interval)
+        frames = self._full_log_interval // self._full_frame_interval
+        return self.frame_interval * min(frames, self.steps // self.frame_interval)
+
+    @property
+    def _full_frame_interval(self) -> int:
+        """Steps between saved frames of a run that is longer than that."""
+        return max(1, math.floor(self.frame_fs / self.dt_fs + 1e-9))
+
+    @property
+    def _full_log_interval(self) -> int:
+        """Steps between rows of the log of a run that is longer than that."""
+        frame = self._full_frame_interval
+        return frame * max(1, round(self.log_fs / (self.dt_fs * frame)))
 
     @property
     def checkpoint_interval(self) -> int:
@@ -142,8 +153,12 @@ class RunOptions:
         values = self.to_dict()
         for name in CIRCUMSTANCES:
             values.pop(name, None)
-        intervals = {"frame_interval": self.frame_interval}
-        return {**values, **intervals, "log_interval": self.log_interval}
+        return {
+            **values,
+            # Not those of a very short run, which may be extended.
+            "frame_interval": self._full_frame_interval,
+            "log_interval": self._full_log_interval,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as plain values for a JSON file."""

@@ -6,7 +6,6 @@ It takes any System, so that a model is only one use of it.
 from __future__ import annotations
 
 import datetime
-import json
 import platform as machine
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from openmm_se3.simulation.ensemble import (
     degrees_of_freedom,
     make_integrator,
 )
-from openmm_se3.simulation.folder import RunFolder, chosen_seed
+from openmm_se3.simulation.folder import RunFolder, chosen_seed, read_facts
 from openmm_se3.simulation.guard import GuardReporter
 from openmm_se3.simulation.minimum import minimized
 from openmm_se3.simulation.options import RunOptions
@@ -139,7 +138,12 @@ def run_dynamics(
             reference, resumed = _go_on(simulation, checkpoint, here, seed, folder)
             facts["resumed"] = [*before.get("resumed", []), resumed]
             text = f"Going on from step {checkpoint.step} of the {checkpoint.phase}."
-            console.print(text, highlight=False)
+            if checkpoint.phase == "production" and checkpoint.step > options.steps:
+                text = (
+                    f"The run has {checkpoint.step} steps already, more than the "
+                    f"{options.steps} that are asked for."
+                )
+            console.print(text, highlight=False, soft_wrap=True)
         folder.write_json(names.RUN, facts)
         guard = GuardReporter(
             options.frame_interval,
@@ -224,8 +228,7 @@ def _facts_before(folder: RunFolder, checkpoint: Checkpoint | None) -> dict[str,
     path = folder / names.RUN
     if checkpoint is None or not path.is_file():
         return {}
-    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return facts
+    return read_facts(path)
 
 
 def _choose_platform(
@@ -283,7 +286,8 @@ def _go_on(
         ValueError: The files of the run are not those of the checkpoint.
     """
     checkpoint.refuse_short_files(folder.path)
-    minimum = _read_positions(folder / names.TOPOLOGY)
+    n_atoms = simulation.topology.getNumAtoms()
+    minimum = _read_positions(folder / names.TOPOLOGY, n_atoms)
     because = checkpoint.restore(simulation, here, seed)
     folder.clear(names.ENDINGS)
     return minimum, {
@@ -295,16 +299,30 @@ def _go_on(
     }
 
 
-def _read_positions(path: Path) -> np.ndarray:
-    """Return the positions [n_atoms, 3], A, of a PDB file that a run wrote."""
+def _read_positions(path: Path, n_atoms: int) -> np.ndarray:
+    """Return the positions [n_atoms, 3], A, of a PDB file that a run wrote.
+
+    Raises:
+        ValueError: The file is missing or damaged.
+    """
     columns = (slice(30, 38), slice(38, 46), slice(46, 54))
-    return np.array(
-        [
+    try:
+        positions = [
             [float(line[column]) for column in columns]
             for line in path.read_text().splitlines()
             if line.startswith(("ATOM", "HETATM"))
         ]
-    )
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path}, with the bond lengths that a run is watched by, cannot be read "
+            f"({error}): put it back, or start again with --overwrite"
+        ) from error
+    if len(positions) != n_atoms:
+        raise ValueError(
+            f"{path} has {len(positions)} atoms, the run {n_atoms}: put the file back "
+            "as it was, or start again with --overwrite"
+        )
+    return np.array(positions)
 
 
 def _now() -> str:

@@ -205,6 +205,29 @@ def test_a_record_that_lost_something_is_refused(
         run(out, resume=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (names.TOPOLOGY, None, "topology.pdb.* cannot be read .*put it back"),
+        (names.TOPOLOGY, "REMARK\n", "topology.pdb has 0 atoms, the run 6: put"),
+        (names.RUN, '{"status": "run', "run.json is damaged .*remove it, and --resume"),
+        (names.RUN, "[]", "run.json is damaged: it is not a JSON object"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named_with_what_to_do(
+    tmp_path: Path, half: Path, name: str, content: str | None, message: str
+) -> None:
+    out = shutil.copytree(half, tmp_path / "a")
+    (out / name).unlink()
+    if content is not None:
+        (out / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        run(out, resume=True)
+    if name == names.RUN:  # and so it is
+        (out / name).unlink()
+        assert run(out, resume=True).status == "completed"
+
+
 def test_a_frame_cut_in_the_middle_is_written_again(
     tmp_path: Path, half: Path, uninterrupted: Callable[[str], dict[str, Any]]
 ) -> None:

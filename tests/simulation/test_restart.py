@@ -182,6 +182,27 @@ def test_a_longer_run_goes_on_where_the_shorter_ended(
     assert_same(content(tmp_path / "a"), uninterrupted("nve"))
 
 
+def test_a_run_shorter_than_a_row_of_its_log_can_be_extended(
+    tmp_path: Path, uninterrupted: Callable[[str], dict[str, Any]]
+) -> None:
+    run(tmp_path / "a", steps=3)
+    facts = json.loads((tmp_path / "a" / names.RUN).read_text())
+    assert facts["log_interval"] == 3
+    run(tmp_path / "a", resume=True)
+    assert_same(content(tmp_path / "a"), uninterrupted("nve"))
+
+
+def test_a_run_that_is_longer_than_asked_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a"
+    with pytest.raises(KeyboardInterrupt):
+        stop_at(STEPS // 2, signal.SIGINT, out)
+    run(out, steps=STEPS // 4, resume=True, console=Console(width=200))
+    told = f"steps already, more than the {STEPS // 4} that are asked for"
+    assert told in capsys.readouterr().out
+
+
 def test_a_run_without_a_seed_goes_on_with_the_one_it_drew(tmp_path: Path) -> None:
     seeds = []
     for steps in (STEPS // 4, STEPS // 2):
