@@ -54,11 +54,27 @@ def _rows(folder: Path) -> Iterator[tuple[str, str]]:
         f"{shape['layers']} layers, {shape['channels']} channels, "
         f"cutoff {shape['cutoff']:g} A",
     )
-    error = values.get("errors", {}).get("test", {}).get("all", {}).get("force_mae")
-    if error is not None:
-        yield "force MAE", f"{error:.2f} kcal/mol/A on test frames"
+    members = values.get("member_descriptions", [])
+    if members:
+        threshold = values.get("uncertainty_threshold")
+        known = f", threshold {threshold:g} eV/A" if threshold else ""
+        yield "committee", f"{len(members)} networks{known}"
+    errors = [
+        f"{error:.2f}"
+        for one in members or [values]
+        if (error := _force_mae(one)) is not None
+    ]
+    if errors:
+        whose = " (of each network)" if members else ""
+        yield "force MAE", f"{', '.join(errors)} kcal/mol/A on test frames{whose}"
     yield "license", values["license"]
     yield "card", str(folder / "card.md")
+
+
+def _force_mae(values: Mapping[str, Any]) -> float | None:
+    """Return the force error of all test frames that a description has."""
+    error = values.get("errors", {}).get("test", {}).get("all", {}).get("force_mae")
+    return None if error is None else float(error)
 
 
 def _domain(domain: Mapping[str, Any] | None) -> str:

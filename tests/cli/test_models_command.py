@@ -25,8 +25,11 @@ def test_each_model_is_described() -> None:
         rows = dict(line.split(maxsplit=1) for line in block.splitlines())
         assert rows["elements"] == " ".join(values["model"]["elements"])
         assert rows["license"] == "MIT"
-        error = values["errors"]["test"]["all"]["force_mae"]
-        assert f"{error:.2f} kcal/mol/A" in block
+        members = values.get("member_descriptions", [])
+        for one in members or [values]:
+            error = one["errors"]["test"]["all"]["force_mae"]
+            assert f"{error:.2f}" in rows["force"]
+        assert ("committee" in rows) == bool(members)
         assert (models_folder() / name / "card.md").is_file()
 
 
