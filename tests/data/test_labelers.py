@@ -1,6 +1,10 @@
 """Labels from fast potentials: AIMNet2, GFN2-xTB, TorchScript, ASE calculators."""
 
 import dataclasses
+import importlib
+import shutil
+import sys
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -42,6 +46,14 @@ class Springs(torch.nn.Module):
         coord = data["coord"]
         r = torch.cdist(coord, coord, compute_mode="donot_use_mm_for_euclid_dist")
         energy = 0.25 * ((r - 1.0) ** 2 * (r > 1e-6)).sum((1, 2)) + data["charge"]
+        return {"energy": energy.double()}
+
+
+class Weak(torch.nn.Module):
+    """The same with another energy."""
+
+    def forward(self, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        energy = (data["coord"] ** 2).sum((1, 2))
         return {"energy": energy.double()}
 
 
@@ -165,6 +177,42 @@ def test_other_structures_do_not_get_the_labels_of_these(springs, tmp_path):
     assert labels[0].energy == pytest.approx(alone.energy[0], abs=1e-6)
 
 
+CALCULATOR = """
+from ase.calculators.morse import MorsePotential
+class Morse(MorsePotential):
+    def __init__(self):
+        super().__init__(epsilon={depth}, r0=1.0, rho0=6.0)
+"""
+
+
+def test_another_potential_of_the_same_name_labels_anew(tmp_path, monkeypatch, springs):
+    """A half-labeled file goes on with the potential that it was begun with."""
+    (water,) = structures_of("H2O")
+    monkeypatch.syspath_prepend(tmp_path)
+    weights = Path(springs.partition(":")[2])
+
+    def weaker():
+        torch.jit.script(Weak()).save(str(weights))
+
+    def deeper():
+        (tmp_path / "given.py").write_text(CALCULATOR.format(depth=7.0))
+
+    (tmp_path / "given.py").write_text(CALCULATOR.format(depth=1.0))
+    for spec, change in (("ase:given:Morse", deeper), (springs, weaker)):
+        folder = tmp_path / f"{change.__name__}.batches"
+        (before,) = label_in_batches([water], spec, folder, Serial())
+        change()
+        labeler.cache_clear()  # as in another process
+        sys.modules.pop("given", None)
+        importlib.invalidate_caches()
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        executor = Serial()
+        (after,) = label_in_batches([water], spec, folder, executor)
+        assert executor.tasks == 1
+        assert after.energy != pytest.approx(before.energy, rel=0.1)
+    labeler.cache_clear()
+
+
 def test_the_command_labels_with_an_ensemble(tmp_path):
     source, output = tmp_path / "frames.xyz", tmp_path / "frames.h5"
     rng = np.random.default_rng(0)
@@ -218,6 +266,16 @@ def test_unpaired_electrons_are_refused(springs, tmp_path):
     triplet = dataclasses.replace(structure, spin=2)
     with pytest.raises(ValueError, match="structure 0"):
         label_with([triplet], tmp_path / "a.h5", springs, Serial())
+
+
+@pytest.mark.parametrize(("name", "charge"), [("CH3", None), ("H2O", 1), ("OH", 0)])
+def test_an_odd_number_of_electrons_is_refused(springs, tmp_path, name, charge):
+    water, odd = structures_of("H2O", name)
+    odd = dataclasses.replace(odd, charge=charge)
+    with pytest.raises(ValueError, match="structure 1 has .* electrons .* an odd"):
+        label_with([water, odd], tmp_path / "a.h5", springs, Serial())
+    even = dataclasses.replace(odd, charge=(charge or 0) - 1)
+    label_with([water, even], tmp_path / "a.h5", springs, Serial())
 
 
 class Stubborn(Calculator):

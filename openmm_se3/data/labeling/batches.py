@@ -73,7 +73,8 @@ def label_with(
         LabelerError: There is no such labeler, it cannot label a structure, or it has
             labeled none.
         LockedError: Another run is writing the same output.
-        ValueError: Splits share a structure, or a structure has unpaired electrons.
+        ValueError: Splits share a structure, or a structure has unpaired electrons or
+            an odd number of electrons.
     """
     output = Path(output)
     require_new_file(output, overwrite)
@@ -83,6 +84,13 @@ def label_with(
             raise ValueError(
                 f"structure {index} has {structure.spin} unpaired electrons; {spec} "
                 "labels closed shells only"
+            )
+        electrons = int(np.sum(structure.numbers)) - _charge(structure)
+        if electrons % 2:
+            raise ValueError(
+                f"structure {index} has {electrons} electrons at a charge of "
+                f"{_charge(structure)}, an odd number; {spec} labels closed shells "
+                "only: is a hydrogen missing, or charge= in the file?"
             )
     level = PublishedLevel(labeler(spec).level)
     with run_lock(output.with_name(output.name + ".lock")):
@@ -159,7 +167,8 @@ def label_in_batches(
     tasks = []
     for start in range(0, len(batches), BATCHES_PER_TASK):
         members = np.concatenate(batches[start : start + BATCHES_PER_TASK])
-        path = folder / f"{_key(structures, members, spec)}.npz"
+        key = _key(structures, members, f"{spec} {teacher.identity}")
+        path = folder / f"{key}.npz"
         tasks.append((path, batches[start : start + BATCHES_PER_TASK], members))
     total = sum(len(s.numbers) for s in structures)
     done = 0
@@ -208,8 +217,8 @@ def batches_of(structures: Sequence[Structure]) -> list[np.ndarray]:
     return batches
 
 
-def _key(structures: Sequence[Structure], members: np.ndarray, spec: str) -> str:
-    digest = hashlib.sha256(spec.encode())
+def _key(structures: Sequence[Structure], members: np.ndarray, teacher: str) -> str:
+    digest = hashlib.sha256(teacher.encode())
     for index in members:
         structure = structures[index]
         digest.update(structure.numbers.astype("<i8").tobytes())

@@ -27,6 +27,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from openmm_se3.files import sha256
+from openmm_se3.version import installed_versions
 
 AIMNET2_FILE = "models/aimnet2_wb97m_ens_f.jpt"
 AIMNET2_SHA256 = "e34e147e3dd67bfe3e5ae8c2a2a097d59ff3a8260d98e42552004f710bb3a68b"
@@ -65,9 +66,11 @@ class Labeler(Protocol):
 
     Attributes:
         level: Level of theory, as it stands in the data file.
+        identity: Changes with what computes the labels, such as a hash of weights.
     """
 
     level: str
+    identity: str
 
     def require(self, numbers: np.ndarray, charge: int) -> None:
         """Refuse a structure that cannot be labeled.
@@ -96,7 +99,7 @@ class TorchScriptEnsemble:
     ``energy_std`` and ``forces_std``.
 
     Args:
-        path: The file.
+        path: The file, whose hash is the identity.
         level: Level of theory.
         elements: Atomic numbers that it knows; None for any.
     """
@@ -107,6 +110,7 @@ class TorchScriptEnsemble:
         import torch
 
         self.level, self._elements = level, elements
+        self.identity = sha256(path)
         self._module = torch.jit.load(str(path), map_location="cpu")
 
     def require(self, numbers: np.ndarray, charge: int) -> None:
@@ -159,10 +163,11 @@ class ASELabeler:
     Args:
         make: Makes the calculator for a charge.
         level: Level of theory.
+        identity: As of :class:`Labeler`.
     """
 
-    def __init__(self, make: Callable[[int], Any], level: str) -> None:
-        self.level = level
+    def __init__(self, make: Callable[[int], Any], level: str, identity: str) -> None:
+        self.level, self.identity = level, identity
         self._make = make
 
     def require(self, numbers: np.ndarray, charge: int) -> None:
@@ -208,7 +213,7 @@ def labeler(spec: str) -> Labeler:
     if spec == "aimnet2":
         return TorchScriptEnsemble(aimnet2_file(), AIMNET2_LEVEL, AIMNET2_ELEMENTS)
     if spec == "gfn2":
-        return ASELabeler(_gfn2, "GFN2-xTB")
+        return ASELabeler(_gfn2, "GFN2-xTB", installed_versions(["tblite"])["tblite"])
     if kind == "torchscript" and rest:
         path = Path(rest)
         if not path.is_file():
@@ -263,14 +268,18 @@ def _own_model(name: str) -> Labeler:
             raise LabelerError(f"model {name} knows neutral molecules only")
         return calculator
 
-    return ASELabeler(make, f"openmm-se3 model {Path(name).name}")
+    weights = str(potential.model.metadata["weights_sha256"])
+    return ASELabeler(make, f"openmm-se3 model {Path(name).name}", weights)
 
 
 def _ase_calculator(place: str) -> Labeler:
     module, _, name = place.partition(":")
     try:
-        make = getattr(importlib.import_module(module), name)
+        code = importlib.import_module(module)
+        make = getattr(code, name)
     except (ImportError, AttributeError) as error:
         raise LabelerError(f"no ASE calculator {place}: {error}") from error
     calculator = make()
-    return ASELabeler(lambda charge: calculator, f"ASE calculator {place}")
+    file = getattr(code, "__file__", None)
+    identity = "" if file is None else sha256(Path(file))
+    return ASELabeler(lambda charge: calculator, f"ASE calculator {place}", identity)
