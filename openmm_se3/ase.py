@@ -30,6 +30,14 @@ if TYPE_CHECKING:
 HALF_AN_ELECTRON = 0.5
 
 
+def _number(value: Any) -> float:
+    """Return an entry of ``atoms.info`` as a number, NaN if it is none."""
+    try:
+        return float(np.asarray(value, dtype=float).item())
+    except (TypeError, ValueError):
+        return float("nan")
+
+
 class SE3Calculator(Calculator):
     """ASE calculator: energy relative to isolated atoms, forces and stress.
 
@@ -152,7 +160,7 @@ class SE3Calculator(Calculator):
                 continue
             if value is None:
                 continue
-            if str(value) not in {f"{a}{dot}" for a in allowed for dot in ("", ".0")}:
+            if _number(value) not in allowed:
                 raise ValueError(
                     f"atoms.info[{key!r}] is {value}; the model {model!r} describes a "
                     f"charge of {charge} and {spin} unpaired electrons only: take "

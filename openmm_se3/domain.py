@@ -127,6 +127,11 @@ class Valences:
     def _odd(symbols: Sequence[str], bonds: np.ndarray, complete: bool) -> str | None:
         """Return the first molecule with an odd number of electrons, or None."""
         numbers = np.array([ATOMIC_NUMBERS[symbol] for symbol in symbols])
+        if len(symbols) > 1 and not len(bonds) and numbers.sum() % 2:
+            return (
+                f"{formula(symbols)} has an odd number of electrons, {numbers.sum()}: "
+                "a radical, or an ion, and its training data have neither"
+            )
         for atoms in molecules_by_bonds(len(symbols), bonds):
             # Of a topology without its bonds nothing is known.
             known = complete or len(atoms) > 1

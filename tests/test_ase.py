@@ -193,6 +193,10 @@ def test_other_charges_and_spins_are_refused(
         ("spin_multiplicity", 3, 1),
         ("total_spin", 2, 0),
         ("unpaired_electrons", 2, 0.0),
+        ("charge", np.array([1]), np.array([0])),
+        ("charge", "+1", "+0"),
+        ("charge", 0.4, -0.0),
+        ("charge", "neutral", np.int64(0)),
     ],
 )
 def test_states_are_refused_under_every_name(

@@ -94,6 +94,15 @@ def test_bonds_and_neighbors_that_the_data_do_not_have(
     assert fault is None if named is None else named in str(fault)
 
 
+def test_without_bonds_an_odd_number_of_electrons_is_told() -> None:
+    """As in ASE, which has none."""
+    closed = dataclasses.replace(ORGANIC, odd_electrons=False)
+    for atoms, odd in (("CHHH", True), ("OHHH", True), ("CHHHOH", False), ("H", False)):
+        fault = outside_domain(closed, [*atoms], NO_BONDS)
+        assert ("odd number of electrons" in str(fault)) == odd
+        assert outside_domain(ORGANIC, [*atoms], NO_BONDS) is None
+
+
 METHYL = [[0, 1], [0, 2], [0, 3]]
 
 
