@@ -31,22 +31,35 @@ def held_out(model: ModelFile, sources: Sequence[Source]) -> tuple[Frames, str]:
     Args:
         model: The model.
         sources: Files of labels.  Of those that its run had, the test frames are held
-            out; of others, those that the files call test, or all.
+            out; of each other, those that the file calls test, or all.
+
+    Raises:
+        ValueError: There are none.
     """
+    from openmm_se3.data.frames import SPLITS
     from openmm_se3.data.load import hash_source
     from openmm_se3.training.evaluation import read_as_trained
 
     dataset = read_as_trained(model, sources)
-    test = dataset.select("test")
-    if len(test):
-        return test, "test frames"
+    frames = dataset.frames
+    test = frames.column("split") == SPLITS.index("test")
+    file = np.array([block.source for block in frames.blocks])[frames.block]
     seen = {digest for _, digest in model.metadata["training_data"]["files"]}
-    if seen & {hash_source(Path(source.path)) for source in sources}:
+    chosen = test.copy()
+    for source in sources:
+        path = Path(source.path)
+        own = file == path.name
+        if hash_source(path) not in seen and not test[own].any():
+            chosen |= own
+    if not chosen.any():
         raise ValueError(
             "the model was trained on these labels, which hold no test frames: give a "
             "file of frames that it has not seen"
         )
-    return dataset.frames, "frames"
+    if test[chosen].all():
+        return frames[chosen], "test frames"
+    of_others = "test frames and frames of other files" if test.any() else "frames"
+    return frames[chosen], of_others
 
 
 def accuracy_checks(

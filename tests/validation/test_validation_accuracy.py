@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,10 @@ from rich.console import Console
 from wrong_potentials import AnalyticPotential
 
 from openmm_se3.cli import main
+from openmm_se3.data.formats.hdf5 import write_hdf5
+from openmm_se3.data.frames import Frames
 from openmm_se3.data.level_of_theory import LevelOfTheory
-from openmm_se3.data.load import Source
+from openmm_se3.data.load import Source, read_source
 from openmm_se3.elements import COVALENT_RADII
 from openmm_se3.model_file import load_model
 from openmm_se3.validation.accuracy import accuracy_checks, held_out, without_labels
@@ -128,6 +131,24 @@ def test_errors_are_those_of_held_out_frames() -> None:
     assert [c.name for c in strict if c.status == "fail"] == [force.name]
 
 
+def test_each_file_holds_out_frames_of_its_own(tmp_path: Path) -> None:
+    model = load_model("water")
+    trained = Source(str(DATA / "water1.h5"))
+    some = read_source(trained)
+    moved = [
+        dataclasses.replace(some.frames[i], positions=1.001 * some.frames[i].positions)
+        for i in range(5)
+    ]
+    moved = [dataclasses.replace(f, split="train") for f in moved]
+    write_hdf5(tmp_path / "new.h5", dataclasses.replace(some, frames=Frames.of(moved)))
+    new = Source(str(tmp_path / "new.h5"))
+    tested, _ = held_out(model, [trained])
+    both, what = held_out(model, [trained, new])
+    assert len(both) == len(tested) + 5
+    assert what == "test frames and frames of other files"
+    assert held_out(model, [new])[1] == "frames"
+
+
 def test_labels_of_the_training_without_test_frames_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -139,8 +160,6 @@ def test_labels_of_the_training_without_test_frames_are_refused(
 
     def without_test(*arguments: object) -> object:
         dataset = real(*arguments)  # type: ignore[arg-type]
-        import dataclasses
-
         return dataclasses.replace(dataset, frames=dataset.select("train"))
 
     monkeypatch.setattr(evaluation, "read_as_trained", without_test)
@@ -149,8 +168,6 @@ def test_labels_of_the_training_without_test_frames_are_refused(
 
 
 def test_a_level_known_by_name_cannot_be_computed() -> None:
-    import dataclasses
-
     level = LevelOfTheory()
     assert level_of({"level_of_theory": dataclasses.asdict(level)}) == level
     with pytest.raises(ValueError, match="PBE0"):
