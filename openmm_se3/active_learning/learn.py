@@ -68,13 +68,16 @@ def learn(
     console = console or Console()
     if out is None:
         raise ValueError("out is missing: name the folder of the campaign")
+    if from_run is not None and not resume:
+        raise ValueError(
+            "from_run (--from) adds a run's frames to a campaign that is there: resume "
+            "it (--resume)"
+        )
     folder = Path(out)
     if resume:
         settings = _resumed(folder, molecule, options)
     else:
         settings = _new(folder, molecule, options, console, command)
-    if from_run is not None and not resume:
-        raise ValueError("from_run is for a campaign that is resumed")
     campaign = Campaign(folder)
     with campaign.lock():
         if resume and options:

@@ -85,6 +85,12 @@ def test_results_of_something_else_are_refused(name: str, tmp_path: Path) -> Non
     assert [p.read_text() for p in tmp_path.rglob("*.*")] == ["precious"]
 
 
+def test_frames_of_a_run_need_a_campaign(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"from_run \(--from\) .* resume it"):
+        learn("O", tmp_path / "a", from_run="run", reference="gfn2", console=QUIET)
+    assert not (tmp_path / "a").exists()
+
+
 @pytest.mark.parametrize("members", [1, 9])
 def test_committees_that_cannot_be_written_are_refused(members: int) -> None:
     with pytest.raises(ValueError, match="2 to 8"):
