@@ -21,6 +21,7 @@ from openmm_se3.force.force_maker import ForceMaker
 from openmm_se3.force.mixed import without_internal_terms
 from openmm_se3.force.register import register_plugins
 from openmm_se3.force.remaining import require_nothing_inside
+from openmm_se3.force.system_checks import refuse_second_model
 from openmm_se3.force.uncertainty import CommitteeEvaluator
 from openmm_se3.model_file import load_model
 from openmm_se3.neighbors import default_room
@@ -253,11 +254,13 @@ class SE3Potential:
 
         Raises:
             TypeError: The topology is none.
-            ValueError: As for :meth:`addForces`; a chosen atom is constrained to one
+            ValueError: As for :meth:`addForces`; a potential of this kind acts on a
+                chosen atom already; a chosen atom is constrained to one
                 that is not chosen; a virtual site depends on atoms of both kinds; a
                 classical force cannot be taken out; or it may be a restraint.
         """
         chosen = ModelAtoms.of(self.model, topology, atoms, system.getNumParticles())
+        refuse_second_model(system, chosen.indices)
         bonds = [(first.index, second.index) for first, second, *_ in topology.bonds()]
         mixed = without_internal_terms(system, chosen.indices, bonds, restraints)
         require_nothing_inside(mixed, chosen.indices, restraints)

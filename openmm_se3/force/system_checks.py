@@ -96,6 +96,20 @@ def warn_of_second_model(system: openmm.System, chosen: list[int]) -> None:
         )
 
 
+def refuse_second_model(system: openmm.System, chosen: list[int]) -> None:
+    """Refuse to make a mixed System of atoms that are on a potential already.
+
+    Raises:
+        ValueError: Names the atoms.
+    """
+    twice = sorted(atoms_with_model(system).intersection(chosen))
+    if twice:
+        raise ValueError(
+            f"the System has an SE3Potential already on {_few(twice)}: make the mixed "
+            "System from the classical one, or choose other atoms"
+        )
+
+
 def warn_of_cut_molecules(topology: app.Topology, chosen: list[int]) -> None:
     """Warn of bonds from the model's atoms to others."""
     members = set(chosen)

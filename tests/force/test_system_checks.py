@@ -199,6 +199,15 @@ def test_a_second_potential_on_an_atom_is_warned_of(potential: SE3Potential) -> 
             potential.addForces(copy, topology, atoms=[4, 0, 2, 3, 5, 1])
 
 
+def test_a_mixed_system_of_the_same_atoms_is_refused(potential: SE3Potential) -> None:
+    topology = topology_of(symbols_of(2))
+    system = system_with_masses(symbols_of(2))
+    mixed = potential.createMixedSystem(topology, system, atoms=[0, 1, 2])
+    with pytest.raises(ValueError, match="SE3Potential already on atoms 0, 1, 2: make"):
+        potential.createMixedSystem(topology, mixed, atoms=[0, 1, 2])
+    potential.createMixedSystem(topology, mixed, atoms=[3, 4, 5])
+
+
 def test_a_molecule_that_is_cut_is_warned_of(potential: SE3Potential) -> None:
     topology = water_topology(2)
     system = system_with_masses(symbols_of(2))
