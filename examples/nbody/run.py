@@ -15,8 +15,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from openmm_se3.cli.shared.progress_bar import progress_bar
 from openmm_se3.files import atomic_write
+from openmm_se3.progress import progress_bar
 from openmm_se3.signals import stop_at_once
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -14,6 +14,7 @@ from small_campaigns import one_process
 from openmm_se3.active_learning.campaign import Campaign
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.cli import main
+from openmm_se3.data.formats.hdf5 import read_hdf5
 from openmm_se3.model_file import load_model
 from openmm_se3.simulation import folder as names
 
@@ -23,10 +24,13 @@ pytest.importorskip("dgl")
 
 PAGE = (Path(__file__).parents[2] / "docs/learn.md").read_text()
 # Cheap labels and few steps, which do not reach the target: every budget is used up.
+CHEAP = (
+    "--reference gfn2 --labels 40 --members 2 --steps 80 --explore-steps 40 --target 1 "
+    "--no-checks --workers 1"
+)
 SHORTER = {
-    'learn "CCO" --out ethanol': 'learn "CCO" --out ethanol --reference gfn2 '
-    "--labels 40 --members 2 --steps 80 --explore-steps 40 --target 1 --no-checks "
-    "--workers 1",
+    'learn "CCO" --out ethanol': f'learn "CCO" --out ethanol {CHEAP}',
+    'learn "CC(=O)O" --with-water --minutes 125': f'learn "CO" --with-water {CHEAP}',
     "--out run": "--out run --length 0.02 --equilibration 0.01 --platform Reference",
     "ethanol --labels 500 --from run": "ethanol --labels 80 --from run",
     "ethanol --labels 500": "ethanol --labels 60",
@@ -61,13 +65,16 @@ def test_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         # Networks that have hardly learned need not be trusted.
         assert result.exit_code in (0, 1), f"{command}\n{result.output}"
         assert isinstance(result.exception, SystemExit | None), result.exception
-        if verb == "learn":
+        if "--with-water" in arguments:
+            frames = read_hdf5(Path("acetic-acid/data/round-00.h5")).frames
+            assert set(frames.n_atoms.tolist()) == {6, 9}  # methanol, and with water
+        elif verb == "learn":
             budgets.append(Campaign(Path("ethanol")).labels_spent())
             read_page(Path("ethanol/report.html"))
         else:
             assert Path("run", names.TRAJECTORY).exists()
             read_page(Path("run", names.PAGE))
-    assert verbs == ["learn", "run", "learn", "learn", "learn"]
+    assert verbs == ["learn", "run", "learn", "learn", "learn", "learn"]
     first, same, more, most = budgets
     assert first == same <= 40 < more <= 60 < most <= 80
     assert Campaign(Path("ethanol")).find("given") is not None
