@@ -85,6 +85,6 @@ def refuse_other_unit(where: str, stated: str, factor: float, option: str) -> No
         )
     if not math.isclose(own, abs(factor), rel_tol=SAME):
         raise ValueError(
-            f"{where} states the unit {stated!r}, but is read as if a unit were "
-            f"{abs(factor):.6g} of ours, not {own:.6g}: give {option}"
+            f"{where} states the unit {stated!r}, a factor of {own:.6g} to eV and A, "
+            f"but is read with {abs(factor):.6g}: give {option}"
         )
