@@ -200,6 +200,34 @@ def test_killed_worker_is_an_error_that_keeps_results() -> None:
     assert "OPENBLAS_NUM_THREADS" not in os.environ
 
 
+WAITING = """
+import signal, time
+from openmm_se3.data.labeling.executors import LocalExecutor
+if __name__ == "__main__":
+    signal.siginterrupt(signal.SIGINT, False)  # as RDKit leaves it
+    print("waiting", flush=True)
+    for _ in LocalExecutor(1).run(time.sleep, [60.0]):
+        pass
+"""
+
+
+def test_ctrl_c_ends_a_wait_for_workers(tmp_path: Path) -> None:
+    script = tmp_path / "waiting.py"
+    script.write_text(WAITING)
+    process = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(5.0)  # the worker has started
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20.0)  # of 55 that are left
+    finally:
+        process.kill()
+    assert b"KeyboardInterrupt" in errors
+
+
 def test_workers_must_be_positive() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         LocalExecutor(0)

@@ -13,8 +13,8 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
@@ -29,7 +29,7 @@ ONE_THREAD = {
     "MKL_NUM_THREADS": "1",
 }
 
-
+WAKE_UP = 1.0  # s, between looks at signals
 CONNECT_SECONDS = 20  # for a scheduler and its first worker to answer
 
 
@@ -104,7 +104,7 @@ class LocalExecutor:
         with _environment(ONE_THREAD):
             try:
                 futures = {pool.submit(function, x): i for i, x in enumerate(tasks)}
-                for future in as_completed(futures):
+                for future in _as_completed(futures):
                     try:
                         result = future.result()
                     except BrokenProcessPool as error:
@@ -124,6 +124,21 @@ class LocalExecutor:
                 "a worker process was killed from outside; when the machine ran out of "
                 f"memory, fewer workers than {workers} help"
             ) from broken
+
+
+def _as_completed(futures: Mapping[Future[Any], int]) -> Iterator[Future[Any]]:
+    """Yield futures as they finish; Ctrl-C ends the wait within a second.
+
+    RDKit puts Python's handler of Ctrl-C back with SA_RESTART, after which a signal
+    does not interrupt a wait without a timeout.
+
+    Args:
+        futures: Number of each; those that finish together come in this order.
+    """
+    waiting = set(futures)
+    while waiting:
+        done, waiting = wait(waiting, WAKE_UP, FIRST_COMPLETED)
+        yield from sorted(done, key=futures.__getitem__)
 
 
 class SerialExecutor:
