@@ -47,6 +47,15 @@ NOTED_FREQUENCY = 30.0  # 1/cm, of a difference to the reference
 Show = Callable[[str], None]
 
 
+def shown_on(console: Console) -> Show:
+    """Return what says on a console which check is running."""
+
+    def show(what: str) -> None:
+        console.print(f"checks: {what}", highlight=False, soft_wrap=True)
+
+    return show
+
+
 def run_checks(
     campaign: Campaign,
     settings: Settings,
@@ -64,9 +73,7 @@ def run_checks(
     path = campaign.round_folder(number) / CHECKS
     if campaign.find("checked", round=number) is not None:
         return dict(json.loads(path.read_text()))
-
-    def show(what: str) -> None:
-        console.print(f"checks: {what}", highlight=False, soft_wrap=True)
+    show = shown_on(console)
 
     def labeled(structures: Sequence[np.ndarray], name: str) -> list[Frame]:
         file = campaign.folder / "data" / f"checks-{name}-{number:02d}.h5"

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from openmm_se3.active_learning.campaign import Campaign, timed
 from openmm_se3.active_learning.campaign_report import write_report
-from openmm_se3.active_learning.checks import run_checks
+from openmm_se3.active_learning.checks import run_checks, shown_on
 from openmm_se3.active_learning.committee import Committee
 from openmm_se3.active_learning.model import write_model, write_structures
 from openmm_se3.active_learning.reaction.campaign import Reaction
@@ -46,11 +46,8 @@ def finish(
             write_model(campaign, settings, number, systems[0], minima[0], threshold)
             write_structures(campaign, systems, minima)
         campaign.record("model", round=number, **taken)
-
-    def show(what: str) -> None:
-        console.print(f"checks: {what}", highlight=False, soft_wrap=True)
-
     if reaction is not None:
+        show = shown_on(console)
         found = reaction.check(campaign, reference, committee, number, threshold, show)
         for name in ("problems", "notes"):
             checks[name] = checks[name] + found[name]
