@@ -280,7 +280,8 @@ def _check(path: Path, description: bytes, weights: bytes) -> ModelFile:
     if hashlib.sha256(weights).hexdigest() != expected:
         raise ModelFileError(f"{path}: {WEIGHTS} does not match its SHA-256: damaged")
     try:
-        tensors = safetensors.torch.load(weights)
+        # safetensors yields them in another order in each process
+        tensors = dict(sorted(safetensors.torch.load(weights).items()))
     except safetensors.SafetensorError as error:
         raise ModelFileError(f"{path}: {WEIGHTS} cannot be read: {error}") from error
     broken = [name for name, t in tensors.items() if not torch.isfinite(t).all()]

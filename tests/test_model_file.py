@@ -267,6 +267,12 @@ def test_a_model_of_the_users_own_comes_before_the_shipped_one(
     assert load_model("./water").metadata["weights_sha256"] == own  # no warning
 
 
+def test_weights_are_in_the_order_of_their_names(smallest_model: Path) -> None:
+    names = list(load_model(smallest_model).weights)
+    assert len(names) > 10
+    assert names == sorted(names)
+
+
 def test_any_damaged_byte_is_refused_or_harmless(model_copy: Path) -> None:
     """Bytes changed anywhere in model.pt: the right weights, or a ModelFileError."""
     path = model_copy / "model.pt"
