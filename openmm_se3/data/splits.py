@@ -15,6 +15,7 @@ from openmm_se3.data.dataset import formula
 from openmm_se3.data.frames import SPLITS, Frames
 
 TRAIN, VALIDATION, TEST = range(3)
+FAR = 2.0  # times a share, or a share divided by this: what is said to miss it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +62,36 @@ def make_splits(frames: Frames, config: SplitConfig) -> np.ndarray:
         ValueError: There are fewer groups than splits with a share.
     """
     splits = frames.column("split")
-    if config.by == "source":
-        return splits
-    assigned = np.array([block.assigned for block in frames.blocks], dtype=bool)
-    free = ~assigned[frames.block]
+    free = _free(frames, config)
     splits[free] = _dealt_out(frames[free], config)
     return splits
+
+
+def missed_shares(frames: Frames, config: SplitConfig) -> list[str]:
+    """Return in words which splits are far from the shares that they should have.
+
+    Whole groups go to one split, so that a few large ones leave no choice.
+
+    Args:
+        frames: Frames as :func:`make_splits` divided them.
+        config: How they were divided.
+    """
+    dealt = frames.column("split")[_free(frames, config)]
+    lines = []
+    for split in (VALIDATION, TEST) if len(dealt) else ():
+        wanted = config.fractions[split]
+        share = float((dealt == split).mean())
+        if share > FAR * wanted or FAR * share < wanted:
+            lines.append(f"{SPLITS[split]} {share:.1%} instead of {wanted:.1%}")
+    return lines
+
+
+def _free(frames: Frames, config: SplitConfig) -> np.ndarray:
+    """Return whether each frame is dealt out [n_frames], and not put by its file."""
+    if config.by == "source":
+        return np.zeros(len(frames), dtype=bool)
+    assigned = np.array([block.assigned for block in frames.blocks], dtype=bool)
+    return np.asarray(~assigned[frames.block])
 
 
 def _dealt_out(frames: Frames, config: SplitConfig) -> np.ndarray:

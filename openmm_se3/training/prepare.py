@@ -16,7 +16,7 @@ from openmm_se3.data.dataset import Dataset
 from openmm_se3.data.frames import SPLITS, Frames
 from openmm_se3.data.load import read_sources, with_splits
 from openmm_se3.data.self_energies import SelfEnergies, self_energies
-from openmm_se3.data.splits import SplitConfig, make_splits, one_sided
+from openmm_se3.data.splits import SplitConfig, make_splits, missed_shares, one_sided
 from openmm_se3.elements import symbols_of
 from openmm_se3.training.batches import FrameGraphs, frame_weights, lowest_energies
 from openmm_se3.training.config import DataConfig, RunConfig, TrainingConfig
@@ -64,8 +64,15 @@ def read_data(
 
 def divide(dataset: Dataset, config: SplitConfig) -> Dataset:
     """Return the data with the splits that a run makes of them."""
-    splits = make_splits(dataset.frames, config)
-    return dataclasses.replace(dataset, frames=with_splits(dataset.frames, splits))
+    frames = with_splits(dataset.frames, make_splits(dataset.frames, config))
+    notes = dataset.notes
+    missed = missed_shares(frames, config)
+    if missed:
+        notes += (
+            f"groups by {config.by} cannot be divided as split.fractions asks: "
+            f"{', '.join(missed)}",
+        )
+    return dataclasses.replace(dataset, frames=frames, notes=notes)
 
 
 def data_summary(dataset: Dataset, chosen: SelfEnergies) -> str:

@@ -26,6 +26,7 @@ from openmm_se3.data.splits import (
     distribution,
     group_numbers,
     make_splits,
+    missed_shares,
     one_sided,
 )
 from openmm_se3.training.checkpoint import refuse_changes
@@ -78,6 +79,21 @@ def test_what_a_split_lacks_is_named() -> None:
     own = formula(np.array([8, 1, 1]))
     assert distribution(heated([(own, float("nan"))] * 3)) == {}
     assert one_sided(heated([("", float("nan"))] * 3)) == []
+
+
+def test_shares_that_groups_cannot_have_are_named() -> None:
+    frames = heated([("md", 300.0)] * 3)
+    rule = SplitConfig(by="trajectory", fractions=(0.9, 0.05, 0.05))
+    divided = with_splits(frames, make_splits(frames, rule))
+    assert missed_shares(divided, rule) == [
+        "validation 33.3% instead of 5.0%",
+        "test 33.3% instead of 5.0%",
+    ]
+    fitting = dataclasses.replace(rule, fractions=(0.4, 0.3, 0.3))
+    divided = with_splits(frames, make_splits(frames, fitting))
+    assert missed_shares(divided, fitting) == []
+    # What the files say is nobody's wish to be missed.
+    assert missed_shares(divided, SplitConfig(fractions=(0.9, 0.05, 0.05))) == []
 
 
 @pytest.mark.parametrize("stratify", [True, False])
