@@ -135,15 +135,34 @@ def read_input(text: str, charge: int = 0) -> list[Molecule]:
                 f"{text}: molecules are read from files ending in {', '.join(SUFFIXES)}"
             )
         molecules = [molecule_from_smiles(text)]
+        _refuse_isotopes(molecules)
         _refuse_charge(molecules, charge)
         return molecules
     molecules, rejected = read_molecules(path, charge=charge)
+    _refuse_isotopes(molecules)
     if path.suffix.lower() not in given_structures.SUFFIXES:
         _refuse_charge(molecules, charge)
     if rejected:
         listed = "; ".join(f"{one.origin}: {one.reason}" for one in rejected[:5])
         raise ValueError(f"{path} has entries that cannot be used: {listed}")
     return molecules
+
+
+def _refuse_isotopes(molecules: Sequence[Molecule]) -> None:
+    """Refuse isotopes, whose masses neither the model nor its files would keep.
+
+    Raises:
+        ValueError: A molecule has one.
+    """
+    for molecule in molecules:
+        for atom in molecule.mol.GetAtoms():
+            if atom.GetIsotope():
+                raise ValueError(
+                    f"{molecule.origin}: the isotope {atom.GetIsotope()}"
+                    f"{atom.GetSymbol()}: energies do not depend on masses; learn the "
+                    "molecule without it, and give the isotope to 'openmm-se3 run', or "
+                    "its mass to System.setParticleMass"
+                )
 
 
 def _refuse_charge(molecules: Sequence[Molecule], charge: int) -> None:

@@ -61,6 +61,7 @@ def test_structures_belong_to_their_molecule(pair: str, tmp_path: Path) -> None:
         ("C[NH3+]", -1, r"its charge is \+1, not -1"),
         ("[Fe]", 0, "single atom"),
         ("O=O", 0, "triplet"),
+        ("[2H]OC", 0, "isotope 2H"),
     ],
 )
 def test_molecules_that_cannot_be_learned_are_refused(
