@@ -5,7 +5,8 @@
 The files are those of `openmm-se3 sample` and `label`, in which a hash of the molecule
 decides the split.  Forces: mean absolute error over all components, kcal/mol/A, against
 the labels.  Energies: the same of differences from the lowest frame of a molecule.
-Frames on which the labels' own ensemble disagrees are left out.
+Frames on which the labels' own ensemble disagrees are left out.  The figure shows how
+both errors are distributed; molecules are listed by the first block of their InChIKey.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ from openmm_se3.data.load import Source, read_sources
 from openmm_se3.domain import formula
 from openmm_se3.elements import symbols_of
 from openmm_se3.files import atomic_write
+from openmm_se3.plot_style import BLUE, STYLE, save
 from openmm_se3.units import EV_TO_KCAL_PER_MOL
 
 THERMAL = (300.0, 600.0)  # K, of dynamics that users run
 WORST = 20
+BINS = 40
+BEYOND = 99.0  # percentile at which the histograms end
 
 
 def groups_of(frame: Frame) -> Iterator[str]:
@@ -49,12 +53,14 @@ def groups_of(frame: Frame) -> Iterator[str]:
 @click.option("--split", default="test", show_default=True)
 @click.option("--max-forces-std", type=float, default=0.15, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path))
+@click.option("--figure", type=click.Path(path_type=Path))
 def main(
     files: tuple[str, ...],
     method: str,
     split: str,
     max_forces_std: float,
     out: Path | None,
+    figure: Path | None,
 ) -> None:
     """Print and write errors by group."""
     potential = labeler(method)
@@ -72,7 +78,9 @@ def main(
             mask = np.array(symbols) == symbol
             errors[f"element {symbol}"].append(error[mask].ravel())
         composition = formula(symbols)
-        by_molecule[frame.trajectory].append(float(error.mean()))
+        # Complexes count as their molecule, whose key stands behind their formula.
+        molecule = frame.trajectory.rpartition("/")[2]
+        by_molecule[molecule].append(float(error.mean()))
         energies[frame.trajectory, composition].append(
             (float(labels.energy[0]), float(frame.energy))
         )
@@ -110,6 +118,43 @@ def main(
         }
         with atomic_write(out) as temporary:
             temporary.write_text(json.dumps(record, indent=1) + "\n")
+    if figure is not None:
+        draw(
+            [value for found in by_molecule.values() for value in found],
+            relative,
+            figure,
+        )
+
+
+def draw(forces: list[float], energies: list[float], path: Path) -> None:
+    """Draw histograms of the errors of frames.
+
+    Args:
+        forces: Force MAE of each frame, kcal/mol/A.
+        energies: Error of each energy above the lowest of its molecule, kcal/mol.
+        path: PNG to write.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        page = Figure(figsize=(6.8, 2.8), layout="constrained")
+        for axes, values, label in zip(
+            page.subplots(1, 2),
+            (forces, energies),
+            ("force MAE of a frame, kcal/mol/A", "energy error of a frame, kcal/mol"),
+            strict=True,
+        ):
+            end = float(np.percentile(values, BEYOND))
+            axes.hist(values, bins=np.linspace(0.0, end, BINS + 1), color=BLUE)
+            axes.axvline(np.mean(values), color="0.3", lw=1.0, ls="--")
+            beyond = int((np.array(values) > end).sum())
+            axes.set(xlabel=label, ylabel="frames", xlim=(0.0, end))
+            axes.set_title(
+                f"mean {np.mean(values):.2f}; {beyond} beyond, up to "
+                f"{np.max(values):.1f}"
+            )
+        save(path, page)
 
 
 if __name__ == "__main__":
