@@ -10,7 +10,15 @@ import numpy as np
 
 from openmm_se3.active_learning.fresh_frames import Fresh
 from openmm_se3.active_learning.verdict import Limits, group_name
-from openmm_se3.plot_style import BLUE, GRAY, GREEN, ORANGE, STYLE, few_ticks
+from openmm_se3.plot_style import (
+    BLUE,
+    GRAY,
+    GREEN,
+    ORANGE,
+    STYLE,
+    few_ticks,
+    logarithmic,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,6 +57,7 @@ def learning_curve(tests: Sequence[dict[str, Any]], limits: Limits) -> Figure:
     """Draw errors on fresh frames, and the share of uncertain frames, over labels."""
     figure, (errors, shares) = new_figure(2)
     labels = [test["trained_on"] for test in tests]
+    drawn = list(limits.force_mae[: len(tests[0]["errors"])])
     for place, color in enumerate(HEATS[: len(tests[0]["errors"])]):
         rows = [test["errors"][place] for test in tests]
         heat = group_name(rows[0])
@@ -68,13 +77,13 @@ def learning_curve(tests: Sequence[dict[str, Any]], limits: Limits) -> Figure:
             linewidth=1.4,
             label=heat,
         )
+        drawn += [*mean, *low, *high]
         errors.axhline(limits.force_mae[place], color=color, linestyle=":", linewidth=1)
         above = [100.0 * test["shares"][place]["above"] for test in tests]
         shares.plot(labels, above, color=color, marker="o", markersize=4, label=heat)
         most = 100.0 * limits.uncertain[place]
         shares.axhline(most, color=color, linestyle=":", linewidth=1)
-    errors.set_yscale("log")
-    _plain_log(errors)
+    logarithmic(errors, drawn)
     errors.set_title("force MAE on fresh frames, kcal/mol/A")
     shares.set_title("uncertain frames in MD, %")
     shares.set_ylim(bottom=-0.03 * shares.get_ylim()[1])
@@ -83,14 +92,6 @@ def learning_curve(tests: Sequence[dict[str, Any]], limits: Limits) -> Figure:
         few_ticks(axes.xaxis)
         axes.legend()
     return figure
-
-
-def _plain_log(axes: Axes) -> None:
-    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
-
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 @styled
