@@ -20,6 +20,7 @@ from openmm_se3.units import ANGSTROM_TO_NM, NM_TO_ANGSTROM
 
 MINIMIZER_TOLERANCE = 0.1  # kJ/mol/nm, root mean square force
 MINIMIZER_ITERATIONS = 2000
+REACH, MOST_BOXES = 0.2, 100  # A, where a bond broke: see _descended
 SHOWN_SECONDS = 10.0  # between lines of progress
 CROWDED = 1.6  # sums of covalent radii; molecules of a liquid are not so near
 
@@ -42,8 +43,13 @@ def minimized(
         BadMinimumError: A molecule falls apart, or two fuse, when it is minimized.
         ValueError: The start cannot be minimized.
     """
-    minimum = _relaxed(simulation, positions, console or Console(quiet=True))
+    console = console or Console(quiet=True)
+    minimum = _relaxed(simulation, positions, console)
     torn = torn_bond(simulation.topology, positions, minimum)
+    if torn is not None and not simulation.system.getNumConstraints():
+        console.print("Minimization: a bond broke; once more, in small steps")
+        minimum = _descended(simulation, positions)
+        torn = torn_bond(simulation.topology, positions, minimum)
     if torn is not None:
         raise BadMinimumError(
             f"the minimization tore a molecule apart: {torn}; "
@@ -133,6 +139,60 @@ def _relaxed(
                 lambda line: console.print(line, highlight=False, soft_wrap=True)
             ),
         )
+    return _positions(simulation)
+
+
+def _descended(simulation: app.Simulation, positions: np.ndarray) -> np.ndarray:
+    """Return the minimum of the valley that the start is in.
+
+    A line search has no bound: the first of OpenMM's minimizer can move the atoms of a
+    small molecule by several A, across a barrier, to where no model means anything.
+    Here no coordinate leaves a box of ``REACH`` around the last of its minima.
+
+    Args:
+        simulation: Moved to the minimum; it has no constraints.
+        positions: The start [n_atoms, 3], A.
+    """
+    from scipy.optimize import Bounds, minimize
+
+    context, system = simulation.context, simulation.system
+    moves = [system.getParticleMass(i)._value > 0.0 for i in range(len(positions))]
+    reach = REACH * np.repeat(np.array(moves, dtype=float), 3)
+
+    def value(x: np.ndarray) -> tuple[float, np.ndarray]:
+        context.setPositions(ANGSTROM_TO_NM * x.reshape(-1, 3))
+        context.computeVirtualSites()
+        state = context.getState(energy=True, forces=True)
+        forces = state.getForces(asNumpy=True)._value
+        return state.getPotentialEnergy()._value, -ANGSTROM_TO_NM * forces.ravel()
+
+    x = positions.ravel()
+    for _ in range(MOST_BOXES):
+        result = minimize(
+            value,
+            x,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=Bounds(x - reach, x + reach),
+            options={
+                "gtol": ANGSTROM_TO_NM * MINIMIZER_TOLERANCE,
+                "ftol": 0.0,
+                "maxiter": MINIMIZER_ITERATIONS,
+            },
+        )
+        moved, x = float(np.abs(result.x - x).max()), result.x
+        if not moved > 0.99 * REACH:
+            break
+    value(x)
+    return _positions(simulation)
+
+
+def _positions(simulation: app.Simulation) -> np.ndarray:
+    """Return the positions [n_atoms, 3], A, of a simulation.
+
+    Raises:
+        ValueError: They, or the energy, are not finite.
+    """
     state = simulation.context.getState(positions=True, energy=True)
     energy = state.getPotentialEnergy()._value
     minimum = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)

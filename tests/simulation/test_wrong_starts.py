@@ -18,11 +18,11 @@ import openmm
 import pytest
 from analytic_water import harmonic_water, water_positions
 from harmonic_runs import run
-from openmm import app
+from openmm import app, unit
 from rich.console import Console
 
 from openmm_se3.analysis import analyze_folder, read_folder, verdict
-from openmm_se3.geometry import closest_contact, molecules_of
+from openmm_se3.geometry import closest_contact, in_angstrom, molecules_of
 from openmm_se3.simulation import (
     FolderInUseError,
     RunOptions,
@@ -33,8 +33,13 @@ from openmm_se3.simulation import (
 )
 from openmm_se3.simulation import folder as names
 from openmm_se3.simulation.folder import RunFolder, was_cut_short
-from openmm_se3.simulation.minimum import BadMinimumError
+from openmm_se3.simulation.minimum import (
+    BadMinimumError,
+    minimized,
+    torn_bond,
+)
 from openmm_se3.simulation.progress import ProgressReporter
+from openmm_se3.simulation.small_molecule import molecule_topology
 
 HELPERS = Path(harmonic_runs.__file__).parent
 
@@ -71,6 +76,31 @@ def test_a_start_that_the_minimizer_tears_apart_is_refused(tmp_path: Path) -> No
     with pytest.raises(BadMinimumError, match="tore a molecule.* bond of O and H"):
         run_dynamics(system, topology, water_positions(1, 1), options)
     assert not (tmp_path / "a" / names.TRAJECTORY).exists()
+
+
+def test_a_minimization_keeps_to_the_valley_of_the_start(tmp_path: Path) -> None:
+    """OpenMM's minimizer jumps over the barrier to the lower end of this bond."""
+    system = openmm.System()
+    for _ in range(2):
+        system.addParticle(16.0)
+    bond = openmm.CustomBondForce("1e5*(r-0.145)^2*exp(-(r-0.145)/0.05) - 500*r")
+    bond.addBond(0, 1)
+    system.addForce(bond)
+    topology = molecule_topology(["O", "O"], [(0, 1, None, None)])
+    start = np.array([[0.0, 0.0, 0.0], [1.6, 0.0, 0.0]])
+    integrator = openmm.VerletIntegrator(0.001)
+    platform = openmm.Platform.getPlatformByName("Reference")
+    simulation = app.Simulation(topology, system, integrator, platform)
+    simulation.context.setPositions(start * unit.angstrom)
+    simulation.minimizeEnergy()
+    far = in_angstrom(
+        simulation.context.getState(positions=True).getPositions(asNumpy=True)
+    )
+    assert torn_bond(topology, start, far) is not None
+    found = minimized(simulation, start)
+    assert torn_bond(topology, start, found) is None
+    forces = simulation.context.getState(forces=True).getForces(asNumpy=True)._value
+    assert np.abs(forces).max() < 1.0
 
 
 def test_a_start_whose_molecules_fuse_is_refused(tmp_path: Path) -> None:
