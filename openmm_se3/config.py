@@ -122,6 +122,8 @@ def _convert(section: str, key: str, value: Any, hint: Any) -> Any:
         if kind is types.NoneType and value is None:
             return None
     expected = getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
+    if typing.get_origin(hint) is tuple:
+        expected = "a list"
     if typing.get_origin(hint) is typing.Literal:
         expected = f"one of {list(typing.get_args(hint))}"
     raise ValueError(f"{section}.{key} must be {expected}, got {value!r}")

@@ -37,7 +37,7 @@ def progress_bar(description: str, console: Console | None = None) -> Iterator[U
         where this sitting starts, so that earlier work is not taken for speed.
     """
     if console is None:
-        console = Console(stderr=True)
+        console = Console(stderr=True, markup=False)
     if not console.is_terminal:
         yield _lines(description, console)
         return

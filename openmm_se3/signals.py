@@ -27,6 +27,8 @@ STOPPING = (
 # SIGXCPU every second, SIGHUP from the terminal and from the shell.
 IMPATIENT = (signal.SIGINT, signal.SIGTERM)
 
+_raised: int | None = None  # the last signal that stop_at_once made an exception of
+
 
 class Terminated(KeyboardInterrupt):
     """The process was asked to end; taken as Ctrl-C is, so that results are saved.
@@ -100,16 +102,18 @@ def stop_at_once() -> Iterator[None]:
     Raises:
         Terminated: At once when one comes; KeyboardInterrupt at Ctrl-C.
     """
+    global _raised  # a signal is the whole process's
+    _raised = None
     before = _handlers()
-    # Python raises KeyboardInterrupt itself.
-    before.pop(signal.SIGINT, None)
 
     def stop(number: int, frame: FrameType | None) -> None:
+        global _raised
         if number == signal.SIGHUP:
             leave_closed_terminal()
         if number not in IMPATIENT:
             signal.signal(number, signal.SIG_IGN)  # the next one comes by itself
-        raise Terminated(number)
+        _raised = number
+        raise interruption(number)
 
     for number in before:
         signal.signal(number, stop)
@@ -118,6 +122,18 @@ def stop_at_once() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def raise_again() -> None:
+    """Raise what a signal has raised, where other code made an error of it.
+
+    OpenMM makes an OpenMMException of all that a PythonForce raises.
+
+    Raises:
+        KeyboardInterrupt: A signal came in a block of :func:`stop_at_once`.
+    """
+    if _raised is not None:
+        raise interruption(_raised)
 
 
 def _handlers() -> dict[int, Any]:

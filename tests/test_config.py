@@ -44,7 +44,7 @@ def test_numbers_of_yaml() -> None:
         ({"zbl": 1}, "zbl must be bool, got 1"),
         ({"jmax": 2.5}, "jmax must be .*int.*None.*, got 2.5"),
         ({"kernel": "wide"}, r"kernel must be one of \['depthwise', 'full'\]"),
-        ({"elements": "HO"}, "elements must be .*, got 'HO'"),
+        ({"elements": "HO"}, "elements must be a list, got 'HO'"),
         ({"elements": [1, 8]}, "elements must be str, got 1"),
         ({"elements": []}, "different chemical symbols"),
         ({"elements": ["H", "H"]}, r"different chemical symbols.*\['H', 'H'\]"),

@@ -8,9 +8,18 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import openmm
 import pytest
 
-from openmm_se3.signals import STOPPING, Signals, Terminated, interruption
+from openmm_se3.signals import (
+    STOPPING,
+    Signals,
+    Terminated,
+    interruption,
+    raise_again,
+    stop_at_once,
+)
 
 # Works, prints and saves, as the steps of a run do.
 WORKER = """
@@ -53,6 +62,29 @@ def test_only_impatient_signals_stop_at_once(number: int) -> None:
             signal.raise_signal(number)
             signal.raise_signal(signal.SIGTERM)
             assert signals.received == signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_that_openmm_made_an_error_of_is_raised_again(number: int) -> None:
+    def compute(state: openmm.State) -> tuple[float, np.ndarray]:
+        signal.raise_signal(number)
+        return 0.0, np.zeros((1, 3))
+
+    system = openmm.System()
+    system.addParticle(1.0)
+    system.addForce(openmm.PythonForce(compute))
+    platform = openmm.Platform.getPlatformByName("Reference")
+    with stop_at_once():
+        raise_again()  # nothing has come
+        context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
+        context.setPositions(np.zeros((1, 3)))
+        with pytest.raises(openmm.OpenMMException):
+            context.getState(energy=True)
+        with pytest.raises(type(interruption(number))) as stop:
+            raise_again()
+        assert getattr(stop.value, "number", signal.SIGINT) == number
+    with stop_at_once():
+        raise_again()  # of the next command nothing has come
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])

@@ -65,7 +65,7 @@ def learn(
         TooManyFailuresError: The reference cannot label a third of the frames.
         ValueError: The molecule, an option, or the level of theory is not possible.
     """
-    console = console or Console()
+    console = console or Console(markup=False)
     if out is None:
         raise ValueError("out is missing: name the folder of the campaign")
     if from_run is not None and not resume:
@@ -117,7 +117,8 @@ def _new(
     inputs = read_inputs(settings)
     systems = inputs.systems
     names = ", ".join(f"{s.name} ({len(s.numbers)} atoms)" for s in systems)
-    console.print(f"Molecules: {names}", highlight=False, soft_wrap=True)
+    # SMILES such as c1cc[nH]c1 have brackets.
+    console.print(f"Molecules: {names}", markup=False, highlight=False, soft_wrap=True)
     settings = dataclasses.replace(settings, round_labels=settings.per_round)
     settings, seconds = Loop.check(settings, inputs)
     reference = Reference(settings)

@@ -107,7 +107,8 @@ class Loop:
                 self.campaign, self.from_run, self.systems, committee, number
             )
             why = "" if kept else ": a bond is broken in all of them"
-            self.console.print(f"{self.from_run}: {kept} frames to learn from{why}")
+            text = f"{self.from_run}: {kept} frames to learn from{why}"
+            self.console.print(text, markup=False)
         while True:
             self._train(number, energies)
             committee = self._committee(number)

@@ -232,7 +232,7 @@ def _train(task: tuple[dict[str, Any], Path, float | None]) -> None:
                 folder,
                 resume=True,
                 time_budget=minutes,
-                console=Console(file=log, width=100),
+                console=Console(file=log, width=100, markup=False),
             )
 
 

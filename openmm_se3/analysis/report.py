@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from openmm_se3.analysis import geometry as hydrogen_bonds
 from openmm_se3.analysis import stability
@@ -211,7 +211,7 @@ def print_report(analysis: Analysis, console: Console) -> None:
     """Print the table and the verdict."""
     table = Table(show_header=False, box=None, padding=(0, 2))
     for name, value in rows(analysis):
-        table.add_row(name, escape(value))
+        table.add_row(name, Text(value))
     console.print(table)
     for sentence in (*_reading_notes(analysis), *analysis.missing):
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)

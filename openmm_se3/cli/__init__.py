@@ -20,9 +20,10 @@ from typing import Any, TextIO
 
 import click
 
-from openmm_se3.signals import Terminated, stop_at_once
+from openmm_se3.signals import Terminated, raise_again, stop_at_once
 from openmm_se3.version import __version__
 
+OF_CLICK = (click.ClickException, click.exceptions.Exit, click.Abort)
 VERBS = {
     "learn": "Learn a force field for a molecule, and say how far to trust it.",
     "water": "Run water molecules: equilibrate, run NVE or NVT, report.",
@@ -155,8 +156,14 @@ class VerbGroup(click.Group):
             with warnings.catch_warnings():
                 if not ctx.meta.get("debug"):
                     warnings.showwarning = _show_warning
-                return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+                try:
+                    return super().invoke(ctx)
+                except OF_CLICK:
+                    raise
+                except Exception:
+                    raise_again()
+                    raise
+        except OF_CLICK:
             raise
         except KeyboardInterrupt as interrupt:
             if ctx.meta.get("debug"):

@@ -79,7 +79,7 @@ def command(
         out = out or folder
     analysis = analyze(recording)
     write_results(analysis, out, command_line(context, "analyze", ("out",)))
-    console = Console()
+    console = Console(markup=False)
     print_report(analysis, console)
     results = f"Results in {out}; report: {out / PAGE}"
     console.print(results, markup=False, highlight=False, soft_wrap=True)

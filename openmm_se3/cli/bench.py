@@ -108,7 +108,7 @@ def command(out: Path | None, overwrite: bool, **options: Any) -> None:
     from openmm_se3.benchmark.bench import Settings, bench, table
 
     settings = Settings(**{**options, "platforms": options["platforms"] or None})
-    console = Console(width=max(Console().width, WIDTH))
+    console = Console(width=max(Console().width, WIDTH), markup=False)
     results = []
 
     def note(text: str) -> None:

@@ -53,13 +53,14 @@ def inspect(files: tuple[Path, ...], self_energies: str, **options: Any) -> None
     dataset = read_sources(make_sources(files, **options))
     chosen = atoms.self_energies(dataset, cast(atoms.Choice, self_energies))
     found = look(dataset, chosen)
-    _print(found, Console())
+    _print(found, Console(markup=False))
     if not all(finding.passed for finding in found.unit_checks):
         raise click.exceptions.Exit(1)
 
 
 def _print(found: Inspection, console: Console) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     def table(title: str, *columns: str) -> Table:
         made = Table(title=title, title_justify="left", box=None, pad_edge=False)
@@ -94,7 +95,7 @@ def _print(found: Inspection, console: Console) -> None:
         facts.add_row(name, value)
     console.print(facts)
     for note in found.notes:
-        console.print(f"[yellow]{note}[/]", highlight=False)
+        console.print(note, style="yellow", highlight=False)
 
     elements = table("\nElements", "element", "atoms", "self-energy, eV")
     for symbol, count in found.elements.items():
@@ -103,7 +104,7 @@ def _print(found: Inspection, console: Console) -> None:
     console.print(elements)
     console.print(f"Self-energies: {found.self_energies.origin}.", highlight=False)
     if found.self_energies.warning:
-        console.print(f"[yellow]{found.self_energies.warning}[/]", highlight=False)
+        console.print(found.self_energies.warning, style="yellow", highlight=False)
 
     if found.distribution:
         kinds = table("\nKinds and temperatures by split", "", *found.splits)
@@ -132,13 +133,13 @@ def _print(found: Inspection, console: Console) -> None:
     for finding in found.unit_checks:
         low, high = finding.expected
         value = "" if finding.value is None else f"{finding.value:.3g}"
-        color = COLORS[finding.verdict]
-        verdict = f"[{color}]{finding.verdict}[/]"
+        verdict = Text(finding.verdict, style=COLORS[finding.verdict])
         checks.add_row(finding.name, value, f"{low:g} to {high:g}", verdict)
     console.print(checks)
     for finding in found.unit_checks:
         if not finding.passed:
-            console.print(f"[red]{finding.name}: {finding.advice}[/]", highlight=False)
+            advice = f"{finding.name}: {finding.advice}"
+            console.print(advice, style="red", highlight=False)
 
     near = found.near_duplicates
     if near.compared:

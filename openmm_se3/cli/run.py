@@ -142,7 +142,7 @@ def command(structure: str, length_ps: float, out: str | None, **options: Any) -
         out=out or f"{Path(structure).stem if named else 'molecule'}-run",
         **options,
     )
-    console = Console()
+    console = Console(markup=False)
     with advised(run, console):
         record = run_structure(structure, run, console, repeated)
     from openmm_se3.analysis import write_run_page

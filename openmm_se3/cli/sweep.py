@@ -47,7 +47,7 @@ def command(config: Path, settings: tuple[str, ...], out: Path | None) -> None:
     chosen = variants(read_config(config), parse_settings(settings))
     folder = out if out is not None else Path(f"{config.stem}-sweep")
     folder.mkdir(parents=True, exist_ok=True)
-    console = Console()
+    console = Console(markup=False)
     try:
         results = run_sweep(chosen, folder, console)
     except KeyboardInterrupt:

@@ -66,7 +66,7 @@ def command(
     from openmm_se3.training.run import PAGE, train
 
     folder = out if out is not None else Path(f"{config.stem}-run")
-    console = Console()
+    console = Console(markup=False)
     outcome = train(
         settings,
         folder,

@@ -100,7 +100,7 @@ def command(
 
     from openmm_se3.validation.validate import Settings, validate
 
-    console = Console()
+    console = Console(markup=False)
     if max_force_error is not None and not labels:
         raise click.UsageError("--max-force-error needs --labels")
     settings = Settings(

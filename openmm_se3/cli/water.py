@@ -83,7 +83,7 @@ def command(length_ps: float, steps: int | None, out: str, **options: Any) -> No
     run = WaterRunOptions(steps=steps, out=out, **options)
     context = click.get_current_context()
     repeated = command_line(context, "water", ("overwrite", "resume"))
-    console = Console()
+    console = Console(markup=False)
     with advised(run, console):
         run_water(run, console, repeated)
     from openmm_se3.analysis import analyze_folder, print_report

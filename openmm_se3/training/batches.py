@@ -132,12 +132,15 @@ class FrameGraphs(torch.utils.data.Dataset[Any]):
         self.frames = frames
         occurring = [frames.blocks[i] for i in np.unique(frames.block)]
         present = sorted({int(number) for b in occurring for number in b.numbers})
-        for known, name in ((self.species, "model"), (self_energies, "self-energies")):
+        for known, lacks in (
+            (self.species, "model.elements lack"),
+            (self_energies, "the self-energies lack"),
+        ):
             lacking = symbols_of(z for z in present if z not in known)
             if lacking:
                 have = symbols_of(sorted(known))
                 raise ValueError(
-                    f"the data hold {lacking}, which the {name} lack; there: {have}"
+                    f"the data hold {lacking}, which {lacks}; there: {have}"
                 )
         isolated = frames.isolated_energies(self_energies)
         self.energies = torch.tensor(frames.column("energy") - isolated)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from openmm_se3.renamed_fields import with_new_names
 from openmm_se3.training.config import DataConfig, RunConfig, TrainingConfig
 from openmm_se3.training.presets import with_preset
 
+SECTIONS = ("preset", "model", "data", "training")
 MAX_BYTES = 1 << 20  # of a configuration file; usual ones have some hundred
 
 
@@ -59,6 +61,11 @@ def run_config(values: dict[str, Any], folder: Path) -> RunConfig:
     for section, kind in (("model", "ModelConfig"), ("training", "TrainingConfig")):
         if isinstance(given := values.get(section), dict):
             values[section] = with_new_names(kind, given, FutureWarning)
+    unknown = [key for key in values if key not in SECTIONS]
+    if unknown:
+        near = difflib.get_close_matches(str(unknown[0]), SECTIONS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {list(SECTIONS)}"
+        raise ValueError(f"unknown key {unknown[0]!r} in the configuration; {hint}")
     sections = from_dict(_Sections, with_preset(values), "the configuration")
     training = from_dict(TrainingConfig, sections.training, "training")
     return RunConfig(
@@ -117,12 +124,25 @@ def _with_paths(training: TrainingConfig, folder: Path) -> TrainingConfig:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without aliases, which can hide gigabytes in a few lines."""
+    """YAML in which nothing is hidden: no key twice, of which the last would count.
+
+    Neither has it aliases, which can hold gigabytes in a few lines.
+    """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("anchors and aliases are not supported here")
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value!r} is given twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 # PyYAML follows YAML 1.1, where 2e-3 without a point is a string.

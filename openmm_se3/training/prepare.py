@@ -53,12 +53,13 @@ def read_data(
     if config.check_units:
         require_plausible(dataset.frames, subtracted)
     dataset = dataclasses.replace(dataset, self_energies=chosen.energies)
-    console.print(data_summary(dataset, chosen), highlight=False, soft_wrap=True)
+    summary = data_summary(dataset, chosen)
+    console.print(summary, markup=False, highlight=False, soft_wrap=True)
     if chosen.warning:
         warnings.warn(chosen.warning, stacklevel=2)
     near = near_duplicates(dataset.frames)
     if near.near:
-        console.print(f"{near}", highlight=False, soft_wrap=True)
+        console.print(f"{near}", markup=False, highlight=False, soft_wrap=True)
     return dataset
 
 

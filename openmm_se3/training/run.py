@@ -32,6 +32,7 @@ from openmm_se3.config import to_dict
 from openmm_se3.data.dataset import Dataset
 from openmm_se3.data.domain import data_domain
 from openmm_se3.data.frames import SPLITS
+from openmm_se3.description import DESCRIPTION
 from openmm_se3.domain import domain_to_dict
 from openmm_se3.elements import symbols_of
 from openmm_se3.files import atomic_write, remove_unfinished, run_lock
@@ -179,7 +180,7 @@ def _train(
     console: Console | None,
 ) -> Outcome:
     started = time.monotonic()
-    console = console or Console()
+    console = console or Console(markup=False)
     checkpoint = open_folder(folder, resume, overwrite)
     if not is_first():
         console = Console(quiet=True)
@@ -308,7 +309,8 @@ def open_folder(folder: Path, resume: bool, overwrite: bool) -> dict[str, Any] |
     """Tidy the folder of a run and return the checkpoint to go on from.
 
     Raises:
-        FileExistsError: The folder holds a run that nobody asked to go on with.
+        FileExistsError: The folder holds a run that nobody asked to go on with, or a
+            model.
         ValueError: All checkpoints of the run are damaged.
     """
     if is_first():
@@ -323,6 +325,11 @@ def open_folder(folder: Path, resume: bool, overwrite: bool) -> dict[str, Any] |
         raise FileExistsError(
             f"{folder} holds a run ({', '.join(p.name for p in present)}); "
             "--resume goes on with it, --overwrite starts again, --out names another"
+        )
+    if (folder / DESCRIPTION).exists():
+        raise FileExistsError(
+            f"{folder} holds a model ({DESCRIPTION}), beside which the files of a run "
+            "would be taken for its own: give another --out"
         )
     for path in present:
         path.unlink()

@@ -175,7 +175,7 @@ def run_variants(
             try:
                 outcome = train(variant.config, out, resume=started, console=console)
             except DivergedError as error:
-                console.print(f"[red]{variant.name} diverged[/]: {error}")
+                console.print(f"{variant.name} diverged: {error}", markup=False)
                 diverged = error
                 continue
             if outcome.signal is not None and not outcome.finished:

@@ -14,6 +14,7 @@ from openmm_se3.force import SE3Potential
 from openmm_se3.force.backends import BACKENDS
 from openmm_se3.implementation import IMPLEMENTATIONS, asked_implementation
 from openmm_se3.nn.transformer import SE3Transformer
+from openmm_se3.signals import raise_again
 from openmm_se3.simulation.platforms import platform_names
 from openmm_se3.validation.check import Check
 from openmm_se3.validation.contexts import as_function, make_context, make_system
@@ -158,6 +159,7 @@ def _platform_checks(
                 for key, moved in frames.items()
             ]
         except openmm.OpenMMException as error:
+            raise_again()
             reason = " ".join(str(error).split())
             # A GPU may be missing or busy; on a processor nothing excuses an error.
             measured = math.nan if platform in CPU_PLATFORMS else None

@@ -12,8 +12,8 @@ from typing import Any
 import openmm
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from openmm_se3.files import atomic_write
 from openmm_se3.validation.accuracy import GROUP
@@ -76,7 +76,7 @@ class Report:
         if wide:
             table.add_column("note", no_wrap=True, overflow="ellipsis")
         for group in dict.fromkeys(check.group for check in self.checks):
-            table.add_row(f"[bold]{group}[/]")
+            table.add_row(Text(group, style="bold"))
             for check in self.checks:
                 if check.group == group:
                     cells = _cells(check)
@@ -85,10 +85,11 @@ class Report:
         for check in self.checks:
             if check.status != "pass":
                 console.print(
-                    f"[{COLORS[check.status]}]{check.status}[/]: {check.group}, "
-                    f"{escape(check.name)}: {number(check)} (limit {check.limit}) "
-                    f"{escape(check.note)}",
-                    highlight=False,
+                    Text.assemble(
+                        _status(check),
+                        f": {check.group}, {check.name}: {number(check)} (limit "
+                        f"{check.limit}) {check.note}",
+                    )
                 )
         console.print(self.summary())
 
@@ -123,12 +124,10 @@ def number(check: Check) -> str:
     return f"{number} {check.unit}".strip()
 
 
-def _cells(check: Check) -> tuple[str, ...]:
-    result = f"[{COLORS[check.status]}]{check.status}[/]"
-    return (
-        f"  {escape(check.name)}",
-        number(check),
-        check.limit,
-        result,
-        escape(check.note),
-    )
+def _status(check: Check) -> Text:
+    return Text(check.status, style=COLORS[check.status])
+
+
+def _cells(check: Check) -> tuple[Text, ...]:
+    texts = (f"  {check.name}", number(check), check.limit)
+    return (*map(Text, texts), _status(check), Text(check.note))

@@ -66,7 +66,10 @@ def test_evaluate_prints_the_errors_of_a_model(
     result = CliRunner().invoke(
         main, ["evaluate", str(random_model), str(tmp_path / "c.xyz")]
     )
-    assert result.exit_code == 2 and "hold ['C'], which the model lack" in result.output
+    assert (
+        result.exit_code == 2
+        and "hold ['C'], which model.elements lack" in result.output
+    )
 
 
 def test_models_of_older_versions_keep_their_test_frames(tmp_path: Path) -> None:

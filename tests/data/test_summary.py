@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from pathlib import Path
 
 import pytest
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
 from click.testing import CliRunner
 from data_files import write_conformers
+from rich.console import Console
 
 from openmm_se3.cli import main
 from openmm_se3.data.checks.summary import inspect
 from openmm_se3.data.dataset import Dataset
 from openmm_se3.data.frames import Frame, Frames
+from openmm_se3.data.load import Source
 from openmm_se3.data.self_energies import self_energies
+from openmm_se3.data.splits import SplitConfig
+from openmm_se3.training.config import DataConfig
+from openmm_se3.training.prepare import read_data
 
 
 def test_inspect_says_what_is_there_and_what_is_wrong(
@@ -36,6 +45,32 @@ def test_inspect_says_what_is_there_and_what_is_wrong(
     result = CliRunner().invoke(main, ["data", "inspect", str(wrong)])
     assert result.exit_code == 1
     assert "FAIL" in result.output and "gradient" in result.output
+
+
+def test_brackets_of_the_users_are_text_and_not_markup(
+    frames: list[Frame], tmp_path: Path
+) -> None:
+    path = tmp_path / "labels.xyz"
+    for number, frame in enumerate(frames):
+        atoms = Atoms(frame.numbers, frame.positions)
+        atoms.info["kind"] = ("md[nvt]", "md[/npt]")[number % 2]
+        atoms.calc = SinglePointCalculator(
+            atoms, energy=frame.energy, forces=frame.forces
+        )
+        write(path, atoms, append=number > 0)
+    level = "PBE[/tight]"
+    arguments = ["data", "inspect", str(path), "--level", level]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    for text in ("md[nvt]", "md[/npt]", level):
+        assert text in result.output
+    shown = io.StringIO()
+    source = Source(str(path), level=level)
+    split = SplitConfig(by="trajectory")
+    data = DataConfig(files=(source,), split=split)
+    with pytest.warns(UserWarning, match="apart"):  # self-energies of one composition
+        read_data(data, Console(file=shown, width=200))
+    assert level in shown.getvalue()
 
 
 def test_inspection_counts_what_was_planted(dataset: Dataset) -> None:

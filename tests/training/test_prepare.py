@@ -60,6 +60,13 @@ def test_data_without_forces_are_refused_unless_they_are_meant(config):
         ("{model: {elements: [H]}, data: &d {files: [a]}, training: *d}", "aliases"),
         ("{model: {elements: [H]}, data: {files: [a]}, training: {steps: 0}}", "steps"),
         ("[1, 2]", "model, data and training"),
+        ("model: {elements: [H]}\ndata: {files: [a]}\ndata: {files: [b]}", "'data' is"),
+        (
+            "{model: {elements: [H]}, data: {files: [a]}, training: {steps: 1, steps: "
+            "2}}",
+            "'steps' is given twice",
+        ),
+        ("{model: {elements: [H]}, data: {files: [a]}, zzz: 1}", "known: .*'preset'"),
         ("!!python/object/apply:os.getcwd []", "not valid YAML"),
         ("[" * 5000 + "]" * 5000, "nested too deeply"),
         ("{preset: [default], model: {}, data: {files: [a]}}", "preset must be one of"),
@@ -100,7 +107,7 @@ def test_configuration_file(tmp_path):
 
 def test_data_that_do_not_fit_are_refused(config, tmp_path):
     other = dataclasses.replace(TINY, elements=("H", "C"))
-    with pytest.raises(ValueError, match=r"\['O'\], which the model lack"):
+    with pytest.raises(ValueError, match=r"\['O'\], which model.elements lack"):
         training_run.train(dataclasses.replace(config, model=other), tmp_path)
     frames = tuple(f for f in analytic_frames() if f.split == "train")
     path = tmp_path / "no-validation.h5"

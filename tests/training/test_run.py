@@ -246,6 +246,8 @@ def test_folder_with_a_run_is_not_overwritten(config, finished, no_figures):
     with pytest.raises(FileExistsError, match="--resume"):
         training_run.train(config, finished)
     assert (finished / LAST).read_bytes() == before
+    with pytest.raises(FileExistsError, match="holds a model"):
+        training_run.train(config, Path(__file__).parents[2] / "models/water")
     again = training_run.train(config, finished, resume=True)
     assert again.finished and again.errors is not None
 
