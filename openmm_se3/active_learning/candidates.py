@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from openmm_se3.active_learning.campaign import Campaign
-from openmm_se3.active_learning.choose import diverse_frames, random_frames
+from openmm_se3.active_learning.choose import are_new, diverse_frames, random_frames
 from openmm_se3.active_learning.frames_of_run import given_structures
 from openmm_se3.active_learning.settings import Settings
 from openmm_se3.active_learning.structures import System, initial_structures, starts
@@ -100,16 +100,14 @@ def chosen_structures(
         found = given_structures(campaign, number, system, index)[: each // 2]
         given += found
         same = [f.positions for f in known if np.array_equal(f.numbers, system.numbers)]
+        same += [structure.positions for structure in found]
+        frames = [explored.positions[int(i)] for i in mine]
+        count = each - len(found)
         if settings.choice == "random":
             rng = np.random.default_rng([settings.seed, 9, number, index])
-            picked = random_frames(np.ones(len(mine)), each - len(found), rng)
+            picked = random_frames(are_new(frames, same).astype(float), count, rng)
         else:
-            picked = diverse_frames(
-                [explored.positions[int(i)] for i in mine],
-                explored.deviation[mine],
-                same + [structure.positions for structure in found],
-                each - len(found),
-            )
+            picked = diverse_frames(frames, explored.deviation[mine], same, count)
         chosen.append(mine[picked])
     name = f"chosen-{number}"
     return _structures(systems, explored, np.concatenate(chosen), name) + given

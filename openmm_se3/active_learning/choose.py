@@ -8,6 +8,7 @@ import numpy as np
 from scipy.spatial.distance import cdist, pdist
 
 POOL = 5  # frames of highest deviation that compete for one label
+SAME = 1e-6  # 1/A, of descriptors of one structure
 
 
 def random_frames(
@@ -35,6 +36,19 @@ def descriptor(positions: np.ndarray) -> np.ndarray:
         positions: Positions [n_atoms, 3], A.
     """
     return 1.0 / np.maximum(pdist(positions), 0.1)
+
+
+def are_new(positions: Sequence[np.ndarray], known: Sequence[np.ndarray]) -> np.ndarray:
+    """Return whether each frame is none of the known ones [n_frames].
+
+    Args:
+        positions: Positions of frames of the same atoms, [n_atoms, 3] each, A.
+        known: Positions of frames that have labels.
+    """
+    if not len(positions) or not known:
+        return np.ones(len(positions), dtype=bool)
+    points, others = (np.stack([descriptor(x) for x in p]) for p in (positions, known))
+    return np.asarray(cdist(points, others).min(axis=1) > SAME)
 
 
 def diverse_frames(
@@ -68,7 +82,7 @@ def diverse_frames(
     taken: list[int] = []
     while len(taken) < min(count, len(pool)):
         best = int(np.argmax(deviation[pool] * nearest))
-        if not nearest[best] > 1e-6:
+        if not nearest[best] > SAME:
             break  # only copies are left
         taken.append(best)
         nearest = np.minimum(nearest, cdist(points, points[best : best + 1])[:, 0])

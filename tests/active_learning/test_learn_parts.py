@@ -201,6 +201,13 @@ def test_choice_by_deviation_or_at_random(choice: str, tmp_path: Path) -> None:
         taken.append({structure.positions.tobytes() for structure in found})
         certain = [f.tobytes() for f, d in zip(frames, deviation, strict=True) if not d]
         assert (choice == "random") == bool(taken[-1] & set(certain))
+        # Nothing is labeled twice, even where hardly anything else is left.
+        left = frames[uncertain[0]]
+        known = [Frame(NUMBERS, f, 0.0, None) for f in frames if f is not left]
+        found = chosen_structures(
+            Campaign(tmp_path), settings, [water()], 0, explored, known
+        )
+        assert [f.positions.tobytes() for f in found] == [left.tobytes()]
     assert (choice == "random") == (taken[0] == taken[1])
 
 
