@@ -83,11 +83,11 @@ def test_a_minimization_keeps_to_the_valley_of_the_start(tmp_path: Path) -> None
     system = openmm.System()
     for _ in range(2):
         system.addParticle(16.0)
-    bond = openmm.CustomBondForce("1e5*(r-0.145)^2*exp(-(r-0.145)/0.05) - 500*r")
+    bond = openmm.CustomBondForce("5e4*(r-0.145)^2*exp(-(r-0.145)/0.05) - 500*r")
     bond.addBond(0, 1)
     system.addForce(bond)
     topology = molecule_topology(["O", "O"], [(0, 1, None, None)])
-    start = np.array([[0.0, 0.0, 0.0], [1.6, 0.0, 0.0]])
+    start = np.array([[0.0, 0.0, 0.0], [1.45, 0.0, 0.0]])
     integrator = openmm.VerletIntegrator(0.001)
     platform = openmm.Platform.getPlatformByName("Reference")
     simulation = app.Simulation(topology, system, integrator, platform)
