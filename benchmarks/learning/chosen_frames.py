@@ -5,8 +5,9 @@
 Campaigns of `openmm_se3.learn` that differ in `choice` only: each round learns from
 frames of high deviation, or from random frames of the same kind of dynamics.  The
 committee of every round is tested on frames that have nothing to do with a campaign:
-dynamics of a shipped model at 300 and 600 K (fine_tuning.py).  What is finished is
-kept: the command goes on where it was stopped.
+dynamics of a shipped model at 300 and 600 K (fine_tuning.py).  A campaign that reaches
+its target ends before it has spent its labels.  What is finished is kept: the command
+goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -111,7 +112,6 @@ def main(
                     "members": members,
                     "choice": choice,
                     "seed": seed,
-                    "target": 1e-3,  # never reached: every campaign spends its labels
                     "checks": False,
                     "workers": 1,
                 }
