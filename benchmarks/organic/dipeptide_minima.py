@@ -22,6 +22,7 @@ from minima import minimum
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdMolTransforms
 
+from openmm_se3.active_learning.minima import dihedral_angle
 from openmm_se3.data.labeling.dft import build_molecule, converge
 from openmm_se3.data.labeling.labelers import Labeler, labeler
 from openmm_se3.data.level_of_theory import LevelOfTheory
@@ -50,12 +51,9 @@ def starts(spacing: float) -> tuple[np.ndarray, list[np.ndarray]]:
     return np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()]), frames
 
 
-def dihedral(positions: np.ndarray, atoms: tuple[int, ...]) -> float:
+def degrees(positions: np.ndarray, atoms: tuple[int, int, int, int]) -> float:
     """Return a dihedral angle, degrees."""
-    b = np.diff(positions[list(atoms)], axis=0)
-    first, second = np.cross(b[0], b[1]), np.cross(b[1], b[2])
-    sine = np.linalg.norm(b[1]) * (b[0] @ second)
-    return float(np.degrees(np.arctan2(sine, first @ second)))
+    return float(np.degrees(dihedral_angle(torch.tensor(positions), atoms).item()))
 
 
 def energy(potential: Labeler, numbers: np.ndarray, positions: np.ndarray) -> float:
@@ -71,8 +69,8 @@ def minima(
     found: list[dict[str, Any]] = []
     for start in frames:
         positions = minimum(potential, numbers, start)
-        angles = np.array([dihedral(positions, atoms) for atoms in (PHI, PSI)])
-        trans = all(abs(dihedral(positions, omega)) > 90.0 for omega in OMEGAS)
+        angles = np.array([degrees(positions, atoms) for atoms in (PHI, PSI)])
+        trans = all(abs(degrees(positions, omega)) > 90.0 for omega in OMEGAS)
         known = any(
             np.abs((angles - row["angles"] + 180.0) % 360.0 - 180.0).max() < SAME
             for row in found

@@ -38,6 +38,10 @@ def descriptor(positions: np.ndarray) -> np.ndarray:
     return 1.0 / np.maximum(pdist(positions), 0.1)
 
 
+def _descriptors(frames: Sequence[np.ndarray]) -> np.ndarray:
+    return np.stack([descriptor(positions) for positions in frames])
+
+
 def are_new(positions: Sequence[np.ndarray], known: Sequence[np.ndarray]) -> np.ndarray:
     """Return whether each frame is none of the known ones [n_frames].
 
@@ -47,8 +51,8 @@ def are_new(positions: Sequence[np.ndarray], known: Sequence[np.ndarray]) -> np.
     """
     if not len(positions) or not known:
         return np.ones(len(positions), dtype=bool)
-    points, others = (np.stack([descriptor(x) for x in p]) for p in (positions, known))
-    return np.asarray(cdist(points, others).min(axis=1) > SAME)
+    distances = cdist(_descriptors(positions), _descriptors(known))
+    return np.asarray(distances.min(axis=1) > SAME)
 
 
 def diverse_frames(
@@ -72,11 +76,9 @@ def diverse_frames(
     pool = np.argsort(-deviation, kind="stable")[: POOL * count]
     if not len(pool):
         return np.zeros(0, dtype=int)
-    points = np.stack([descriptor(positions[int(i)]) for i in pool])
-    nearest = np.full(len(pool), np.inf)
+    points = _descriptors([positions[int(i)] for i in pool])
     if known:
-        others = np.stack([descriptor(x) for x in known])
-        nearest = cdist(points, others).min(axis=1)
+        nearest = cdist(points, _descriptors(known)).min(axis=1)
     else:
         nearest = np.full(len(pool), float(np.linalg.norm(points.std(axis=0))) + 1.0)
     taken: list[int] = []

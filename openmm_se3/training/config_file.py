@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from openmm_se3.renamed_fields import with_new_names
 from openmm_se3.training.config import DataConfig, RunConfig, TrainingConfig
 from openmm_se3.training.presets import with_preset
 
-SECTIONS = ("preset", "model", "data", "training")
 MAX_BYTES = 1 << 20  # of a configuration file; usual ones have some hundred
 
 
@@ -61,11 +59,6 @@ def run_config(values: dict[str, Any], folder: Path) -> RunConfig:
     for section, kind in (("model", "ModelConfig"), ("training", "TrainingConfig")):
         if isinstance(given := values.get(section), dict):
             values[section] = with_new_names(kind, given, FutureWarning)
-    unknown = [key for key in values if key not in SECTIONS]
-    if unknown:
-        near = difflib.get_close_matches(str(unknown[0]), SECTIONS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {list(SECTIONS)}"
-        raise ValueError(f"unknown key {unknown[0]!r} in the configuration; {hint}")
     sections = from_dict(_Sections, with_preset(values), "the configuration")
     training = from_dict(TrainingConfig, sections.training, "training")
     return RunConfig(
@@ -80,6 +73,7 @@ class _Sections:
     model: dict[str, Any]
     data: dict[str, Any]
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
+    preset: None = None  # its values are in the others by now
 
 
 @dataclasses.dataclass(frozen=True)
